@@ -1,0 +1,70 @@
+"""Which kernel runs: asked for by name, or the fastest that this machine has, and never silently."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from clipgap.errors import InputError, UsageError
+from clipgap.kernels.interface import Scanner, TestSet
+from clipgap.kernels.oracle import OracleScanner
+
+MAX_K = 64
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """One line of `clipgap doctor`."""
+
+    name: str
+    available: bool
+    detail: str
+
+
+def make_scanner(
+    tests: Sequence[TestSet], k: int, *, kernel: str = "auto", threads: int | None = None
+) -> Scanner:
+    """The scanner for these test sets; a named kernel that is not there raises."""
+    _check(tests, k)
+    if kernel == "auto":
+        kernel = next(info.name for info in available_kernels() if info.available)
+    if kernel not in _MAKERS:
+        known = ", ".join(["auto", *_MAKERS])
+        raise UsageError(f"unknown kernel {kernel!r}; choose one of: {known}")
+    return _MAKERS[kernel](tests, k, threads)
+
+
+def available_kernels() -> list[KernelInfo]:
+    """Every kernel, fastest first, with what runs or what is missing."""
+    return [_numpy_info()]
+
+
+def _numpy_info() -> KernelInfo:
+    return KernelInfo("numpy", True, "float64 matrix product; the oracle, slow")
+
+
+def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
+    return OracleScanner(tests, k)
+
+
+_MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
+    "numpy": _make_numpy,
+}
+
+
+def _check(tests: Sequence[TestSet], k: int) -> None:
+    if not 1 <= k <= MAX_K:
+        raise UsageError(f"k is {k}; it must lie between 1 and {MAX_K}")
+    if not tests:
+        raise UsageError("no test set given; name at least one")
+    dims = {test.rows.shape[1] for test in tests}
+    if len(dims) > 1:
+        raise InputError(f"the test sets have different dimensions: {sorted(dims)}")
+    for test in tests:
+        if len(test.rows) == 0:
+            raise InputError(f"test set {test.name!r} has no usable rows")
+        if test.gap is not None and np.isnan(test.gap).any():
+            row = int(np.isnan(test.gap).argmax())
+            raise InputError(f"the gap of test set {test.name!r} is NaN at row {row:,}")

@@ -1,0 +1,82 @@
+"""What every kernel takes and gives back.
+
+A kernel is a `Scanner`: it is built once from the test sets, is fed blocks of training rows in any
+order, and answers with the exact results of `docs/exactness.md`. It never reads a file and never
+sees a bad row: whoever feeds it has admitted the rows first (`clipgap.kernels.admit`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+NO_ID = -1
+"""Training id of a top-k slot that no row has filled; its score is -inf."""
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """The columns of one test set: admitted float16 rows and, if there is a gap, one τ a row."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    name: str
+    rows: NDArray[np.float16]  # (m, d), C-contiguous
+    gap: NDArray[np.float64] | None = None  # (m,); -inf and +inf allowed, NaN refused
+
+
+@dataclass(frozen=True)
+class BlockResult:
+    """Row results of one block for G test sets; columns in the order of the sets.
+
+    `nn` and `witness` are rows of the test set. A set without a gap has margin -inf, witness -1.
+    """
+
+    sim: NDArray[np.float64]  # (n, G)
+    nn: NDArray[np.int32]  # (n, G)
+    margin: NDArray[np.float64]  # (n, G), max over t of s - τ_t
+    witness: NDArray[np.int32]  # (n, G)
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The k best training rows of each point of one test set: score descending, then id ascending."""
+
+    sim: NDArray[np.float64]  # (m, k), -inf where unfilled
+    id: NDArray[np.int64]  # (m, k), NO_ID where unfilled
+
+
+@dataclass
+class Counters:
+    """How much work a scanner has done; these may differ from run to run, results never do."""
+
+    rows: int = 0
+    pairs: int = 0
+    survivors: int = 0  # pairs that the filter let through
+    refined: int = 0  # pairs whose float64 score was computed
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+class Scanner(Protocol):
+    """One pass over the training rows, block by block."""
+
+    name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
+    counters: Counters
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        """Score a block (n, d) whose training ids are `ids`, ascending; n may be 0.
+
+        Blocks may come in any order, and a block may come twice: top-k lists hold an id once.
+        """
+        ...
+
+    def topk(self) -> list[TopK]:
+        """The lists so far, one entry a test set."""
+        ...
+
+    def load_topk(self, lists: list[TopK]) -> None:
+        """Start from the lists of an earlier run."""
+        ...
