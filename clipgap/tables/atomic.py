@@ -1,0 +1,81 @@
+"""Files that are either whole or not there.
+
+A file is written under a temporary name in its own folder, flushed to the disk, renamed, and the
+folder is flushed too. After a crash at any moment the final name holds the old content, the new
+content, or nothing; a temporary file may be left behind, and `remove_leftovers` finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipgap.errors import InputError
+
+TEMPORARY_SUFFIX = ".clipgap-tmp"
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Give a temporary path beside `path`; what the body wrote there becomes `path` at the end.
+
+    If the body or any step after it fails, `path` is as it was and the temporary file is gone.
+    The body should do nothing but write, since any `OSError` in it is reported as a failed write.
+    """
+    final = Path(path)
+    temporary = final.with_name(f".{final.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    try:
+        yield temporary
+        sync_file(temporary)
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        reason = error.strerror or str(error)
+        raise InputError(
+            f"cannot write {final}: {reason}. "
+            "Free some space or choose another output folder, then run the same command again."
+        ) from error
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sync_file(path: str | os.PathLike[str]) -> None:
+    """Flush a closed file's content to the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Flush a folder's list of names to the disk, so that renames in it survive a power cut."""
+    _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Delete temporary files that a killed process left under `folder`; say how many."""
+    leftovers = list(Path(folder).rglob(f".*{TEMPORARY_SUFFIX}"))
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The hex SHA-256 of a file's content, read in pieces of bounded size."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: str | os.PathLike[str], flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
