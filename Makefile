@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all the set-up: Python >= 3.10, make and a C++ compiler suffice.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h)
+
+.PHONY: help demo test check bench clean
+
+help:
+	@echo "make demo    the main job on data it makes itself (under a minute)"
+	@echo "make test    checks (lint, format, types), then all tests"
+	@echo "make check   the checks alone"
+	@echo "make bench   our kernels and their peers side by side"
+	@echo "make clean   remove $(VENV) and everything built"
+
+demo: $(VENV)/.installed
+	$(BIN)/clipgap demo
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.installed-dev
+	VENV=$(VENV) scripts/check
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/clipgap bench --quick
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info clipgap/kernels/_cpu.so clipgap/kernels/_cpu_build.json
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# Two stamps, so that the demo need not wait for torch and the tools of the tests.
+$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
