@@ -32,7 +32,7 @@ def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         sync_file(temporary)
-        os.replace(temporary, final)
+        temporary.replace(final)
         sync_folder(final.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -67,7 +67,7 @@ def remove_leftovers(folder: str | os.PathLike[str]) -> int:
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The hex SHA-256 of a file's content, read in pieces of bounded size."""
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
+    with Path(path).open("rb", buffering=0) as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()

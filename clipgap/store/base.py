@@ -1,0 +1,122 @@
+"""`Store`: shards of embeddings with their keys, read by range."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clipgap.store.keys import KeySource
+from clipgap.store.rows import RowSource
+
+_KEY_BLOCK = 65_536
+
+
+@dataclass(frozen=True)
+class ShardInfo:
+    """One shard of a store, known from its header."""
+
+    index: int
+    name: str  # unique in the store, e.g. "img_emb_0003"
+    rows: int
+    dtype: str
+
+
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """Where the content of one shard comes from."""
+
+    info: ShardInfo
+    source: RowSource
+    keys: KeySource | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Store:
+    """Embeddings of one dimension in shards; every header was checked when it was opened.
+
+    Reading is by range and thread-safe, and holds no more memory than the range needs.
+    """
+
+    path: str  # as the user named it
+    format: str
+    dim: int
+    contents: tuple[Shard, ...]
+
+    @cached_property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        return tuple(shard.info for shard in self.contents)
+
+    @cached_property
+    def rows(self) -> int:
+        return sum(shard.info.rows for shard in self.contents)
+
+    @cached_property
+    def has_keys(self) -> bool:
+        return all(shard.keys is not None for shard in self.contents)
+
+    def read(self, shard: int, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop) of a shard as stored: float16, float32 or float64, C order."""
+        self._check_range(shard, start, stop)
+        return self.contents[shard].source.read(start, stop)
+
+    def keys(self, shard: int, start: int, stop: int) -> pa.Array | None:
+        """Keys [start, stop) of a shard as strings; None if the store has no keys."""
+        self._check_range(shard, start, stop)
+        source = self.contents[shard].keys
+        return None if source is None else source.read(start, stop)
+
+    def take_keys(self, shard: int, rows: NDArray[np.int64]) -> pa.Array | None:
+        """The keys of some rows of a shard, given in ascending order; read block by block."""
+        source = self.contents[shard].keys
+        if source is None:
+            return None
+        pieces = [pa.array([], pa.string())]
+        for block in np.split(rows, np.flatnonzero(np.diff(rows // _KEY_BLOCK)) + 1):
+            if len(block):
+                first, last = int(block[0]), int(block[-1])
+                pieces.append(source.read(first, last + 1).take(pa.array(block - first)))
+        return pa.concat_arrays(pieces)
+
+    def fingerprint(self, shard: int) -> str:
+        """Names the content of a shard, wherever it lies and whenever it was written.
+
+        It covers the header, the sizes, and every byte of files up to 1 MiB or 16 evenly spread
+        pieces of bigger ones: enough to tell data sets apart, not to find a flipped bit.
+        """
+        content = self.contents[shard]
+        identity = {
+            "rows": content.source.rows,
+            "dim": content.source.dim,
+            "dtype": content.source.dtype.str,
+            "embeddings": content.source.digest(),
+            "keys": content.keys.digest() if content.keys else None,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def modified(self, shard: int) -> str:
+        """A mark that changes when a file of the shard is rewritten in place; "" if unknown."""
+        content = self.contents[shard]
+        marks = [content.source.modified()]
+        if content.keys is not None:
+            marks.append(content.keys.modified())
+        return "/".join(marks) if any(marks) else ""
+
+    def _check_range(self, shard: int, start: int, stop: int) -> None:
+        if not 0 <= start <= stop <= self.contents[shard].info.rows:
+            raise IndexError(
+                f"rows {start} to {stop} of shard {shard}, "
+                f"which has {self.contents[shard].info.rows}"
+            )
+
+    def __repr__(self) -> str:
+        return (
+            f"Store({self.path!r}, {self.format}, {len(self.contents):,} shards, "
+            f"{self.rows:,} rows × {self.dim})"
+        )

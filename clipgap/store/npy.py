@@ -1,0 +1,128 @@
+"""The header of an `.npy` file, read strictly and without NumPy's loader.
+
+Only a plain two-dimensional C-order array of floats passes. Nothing is ever unpickled, and the
+header has to account for every byte of the file.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from clipgap.errors import InputError
+
+MAGIC = b"\x93NUMPY"
+FIRST_READ = 4096
+"""Bytes to fetch first; NumPy pads headers to 128 bytes, so this nearly always holds one whole."""
+
+_LONGEST_HEADER = 1 << 16
+_FLOAT = re.compile(r"[<>|=]?f[248]")
+
+
+@dataclass(frozen=True)
+class NpyHeader:
+    """Where the rows of an array begin and what they look like."""
+
+    offset: int  # of the first row, from the start of the array
+    rows: int
+    dim: int
+    dtype: np.dtype[Any]  # as stored, byte order included
+
+    @property
+    def end(self) -> int:
+        """Length of the whole array, header included."""
+        return self.offset + self.rows * self.dim * self.dtype.itemsize
+
+
+def header_length(start: bytes) -> int:
+    """Bytes of header, from the first bytes of an array (12 are enough)."""
+    if start[:6] != MAGIC:
+        found = start[:6].hex(" ") or "nothing"
+        raise InputError(
+            f"not an .npy array: it starts with the bytes {found}, not {MAGIC.hex(' ')}. "
+            "A raw float32 memmap is named as PATH?dim=D."
+        )
+    if len(start) < 12:
+        raise InputError(f"truncated inside the .npy header, at byte {len(start):,}")
+    version = start[6]
+    if version == 1:
+        length = 10 + int(struct.unpack_from("<H", start, 8)[0])
+    elif version in (2, 3):
+        length = 12 + int(struct.unpack_from("<I", start, 8)[0])
+    else:
+        raise InputError(f".npy format version {version}.{start[7]} at byte 6 is unknown")
+    if length > _LONGEST_HEADER:
+        raise InputError(f"the .npy header claims {length:,} bytes at byte 8; that is no header")
+    return length
+
+
+def parse_header(header: bytes) -> NpyHeader:
+    """Check a whole header (`header_length` bytes)."""
+    version = header[6]
+    start = 10 if version == 1 else 12
+    encoding = "utf-8" if version == 3 else "latin-1"
+    try:
+        fields = ast.literal_eval(header[start:].decode(encoding).strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+        raise InputError(f"the .npy header at byte {start} is not a plain dictionary") from error
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise InputError(
+            f"the .npy header at byte {start} does not have exactly the entries "
+            "descr, fortran_order and shape"
+        )
+    dtype = _dtype(fields["descr"])
+    rows, dim = _shape(fields["shape"])
+    if fields["fortran_order"] is not False:
+        raise InputError(
+            "stored in Fortran (column) order, so a row is not a range of bytes. "
+            "Rewrite it: np.save(path, np.ascontiguousarray(np.load(path)))"
+        )
+    return NpyHeader(len(header), rows, dim, dtype)
+
+
+def check_length(header: NpyHeader, size: int) -> None:
+    """Refuse an array that is shorter or longer than its header says."""
+    promise = (
+        f"the header says {header.rows:,} rows × {header.dim:,} {header.dtype.name}, "
+        f"which end at byte {header.end:,}"
+    )
+    if size < header.end:
+        whole = max(0, size - header.offset) // (header.dim * header.dtype.itemsize)
+        raise InputError(
+            f"truncated: {promise}, but the file ends at byte {size:,}; "
+            f"row {whole:,} is the first that is not whole"
+        )
+    if size > header.end:
+        raise InputError(
+            f"{size - header.end:,} bytes too many: {promise}, but the file ends at byte {size:,}"
+        )
+
+
+def _dtype(descr: object) -> np.dtype[Any]:
+    if isinstance(descr, str) and _FLOAT.fullmatch(descr):
+        return np.dtype(descr)
+    if isinstance(descr, str) and descr.lstrip("<>|=").startswith("O"):
+        raise InputError(
+            "holds Python objects (dtype object), which means a pickle; pickles are never opened. "
+            "Save the embeddings as a plain float16 array."
+        )
+    raise InputError(f"holds {str(descr)[:80]!r}; embeddings are float16, float32 or float64")
+
+
+def _shape(shape: object) -> tuple[int, int]:
+    if not isinstance(shape, tuple) or not all(type(n) is int and n >= 0 for n in shape):
+        raise InputError(f"the .npy header gives the shape {str(shape)[:80]}, which is no shape")
+    if len(shape) != 2:
+        raise InputError(
+            f"has {len(shape)} dimensions, shape {str(shape)[:80]}; "
+            "embeddings are a table of two: rows × dimensions"
+        )
+    rows, dim = shape
+    if dim == 0:
+        raise InputError("has rows of length 0")
+    return rows, dim
