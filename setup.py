@@ -31,7 +31,7 @@ RECORD = "_cpu_build.json"
 
 COMMON = (
     "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno"
-    " -Wall -Wextra -pthread"
+    " -Wall -Wextra -Wno-psabi -pthread"
 ).split()
 BY_SUFFIX = {
     "_avx2": "-mavx2 -mfma -mf16c -mbmi2".split(),

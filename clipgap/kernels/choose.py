@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.kernels import cpu
 from clipgap.kernels.interface import Scanner, TestSet
 from clipgap.kernels.oracle import OracleScanner
 
@@ -38,11 +39,25 @@ def make_scanner(
 
 def available_kernels() -> list[KernelInfo]:
     """Every kernel, fastest first, with what runs or what is missing."""
-    return [_numpy_info()]
+    return [_cpu_info(), _numpy_info()]
+
+
+def _cpu_info() -> KernelInfo:
+    try:
+        isa, threads = cpu.chosen_isa(), cpu.thread_count()
+    except (MissingDependency, UsageError) as error:
+        return KernelInfo("cpu", False, str(error))
+    slower = [name for name, supported in cpu.instruction_sets().items() if not supported]
+    lacking = f"; this processor lacks {', '.join(slower)}" if slower else ""
+    return KernelInfo("cpu", True, f"C++ with {isa}, {threads} threads{lacking}")
 
 
 def _numpy_info() -> KernelInfo:
     return KernelInfo("numpy", True, "float64 matrix product; the oracle, slow")
+
+
+def _make_cpu(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
+    return cpu.CpuScanner(tests, k, threads)
 
 
 def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
@@ -50,6 +65,7 @@ def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanne
 
 
 _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
+    "cpu": _make_cpu,
     "numpy": _make_numpy,
 }
 

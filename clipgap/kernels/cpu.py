@@ -1,0 +1,211 @@
+"""The C++ kernels, bound with ctypes: quantised filter, float64 decision, all cores.
+
+Environment: CLIPGAP_CPU_ISA forces one instruction set (avx512vnni, avx2, portable), CLIPGAP_THREADS
+the number of threads, CLIPGAP_ROW_BLOCK the rows that a thread holds in its cache.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.errors import MissingDependency, UsageError
+from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
+
+LIBRARY = Path(__file__).with_name("_cpu.so")
+BUILD_RECORD = Path(__file__).with_name("_cpu_build.json")
+
+_Pointer = ctypes.c_void_p
+_Size = ctypes.c_int64
+
+
+class _Counters(ctypes.Structure):
+    _fields_ = [(name, _Size) for name in ("rows", "pairs", "survivors", "refined")]
+
+
+_SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "cg_isa_name": (ctypes.c_char_p, [ctypes.c_int]),
+    "cg_isa_supported": (ctypes.c_int, [ctypes.c_int]),
+    "cg_cache_bytes": (_Size, [ctypes.c_int]),
+    "cg_admit": (None, [_Pointer, ctypes.c_int, _Size, _Size, _Pointer, _Pointer, _Pointer]),
+    "cg_scanner_new": (
+        _Pointer,
+        [ctypes.c_int, ctypes.c_int, _Size, _Size, ctypes.c_int, *[_Pointer] * 4, ctypes.c_int],
+    ),
+    "cg_scanner_free": (None, [_Pointer]),
+    "cg_scan": (ctypes.c_int, [_Pointer, _Pointer, _Pointer, _Size, *[_Pointer] * 4]),
+    "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
+    "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
+    "cg_counters_get": (_Counters, [_Pointer]),
+    "cg_row_block": (_Size, [_Pointer]),
+    "cg_upper_bounds": (ctypes.c_int, [_Pointer, _Pointer, _Size, _Pointer]),
+    "cg_refine": (None, [ctypes.c_int, _Size, _Size, _Pointer, _Pointer, _Pointer]),
+    "cg_peak_fma": (ctypes.c_double, [ctypes.c_int, ctypes.c_double]),
+    "cg_peak_int8": (ctypes.c_double, [ctypes.c_int, ctypes.c_double]),
+}
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    """The shared library, or `MissingDependency` with the reason why there is none."""
+    if not LIBRARY.exists():
+        raise MissingDependency(f"the C++ kernels are not built: {why_not_built()}")
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        raise MissingDependency(f"the C++ kernels do not load: {error}") from error
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def why_not_built() -> str:
+    try:
+        record = json.loads(BUILD_RECORD.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "the package was never built; install it with `pip install .`"
+    return str(record.get("reason", "the library was removed; install the package again"))
+
+
+def instruction_sets() -> dict[str, bool]:
+    """Those compiled in, fastest first, and whether this processor has them."""
+    found: dict[str, bool] = {}
+    while name := library().cg_isa_name(len(found)):
+        found[name.decode()] = bool(library().cg_isa_supported(len(found)))
+    return found
+
+
+def chosen_isa() -> str:
+    """The one named by CLIPGAP_CPU_ISA, else the fastest that this processor has."""
+    known = instruction_sets()
+    wanted = os.environ.get("CLIPGAP_CPU_ISA", "")
+    if not wanted:
+        return next(name for name, supported in known.items() if supported)
+    if wanted not in known:
+        raise UsageError(f"CLIPGAP_CPU_ISA={wanted} is not one of: {', '.join(known)}")
+    if not known[wanted]:
+        raise MissingDependency(f"CLIPGAP_CPU_ISA={wanted}, but this processor lacks it")
+    return wanted
+
+
+def thread_count(threads: int | None = None) -> int:
+    """Asked for, or CLIPGAP_THREADS, or every core this process may run on."""
+    if threads is None:
+        threads = _number_from("CLIPGAP_THREADS")
+    if threads is None:
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores()
+    if threads < 1:
+        raise UsageError(f"the number of threads is {threads}; it must be at least 1")
+    return threads
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _number_from(variable: str) -> int | None:
+    text = os.environ.get(variable, "")
+    if not text:
+        return None
+    if not text.isdecimal():
+        raise UsageError(f"{variable}={text} is not a number")
+    return int(text)
+
+
+def _address(array: NDArray[Any]) -> int:
+    return array.ctypes.data
+
+
+class CpuScanner:
+    """`Scanner` over the shared library."""
+
+    def __init__(self, tests: Sequence[TestSet], k: int, threads: int | None = None) -> None:
+        isa = chosen_isa()
+        self.name = f"cpu/{isa}"
+        self.threads = thread_count(threads)
+        self.k = k
+        self.sizes = [len(test.rows) for test in tests]
+        self.d = tests[0].rows.shape[1]
+        self._library = library()
+        sizes = np.array(self.sizes, np.int64)
+        columns = np.concatenate([np.ascontiguousarray(test.rows, np.float16) for test in tests])
+        tau = np.concatenate(
+            [np.zeros(len(t.rows)) if t.gap is None else t.gap.astype(np.float64) for t in tests]
+        )
+        has_tau = np.array([test.gap is not None for test in tests], np.uint8)
+        self._handle = self._library.cg_scanner_new(
+            list(instruction_sets()).index(isa),
+            self.threads,
+            _number_from("CLIPGAP_ROW_BLOCK") or 0,
+            self.d,
+            len(tests),
+            _address(sizes),
+            _address(columns),
+            _address(tau),
+            _address(has_tau),
+            k,
+        )
+        if not self._handle:
+            raise MemoryError("not enough memory for the test sets")
+
+    def __del__(self) -> None:
+        if getattr(self, "_handle", None):
+            self._library.cg_scanner_free(self._handle)
+            self._handle = None
+
+    @property
+    def counters(self) -> Counters:
+        c = self._library.cg_counters_get(self._handle)
+        return Counters(c.rows, c.pairs, c.survivors, c.refined)
+
+    @property
+    def row_block(self) -> int:
+        """Rows that a thread holds in its cache."""
+        return int(self._library.cg_row_block(self._handle))
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        rows, ids = self._checked(rows), np.ascontiguousarray(ids, np.int64)
+        shape = (len(rows), len(self.sizes))
+        result = BlockResult(
+            np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape, np.int32)
+        )
+        outputs = (result.sim, result.nn, result.margin, result.witness)
+        if self._library.cg_scan(
+            self._handle, _address(rows), _address(ids), len(rows), *map(_address, outputs)
+        ):
+            raise MemoryError("not enough memory for a block of rows")
+        return result
+
+    def upper_bounds(self, rows: NDArray[np.float16]) -> NDArray[np.float64]:
+        """What the filter believes each score (n, columns) could be at most."""
+        rows = self._checked(rows)
+        bounds = np.empty((len(rows), sum(self.sizes)))
+        if self._library.cg_upper_bounds(self._handle, _address(rows), len(rows), _address(bounds)):
+            raise MemoryError("not enough memory for a block of rows")
+        return bounds
+
+    def topk(self) -> list[TopK]:
+        sim = np.empty((sum(self.sizes), self.k))
+        ids = np.empty((sum(self.sizes), self.k), np.int64)
+        self._library.cg_topk_get(self._handle, _address(sim), _address(ids))
+        ends = np.cumsum(self.sizes)[:-1]
+        return [TopK(s, i) for s, i in zip(np.split(sim, ends), np.split(ids, ends), strict=True)]
+
+    def load_topk(self, lists: list[TopK]) -> None:
+        sim = np.ascontiguousarray(np.concatenate([held.sim for held in lists]))
+        ids = np.ascontiguousarray(np.concatenate([held.id for held in lists]))
+        self._library.cg_topk_set(self._handle, _address(sim), _address(ids))
+
+    def _checked(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
+        if rows.dtype != np.float16 or rows.ndim != 2 or rows.shape[1] != self.d:
+            raise ValueError(f"expected float16 rows (n, {self.d}), got {rows.dtype} {rows.shape}")
+        return np.ascontiguousarray(rows)

@@ -1,0 +1,161 @@
+// The C ABI over the classes; no exception passes this line.
+
+#include "clipgap.h"
+
+#include <atomic>
+#include <chrono>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "scan.h"
+
+#ifdef __linux__
+#include <unistd.h>
+#endif
+
+using clipgap::Columns;
+using clipgap::Kernels;
+using clipgap::Scanner;
+
+namespace {
+
+const Kernels* const kKernels[] = {
+#ifndef CLIPGAP_PORTABLE_ONLY
+    &clipgap::kernels_avx512vnni,
+    &clipgap::kernels_avx2,
+#endif
+    &clipgap::kernels_portable,
+};
+constexpr int kKernelCount = sizeof kKernels / sizeof *kKernels;
+
+const Kernels* fastest() {
+  for (int i = 0; i < kKernelCount; ++i) {
+    if (cg_isa_supported(i)) return kKernels[i];
+  }
+  return kKernels[kKernelCount - 1];
+}
+
+double peak(int threads, double seconds, double (*burn)(int64_t)) {
+  using Clock = std::chrono::steady_clock;
+  std::atomic<double> total{0};
+  const auto begin = Clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
+  const auto work = [&] {
+    double done = 0;
+    while (elapsed() < seconds) done += burn(100'000);
+    for (double seen = total; !total.compare_exchange_weak(seen, seen + done);) {
+    }
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  return total / elapsed();
+}
+
+}  // namespace
+
+struct cg_scanner {
+  Scanner scanner;
+};
+
+const char* cg_isa_name(int index) {
+  return index >= 0 && index < kKernelCount ? kKernels[index]->name : nullptr;
+}
+
+int cg_isa_supported(int index) {
+  if (index < 0 || index >= kKernelCount) return 0;
+#ifndef CLIPGAP_PORTABLE_ONLY
+  const Kernels* kernels = kKernels[index];
+  if (kernels == &clipgap::kernels_avx2) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+  }
+  if (kernels == &clipgap::kernels_avx512vnni) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c") &&
+           __builtin_cpu_supports("bmi2");
+  }
+#endif
+  return 1;
+}
+
+int64_t cg_cache_bytes(int level) {
+#if defined(__linux__) && defined(_SC_LEVEL1_DCACHE_SIZE)
+  const int names[] = {_SC_LEVEL1_DCACHE_SIZE, _SC_LEVEL2_CACHE_SIZE, _SC_LEVEL3_CACHE_SIZE};
+  if (level >= 1 && level <= 3) return sysconf(names[level - 1]) > 0 ? sysconf(names[level - 1]) : 0;
+#else
+  (void)level;
+#endif
+  return 0;
+}
+
+cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, int sets,
+                           const int64_t* sizes, const uint16_t* columns, const double* tau,
+                           const uint8_t* has_tau, int k) {
+  try {
+    return new cg_scanner{
+        {kKernels[isa], threads, row_block, d, sets, sizes, columns, tau, has_tau, k}};
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void cg_scanner_free(cg_scanner* self) { delete self; }
+
+int cg_scan(cg_scanner* self, const uint16_t* rows, const int64_t* ids, int64_t n, double* sim,
+            int32_t* nn, double* margin, int32_t* witness) {
+  try {
+    self->scanner.scan(rows, ids, n, {sim, nn, margin, witness});
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
+void cg_topk_get(const cg_scanner* self, double* sim, int64_t* ids) {
+  const Columns& columns = self->scanner.columns();
+  const auto& topk = self->scanner.topk();
+  for (int64_t place = 0; place < columns.places(); ++place) {
+    if (columns.given[place] < 0) continue;
+    for (int i = 0; i < topk.k(); ++i) {
+      sim[columns.given[place] * topk.k() + i] = topk.scores(place)[i];
+      ids[columns.given[place] * topk.k() + i] = topk.ids(place)[i];
+    }
+  }
+}
+
+void cg_topk_set(cg_scanner* self, const double* sim, const int64_t* ids) {
+  const Columns& columns = self->scanner.columns();
+  auto& topk = self->scanner.topk();
+  for (int64_t place = 0; place < columns.places(); ++place) {
+    const int64_t from = columns.given[place] * topk.k();
+    if (from >= 0) topk.load(place, sim + from, ids + from);
+  }
+}
+
+cg_counters cg_counters_get(const cg_scanner* self) { return self->scanner.counters; }
+int64_t cg_row_block(const cg_scanner* self) { return self->scanner.row_block(); }
+
+int cg_upper_bounds(cg_scanner* self, const uint16_t* rows, int64_t n, double* bounds) {
+  try {
+    self->scanner.upper_bounds(rows, n, bounds);
+    return 0;
+  } catch (const std::bad_alloc&) {
+    return 1;
+  }
+}
+
+void cg_refine(int isa, int64_t d, int64_t n, const uint16_t* rows, const uint16_t* columns,
+               double* scores) {
+  for (int64_t i = 0; i < n; ++i) scores[i] = kKernels[isa]->dot(rows + i * d, columns + i * d, d);
+}
+
+double cg_peak_fma(int threads, double seconds) {
+  return peak(threads, seconds, fastest()->burn_fma);
+}
+double cg_peak_int8(int threads, double seconds) {
+  return peak(threads, seconds, fastest()->burn_integer);
+}

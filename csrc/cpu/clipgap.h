@@ -1,0 +1,59 @@
+// The C ABI of the CPU kernels. Python binds it with ctypes (clipgap/kernels/cpu.py); nothing here
+// allocates for the caller, throws, or keeps a pointer beyond the call unless it says so.
+//
+// Words: a *row* is a training vector, a *column* a test vector; columns come grouped in test sets.
+// All vectors are float16 with norm <= 1.01, as admission leaves them.
+
+#pragma once
+
+#include <cstdint>
+
+#define CG_API extern "C" __attribute__((visibility("default")))
+
+// --- capabilities -----------------------------------------------------------------------------
+// The kernels compiled into this library, fastest first; `cg_isa_name` is null past the last.
+CG_API const char* cg_isa_name(int index);
+CG_API int cg_isa_supported(int index);  // 1 if this processor can run it
+CG_API int64_t cg_cache_bytes(int level);  // data cache of one core (1, 2) or shared (3); 0 unknown
+
+// --- admission --------------------------------------------------------------------------------
+// status: 0 ok, 1 normalised, 2 zero, 3 not finite. `kind`: 2, 4 or 8 bytes a float. `rows` gets the
+// float16 rows (bad ones zero); it may be null when kind is 2: then rows are judged, not written.
+CG_API void cg_admit(const void* raw, int kind, int64_t n, int64_t d, uint16_t* rows,
+                     uint8_t* status, double* norm);
+
+// --- scanning ---------------------------------------------------------------------------------
+struct cg_scanner;
+
+struct cg_counters {
+  int64_t rows, pairs, survivors, refined;
+};
+
+// `sizes` gives the columns of each of `sets` test sets, `columns` their rows one after another,
+// `tau` one threshold a column, read only where `has_tau[set]`. `row_block` 0 means: from the caches.
+// Returns null when memory runs out.
+CG_API cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, int sets,
+                                  const int64_t* sizes, const uint16_t* columns, const double* tau,
+                                  const uint8_t* has_tau, int k);
+CG_API void cg_scanner_free(cg_scanner*);
+
+// Row results are (n, sets), row-major. `ids` ascend. Returns 0, or 1 when memory runs out.
+CG_API int cg_scan(cg_scanner*, const uint16_t* rows, const int64_t* ids, int64_t n, double* sim,
+                   int32_t* nn, double* margin, int32_t* witness);
+
+// (columns, k) in the order the columns were given; unfilled slots are -inf and -1.
+CG_API void cg_topk_get(const cg_scanner*, double* sim, int64_t* ids);
+CG_API void cg_topk_set(cg_scanner*, const double* sim, const int64_t* ids);
+CG_API cg_counters cg_counters_get(const cg_scanner*);
+CG_API int64_t cg_row_block(const cg_scanner*);
+
+// --- single steps, for tests ------------------------------------------------------------------
+// Upper bounds of all scores (n, columns) as the filter sees them; never below the exact score.
+CG_API int cg_upper_bounds(cg_scanner*, const uint16_t* rows, int64_t n, double* bounds);
+// Exact scores of pairs (rows[i], columns[i]).
+CG_API void cg_refine(int isa, int64_t d, int64_t n, const uint16_t* rows, const uint16_t* columns,
+                      double* scores);
+
+// --- peaks, for benchmarks: operations a second (a multiply-add counts two) -------------------
+CG_API double cg_peak_fma(int threads, double seconds);
+CG_API double cg_peak_int8(int threads, double seconds);

@@ -1,0 +1,240 @@
+#include "columns.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+namespace clipgap {
+namespace {
+
+constexpr double kStoredNormMax = 1.01;
+// Rotation and residual are computed in float32: at most 17 roundings of 2^-24 each, on vectors no
+// longer than 2.02, come to 2.1e-6.
+constexpr double kRotationError = 4e-6;
+// A float32 sum of up to 8192 squares in 8 lanes is off by less than this, relatively.
+constexpr double kSumError = 1e-4;
+// Sums of integer products and offsets stay below 2^31 when one unit is no smaller than this.
+constexpr double kSmallestUnit = 0x1p-27;
+
+double length(float sum_of_squares) { return std::sqrt(double(sum_of_squares)) * (1.0 + kSumError); }
+
+// The rotation leaves out its factor 1/sqrt(block); lengths behind it take that in here.
+double rotated_length(float sum_of_squares, int64_t block) {
+  return length(sum_of_squares) / std::sqrt(double(block));
+}
+
+// One step through all residues of m, far from regular: neighbours in the file, often of one class,
+// are spread over the scan, so that the first few columns already represent the whole set.
+int64_t spreading_stride(int64_t m) {
+  int64_t stride = std::max<int64_t>(1, int64_t(double(m) * 0.6180339887498949));
+  while (std::gcd(stride, m) != 1) ++stride;
+  return stride;
+}
+
+uint16_t half_of(double x) {  // round to nearest even; |x| < 2
+  const double a = std::fabs(x);
+  int exponent = a < 0x1p-14 ? -14 : std::ilogb(a);
+  const double steps = std::nearbyint(std::ldexp(a, 10 - exponent));
+  uint32_t bits = uint32_t(steps) + (uint32_t(exponent + 14) << 10);
+  return uint16_t(bits | (std::signbit(x) ? 0x8000u : 0u));
+}
+
+double value_of(uint16_t half) {
+  const int exponent = (half >> 10) & 31;
+  const double fraction = half & 1023;
+  const double a = exponent ? std::ldexp(1024 + fraction, exponent - 25) : std::ldexp(fraction, -24);
+  return half & 0x8000 ? -a : a;
+}
+
+void choose_rotation(Columns& columns, int64_t d, const uint16_t* rows) {
+  Quantiser& how = columns.how;
+  how.d = d;
+  how.padded = (d + 63) / 64 * 64;
+  how.block = std::min<int64_t>(how.padded & -how.padded, 1024);
+
+  columns.centre.assign(how.padded, 0.0f);
+  columns.centre_halves.assign(d, 0);
+  columns.signs.resize(how.padded);
+  std::vector<double> sum(d, 0.0);
+  // A few thousand columns tell the mean well enough: any centre is correct.
+  const int64_t every = std::max<int64_t>(1, columns.count / 4096);
+  int64_t seen = 0;
+  for (int64_t i = 0; i < columns.count; i += every, ++seen) {
+    for (int64_t j = 0; j < d; ++j) sum[j] += value_of(rows[i * d + j]);
+  }
+  columns.centre_sq = 0;
+  for (int64_t j = 0; j < d; ++j) {
+    columns.centre_halves[j] = half_of(sum[j] / double(seen));
+    const double c = value_of(columns.centre_halves[j]);
+    columns.centre[j] = float(c);
+    columns.centre_sq += c * c;
+  }
+  uint32_t state = 0x9E3779B9u;
+  for (float& sign : columns.signs) {  // xorshift: fixed, so that every run makes the same integers
+    state ^= state << 13, state ^= state >> 17, state ^= state << 5;
+    sign = state & 0x10000u ? -1.0f : 1.0f;
+  }
+  how.centre = columns.centre.data();
+  how.signs = columns.signs.data();
+}
+
+// The step that leaves the smallest residual on a sample: small steps clip, large ones round.
+void choose_step(Columns& columns, const uint16_t* rows) {
+  Quantiser& how = columns.how;
+  const Kernels& kernels = *columns.kernels;
+  std::vector<int16_t> integers(how.padded);
+  std::vector<float> scratch(how.padded);
+  const int64_t every = std::max<int64_t>(1, columns.count / 1024);
+
+  const auto residual_at = [&](float step, float limit, double* norm_sq) {
+    how.step = step, how.limit = limit;
+    double total = 0;
+    *norm_sq = 0;
+    int64_t seen = 0;
+    for (int64_t i = 0; i < columns.count; i += every, ++seen) {
+      const Quantised q =
+          kernels.quantise(how, rows + i * how.d, integers.data(), scratch.data());
+      total += std::sqrt(double(q.residual_sq));
+      *norm_sq += q.norm_sq;
+    }
+    *norm_sq /= double(seen);
+    return total / double(seen);
+  };
+
+  double norm_sq;
+  residual_at(1.0f, 1.0f, &norm_sq);
+  const double smallest = std::sqrt(double(how.block) * kSmallestUnit);
+  // Usual size of one coordinate behind the rotation; columns may all be equal, so not quite zero.
+  const double spread =
+      std::sqrt(std::max(norm_sq, 1e-6) * double(how.block) / double(how.padded));
+  double best = std::numeric_limits<double>::infinity();
+  float best_step = 0, best_limit = 0;
+  for (const double reach : {2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 12.0, 24.0}) {
+    const float step = float(std::max(reach * spread / kernels.max_limit, smallest));
+    const float limit = std::floor(std::min<double>(reach * spread / step, kernels.max_limit));
+    const double residual = residual_at(step, std::max(limit, 1.0f), &norm_sq);
+    if (residual < best) best = residual, best_step = step, best_limit = std::max(limit, 1.0f);
+  }
+  how.step = best_step, how.limit = best_limit;
+  columns.unit = double(best_step) * double(best_step) / double(how.block);
+}
+
+}  // namespace
+
+int32_t bound_below(double x) {
+  if (!(x > double(kAlways))) return kAlways;
+  if (x >= double(kNever)) return kNever;
+  return int32_t(std::floor(x)) - 1;
+}
+
+int32_t bound_above(double x) { return -bound_below(-x); }
+
+// docs/exactness.md: with residuals r and centred lengths n, |score - estimate| is at most
+//   r_row * n_column + m_row * r_column,   m = length of the row's integers.
+// To take a row apart from a column, each product charges its usual residual to the other side and
+// only what goes beyond it at that side's largest length.
+RowTerms Columns::terms_of_row(const uint16_t* row, const Quantised& q) const {
+  const double residual = rotated_length(q.residual_sq, how.block) + kRotationError;
+  const double integers = how.step * rotated_length(q.integer_sq, how.block);
+  return {kernels->dot(row, centre_halves.data(), d) - centre_sq,
+          integers * usual_residual + norm_max * std::max(0.0, residual - usual_residual)};
+}
+
+void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int sets,
+                     const int64_t* sizes, const uint16_t* rows, const double* tau,
+                     const uint8_t* has_tau) {
+  columns.kernels = kernels;
+  columns.d = d;
+  columns.sets = sets;
+  columns.has_tau.assign(has_tau, has_tau + sets);
+  columns.decides_margin.assign(sets, 0);
+  columns.first_unbounded.assign(sets, -1);
+  columns.set_first.assign(1, 0);
+  columns.set_first_panel.assign(1, 0);
+  const int width = kernels->tile_columns;
+  for (int set = 0; set < sets; ++set) {
+    const int64_t first = columns.set_first.back(), size = sizes[set];
+    const int64_t stride = spreading_stride(size);
+    const int64_t panels = (size + width - 1) / width;
+    for (int64_t place = 0; place < panels * width; ++place) {
+      // i * stride mod size, without overflow for any size below 2^31.
+      columns.given.push_back(place < size ? first + int64_t(uint64_t(place) * stride % size) : -1);
+    }
+    columns.set_first.push_back(first + size);
+    columns.set_first_panel.push_back(columns.set_first_panel.back() + panels);
+  }
+  columns.count = columns.set_first.back();
+  columns.panels = columns.set_first_panel.back();
+
+  choose_rotation(columns, d, rows);
+  choose_step(columns, rows);
+
+  const int64_t places = columns.places(), padded = columns.how.padded, lanes = columns.lanes();
+  columns.start.assign(places, kPadding);
+  columns.width.assign(places, 0);
+  columns.tau_floor.assign(places, 1 << 29);
+  columns.tau.assign(places, std::numeric_limits<double>::infinity());
+  columns.halves.assign(places * d, 0);
+  columns.packed.resize(columns.panels * lanes * width);
+
+  std::vector<double> residual(places, 0.0), norm(places, 0.0), shift(places, 0.0);
+  std::vector<double> bias(places, 0.0);
+  std::vector<int16_t> integers(width * padded);
+  std::vector<float> scratch(padded);
+  for (int64_t panel = 0; panel < columns.panels; ++panel) {
+    std::fill(integers.begin(), integers.end(), int16_t(0));
+    for (int c = 0; c < width; ++c) {
+      const int64_t place = panel * width + c, from = columns.given[place];
+      if (from < 0) continue;
+      uint16_t* half = &columns.halves[place * d];
+      std::memcpy(half, rows + from * d, d * sizeof(uint16_t));
+      int16_t* q = &integers[c * padded];
+      const Quantised found = kernels->quantise(columns.how, half, q, scratch.data());
+      residual[place] = rotated_length(found.residual_sq, columns.how.block) + kRotationError;
+      norm[place] = length(found.norm_sq) + kRotationError;
+      shift[place] = kernels->dot(half, columns.centre_halves.data(), d);
+      for (int64_t j = 0; j < padded; ++j) bias[place] += q[j];
+    }
+    kernels->pack(integers.data(), width, padded, width, 0, &columns.packed[panel * lanes * width]);
+  }
+
+  std::vector<double> sorted;
+  for (int64_t place = 0; place < places; ++place) {
+    if (columns.given[place] >= 0) sorted.push_back(residual[place]);
+  }
+  const auto usual = sorted.begin() + (sorted.size() - 1) * 9 / 10;
+  std::nth_element(sorted.begin(), usual, sorted.end());
+  columns.usual_residual = *usual;
+  columns.norm_max = *std::max_element(norm.begin(), norm.end());
+  const double step = columns.how.step / std::sqrt(double(columns.how.block));
+  const double longest_row = kStoredNormMax + std::sqrt(columns.centre_sq) +
+                             0.5 * step * std::sqrt(double(padded)) + kRotationError;
+
+  for (int set = 0; set < sets; ++set) {
+    for (int64_t place = columns.set_first_panel[set] * width;
+         place < columns.set_first_panel[set + 1] * width; ++place) {
+      const int64_t from = columns.given[place];
+      if (from < 0) continue;
+      const double slack = norm[place] * columns.usual_residual +
+                           longest_row * std::max(0.0, residual[place] - columns.usual_residual);
+      columns.start[place] = bound_above((shift[place] + slack) / columns.unit) -
+                             kernels->row_bias * int32_t(bias[place]);
+      columns.width[place] = bound_above(2.0 * slack / columns.unit) + 2;
+      if (!columns.has_tau[set]) continue;
+      const double t = tau[from];
+      columns.tau[place] = t;
+      if (t < std::numeric_limits<double>::infinity()) columns.decides_margin[set] = 1;
+      columns.tau_floor[place] =
+          std::clamp(bound_below(t / columns.unit), -(1 << 29), 1 << 29);
+      int32_t& first = columns.first_unbounded[set];
+      const int32_t within = int32_t(from - columns.set_first[set]);
+      if (t == -std::numeric_limits<double>::infinity() && (first < 0 || within < first)) {
+        first = within;
+      }
+    }
+  }
+}
+
+}  // namespace clipgap

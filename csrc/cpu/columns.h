@@ -1,0 +1,64 @@
+// The test side of a scan, prepared once: columns in scan order, quantised and packed, with everything
+// that the filter's bound takes from a column folded into one start value.
+
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace clipgap {
+
+// Integer bounds are compared as sums of two or three of these, so they stay well inside 32 bits.
+constexpr int32_t kNever = 1 << 30;      // a bound that nothing reaches
+constexpr int32_t kAlways = -(1 << 30);  // a bound that everything reaches
+constexpr int32_t kPadding = kAlways - (1 << 29);  // start value of a column that is not there
+
+// Largest integer <= x - 1, or smallest >= x + 1: the step aside covers the rounding of x itself.
+int32_t bound_below(double x);
+int32_t bound_above(double x);
+
+// What the filter knows of a row besides its integers.
+struct RowTerms {
+  double shift;  // real score = (integer dot) * unit + shift of the row + shift of the column
+  double slack;  // how far the row's rounding can move any score
+};
+
+struct Columns {
+  const Kernels* kernels;
+  int64_t d, count, sets;
+  std::vector<int64_t> set_first_panel;  // (sets + 1)
+  std::vector<int64_t> set_first;        // (sets + 1), first column of a set in the order given
+  int64_t panels;
+
+  // By place in scan order, padding included.
+  std::vector<int64_t> given;    // column in the order given, -1 for padding
+  std::vector<int32_t> start;    // initial value of the integer dot product
+  std::vector<int32_t> width;    // twice the column's slack, in units
+  std::vector<int32_t> tau_floor;
+  std::vector<double> tau;
+  std::vector<uint16_t> halves;  // (places, d)
+  std::vector<int32_t> packed;
+  std::vector<uint8_t> has_tau;         // per set
+  std::vector<uint8_t> decides_margin;  // per set: some tau below +inf, so that scores matter
+  std::vector<int32_t> first_unbounded;  // per set: lowest column with tau = -inf, or -1
+
+  // The common quantisation.
+  std::vector<float> centre, signs;
+  std::vector<uint16_t> centre_halves;
+  double centre_sq;
+  Quantiser how;
+  double unit;           // value of one integer step of a dot product
+  double usual_residual; // the residual that the separable bound charges to the other side
+  double norm_max;       // of the centred columns
+
+  int64_t places() const { return panels * kernels->tile_columns; }
+  int64_t lanes() const { return how.padded / kernels->group; }
+  RowTerms terms_of_row(const uint16_t* row, const Quantised&) const;
+};
+
+void prepare_columns(Columns&, const Kernels*, int64_t d, int sets, const int64_t* sizes,
+                     const uint16_t* rows, const double* tau, const uint8_t* has_tau);
+
+}  // namespace clipgap

@@ -1,0 +1,77 @@
+// One table of functions per instruction set: everything whose speed depends on it. Each is compiled
+// in a translation unit of its own (kernels_<isa>.cpp) and chosen at run time.
+//
+// Those units include nothing of the standard library that the linker could merge with the copy of
+// another unit: an inline function compiled for AVX-512 must never end up in the portable path.
+
+#pragma once
+
+#include <cstdint>
+
+namespace clipgap {
+
+// How vectors become integers; the same for rows and columns. `docs/exactness.md` derives the bounds.
+struct Quantiser {
+  int64_t d;         // stored dimension
+  int64_t padded;    // multiple of 64; zeros behind d
+  int64_t block;     // Hadamard block, the largest power of two dividing `padded`, at most 1024
+  const float* centre;  // (padded) subtracted first; any vector is correct, the mean is best
+  const float* signs;   // (padded) +1 or -1
+  float step;        // size of one integer step before the 1/sqrt(block) of the rotation
+  float limit;       // largest integer magnitude
+};
+
+struct Quantised {
+  float norm_sq;      // of the centred vector
+  float residual_sq;  // of (y - step * q), where y is `block` times longer in square than the vector
+  float integer_sq;   // of q
+};
+
+// One place where the filter could not rule a pair out.
+struct Survivor {
+  int32_t row;     // in the row block
+  int32_t column;  // in scan order
+  int32_t bound;   // upper bound of its score in integer units, without the row's offset
+};
+
+// What the epilogue compares a tile with. A pair survives when its bound reaches any of the three.
+struct TileBounds {
+  const int32_t* row;     // (tile_rows) the row's best score so far, in this test set
+  const int32_t* margin;  // (tile_rows) the row's best margin so far
+  const int32_t* offset;  // (tile_rows) what the row adds to every bound
+  const int32_t* column;  // (tile_columns) the column's k-th best score so far
+  const int32_t* tau;     // (tile_columns) the column's threshold
+};
+
+struct Kernels {
+  const char* name;
+  int tile_rows, tile_columns;
+  int group;            // integers that share one 32-bit lane: 4 of 8 bits or 2 of 16 bits
+  float max_limit;      // largest integer magnitude the lanes can hold
+  int32_t row_bias;     // added to every row integer when packed (VNNI wants them unsigned)
+
+  Quantised (*quantise)(const Quantiser&, const uint16_t* vector, int16_t* out, float* scratch);
+  // (n, padded) integers -> panels of `width` vectors: [panel][lane][vector] 32-bit units.
+  void (*pack)(const int16_t* integers, int64_t n, int64_t padded, int width, int bias, int32_t* out);
+  // out[r][c] = start[c] + dot(row r, column c) for one tile of packed panels.
+  void (*tile)(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
+               int32_t* out);
+  // Appends the survivors of a tile to `queue`, returns how many.
+  int64_t (*survivors)(const int32_t* tile, const TileBounds&, int32_t first_row,
+                       int32_t first_column, int32_t rows, Survivor* queue);
+  double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
+  // best[c] = max over the tile's rows of tile[r][c] + offset[r].
+  void (*column_max)(const int32_t* tile, const int32_t* offset, int32_t rows, int32_t* best);
+
+  // Keep the arithmetic units busy and return the operations done; for benchmarks only.
+  double (*burn_fma)(int64_t rounds);
+  double (*burn_integer)(int64_t rounds);
+};
+
+extern const Kernels kernels_portable;
+#ifndef CLIPGAP_PORTABLE_ONLY
+extern const Kernels kernels_avx2;
+extern const Kernels kernels_avx512vnni;
+#endif
+
+}  // namespace clipgap

@@ -1,0 +1,284 @@
+// The kernels, written once over a small vocabulary of vector operations (`Isa`). Each kernels_<isa>.cpp
+// defines that vocabulary and includes this file; everything is in an unnamed namespace, so that no two
+// units share a symbol.
+
+#include "kernels.h"
+
+// Wide vectors are passed between inlined functions only; their calling convention does not matter.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+namespace clipgap {
+namespace {
+
+typedef float F8 __attribute__((vector_size(32)));
+typedef int32_t I8 __attribute__((vector_size(32)));
+typedef int16_t S8 __attribute__((vector_size(16)));
+typedef double D8 __attribute__((vector_size(64)));
+
+#define CG_INLINE inline __attribute__((always_inline))
+
+template <class T>
+CG_INLINE T load_as(const void* from) {
+  T value;
+  __builtin_memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class T>
+CG_INLINE void store_as(void* to, const T& value) {
+  __builtin_memcpy(to, &value, sizeof value);
+}
+
+CG_INLINE F8 splat(float x) { return F8{x, x, x, x, x, x, x, x}; }
+
+#ifdef __clang__
+#define CG_SHUFFLE(v, a, b, c, d, e, f, g, h) __builtin_shufflevector(v, v, a, b, c, d, e, f, g, h)
+#else
+#define CG_SHUFFLE(v, a, b, c, d, e, f, g, h) __builtin_shuffle(v, I8{a, b, c, d, e, f, g, h})
+#endif
+
+// --- quantise -----------------------------------------------------------------------------------
+
+// The three Hadamard levels that stay inside one vector.
+CG_INLINE F8 butterfly_within(F8 v) {
+  v = v * F8{1, -1, 1, -1, 1, -1, 1, -1} + CG_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6);
+  v = v * F8{1, 1, -1, -1, 1, 1, -1, -1} + CG_SHUFFLE(v, 2, 3, 0, 1, 6, 7, 4, 5);
+  return v * F8{1, 1, 1, 1, -1, -1, -1, -1} + CG_SHUFFLE(v, 4, 5, 6, 7, 0, 1, 2, 3);
+}
+
+// The levels with strides of 8 and more over one block, two at a time where two are left.
+CG_INLINE void butterfly_across(float* y, int64_t block) {
+  int64_t h = 8;
+  for (; 4 * h <= block; h *= 4) {
+    for (int64_t base = 0; base < block; base += 4 * h) {
+      for (int64_t i = base; i < base + h; i += 8) {
+        const F8 a = load_as<F8>(y + i), b = load_as<F8>(y + i + h);
+        const F8 c = load_as<F8>(y + i + 2 * h), d = load_as<F8>(y + i + 3 * h);
+        const F8 sum0 = a + b, diff0 = a - b, sum1 = c + d, diff1 = c - d;
+        store_as(y + i, sum0 + sum1);
+        store_as(y + i + h, diff0 + diff1);
+        store_as(y + i + 2 * h, sum0 - sum1);
+        store_as(y + i + 3 * h, diff0 - diff1);
+      }
+    }
+  }
+  if (2 * h <= block) {
+    for (int64_t i = 0; i < h; i += 8) {
+      const F8 a = load_as<F8>(y + i), b = load_as<F8>(y + i + h);
+      store_as(y + i, a + b);
+      store_as(y + i + h, a - b);
+    }
+  }
+}
+
+CG_INLINE float sum_of(const F8& v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+template <class Isa>
+Quantised quantise(const Quantiser& how, const uint16_t* vector, int16_t* out, float* y) {
+  F8 norm = splat(0);
+  const int64_t whole = how.d & ~int64_t{7};
+  for (int64_t i = 0; i < how.padded; i += 8) {
+    F8 x;
+    if (i < whole) {
+      x = Isa::halves(vector + i);
+    } else {
+      uint16_t tail[8] = {};
+      for (int64_t j = i; j < how.d; ++j) tail[j - i] = vector[j];
+      x = Isa::halves(tail);
+    }
+    x = (x - load_as<F8>(how.centre + i)) * load_as<F8>(how.signs + i);
+    norm += x * x;
+    store_as(y + i, butterfly_within(x));
+  }
+  for (int64_t start = 0; start < how.padded; start += how.block) {
+    butterfly_across(y + start, how.block);
+  }
+
+  // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; its bits then are the integer.
+  const float magic = 12582912.0f;
+  const int32_t magic_bits = 0x4B400000;
+  const F8 inverse = splat(1.0f / how.step), step = splat(how.step);
+  const F8 top = splat(how.limit), bottom = splat(-how.limit);
+  F8 residual = splat(0), integers = splat(0);
+  for (int64_t i = 0; i < how.padded; i += 8) {
+    const F8 value = load_as<F8>(y + i);
+    F8 scaled = value * inverse;
+    scaled = scaled < top ? scaled : top;
+    scaled = scaled > bottom ? scaled : bottom;
+    const F8 shifted = scaled + splat(magic);
+    const F8 rounded = shifted - splat(magic);
+    const F8 rest = value - rounded * step;
+    residual += rest * rest;
+    integers += rounded * rounded;
+    const I8 bits = load_as<I8>(&shifted) - magic_bits;
+    store_as(out + i, __builtin_convertvector(bits, S8));
+  }
+  return {sum_of(norm), sum_of(residual), sum_of(integers)};
+}
+
+template <class Isa>
+void pack(const int16_t* integers, int64_t n, int64_t padded, int width, int bias, int32_t* out) {
+  const int64_t lanes = padded / Isa::kGroup;
+  for (int64_t i = 0; i < n; ++i) {
+    const int16_t* from = integers + i * padded;
+    int32_t* to = out + (i / width) * lanes * width + i % width;
+    for (int64_t lane = 0; lane < lanes; ++lane, from += Isa::kGroup, to += width) {
+      uint32_t unit = 0;
+      for (int j = 0; j < Isa::kGroup; ++j) {
+        const int bits = 32 / Isa::kGroup;
+        unit |= (uint32_t(from[j] + bias) & ((1u << bits) - 1)) << (bits * j);
+      }
+      *to = int32_t(unit);
+    }
+  }
+}
+
+// --- filter -------------------------------------------------------------------------------------
+
+// The main loop, alone in its function: with anything else in here compilers spill the accumulators,
+// and half the speed is gone (tests/test_disassembly.py watches this).
+template <class Isa>
+__attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                                    const int32_t* start, int32_t* out) {
+  using V = typename Isa::V;
+  constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
+  V sum[R][C];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) sum[r][c] = Isa::load(start + c * W);
+  }
+#pragma GCC unroll 1
+  for (int64_t lane = 0; lane < lanes; ++lane) {
+    V column[C];
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) column[c] = Isa::load(columns + c * W);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const V row = Isa::splat(rows[r]);
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) sum[r][c] = Isa::dot(sum[r][c], row, column[c]);
+    }
+    rows += R;
+    columns += C * W;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) Isa::store(out + (r * C + c) * W, sum[r][c]);
+  }
+}
+
+template <class Isa>
+int64_t survivors(const int32_t* tile, const TileBounds& bounds, int32_t first_row,
+                  int32_t first_column, int32_t rows, Survivor* queue) {
+  using V = typename Isa::V;
+  constexpr int C = Isa::kVectors, W = Isa::kWidth;
+  V column[C], tau[C];
+  for (int c = 0; c < C; ++c) {
+    column[c] = Isa::load(bounds.column + c * W);
+    tau[c] = Isa::load(bounds.tau + c * W);
+  }
+  Survivor* next = queue;
+  for (int32_t r = 0; r < rows; ++r, tile += C * W) {
+    const V row = Isa::splat(bounds.row[r]), offset = Isa::splat(bounds.offset[r]);
+    const V margin = Isa::splat(bounds.margin[r]);
+    uint32_t alive = 0;
+    for (int c = 0; c < C; ++c) {
+      const V need = Isa::min(Isa::min(row, Isa::sub(column[c], offset)), Isa::add(margin, tau[c]));
+      alive |= Isa::reaches(Isa::load(tile + c * W), need) << (c * W);
+    }
+    for (; alive; alive &= alive - 1) {
+      const int32_t c = __builtin_ctz(alive);
+      *next++ = {first_row + r, first_column + c, tile[c]};
+    }
+  }
+  return next - queue;
+}
+
+template <class Isa>
+void column_max(const int32_t* tile, const int32_t* offset, int32_t rows, int32_t* best) {
+  constexpr int columns = Isa::kVectors * Isa::kWidth;
+  for (int32_t r = 0; r < rows; ++r, tile += columns) {
+    for (int c = 0; c < columns; ++c) {
+      const int32_t value = tile[c] + offset[r];
+      best[c] = value > best[c] ? value : best[c];
+    }
+  }
+}
+
+// --- refine -------------------------------------------------------------------------------------
+
+// Exact: a product of two float16 fits a float32, and their sum, below 2, fits a float64.
+template <class Isa>
+double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
+  D8 even = {}, odd = {};
+  int64_t i = 0;
+  for (; i + 16 <= d; i += 16) {
+    even += __builtin_convertvector(Isa::halves(a + i) * Isa::halves(b + i), D8);
+    odd += __builtin_convertvector(Isa::halves(a + i + 8) * Isa::halves(b + i + 8), D8);
+  }
+  if (i < d) {
+    uint16_t x[16] = {}, t[16] = {};
+    for (int64_t j = i; j < d; ++j) x[j - i] = a[j], t[j - i] = b[j];
+    even += __builtin_convertvector(Isa::halves(x) * Isa::halves(t), D8);
+    odd += __builtin_convertvector(Isa::halves(x + 8) * Isa::halves(t + 8), D8);
+  }
+  even += odd;
+  return ((even[0] + even[4]) + (even[2] + even[6])) + ((even[1] + even[5]) + (even[3] + even[7]));
+}
+
+// --- peaks --------------------------------------------------------------------------------------
+
+template <class Isa>
+double burn_fma(int64_t rounds) {
+  typename Isa::Fma sums[12];
+  for (int i = 0; i < 12; ++i) sums[i] = Isa::fma_splat(1.0f + 0.01f * float(i));
+  typename Isa::Fma factor = Isa::fma_splat(0.999f), addend = Isa::fma_splat(0.001f);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sums[i] = Isa::fma(sums[i], factor, addend);
+    asm volatile("" : "+m"(rounds));  // a round is a round: nothing may be folded over them
+  }
+  for (int i = 0; i < 12; ++i) asm volatile("" : : "x"(sums[i]));
+  return 2.0 * 12.0 * double(rounds) * double(sizeof(typename Isa::Fma) / sizeof(float));
+}
+
+// The multiply-adds of the tile loop on registers alone.
+template <class Isa>
+double burn_integer(int64_t rounds) {
+  using V = typename Isa::V;
+  V sums[12];
+  for (int i = 0; i < 12; ++i) sums[i] = Isa::splat(i);
+  V row = Isa::splat(0x01020304), column = Isa::splat(0x04030201);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < 12; ++i) sums[i] = Isa::dot(sums[i], row, column);
+    asm volatile("" : "+x"(row), "+x"(column));
+  }
+  for (int i = 0; i < 12; ++i) asm volatile("" : : "x"(sums[i]));
+  return 2.0 * 12.0 * double(rounds) * Isa::kWidth * Isa::kGroup;
+}
+
+template <class Isa>
+constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
+  return {name,
+          Isa::kRows,
+          Isa::kVectors * Isa::kWidth,
+          Isa::kGroup,
+          max_limit,
+          row_bias,
+          quantise<Isa>,
+          pack<Isa>,
+          tile<Isa>,
+          survivors<Isa>,
+          dot<Isa>,
+          column_max<Isa>,
+          burn_fma<Isa>,
+          burn_integer<Isa>};
+}
+
+}  // namespace
+}  // namespace clipgap

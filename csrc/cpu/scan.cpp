@@ -1,0 +1,253 @@
+#include "scan.h"
+
+#include <algorithm>
+#include <cfenv>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include "row_block.h"
+
+namespace clipgap {
+namespace {
+
+constexpr int64_t kLargestBlock = 1536;
+constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
+
+// Rounding and subnormals as C++ starts with, whatever the calling thread (torch may flush) has set.
+class DefaultFloats {
+ public:
+  DefaultFloats() { std::fegetenv(&before_), std::fesetenv(FE_DFL_ENV); }
+  ~DefaultFloats() { std::fesetenv(&before_); }
+
+ private:
+  std::fenv_t before_;
+};
+
+int64_t rows_that_stay_in_cache(const Columns& columns) {
+  const int64_t cache = std::max<int64_t>(cg_cache_bytes(2), 256 << 10);
+  // Half the cache for packed rows; the other half for columns, survivors and the halves refined.
+  return cache / 2 / (columns.lanes() * int64_t(sizeof(int32_t)));
+}
+
+int64_t whole_panels(int64_t rows, const Kernels& kernels) {
+  return std::max<int64_t>(1, rows / kernels.tile_rows) * kernels.tile_rows;
+}
+
+}  // namespace
+
+// One thread's way through its row blocks.
+class Worker {
+ public:
+  Worker(const Columns& columns, TopK& topk, int64_t capacity)
+      : columns_(columns),
+        kernels_(*columns.kernels),
+        topk_(topk),
+        block_(columns, capacity),
+        tile_(kernels_.tile_rows * kernels_.tile_columns),
+        queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns) {}
+
+  void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
+    rows_ = rows, ids_ = ids;
+    block_.take(rows, n);
+    for (int64_t set = 0; set < columns_.sets; ++set) {
+      block_.begin_set(set);
+      for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
+        filter(p);
+        settle(set);
+      }
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t to = (first + i) * columns_.sets + set;
+        out.sim[to] = block_.best[i], out.nn[to] = block_.best_column[i];
+        out.margin[to] = block_.margin[i], out.witness[to] = block_.witness[i];
+      }
+    }
+  }
+
+  // For each column of every panel, the largest lower bound among these rows.
+  void lower_bounds(const uint16_t* rows, int64_t n, int32_t* best) {
+    block_.take(rows, n);
+    std::fill_n(best, columns_.places(), kPadding);
+    for_each_tile([&](int64_t p, int64_t q) {
+      kernels_.column_max(tile_.data(), &block_.low_offset[q * kernels_.tile_rows],
+                          block_.rows_in_panel(q), best + p * kernels_.tile_columns);
+    });
+    for (int64_t place = 0; place < columns_.places(); ++place) best[place] -= columns_.width[place];
+  }
+
+  void upper_bounds(const uint16_t* rows, int64_t n, double* bounds) {
+    block_.take(rows, n);
+    for_each_tile([&](int64_t p, int64_t q) {
+      for (int32_t r = 0; r < block_.rows_in_panel(q); ++r) {
+        for (int c = 0; c < kernels_.tile_columns; ++c) {
+          const int64_t row = q * kernels_.tile_rows + r;
+          const int64_t given = columns_.given[p * kernels_.tile_columns + c];
+          if (given < 0) continue;
+          bounds[row * columns_.count + given] =
+              columns_.unit * (double(tile_[r * kernels_.tile_columns + c]) + block_.offset[row]);
+        }
+      }
+    });
+  }
+
+  int64_t survivors = 0, refined = 0;
+
+ private:
+  void compute_tile(int64_t p, int64_t q) {
+    kernels_.tile(block_.panel(q), &columns_.packed[p * kernels_.tile_columns * columns_.lanes()],
+                  columns_.lanes(), &columns_.start[p * kernels_.tile_columns], tile_.data());
+  }
+
+  template <class Each>
+  void for_each_tile(const Each& each) {
+    for (int64_t p = 0; p < columns_.panels; ++p) {
+      for (int64_t q = 0; q < block_.panels(); ++q) compute_tile(p, q), each(p, q);
+    }
+  }
+
+  // One panel of columns, hot in the first-level cache, against all rows of the block.
+  void filter(int64_t p) {
+    const int64_t place = p * kernels_.tile_columns;
+    found_ = 0;
+    for (int64_t q = 0; q < block_.panels(); ++q) {
+      compute_tile(p, q);
+      const int64_t row = q * kernels_.tile_rows;
+      const TileBounds bounds{&block_.best_bound[row], &block_.margin_bound[row],
+                              &block_.offset[row], topk_.bounds() + place,
+                              &columns_.tau_floor[place]};
+      found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(place),
+                                   block_.rows_in_panel(q), &queue_[found_]);
+    }
+    survivors += found_;
+  }
+
+  // Decides the survivors row by row, the most promising of a row first: its exact score raises the
+  // row's bound at once, and most of the others fall below it.
+  void settle(int64_t set) {
+    const Survivor* end = queue_.data() + found_;
+    for (Survivor* run = queue_.data(); run != end;) {
+      Survivor* after = run;
+      Survivor* first = run;
+      for (; after != end && after->row == run->row; ++after) {
+        if (after->bound > first->bound) first = after;
+      }
+      std::swap(*run, *first);
+      for (; run != after; ++run) {
+        if (still_alive(*run)) refine(*run, set);
+      }
+    }
+  }
+
+  bool still_alive(const Survivor& pair) const {
+    return pair.bound >= block_.best_bound[pair.row] ||
+           pair.bound + block_.offset[pair.row] >= topk_.bounds()[pair.column] ||
+           pair.bound >= block_.margin_bound[pair.row] + columns_.tau_floor[pair.column];
+  }
+
+  void refine(const Survivor& pair, int64_t set) {
+    const int64_t d = columns_.d;
+    const double score =
+        kernels_.dot(rows_ + pair.row * d, &columns_.halves[pair.column * d], d);
+    ++refined;
+    const int32_t column = int32_t(columns_.given[pair.column] - columns_.set_first[set]);
+    block_.improve_best(pair.row, score, column);
+    if (columns_.has_tau[set]) {
+      block_.improve_margin(pair.row, score - columns_.tau[pair.column], column);
+    }
+    topk_.offer(pair.column, score, ids_[pair.row]);
+  }
+
+  const Columns& columns_;
+  const Kernels& kernels_;
+  TopK& topk_;
+  RowBlock block_;
+  std::vector<int32_t> tile_;
+  std::vector<Survivor> queue_;
+  int64_t found_ = 0;
+  const uint16_t* rows_ = nullptr;
+  const int64_t* ids_ = nullptr;
+};
+
+Scanner::Scanner(const Kernels* kernels, int threads, int64_t row_block, int64_t d, int sets,
+                 const int64_t* sizes, const uint16_t* columns, const double* tau,
+                 const uint8_t* has_tau, int k)
+    : columns_([&] {
+        const DefaultFloats floats;
+        Columns prepared;
+        prepare_columns(prepared, kernels, d, sets, sizes, columns, tau, has_tau);
+        return prepared;
+      }()),
+      topk_(columns_.places(), k, columns_.unit),
+      threads_(std::max(1, threads)) {
+  const int64_t wanted =
+      row_block > 0 ? row_block : std::min(rows_that_stay_in_cache(columns_), kLargestBlock);
+  row_block_ = whole_panels(wanted, *kernels);
+}
+
+// Hands out blocks of rows to threads: task(worker, first row, rows).
+template <class Task>
+void Scanner::run(int64_t n, int64_t block, const Task& task) {
+  std::atomic<int64_t> next{0};
+  std::exception_ptr failure;
+  std::mutex merging;
+  const auto work = [&] {
+    const DefaultFloats floats;
+    try {
+      Worker worker(columns_, topk_, block);
+      for (int64_t first; (first = next.fetch_add(block)) < n;) {
+        task(worker, first, std::min(block, n - first));
+      }
+      const std::lock_guard<std::mutex> lock(merging);
+      counters.survivors += worker.survivors, counters.refined += worker.refined;
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(merging);
+      failure = std::current_exception();
+    }
+  };
+  const int64_t blocks = (n + block - 1) / block;
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < std::min<int64_t>(threads_, blocks); ++i) others.emplace_back(work);
+  work();
+  for (std::thread& other : others) other.join();
+  if (failure) std::rethrow_exception(failure);
+}
+
+// Before any score is known every pair could enter a top-k list. So look at a sample first: split into
+// k groups, the least of the groups' best lower bounds is one that k rows reach.
+void Scanner::raise_column_bounds(const uint16_t* rows, int64_t n) {
+  const int k = topk_.k();
+  const int64_t group = std::min(n, kSampleRows) / k;
+  if (group < 4) return;
+  std::vector<int32_t> least(columns_.places(), kNever);
+  std::mutex merging;
+  run(group * k, group, [&](Worker& worker, int64_t first, int64_t count) {
+    std::vector<int32_t> best(columns_.places());
+    worker.lower_bounds(rows + first * columns_.d, count, best.data());
+    const std::lock_guard<std::mutex> lock(merging);
+    for (int64_t place = 0; place < columns_.places(); ++place) {
+      least[place] = std::min(least[place], best[place]);
+    }
+  });
+  for (int64_t place = 0; place < columns_.places(); ++place) topk_.raise(place, least[place]);
+}
+
+void Scanner::scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results out) {
+  if (topk_.empty()) raise_column_bounds(rows, n);
+  const int64_t shared = (n + threads_ - 1) / threads_;
+  const int64_t block = std::min(row_block_, whole_panels(shared + columns_.kernels->tile_rows - 1,
+                                                          *columns_.kernels));
+  run(n, block, [&](Worker& worker, int64_t first, int64_t count) {
+    worker.scan(rows + first * columns_.d, ids + first, count, first, out);
+  });
+  counters.rows += n;
+  counters.pairs += n * columns_.count;
+}
+
+void Scanner::upper_bounds(const uint16_t* rows, int64_t n, double* bounds) {
+  run(n, row_block_, [&](Worker& worker, int64_t first, int64_t count) {
+    worker.upper_bounds(rows + first * columns_.d, count, bounds + first * columns_.count);
+  });
+}
+
+}  // namespace clipgap

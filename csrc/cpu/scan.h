@@ -1,0 +1,49 @@
+// The one pass over a block of rows: quantise, filter, refine, decide. See docs/exactness.md.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "clipgap.h"
+#include "columns.h"
+#include "topk.h"
+
+namespace clipgap {
+
+class Worker;
+
+struct Results {  // (n, sets), row-major
+  double* sim;
+  int32_t* nn;
+  double* margin;
+  int32_t* witness;
+};
+
+class Scanner {
+ public:
+  Scanner(const Kernels*, int threads, int64_t row_block, int64_t d, int sets, const int64_t* sizes,
+          const uint16_t* columns, const double* tau, const uint8_t* has_tau, int k);
+
+  void scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results);
+  void upper_bounds(const uint16_t* rows, int64_t n, double* bounds);
+
+  const Columns& columns() const { return columns_; }
+  TopK& topk() { return topk_; }
+  const TopK& topk() const { return topk_; }
+  int64_t row_block() const { return row_block_; }
+  cg_counters counters{};
+
+ private:
+  template <class Task>
+  void run(int64_t n, int64_t block, const Task& task);
+  void raise_column_bounds(const uint16_t* rows, int64_t n);
+
+  Columns columns_;
+  TopK topk_;
+  int threads_;
+  int64_t row_block_;
+};
+
+}  // namespace clipgap

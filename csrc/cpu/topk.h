@@ -1,0 +1,45 @@
+// The k best rows of every column, shared by all threads. A list is kept sorted: score descending, then
+// id ascending, which is a total order, so its content does not depend on who comes first.
+
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+namespace clipgap {
+
+class TopK {
+ public:
+  TopK(int64_t columns, int k, double unit);
+
+  // Offers a row to a column; an id that is already there counts once.
+  void offer(int64_t column, double score, int64_t id);
+
+  // What the filter compares with, one a column: below this no row can enter. Read while others
+  // write: a value that is a moment old is lower, and lets more through, never less.
+  const int32_t* bounds() const { return bounds_.data(); }
+
+  // Starts a column's bound at `bound`, if that is higher; for bounds known before any score is.
+  void raise(int64_t column, int32_t bound);
+
+  void load(int64_t column, const double* scores, const int64_t* ids);
+  const double* scores(int64_t column) const { return &scores_[column * k_]; }
+  const int64_t* ids(int64_t column) const { return &ids_[column * k_]; }
+  bool empty() const { return !filled_; }
+  int k() const { return k_; }
+
+ private:
+  void publish(int64_t column, int32_t bound);
+
+  int k_;
+  double unit_;
+  bool filled_ = false;
+  std::vector<double> scores_;
+  std::vector<int64_t> ids_;
+  std::vector<int32_t> bounds_;
+  std::unique_ptr<std::atomic_flag[]> locks_;
+};
+
+}  // namespace clipgap
