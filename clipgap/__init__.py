@@ -1,0 +1,56 @@
+"""Exact similarity between a web-scale training set and your test sets.
+
+    import clipgap
+
+    reference = clipgap.gap("imagenet-train", {"sketch": "imagenet-sketch"}, out="gap")
+    result = clipgap.scan("laion", {"sketch": "imagenet-sketch"}, gap=reference, out="scan")
+    result.test("sketch")
+
+Names are loaded when first used, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from clipgap.errors import ClipgapError as ClipgapError
+    from clipgap.scan import ScanResult as ScanResult
+    from clipgap.scan import gap as gap
+    from clipgap.scan import open_scan as open_scan
+    from clipgap.scan import plan_scan as plan_scan
+    from clipgap.scan import scan as scan
+    from clipgap.scan import verify as verify
+    from clipgap.store import Store as Store
+    from clipgap.store import StoreWriter as StoreWriter
+    from clipgap.store import open_store as open_store
+
+_HOMES = {
+    "ClipgapError": "clipgap.errors",
+    "ScanResult": "clipgap.scan",
+    "Store": "clipgap.store",
+    "StoreWriter": "clipgap.store",
+    "gap": "clipgap.scan",
+    "open_scan": "clipgap.scan",
+    "open_store": "clipgap.store",
+    "plan_scan": "clipgap.scan",
+    "scan": "clipgap.scan",
+    "verify": "clipgap.scan",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    # `clipgap.scan` is a package that can be called like the function it is named for.
+    return module if module.__name__ == f"clipgap.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

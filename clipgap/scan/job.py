@@ -1,0 +1,123 @@
+"""A plan with its test sets in memory, and the steps that turn it into tables."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from clipgap.errors import UsageError
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import Scanner, TopK
+from clipgap.scan import quarantine
+from clipgap.scan.checkpoint import Ledger
+from clipgap.scan.engine import BLOCK_ROWS, Engine, Save
+from clipgap.scan.inputs import LoadedTest, load_tests
+from clipgap.scan.neighbours import test_table
+from clipgap.scan.plan import ScanPlan
+from clipgap.scan.progress import OnProgress, Progress, ignore
+from clipgap.scan.rows import RowLayout
+from clipgap.scan.sinks import HIST, QUARANTINE, Sink, part_name, test_name
+from clipgap.tables.files import FileSum
+from clipgap.tables.histogram import histogram_table
+from clipgap.tables.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, SetColumns
+
+
+@dataclass(frozen=True)
+class How:
+    """Everything about a run that cannot change its result."""
+
+    kernel: str = "auto"
+    threads: int | None = None
+    block_rows: int | None = None
+    resume: bool = False
+    overwrite: bool = False
+    on_progress: OnProgress | None = None
+    stop: threading.Event | None = None
+
+    def __post_init__(self) -> None:
+        if self.block_rows is not None and self.block_rows < 1:
+            raise UsageError(f"block_rows is {self.block_rows:,}; it must be at least 1")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other; give one")
+
+    @property
+    def report(self) -> OnProgress:
+        return self.on_progress or ignore
+
+
+@dataclass(frozen=True)
+class Job:
+    """A plan with its test sets in memory, ready to run into a sink."""
+
+    plan: ScanPlan
+    tests: list[LoadedTest]
+    how: How
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def load(cls, plan: ScanPlan, how: How) -> Job:
+        how.report(Progress("reading test sets", total_rows=plan.train.rows))
+        return cls(plan, load_tests(plan), how, how.stop or threading.Event())
+
+    @cached_property
+    def layout(self) -> RowLayout:
+        return RowLayout(
+            tuple(SetColumns(test.name, test.gap is not None) for test in self.tests),
+            tuple(test.mapped for test in self.tests),
+            self.plan.settings.above,
+        )
+
+    def new_ledger(self) -> Ledger:
+        return Ledger(self.layout.no_totals())
+
+    def new_scanner(self) -> Scanner:
+        columns = [test.columns() for test in self.tests]
+        how = self.how
+        return make_scanner(columns, self.plan.settings.k, kernel=how.kernel, threads=how.threads)
+
+    def scan_shards(
+        self,
+        shards: Iterable[int],
+        scanner: Scanner,
+        sink: Sink,
+        ledger: Ledger,
+        save: Save | None = None,
+    ) -> None:
+        Engine(
+            plan=self.plan,
+            layout=self.layout,
+            scanner=scanner,
+            sink=sink,
+            ledger=ledger,
+            save=save,
+            block_rows=self.how.block_rows or BLOCK_ROWS,
+            on_progress=self.how.report,
+            stop=self.stop,
+        ).run(list(shards))
+
+    def write_tables(
+        self, topk: Sequence[TopK], sink: Sink, ledger: Ledger
+    ) -> dict[str, FileSum | None]:
+        """All tables but the training table; returns the sums of all files, parts included."""
+        files = {part_name(shard): unit.file for shard, unit in ledger.units.items()}
+        for test, lists in zip(self.tests, topk, strict=True):
+            self._report("keys", test.name)
+            table = test_table(self.plan, test, lists)
+            self._report("writing", test.name)
+            files[test_name(test.name)] = sink.table(test_name(test.name), TEST_SCHEMA, [table])
+        hist = histogram_table(ledger.totals, self.layout.sets, self.plan.settings.above)
+        files[HIST] = sink.table(HIST, HIST_SCHEMA, [hist])
+        bad_shards = [shard for shard, unit in sorted(ledger.units.items()) if unit.quarantined]
+        if bad_shards or any(test.mapped is not None for test in self.tests):
+            bad_rows = quarantine.gathered(sink, bad_shards, self.tests)
+            files[QUARANTINE] = sink.table(QUARANTINE, QUARANTINE_SCHEMA, bad_rows)
+        return files
+
+    def _report(self, stage: str, note: str) -> None:
+        rows, shards = self.plan.train.rows, len(self.plan.train.shards)
+        progress = Progress(
+            stage, rows=rows, total_rows=rows, shard=shards, shards=shards, note=note
+        )
+        self.how.report(progress)

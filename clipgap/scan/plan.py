@@ -1,0 +1,154 @@
+"""What a scan will do, decided before anything is computed or written."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.errors import InputError, UsageError
+from clipgap.kernels.choose import MAX_K
+from clipgap.store import Store, open_store
+
+if TYPE_CHECKING:
+    from clipgap.scan.result import ScanResult
+
+ABOVE = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+BAD_ROWS = ("error", "quarantine")
+TRAIN = "train"
+"""What `quarantine.parquet` calls the training rows, so no test set may be called that."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Every setting that can change a result; all others only change the time it takes."""
+
+    k: int = 32
+    bad_rows: str = "error"
+    train_table: bool = True
+    above: tuple[float, ...] = ABOVE
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= MAX_K:
+            raise UsageError(f"k is {self.k}; it must lie between 1 and {MAX_K}")
+        if self.bad_rows not in BAD_ROWS:
+            raise UsageError(f"bad_rows is {self.bad_rows!r}; choose {' or '.join(BAD_ROWS)}")
+        object.__setattr__(self, "above", tuple(sorted({float(value) for value in self.above})))
+        if not all(math.isfinite(value) for value in self.above):
+            raise UsageError("the thresholds to count above must be finite numbers")
+
+
+@dataclass(frozen=True)
+class ScanPlan:
+    """A scan of `train` against `tests`, checked as far as headers go."""
+
+    kind: str  # "scan" or "gap"
+    train: Store
+    tests: Mapping[str, Store]
+    settings: Settings
+    gap: ScanResult | None = None  # its nn_sim[0] are the thresholds
+    notes: tuple[str, ...] = ()
+
+    @property
+    def test_rows(self) -> int:
+        return sum(store.rows for store in self.tests.values())
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """(shards + 1,): the training id of each shard's first row, then the number of rows."""
+        return np.cumsum([0, *(shard.rows for shard in self.train.shards)], dtype=np.int64)
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of all scores: 2·N·M·d."""
+        return 2 * self.train.rows * self.test_rows * self.train.dim
+
+    def has_gap(self, name: str) -> bool:
+        return self.gap is not None and name in self.gap.test_names
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain data, for `--dry-run`."""
+        return {
+            "kind": self.kind,
+            "train": _describe(self.train),
+            "tests": {
+                name: {**_describe(store), "gap": self.has_gap(name)}
+                for name, store in self.tests.items()
+            },
+            "gap": None if self.gap is None else self.gap.manifest["kind"],
+            "settings": asdict(self.settings),
+            "operations": self.operations,
+            "notes": list(self.notes),
+        }
+
+
+def make_plan(
+    kind: str, train: Any, tests: Mapping[str, Any], gap: ScanResult | None, settings: Settings
+) -> ScanPlan:
+    """Open every store and check that they fit together; read headers, write nothing."""
+    _check_names(list(tests))
+    store = open_store(train)
+    test_stores = {name: open_store(source) for name, source in tests.items()}
+    for name, test in test_stores.items():
+        if test.dim != store.dim:
+            raise InputError(
+                f"dimensions differ: {store.path} has rows of {store.dim:,} numbers, test set "
+                f"{name!r} ({test.path}) has rows of {test.dim:,}. "
+                "Embed both with the same model."
+            )
+        if test.rows == 0:
+            raise InputError(f"test set {name!r} ({test.path}) has no rows")
+    return ScanPlan(kind, store, test_stores, settings, gap, _gap_notes(gap, list(tests)))
+
+
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise UsageError("no test set given; name at least one, as NAME=STORE")
+    for name in names:
+        if not _NAME.fullmatch(name):
+            raise UsageError(
+                f"{name!r} cannot name a test set: use letters, digits, '_', '.' and '-', "
+                "beginning with a letter or a digit"
+            )
+        if name == TRAIN:
+            raise UsageError(f"{TRAIN!r} names the training rows; call the test set something else")
+    folded: dict[str, str] = {}
+    for name in names:
+        # NAME becomes a file name, and some file systems do not tell capitals from small letters.
+        if other := folded.get(name.lower()):
+            raise UsageError(f"test sets {other!r} and {name!r} differ at most in capital letters")
+        folded[name.lower()] = name
+
+
+def _gap_notes(gap: ScanResult | None, names: Sequence[str]) -> tuple[str, ...]:
+    if gap is None:
+        return ()
+    missing = [name for name in names if name not in gap.test_names]
+    if len(missing) == len(names):
+        raise InputError(
+            f"the gap {gap.label} knows none of the test sets {', '.join(names)}; "
+            f"it has {', '.join(gap.test_names)}. Use the same names in both scans."
+        )
+    return tuple(
+        f"test set {name!r} is not in the gap {gap.label}: scanned without thresholds"
+        for name in missing
+    )
+
+
+def _describe(store: Store) -> dict[str, Any]:
+    size = sum(shard.rows * np.dtype(shard.dtype).itemsize * store.dim for shard in store.shards)
+    return {
+        "path": store.path,
+        "format": store.format,
+        "shards": len(store.shards),
+        "rows": store.rows,
+        "dim": store.dim,
+        "bytes": size,
+    }

