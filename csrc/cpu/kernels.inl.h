@@ -232,34 +232,44 @@ double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
 
 // --- peaks --------------------------------------------------------------------------------------
 
+constexpr int kSums = 12;  // enough to hide the latency, few enough for 16 registers
+
+// Every loop over the sums is unrolled: an array indexed by a variable would live in memory.
 template <class Isa>
 double burn_fma(int64_t rounds) {
-  typename Isa::Fma sums[12];
-  for (int i = 0; i < 12; ++i) sums[i] = Isa::fma_splat(1.0f + 0.01f * float(i));
-  typename Isa::Fma factor = Isa::fma_splat(0.999f), addend = Isa::fma_splat(0.001f);
+  typename Isa::Fma sums[kSums], factor = Isa::fma_splat(0.999f), addend = Isa::fma_splat(0.001f);
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma_splat(1.0f + 0.01f * float(i));
+#pragma GCC unroll 1
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) sums[i] = Isa::fma(sums[i], factor, addend);
-    asm volatile("" : "+m"(rounds));  // a round is a round: nothing may be folded over them
+    for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma(sums[i], factor, addend);
   }
-  for (int i = 0; i < 12; ++i) asm volatile("" : : "x"(sums[i]));
-  return 2.0 * 12.0 * double(rounds) * double(sizeof(typename Isa::Fma) / sizeof(float));
+  typename Isa::Fma total = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < kSums; ++i) total = total + sums[i];
+  asm volatile("" : : "m"(total));  // somebody might read it, so it must be computed
+  return 2.0 * kSums * double(rounds) * double(sizeof(typename Isa::Fma) / sizeof(float));
 }
 
-// The multiply-adds of the tile loop on registers alone.
+// The multiply-adds of the tile loop on registers alone; each takes its own sum as a factor, or the
+// compiler would make one product do for all.
 template <class Isa>
 double burn_integer(int64_t rounds) {
   using V = typename Isa::V;
-  V sums[12];
-  for (int i = 0; i < 12; ++i) sums[i] = Isa::splat(i);
-  V row = Isa::splat(0x01020304), column = Isa::splat(0x04030201);
+  V sums[kSums], column = Isa::splat(0x04030201);
+#pragma GCC unroll 12
+  for (int i = 0; i < kSums; ++i) sums[i] = Isa::splat(i);
+#pragma GCC unroll 1
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 12
-    for (int i = 0; i < 12; ++i) sums[i] = Isa::dot(sums[i], row, column);
-    asm volatile("" : "+x"(row), "+x"(column));
+    for (int i = 0; i < kSums; ++i) sums[i] = Isa::dot(sums[i], sums[i], column);
   }
-  for (int i = 0; i < 12; ++i) asm volatile("" : : "x"(sums[i]));
-  return 2.0 * 12.0 * double(rounds) * Isa::kWidth * Isa::kGroup;
+  V total = sums[0];
+#pragma GCC unroll 12
+  for (int i = 1; i < kSums; ++i) total = Isa::add(total, sums[i]);
+  asm volatile("" : : "m"(total));
+  return 2.0 * kSums * double(rounds) * Isa::kWidth * Isa::kGroup;
 }
 
 template <class Isa>
