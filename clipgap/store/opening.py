@@ -75,12 +75,10 @@ def open_store(
         opened = list(pool.map(look, jobs))
     problems += [problem for shard in opened for problem in shard.problems]
     problems += _disagreements(opened)
+    if len(problems) == 1:
+        raise InputError(problems[0])
     if problems:
-        raise InputError.listing(
-            f"{shown}: {len(problems):,} problem{'s' if len(problems) > 1 else ''} found, "
-            "so nothing was read:",
-            problems,
-        )
+        raise InputError.listing(f"{shown}: {len(problems):,} problems were found:", problems)
     if not opened:
         raise InputError(f"{shown}: has no shards")
     formats = dict.fromkeys(layout.format for _, layout in layouts)
