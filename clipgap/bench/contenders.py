@@ -1,0 +1,155 @@
+"""Who takes part: the kernels of this package, and the peers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.bench import peers
+from clipgap.bench.case import Case
+from clipgap.bench.runner import Answer, Runner
+from clipgap.errors import MissingDependency
+from clipgap.kernels import cpu
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import BlockResult
+
+ISA_VARIABLE = "CLIPGAP_CPU_ISA"
+ISAS = ("avx512vnni", "avx2", "portable")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A name, what it computes, and how to set it up for a case and a number of threads.
+
+    `build` raises MissingDependency where it cannot run.
+    """
+
+    name: str
+    does: str
+    side: Literal["ours", "peer"]
+    build: Callable[[Case, int], Runner]
+    min_rows: int = 256  # fewer would be unfair to it
+
+
+class Ours(Runner):
+    """One of our scanners; it keeps its lists from block to block, as in a long scan."""
+
+    def __init__(self, case: Case, k: int, kernel: str, threads: int) -> None:
+        self.scanner = make_scanner(case.test_sets(), k, kernel=kernel, threads=threads)
+        self.note = self.scanner.name
+
+    def prepare(self, block: NDArray[np.float16], first_id: int) -> Any:
+        return block, np.arange(first_id, first_id + len(block), dtype=np.int64)
+
+    def run(self, prepared: Any) -> BlockResult:
+        return self.scanner.scan(*prepared)
+
+    def answer(self, result: BlockResult) -> Answer:
+        every = np.arange(len(result.sim))
+        which = result.sim.argmax(axis=1)  # the best over the test sets, for comparison with peers
+        lists = self.scanner.topk()
+        starts = np.cumsum([0, *(len(each.sim) for each in lists)])
+        return Answer(
+            result.sim[every, which],
+            result.nn[every, which] + starts[which],
+            np.concatenate([each.sim[:, 0] for each in lists]),
+            np.concatenate([each.id[:, 0] for each in lists]),
+        )
+
+    def extra(self) -> dict[str, float]:
+        counters = self.scanner.counters
+        rows = max(1, counters.rows)
+        return {
+            "survivors_per_row": round(counters.survivors / rows, 2),
+            "refined_per_row": round(counters.refined / rows, 2),
+        }
+
+
+@contextmanager
+def forced_isa(isa: str) -> Iterator[None]:
+    """Scanners made inside run this one C++ kernel."""
+    before = os.environ.get(ISA_VARIABLE)
+    os.environ[ISA_VARIABLE] = isa
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[ISA_VARIABLE]
+        else:
+            os.environ[ISA_VARIABLE] = before
+
+
+def _cpu(isa: str, k: int | None = None) -> Callable[[Case, int], Runner]:
+    def build(case: Case, threads: int) -> Runner:
+        if isa not in cpu.instruction_sets():
+            raise MissingDependency(f"the C++ library was built without {isa}")
+        with forced_isa(isa):
+            return Ours(case, k or case.k, "cpu", threads)
+
+    return build
+
+
+def _kernel(name: str) -> Callable[[Case, int], Runner]:
+    return lambda case, threads: Ours(case, case.k, name, threads)
+
+
+BOTH = "both directions, exact, lists of 32"
+
+CONTENDERS: tuple[Contender, ...] = (
+    *(Contender(f"clipgap cpu/{isa}", BOTH, "ours", _cpu(isa)) for isa in ISAS),
+    Contender(
+        f"clipgap cpu/{ISAS[0]}, k=1", "both directions, exact, best only", "ours", _cpu(ISAS[0], 1)
+    ),
+    Contender(
+        "clipgap cpu/avx2, k=1", "both directions, exact, best only", "ours", _cpu("avx2", 1)
+    ),
+    Contender("clipgap torch", BOTH, "ours", _kernel("torch")),
+    Contender("clipgap numpy", BOTH, "ours", _kernel("numpy"), min_rows=64),
+    Contender(
+        "torch sgemm",
+        "the float32 product alone, nothing kept",
+        "peer",
+        lambda case, threads: peers.TorchGemm(case.test_float32(), threads),
+    ),
+    Contender(
+        "torch loop, k=1",
+        "both directions, float32, best only",
+        "peer",
+        lambda case, threads: peers.TorchLoop(case.test_float32(), 1, threads),
+        min_rows=2048,
+    ),
+    Contender(
+        "torch loop, k=32",
+        "both directions, float32, lists of 32",
+        "peer",
+        lambda case, threads: peers.TorchLoop(case.test_float32(), case.k, threads),
+        min_rows=2048,
+    ),
+    Contender(
+        "faiss IndexFlatIP, k=1",
+        "both directions, float32, best only",
+        "peer",
+        lambda case, threads: peers.Faiss(case.test_float32(), 1, threads),
+        min_rows=1024,
+    ),
+    Contender(
+        "faiss IndexFlatIP, k=32",
+        "both directions, float32, lists of 32",
+        "peer",
+        lambda case, threads: peers.Faiss(case.test_float32(), case.k, threads),
+        min_rows=1024,
+    ),
+    Contender(
+        "usearch exact, k=1",
+        "both directions, float16, best only",
+        "peer",
+        lambda case, threads: peers.Usearch(case.test(), 1, threads),
+        min_rows=1024,
+    ),
+)

@@ -1,0 +1,169 @@
+"""Where figures go: one JSON line each, appended to a file per machine, and a table to read."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import clipgap
+from clipgap.bench.case import Case
+from clipgap.bench.race import FMA, SGEMM, Measured
+from clipgap.bench.scans import D, Figure
+from clipgap.machine import machine, versions
+
+PACKAGES = ("clipgap", "numpy", "pyarrow", "torch", "faiss-cpu", "usearch")
+
+Row = dict[str, Any]
+
+
+def checkout() -> Path | None:
+    """The root of the source tree this package runs from, if it does."""
+    root = Path(clipgap.__file__).resolve().parents[1]
+    return root if (root / "benchmarks").is_dir() and (root / "setup.py").is_file() else None
+
+
+def default_folder() -> Path:
+    root = checkout()
+    return root / "benchmarks" / "results" if root else Path.cwd() / "clipgap-bench"
+
+
+def origin() -> Row:
+    """When, where and with what a run is made: the same in all its rows."""
+    return {
+        "run": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "machine": machine(),
+        "versions": versions(*PACKAGES),
+        "revision": _revision(),
+    }
+
+
+def kernel_rows(case: Case, measured: list[Measured], threads: int, origin: Row) -> list[Row]:
+    medians = {each.name: each.percentile(50) for each in measured}
+    return [
+        {
+            **origin,
+            "suite": "kernels",
+            "data": case.kind,
+            "d": case.d,
+            "tests": case.m,
+            "sets": len(case.set_sizes),
+            "threads": threads,
+            "contender": each.name,
+            "does": each.does,
+            "side": each.side,
+            "rows": each.rows,
+            "rows_before": each.before,
+            "rounds": len(each.rates),
+            "gflops": {f"p{q}": round(each.percentile(q) / 1e9, 2) for q in (20, 50, 80)},
+            "of_sgemm": _ratio(medians[each.name], medians.get(SGEMM)),
+            "of_fma_peak": _ratio(medians[each.name], medians.get(FMA)),
+            "note": each.note,
+            **each.extra,
+        }
+        for each in measured
+    ]
+
+
+def scan_rows(figures: list[Figure], threads: int, origin: Row) -> list[Row]:
+    return [
+        {
+            **origin,
+            "suite": "files to tables",
+            "d": D,
+            "threads": threads,
+            "figure": figure.name,
+            "value": round(figure.value, 3),
+            "unit": figure.unit,
+            "runs": [
+                {
+                    "rows": run.rows,
+                    "tests": run.tests,
+                    "seconds": round(run.seconds, 3),
+                    "peak_mib": round(run.peak_mib, 1),
+                }
+                for run in figure.runs
+            ],
+        }
+        for figure in figures
+    ]
+
+
+def append(folder: Path, rows: Iterable[Row]) -> Path | None:
+    """Add rows to the file of their machine; gives the file."""
+    path = None
+    for row in rows:
+        slug = re.sub(r"[^a-z0-9]+", "-", row["machine"]["cpu"].lower()).strip("-")
+        path = folder / f"{slug}-{row['machine']['cores']}-cores.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    return path
+
+
+def print_kernels(rows: Iterable[Row], console: Any) -> None:
+    """One table a case, fastest first."""
+    from rich.table import Table
+
+    for case, group in groupby(rows, key=lambda row: (row["data"], row["d"], row["tests"])):
+        table = Table(title="{}, d = {}, M = {:,}".format(*case), title_justify="left")
+        for name in ("", "computes"):
+            table.add_column(name)
+        for name in ("GFLOP/s", "p20–p80", "× sgemm", "× FMA peak", "rows × rounds"):
+            table.add_column(name, justify="right")
+        for row in sorted(group, key=lambda row: -row["gflops"]["p50"]):
+            rate = row["gflops"]
+            table.add_row(
+                row["contender"],
+                row["does"],
+                f"{rate['p50']:,.1f}",
+                f"{rate['p20']:,.1f}–{rate['p80']:,.1f}",
+                _shown(row["of_sgemm"]),
+                _shown(row["of_fma_peak"]),
+                f"{row['rows']:,} × {row['rounds']}" if row["rows"] else f"{row['rounds']}",
+                style={"ours": "bold", "peak": "dim"}.get(row["side"]),
+            )
+        console.print(table)
+
+
+def print_scans(rows: Iterable[Row], console: Any) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"From files to tables, d = {D}", title_justify="left")
+    table.add_column("")
+    table.add_column("", justify="right")
+    table.add_column("rows × test points", justify="right")
+    for row in rows:
+        runs = row["runs"]
+        size = f"{runs[0]['rows']:,} × {runs[0]['tests']:,}" if runs else ""
+        table.add_row(row["figure"], f"{row['value']:,.2f} {row['unit']}", size)
+    console.print(table)
+
+
+def _ratio(value: float, base: float | None) -> float | None:
+    return round(value / base, 3) if base else None
+
+
+def _shown(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}"
+
+
+def _revision() -> str:
+    root = checkout()
+    if root is None:
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()

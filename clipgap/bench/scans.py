@@ -1,0 +1,145 @@
+"""From files to tables: rate against the kernel's own, memory and time as N and M grow."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from clipgap.bench.case import TEST_SEED, TRAIN_SEED, Preset
+from clipgap.errors import ClipgapError
+from clipgap.store import StoreWriter
+from clipgap.synthetic import blocks
+
+D = 640
+SHARD_ROWS = 16_384
+KERNEL_M = 16_384
+MEMORY_M, GROWTH_M = 1024, 4096
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Training rows of the three parts."""
+
+    rate: int
+    memory: int  # and 8 times as many
+    growth: int  # and 2 and 4 times as many
+    rounds: int
+
+
+SIZES: dict[Preset, Sizes] = {
+    "quick": Sizes(rate=65_536, memory=16_384, growth=16_384, rounds=1),
+    "full": Sizes(rate=262_144, memory=131_072, growth=65_536, rounds=3),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One child process: what it did, on how much, and what it took."""
+
+    what: Literal["scan", "kernel"]
+    rows: int
+    tests: int
+    seconds: float
+    peak_mib: float
+
+    @property
+    def gflops(self) -> float:
+        return 2.0 * self.rows * self.tests * D / self.seconds / 1e9
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the report."""
+
+    name: str
+    value: float
+    unit: str
+    runs: tuple[Run, ...]
+
+
+class Workshop:
+    """Makes stores in a temporary folder, and runs children on them."""
+
+    def __init__(self, folder: Path, threads: int, on_note: Callable[[str], None]) -> None:
+        self.folder, self.threads, self.on_note = folder, threads, on_note
+
+    def run(self, what: Literal["scan", "kernel"], rows: int, tests: int) -> Run:
+        train = self._store("train", rows, TRAIN_SEED)
+        test = self._store("test", tests, TEST_SEED)
+        out = self.folder / "out"
+        self.on_note(f"{what}: {rows:,} rows against {tests:,} test points")
+        command = [sys.executable, "-m", "clipgap.bench.child", what]
+        done = subprocess.run(
+            [*command, str(train), str(test), str(out), str(self.threads)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        shutil.rmtree(out, ignore_errors=True)
+        if done.returncode != 0:
+            raise ClipgapError(f"the measured process failed:\n{done.stderr.strip()}")
+        return Run(what, rows, tests, **json.loads(done.stdout))
+
+    def _store(self, name: str, rows: int, seed: int) -> Path:
+        path = self.folder / f"{name}-{rows}"
+        if path.exists():
+            return path
+        self.on_note(f"making {rows:,} {name} rows")
+        first = 0
+        with StoreWriter(path, D) as store:
+            for block in blocks("clip-like", rows, D, seed=seed, block_rows=SHARD_ROWS):
+                keys = [f"{i:09d}" for i in range(first, first + len(block))]
+                store.add(block, keys)
+                first += len(block)
+        return path
+
+
+def files_to_tables(
+    preset: Preset, threads: int, on_note: Callable[[str], None], folder: Path | None = None
+) -> list[Figure]:
+    """Measure; `folder` is where the stores go for the time being."""
+    sizes = SIZES[preset]
+    with tempfile.TemporaryDirectory(prefix="clipgap-bench-", dir=folder) as temporary:
+        workshop = Workshop(Path(temporary), threads, on_note)
+        return [
+            *_rate(workshop, sizes),
+            *_memory(workshop, sizes),
+            *_growth(workshop, sizes),
+        ]
+
+
+def _rate(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
+    scans, kernels = [], []
+    for _ in range(sizes.rounds):  # in turn, as everything else
+        scans.append(workshop.run("scan", sizes.rate, KERNEL_M))
+        kernels.append(workshop.run("kernel", sizes.rate, KERNEL_M))
+    whole, bare = (median(run.gflops for run in runs) for runs in (scans, kernels))
+    yield Figure("files to tables", whole, "GFLOP/s", tuple(scans))
+    yield Figure("the kernel alone, rows in memory", bare, "GFLOP/s", tuple(kernels))
+    yield Figure("files to tables / kernel alone", whole / bare, "×", ())
+
+
+def _memory(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
+    runs = [workshop.run("scan", factor * sizes.memory, MEMORY_M) for factor in (1, 8)]
+    for run, size in zip(runs, ("N", "8N"), strict=True):
+        yield Figure(f"peak memory at {size}", run.peak_mib, "MiB", (run,))
+    yield Figure("peak memory, 8N / N", runs[1].peak_mib / runs[0].peak_mib, "×", ())
+
+
+def _growth(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
+    base = workshop.run("scan", sizes.growth, GROWTH_M)
+    yield Figure("time at N, M", base.seconds, "s", (base,))
+    for factor in (2, 4):
+        run = workshop.run("scan", factor * sizes.growth, GROWTH_M)
+        yield Figure(f"time at {factor}N / at N", run.seconds / base.seconds, "×", (run,))
+    for factor in (2, 4):
+        run = workshop.run("scan", sizes.growth, factor * GROWTH_M)
+        yield Figure(f"time at {factor}M / at M", run.seconds / base.seconds, "×", (run,))

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from clipgap import bench
+from clipgap.bench import results, scans
+from clipgap.bench.case import M_SIX, Case, cases
+from clipgap.bench.contenders import CONTENDERS, Contender
+from clipgap.bench.race import Measured, race
+from clipgap.bench.scans import SIZES, Sizes
+from clipgap.errors import MissingDependency
+from clipgap.kernels.oracle import exact_scores
+
+CASE = Case("isotropic", d=48, m=300, k=4)
+BLOCK = 700
+SHIFT = 1000
+
+
+@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
+def test_contenders_compute_what_they_say(contender: Contender) -> None:
+    """Ours exactly; peers, which round, choose neighbours that are as good up to rounding."""
+    try:
+        runner = contender.build(CASE, 1)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    rows = CASE.train(SHIFT, SHIFT + BLOCK)
+    answer = runner.answer(runner.run(runner.prepare(rows, SHIFT)))
+    if answer is None:
+        return
+    truth = exact_scores(rows, CASE.test())
+    of_row = truth[np.arange(BLOCK), answer.nn]
+    of_test = truth[answer.ids - SHIFT, np.arange(CASE.m)]
+    if contender.side == "ours":
+        assert np.array_equal(answer.sim, truth.max(axis=1))
+        assert np.array_equal(answer.nn, truth.argmax(axis=1))
+        assert np.array_equal(answer.best, truth.max(axis=0))
+        assert np.array_equal(answer.ids, truth.argmax(axis=0) + SHIFT)
+    else:
+        assert np.abs(answer.sim - of_row).max() < 1e-3
+        assert np.abs(answer.best - of_test).max() < 1e-3
+        assert (truth.max(axis=1) - of_row).max() < 1e-3
+        assert (truth.max(axis=0) - of_test).max() < 1e-3
+
+
+def test_the_torch_loop_keeps_its_lists_over_blocks() -> None:
+    pytest.importorskip("torch")
+    loop = next(each for each in CONTENDERS if each.name == "torch loop, k=32").build(CASE, 1)
+    for start in range(0, 3 * BLOCK, BLOCK):
+        loop.run(loop.prepare(CASE.train(start, start + BLOCK), start))
+    truth = exact_scores(CASE.train(0, 3 * BLOCK), CASE.test())
+    best = np.sort(truth, axis=0)[::-1][: CASE.k].T
+    assert np.abs(loop.best.numpy() - best).max() < 1e-5  # type: ignore[attr-defined]
+
+
+def test_cases_cover_what_the_docs_say() -> None:
+    full = set(cases("full"))
+    assert set(cases("quick")) <= full
+    assert {(c.d, c.m) for c in full if c.kind == "clip-like"} == {
+        (d, m) for d in (512, 640, 768, 1024) for m in (1024, 16_384, M_SIX)
+    }
+    assert len(full) == len(cases("full"))
+
+
+def test_six_sets_hold_the_same_points_as_one() -> None:
+    case = Case("isotropic", d=2, m=M_SIX)
+    sets = case.test_sets()
+    assert len(sets) == 6
+    assert np.array_equal(np.concatenate([each.rows for each in sets]), case.test())
+
+
+def test_a_race_takes_turns_and_leaves_out_who_cannot_run() -> None:
+    turns: list[str] = []
+
+    class Recorder:
+        note = "a note"
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def prepare(self, block: np.ndarray, first_id: int) -> np.ndarray:
+            return block
+
+        def run(self, prepared: np.ndarray) -> None:
+            turns.append(self.name)
+
+        def answer(self, result: None) -> None:
+            return None
+
+        def extra(self) -> dict[str, float]:
+            return {"own": 1.0}
+
+    def missing(case: Case, threads: int) -> Recorder:
+        raise MissingDependency("not here")
+
+    notes: list[str] = []
+    measured = race(
+        CASE,
+        [
+            Contender("a", "", "ours", lambda case, threads: Recorder("a")),
+            Contender("b", "", "peer", lambda case, threads: Recorder("b")),
+            Contender("c", "", "peer", missing),
+        ],
+        threads=1,
+        rounds=3,
+        seconds=0.5,
+        on_note=notes.append,
+    )
+    assert "".join(turns[-6:]) == "ababab"
+    assert [each.name for each in measured if each.side != "peak"] == ["a", "b"]
+    assert all(len(each.rates) == 3 for each in measured)
+    assert "c is left out: not here" in notes
+    assert measured[-1].extra == {"own": 1.0}
+
+
+def test_rows_are_appended_and_carry_ratios(tmp_path: Path) -> None:
+    measured = [
+        Measured("float32 FMA peak", "", "peak", (2e9, 2e9, 2e9)),
+        Measured("torch sgemm", "", "peer", (0.5e9, 1e9, 1.5e9), rows=10),
+        Measured("clipgap cpu/avx2", "", "ours", (3e9, 5e9, 4e9), rows=20),
+    ]
+    rows = results.kernel_rows(CASE, measured, 2, results.origin())
+    path = results.append(tmp_path, rows)
+    assert path == results.append(tmp_path, rows)
+    assert path is not None
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == rows + rows
+    assert [row["of_sgemm"] for row in rows] == [2.0, 1.0, 4.0]
+    assert [row["of_fma_peak"] for row in rows] == [1.0, 0.5, 2.0]
+    assert rows[2]["gflops"] == {"p20": 3.4, "p50": 4.0, "p80": 4.6}
+
+
+def test_the_whole_bench_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = Sizes(rate=64, memory=16, growth=16, rounds=1)
+    monkeypatch.setitem(SIZES, "quick", sizes)
+    monkeypatch.setattr(scans, "KERNEL_M", 32)
+    monkeypatch.setattr(bench, "cases", lambda preset: [CASE])
+    monkeypatch.setattr(
+        bench, "CONTENDERS", [each for each in CONTENDERS if each.name == "clipgap numpy"]
+    )
+    rows = bench.run_bench(minutes=0.01, threads=1, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
+    assert rows[-1]["contender"] == "clipgap numpy"
+    assert rows[-1]["gflops"]["p50"] > 0
+    figures = {row["figure"]: row for row in rows if row["suite"] == "files to tables"}
+    memory = [figures[f"peak memory at {size}"] for size in ("N", "8N")]
+    assert [row["runs"][0]["rows"] for row in memory] == [16, 128]
+    assert all(20 < row["value"] < 2000 for row in memory), "MiB of one Python process"
+    console = Console(file=io.StringIO(), width=200)
+    bench.print_rows(rows, console)
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "clipgap numpy" in shown
+    assert "time at 4N / at N" in shown
