@@ -217,6 +217,7 @@ def test_memory_urls(tmp_path: Path, memory: Any) -> None:
     check(open_store("memory://laion/img_emb/img_emb_*.npy"), blocks, keys)
     local = open_store(tmp_path / "laion")
     prints = [local.fingerprint(n) for n in range(len(SIZES))]
+    assert local.fingerprints() == prints
     assert [store.fingerprint(n) for n in range(len(SIZES))] == prints
 
 
@@ -363,3 +364,17 @@ def test_fingerprints_of_arrays_cover_every_value() -> None:
     assert open_store(np.asfortranarray(block)).fingerprint(0) == first
     block[123_456, 3] = 1
     assert open_store(block).fingerprint(0) != first
+
+
+def test_arrays_and_metadata_side_by_side(tmp_path: Path) -> None:
+    for number in (0, 1):
+        np.save(tmp_path / f"img_emb_{number}.npy", unit_rows(4, number))
+        write_keys(tmp_path / f"metadata_{number}.parquet", "image_path", keys_of(number, 4))
+    store = open_store(tmp_path)
+    assert store.format == "clip-retrieval"
+    check(store, [unit_rows(4, 0), unit_rows(4, 1)], [keys_of(0, 4), keys_of(1, 4)])
+
+
+def test_a_single_archive_with_a_number_is_no_sequence(tmp_path: Path) -> None:
+    np.savez(tmp_path / "imagenet_v2.npz", img=unit_rows(4))
+    check(open_store(tmp_path), [unit_rows(4)], None)

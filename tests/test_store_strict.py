@@ -302,6 +302,24 @@ def test_folders_that_could_mean_two_things(tmp_path: Path) -> None:
     assert open_store(f"{tmp_path}/*.npy").rows == 3
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.npy"])
+def test_text_embeddings_among_image_embeddings(tmp_path: Path, pattern: str) -> None:
+    for name in ("img_emb_0", "text_emb_0"):
+        np.save(tmp_path / f"{name}.npy", unit_rows(3))
+    text = refusal(f"{tmp_path}{pattern}")
+    assert "text_emb_0.npy: lies among img_emb_N.npy files" in text
+    assert f"'{tmp_path}/img_emb_*.npy'" in text
+
+
+@pytest.mark.parametrize("stray", ["val_0", "val_1", "mean"])
+def test_a_sequence_and_something_else(tmp_path: Path, stray: str) -> None:
+    for name in ("train_0", "train_1", stray):
+        np.save(tmp_path / f"{name}.npy", unit_rows(3))
+    text = refusal(tmp_path)
+    assert f"holds train_N.npy and also {stray}.npy" in text
+    assert f"'{tmp_path}/train_*.npy'" in text
+
+
 def test_parquet_beside_plain_arrays_is_not_ignored(tmp_path: Path) -> None:
     np.save(tmp_path / "val.npy", unit_rows(3))
     write_keys(tmp_path / "val.parquet", "key", keys_of(0, 3))
@@ -336,7 +354,7 @@ def test_shards_without_and_with_keys_do_not_mix(tmp_path: Path) -> None:
     write_clip_retrieval(tmp_path / "a", [3])
     np.save(tmp_path / "b.npy", unit_rows(3))
     text = refusal(f"{tmp_path}/a::{tmp_path}/b.npy")
-    assert "1 shards have keys, 1 have none, beginning with" in text
+    assert "b.npy: has no keys, but 1 of 2 shards of this store have" in text
 
 
 def test_a_shard_named_twice(tmp_path: Path) -> None:

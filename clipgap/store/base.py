@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from clipgap.store.keys import KeySource
 from clipgap.store.rows import RowSource
 
 _KEY_BLOCK = 65_536
+_FILE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,11 @@ class Store:
             "keys": content.keys.digest() if content.keys else None,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def fingerprints(self) -> list[str]:
+        """The fingerprint of every shard, many at once since most of it is waiting for files."""
+        with ThreadPoolExecutor(_FILE_THREADS) as pool:
+            return list(pool.map(self.fingerprint, range(len(self.contents))))
 
     def modified(self, shard: int) -> str:
         """A mark that changes when a file of the shard is rewritten in place; "" if unknown."""

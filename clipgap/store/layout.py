@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from clipgap.errors import InputError
 from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, read_catalogue
@@ -23,6 +24,9 @@ from clipgap.store.naming import (
     show_runs,
     split_number,
 )
+
+Chosen = Literal["folder", "glob", "written out"]
+"""How files came to be in a store, which decides what counts as missing."""
 
 _IMAGE_FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
 
@@ -152,7 +156,9 @@ def _nothing_known(path: str, listing: Listing) -> str:
     )
 
 
-def _listed(volume: Volume, files: list[File], how: str, beside: Listing | None = None) -> Layout:
+def _listed(
+    volume: Volume, files: list[File], how: Chosen, beside: Listing | None = None
+) -> Layout:
     """Files of one kind that were named, matched by a glob or found in a folder.
 
     A folder must hold the numbers 0 to n without a gap. A glob may start and end anywhere, but
@@ -168,7 +174,13 @@ def _listed(volume: Volume, files: list[File], how: str, beside: Listing | None 
         return _datacomp(volume, files, how, beside)
     if all(map(_is_image_shard, files)):
         return _clip_retrieval(volume, files, how)
-    problems = _order(files, from_zero=True) if how == "folder" and len(files) > 1 else []
+    if how != "written out" and any(map(_is_image_shard, files)):
+        other = next(file for file in files if not _is_image_shard(file))
+        raise InputError(
+            f"{other.path}: lies among img_emb_N.npy files, and it is unclear whether it is meant; "
+            f"name the files, for example '{_join(split_path(other.path)[0], 'img_emb_*.npy')}'"
+        )
+    problems = _order(files, from_zero=True) if how == "folder" else []
     if beside is not None and (others := _with_suffix(beside.files, ".parquet")):
         problems.append(
             f"{others[0].path}: it is unclear what this belongs to; beside NAME.npy files no "
@@ -177,7 +189,7 @@ def _listed(volume: Volume, files: list[File], how: str, beside: Listing | None 
     return Layout("npy", [Piece(file) for file in files], problems)
 
 
-def _clip_retrieval(volume: Volume, files: list[File], how: str) -> Layout:
+def _clip_retrieval(volume: Volume, files: list[File], how: Chosen) -> Layout:
     """img_emb_N.npy, with metadata_N.parquet in ../metadata or beside it; N in any padding."""
     problems = []
     if how != "written out":
@@ -225,7 +237,7 @@ def _metadata(volume: Volume, folder: str) -> dict[int, list[File]] | None:
     return None
 
 
-def _datacomp(volume: Volume, files: list[File], how: str, beside: Listing | None) -> Layout:
+def _datacomp(volume: Volume, files: list[File], how: Chosen, beside: Listing | None) -> Layout:
     """NAME.npz with NAME.parquet beside it."""
     problems = _order(files, from_zero=True) if how == "folder" else []
     folders = dict.fromkeys(split_path(file.path)[0] for file in files)
@@ -277,8 +289,9 @@ def _own(volume: Volume, path: str, file: File) -> Layout:
 def _order(files: list[File], *, from_zero: bool) -> list[str]:
     """Sort files by number, in place; name the numbers that are missing or there twice.
 
-    Files of one folder are a sequence if all have the same prefix before their number. Others are
-    only sorted, since nothing tells what would be missing.
+    Files of one folder are a sequence if all have the same prefix before their number. Where no
+    two share one, they are only sorted, since nothing tells what would be missing. A single
+    img_emb_N.npy is a sequence by its name.
     """
     files.sort(key=lambda file: natural(file.path))
     folders: dict[str, list[File]] = {}
@@ -292,18 +305,31 @@ def _order(files: list[File], *, from_zero: bool) -> list[str]:
 
 
 def _sequence_problems(folder: str, files: list[File], from_zero: bool) -> list[str]:
-    numbered = [split_number(Piece(file).stem) for file in files]
-    prefixes = {split[0] if split else None for split in numbered}
-    if len(prefixes) != 1 or None in prefixes:
+    suffix = _suffix(files[0])
+    splits = [split_number(Piece(file).stem) for file in files]
+    numbered = [split for split in splits if split]
+    prefixes = Counter(prefix for prefix, _ in numbered)
+    prefix, members = prefixes.most_common(1)[0] if prefixes else ("", 0)
+    if members < 2 and not all(map(_is_image_shard, files)):
         return []
-    counts = Counter(split[1] for split in numbered if split)
-    pattern = _join(folder, f"{prefixes.pop()}N{_suffix(files[0])}")
+    if members < len(files):
+        other = next(
+            file
+            for file, split in zip(files, splits, strict=True)
+            if not split or split[0] != prefix
+        )
+        return [
+            f"{folder}: holds {prefix}N{suffix} and also {split_path(other.path)[1]}; "
+            f"name what is meant, for example '{_join(folder, prefix)}*{suffix}'"
+        ]
+    counts = Counter(number for _, number in numbered)
+    pattern = _join(folder, f"{prefix}N{suffix}")
     problems = [f"{pattern}: number {n} is there twice" for n, count in counts.items() if count > 1]
     first = 0 if from_zero else min(counts)
     if missing := gaps(sorted(counts), first):
         problems.append(
             f"{pattern}: of the numbers {first:,} to {max(counts):,} these are missing: "
-            f"{show_runs(missing)}. To use only what is there, name the files with braces or '::'"
+            f"{show_runs(missing)}. To use only what is there, name the files with braces or '::'."
         )
     return problems
 

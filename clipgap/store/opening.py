@@ -75,6 +75,7 @@ def open_store(
         opened = list(pool.map(look, jobs))
     problems += [problem for shard in opened for problem in shard.problems]
     problems += _disagreements(opened)
+    problems = problems or _mixed_keys(opened)
     if len(problems) == 1:
         raise InputError(problems[0])
     if problems:
@@ -175,16 +176,21 @@ def _disagreements(opened: Sequence[_Opened]) -> list[str]:
             for shard in opened
             if shard.source is not None and shard.source.dim != usual
         ]
-    with_keys = [shard for shard in opened if shard.piece.keys is not None]
-    without = [shard for shard in opened if shard.piece.keys is None]
-    if with_keys and without:
-        problems.append(
-            f"{len(with_keys):,} shards have keys, {len(without):,} have none, "
-            f"beginning with {without[0].piece.file.path}"
-        )
     twice = Counter(shard.piece.file.path for shard in opened)
     problems += [f"{path}: named {count} times" for path, count in twice.items() if count > 1]
     return problems
+
+
+def _mixed_keys(opened: Sequence[_Opened]) -> list[str]:
+    """A join of parts with and without keys; within one part a missing key file is reported."""
+    without = [shard for shard in opened if shard.keys is None]
+    if len(without) in (0, len(opened)):
+        return []
+    return [
+        f"{without[0].piece.file.path}: has no keys, but {len(opened) - len(without):,} of "
+        f"{len(opened):,} shards of this store have; join only shards that all have keys or "
+        "all have none"
+    ]
 
 
 def _store(path: str, kind: str, opened: Sequence[_Opened]) -> Store:
