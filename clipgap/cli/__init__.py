@@ -1,0 +1,1 @@
+"""The command line: Typer and what people see, no logic."""

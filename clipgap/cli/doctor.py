@@ -1,0 +1,62 @@
+"""`clipgap doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import command
+from clipgap.cli.shell import Shell
+
+if TYPE_CHECKING:
+    from clipgap.doctor import Diagnosis
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "doctor")(doctor)
+
+
+def doctor(shell: Shell) -> None:
+    """Say what this machine has, which kernel runs and why, and what is missing."""
+    from clipgap.doctor import examine
+
+    found = examine()
+    shell.result(asdict(found), _describe(found))
+
+
+def _describe(found: Diagnosis) -> Iterator[str]:
+    machine = found.machine
+    yield "Machine"
+    yield f"  {machine['cpu']}, {words.plural(machine['cores'], 'core')}, {machine['system']}"
+    yield f"  instruction sets: {' '.join(machine['isa']) or 'unknown'}"
+    if found.caches:
+        yield "  caches: " + ", ".join(
+            f"L{cache.level} {words.binary_size(cache.bytes)}"
+            + (f" shared by {cache.shared_by:,} cores" if cache.shared_by > 1 else "")
+            for cache in found.caches
+        )
+    limit = found.memory_limit_bytes
+    limited = f", limited to {words.binary_size(limit)} here" if limit else ""
+    yield f"  memory: {machine['memory_gib']:,} GiB{limited}"
+
+    yield "Kernels, fastest first"
+    for kernel in found.kernels:
+        mark = "->" if kernel.name == found.runs else "  " if kernel.available else " x"
+        yield f"  {mark} {kernel.name:<8} {kernel.detail}"
+    yield f"  A scan runs {found.runs!r}, unless --kernel says otherwise. All give the same tables."
+    for name, value in found.environment.items():
+        yield f"  The environment sets {name}={value}."
+
+    yield "Versions"
+    yield "  " + ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    yield f"  python {machine['python']}"
+
+    if found.missing:
+        yield "Not installed, and only needed for"
+        for missing in found.missing:
+            yield f"  {missing.what:<16} {missing.used_for}: {missing.how}"

@@ -1,0 +1,136 @@
+"""What a long run shows: a live bar on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from clipgap.cli import words
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from clipgap.scan import Progress
+
+Display = Callable[["Progress"], None]
+Say = Callable[[str], None]
+
+STOPPING = "Stopping: the block at hand is finished and saved; Ctrl-C again leaves at once."
+
+
+@contextmanager
+def make_display(
+    console: Console, say: Say, quiet: bool, stop: threading.Event | None = None
+) -> Iterator[Display]:
+    """The display that fits the console; `stop` is watched to say that stopping takes a moment."""
+    if quiet:
+        yield lambda progress: None
+    elif console.is_terminal and not console.is_dumb_terminal:
+        from rich.live import Live
+
+        with Live(console=console, transient=True, refresh_per_second=8) as live:
+            yield _with_notes(lambda progress: live.update(bar(progress)), say, stop)
+    else:
+        yield _with_notes(PlainLines(say), say, stop)
+
+
+def _with_notes(display: Display, say: Say, stop: threading.Event | None) -> Display:
+    """Say each note of a run once, and once that it is about to stop."""
+    said: set[str] = set()
+
+    def show(progress: Progress) -> None:
+        stopping = STOPPING if stop is not None and stop.is_set() else ""
+        for note in (progress.note if _notes_last(progress) else "", stopping):
+            if note and note not in said:
+                said.add(note)
+                say(note)
+        display(progress)
+
+    return show
+
+
+class PlainLines:
+    """One line now and then, ever more rarely, so that the log of a day's run stays readable."""
+
+    FIRST_SECONDS = 5.0
+    RAREST_SECONDS = 60.0
+
+    def __init__(self, say: Say, clock: Callable[[], float] = time.monotonic) -> None:
+        self._say = say
+        self._clock = clock
+        self._began = self._last = clock()
+
+    def __call__(self, progress: Progress) -> None:
+        now = self._clock()
+        pause = min(max(self.FIRST_SECONDS, (now - self._began) / 20), self.RAREST_SECONDS)
+        if now - self._last >= pause:
+            self._last = now
+            parts = [_percent(progress), *_figures(progress), _time_left(progress)]
+            figures = ", ".join(filter(None, parts))
+            self._say(f"{_doing(progress)}: {figures}" if figures else _doing(progress))
+
+
+def bar(progress: Progress) -> RenderableType:
+    """The live display at one moment: stage, bar and time left, and the figures below."""
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
+
+    head = Table.grid(padding=(0, 2), expand=True)
+    head.add_column(no_wrap=True)
+    head.add_column(ratio=1)
+    head.add_column(no_wrap=True, justify="right")
+    head.add_row(
+        Text(_doing(progress), style="bold"),
+        ProgressBar(total=progress.total_rows or None, completed=progress.rows),
+        "  ".join(filter(None, [_percent(progress), _time_left(progress)])),
+    )
+    return Group(head, Text(" · ".join(_figures(progress)), style="dim"))
+
+
+def _notes_last(progress: Progress) -> bool:
+    """Before the first row, a note is about the plan; later it only says what is at hand."""
+    return progress.stage == "reading headers"
+
+
+def _doing(progress: Progress) -> str:
+    if progress.note and not _notes_last(progress):
+        return f"{progress.stage} {progress.note}"
+    return progress.stage
+
+
+def _percent(progress: Progress) -> str:
+    # Rounded down: 100 % is for what is done.
+    return f"{100 * progress.rows // progress.total_rows} %" if progress.total_rows else ""
+
+
+def _figures(progress: Progress) -> list[str]:
+    figures = []
+    if progress.total_rows:
+        figures.append(f"{words.count(progress.rows)} of {words.count(progress.total_rows)} rows")
+    if progress.shards:
+        figures.append(f"shard {words.count(progress.shard)} of {words.count(progress.shards)}")
+    return figures + speed(progress)
+
+
+def speed(progress: Progress) -> list[str]:
+    """How fast it goes and how hard the data are; parts of a sentence."""
+    figures = []
+    if progress.rows_per_second:
+        figures.append(f"{words.count(progress.rows_per_second)} rows/s")
+    if progress.flops_per_second:
+        figures += [
+            words.rate(progress.flops_per_second),
+            f"{progress.survivors_per_row:.1f} survivors/row",
+            f"{progress.refined_per_row:.1f} refined/row",
+        ]
+    return [*figures, progress.kernel] if progress.kernel else figures
+
+
+def _time_left(progress: Progress) -> str:
+    seconds = progress.seconds_left
+    return f"{words.duration(seconds)} left" if seconds is not None else ""

@@ -1,0 +1,135 @@
+"""How a command talks: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import logging
+import math
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgap.cli import config
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from clipgap.cli.progress import Display
+
+LOG = logging.getLogger("clipgap")
+
+
+@cache
+def stdout() -> Console:
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False)
+
+
+@cache
+def stderr() -> Console:
+    """The one console of notes, logs and progress, so that a live bar and log lines don't mix."""
+    from rich.console import Console
+
+    return Console(stderr=True, markup=False, highlight=False)
+
+
+def say(text: str) -> None:
+    """One line for a person, on stderr; the terminal wraps it, so that it can be copied whole."""
+    stderr().print(text, soft_wrap=True)
+
+
+def set_up_logging(verbose: int, quiet: bool) -> None:
+    """Log to stderr: warnings by default, -v adds steps, -vv details, -q leaves errors."""
+    LOG.handlers = [_ConsoleHandler()]
+    LOG.propagate = False
+    if quiet:
+        LOG.setLevel(logging.ERROR)
+    else:
+        LOG.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+
+
+class _ConsoleHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {self.format(record)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shell:
+    """What a command knows about the call that started it."""
+
+    command: str
+    json: bool
+    quiet: bool
+    config_file: Path | None
+    settings: Mapping[str, Any]  # option name -> value, without those that only say how to run
+    all_from_config: bool  # no setting was typed: the config file says it all
+
+    def note(self, text: str) -> None:
+        """One line for a person, on stderr."""
+        if not self.quiet:
+            say(text)
+
+    def result(self, data: Mapping[str, Any], lines: Iterable[RenderableType]) -> None:
+        """The outcome: `data` as JSON, or `lines` for people."""
+        if self.json:
+            print(json.dumps(jsonable(data), indent=2, allow_nan=False))
+            return
+        for line in lines:
+            stdout().print(line, soft_wrap=isinstance(line, str))
+
+    @contextmanager
+    def progress(self, stop: threading.Event | None = None) -> Iterator[Display]:
+        """A display to be called with each `Progress`: a bar on a terminal, else plain lines."""
+        from clipgap.cli.progress import make_display
+
+        with make_display(stderr(), say, self.quiet, stop) as display:
+            yield display
+
+    def check_settings_file(self, out: Path) -> None:
+        """Before any work: will `save_settings` be able to write?"""
+        if not self._settings_are_at(out):
+            config.check_replaceable(settings_file(out))
+
+    def save_settings(self, out: Path) -> None:
+        """Write the resolved configuration beside the output folder."""
+        if not self._settings_are_at(out):
+            config.save(settings_file(out), self.command, self.settings)
+
+    def _settings_are_at(self, out: Path) -> bool:
+        """Whether the file to be written is the very --config file, and nothing was added to it."""
+        return (
+            self.all_from_config
+            and self.config_file is not None
+            and self.config_file.resolve() == settings_file(out).resolve()
+        )
+
+
+def settings_file(out: Path) -> Path:
+    """Where the resolved configuration of an output folder lies: next to it, not in it."""
+    named = out.resolve() if out.name in ("", "..") else out
+    return named.with_name(f"{named.name}.toml")
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses, paths, enums and NumPy numbers as JSON knows them; NaN and ±inf become null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: jsonable(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return jsonable(value.value)
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,70 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+_SECOND_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+
+
+def count(value: float) -> str:
+    """12345678 -> "12,345,678"."""
+    return f"{value:,.0f}"
+
+
+def size(bytes_: float) -> str:
+    """Bytes in decimal units, as disks are sold and quotas are set."""
+    return _scaled(bytes_, ("B", "kB", "MB", "GB", "TB", "PB"))
+
+
+def binary_size(bytes_: int) -> str:
+    """Memory and caches, which come in powers of two: "512 KiB"."""
+    value, unit = float(bytes_), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{value:,.4g} {unit}"
+
+
+def operations(value: float) -> str:
+    """Floating-point operations: "81.2 Pflop"."""
+    return _scaled(value, ("flop", "kflop", "Mflop", "Gflop", "Tflop", "Pflop", "Eflop"))
+
+
+def rate(flop_per_second: float) -> str:
+    """Effective speed: "512 GFLOP/s"."""
+    return _scaled(flop_per_second, ("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s"))
+
+
+def duration(seconds: float) -> str:
+    """The two largest units: "3 min 12 s", "2 d 4 h"; below ten seconds one decimal."""
+    if not math.isfinite(seconds):
+        return "unknown"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    left = round(seconds)
+    parts: list[str] = []
+    for length, unit in _SECOND_STEPS:
+        amount, left = divmod(left, length)
+        if parts:
+            return f"{parts[0]} {amount} {unit}"
+        if amount:
+            parts.append(f"{amount:,} {unit}")
+    return parts[0]
+
+
+def plural(value: int, noun: str) -> str:
+    """1 -> "1 row", 1234 -> "1,234 rows"."""
+    return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
+def _scaled(value: float, units: Sequence[str]) -> str:
+    """Three significant figures in the largest unit that leaves at least 1."""
+    step = 0
+    while value >= 999.5 and step < len(units) - 1:
+        value /= 1_000
+        step += 1
+    digits = 0 if step == 0 else sum(value < limit for limit in (9.995, 99.95))
+    return f"{value:,.{digits}f} {units[step]}"
