@@ -11,6 +11,8 @@ import fsspec
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
@@ -378,3 +380,25 @@ def test_arrays_and_metadata_side_by_side(tmp_path: Path) -> None:
 def test_a_single_archive_with_a_number_is_no_sequence(tmp_path: Path) -> None:
     np.savez(tmp_path / "imagenet_v2.npz", img=unit_rows(4))
     check(open_store(tmp_path), [unit_rows(4)], None)
+
+
+@given(
+    rows=st.integers(1, 60),
+    row_group=st.integers(1, 70),
+    ranges=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_sequence_of_ranges(
+    rows: int,
+    row_group: int,
+    ranges: list[tuple[int, int]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("ranges")
+    np.savez_compressed(folder / "0.npz", img=unit_rows(rows))
+    write_keys(folder / "0.parquet", "uid", keys_of(0, rows), row_group)
+    store = open_store(folder)
+    for pair in ranges:
+        start, stop = sorted(min(place, rows) for place in pair)
+        assert store.read(0, start, stop).tobytes() == unit_rows(rows)[start:stop].tobytes()
+        assert store.keys(0, start, stop).to_pylist() == keys_of(0, rows)[start:stop]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -117,6 +118,27 @@ def test_duplicates_equal_a_count_by_hand(shards: list[list[str | None]], bucket
     assert [(d.key, list(d.places), d.count) for d in result.first] == [
         (key, found[:3], len(found)) for key, found in repeated[:3]
     ]
+
+
+def test_memory_does_not_grow_with_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipgap.store.info._BLOCK_BYTES", 1 << 16)
+
+    def peak(rows: int) -> int:
+        np.save(tmp_path / f"{rows}.npy", np.ones((rows, 64), np.float16))
+        store = open_store(tmp_path / f"{rows}.npy")
+        tracemalloc.start()
+        try:
+            inspect(store)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1000)  # what is imported and cached on first use
+    small, large = peak(10_000), peak(80_000)
+    assert large < 1.1 * small + 100_000
+    assert large < 80_000 * 64 * 2 / 4
 
 
 def test_a_full_temporary_folder_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,8 +214,8 @@ def test_two_metadata_files_for_one_shard(tmp_path: Path) -> None:
 def test_braces_that_name_missing_files(tmp_path: Path) -> None:
     np.save(tmp_path / "1.npy", unit_rows(3))
     text = refusal(f"{tmp_path}/{{0..2}}.npy")
-    assert f"{tmp_path}/0.npy: missing" in text
-    assert f"{tmp_path}/2.npy: missing" in text
+    assert f"{tmp_path}/0.npy: there is no such file" in text
+    assert f"{tmp_path}/2.npy: there is no such file" in text
     assert "1.npy" not in text
 
 

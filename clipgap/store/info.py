@@ -71,7 +71,7 @@ def inspect(
 ) -> StoreInfo:
     """Read every row and key once; `on_progress` is told (rows done, rows in all)."""
     counts: NDArray[np.int64] = np.zeros(len(Status), np.int64)
-    low, high, sums = math.inf, -math.inf, []
+    low, high, total = math.inf, -math.inf, 0.0
     bad: list[BadRow] = []
     done = 0
     with KeyCounter(store.rows, shown=shown) as counter:
@@ -83,7 +83,7 @@ def inspect(
             good = block.norm[block.status <= Status.NORMALISED]
             if len(good):
                 low, high = min(low, float(good.min())), max(high, float(good.max()))
-                sums.append(math.fsum(good))
+                total += math.fsum(good)
             bad += _bad_rows(store, block, keys, shown - len(bad))
             done += len(block.status)
             if on_progress:
@@ -98,7 +98,7 @@ def inspect(
         store.rows,
         store.dim,
         {dtype: dtypes.count(dtype) for dtype in dict.fromkeys(dtypes)},
-        Norms(low, math.fsum(sums) / usable, high) if usable else None,
+        Norms(low, total / usable, high) if usable else None,
         int(counts[Status.NORMALISED]),
         int(counts[Status.ZERO]),
         int(counts[Status.NOT_FINITE]),

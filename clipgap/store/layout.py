@@ -92,7 +92,7 @@ def _braces(volume: Volume, path: str) -> Layout:
         if listing is not None and last in listing.files:
             files.append(listing.files[last])
         else:
-            problems.append(f"{name}: missing")
+            problems.append(f"{name}: there is no such file")
     if not files:
         raise InputError.listing(f"{path}: none of these files is there", problems)
     layout = _listed(volume, files, "written out")
@@ -142,9 +142,9 @@ def _folder(volume: Volume, path: str, listing: Listing) -> Layout:
 
 
 def _nothing_known(path: str, listing: Listing) -> str:
-    if EMBEDDINGS in listing.folders:
+    if {EMBEDDINGS, KEYS} <= listing.folders:
         return (
-            f"{path}: has {EMBEDDINGS}/ but no {STORE_FILE}, which is written last: "
+            f"{path}: has {EMBEDDINGS}/ and {KEYS}/ but no {STORE_FILE}, which is written last: "
             "the store was never finished. Write it again."
         )
     names = sorted([*listing.files, *(f"{name}/" for name in listing.folders)])

@@ -95,7 +95,7 @@ def check_length(header: NpyHeader, size: int) -> None:
         whole = max(0, size - header.offset) // (header.dim * header.dtype.itemsize)
         raise InputError(
             f"truncated: {promise}, but the file ends at byte {size:,}; "
-            f"row {whole:,} is the first that is not whole"
+            f"row {whole:,} is the first that is not whole. Fetch or write the file again."
         )
     if size > header.end:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any, Protocol
 
@@ -75,7 +76,7 @@ class ZippedRows:
     rows: int
     dim: int
     dtype: np.dtype[Any]
-    open_member: Any  # () -> IO[bytes]
+    open_member: Callable[[], IO[bytes]]
     resting: Resting[IO[bytes]]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
