@@ -1,4 +1,8 @@
-"""Admission: raw rows in, checked float16 rows out. Whatever passes here *is* the embedding."""
+"""Admission: raw rows in, checked float16 rows out. Whatever passes here *is* the embedding.
+
+The C++ library does the work where it is built; the NumPy lines below are the definition, and give
+the same bits.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clipgap.kernels import cpu
 
 NORM_TOLERANCE = 1e-3
 LANES = 8
@@ -41,6 +47,24 @@ def admit(raw: NDArray[Any]) -> Admitted:
     A row whose norm is further than 1e-3 from 1 is divided by it in float64; every row is rounded
     to float16 at most once.
     """
+    if raw.dtype.kind != "f" or raw.dtype.itemsize > 8 or raw.ndim != 2:
+        raise ValueError(f"expected float16, float32 or float64 rows (n, d), got {raw.dtype}")
+    return _admit_in_cpp(raw) if cpu.is_built() else _admit_in_numpy(raw)
+
+
+def _admit_in_cpp(raw: NDArray[Any]) -> Admitted:
+    raw = np.ascontiguousarray(raw, raw.dtype.newbyteorder("="))
+    status, norm = np.empty(len(raw), np.uint8), np.empty(len(raw))
+    if raw.dtype == np.float16:
+        cpu.admit(raw, None, status, norm)
+        if not status.any():
+            return Admitted(raw, status, norm)
+    rows = np.empty(raw.shape, np.float16)
+    cpu.admit(raw, rows, status, norm)
+    return Admitted(rows, status, norm)
+
+
+def _admit_in_numpy(raw: NDArray[Any]) -> Admitted:
     norm = row_norms(raw)
     status = np.full(len(raw), Status.OK, np.uint8)
     status[np.abs(norm - 1.0) > NORM_TOLERANCE] = Status.NORMALISED

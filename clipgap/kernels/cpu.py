@@ -68,6 +68,14 @@ def library() -> ctypes.CDLL:
     return loaded
 
 
+def is_built() -> bool:
+    try:
+        library()
+    except MissingDependency:
+        return False
+    return True
+
+
 def why_not_built() -> str:
     try:
         record = json.loads(BUILD_RECORD.read_text(encoding="utf-8"))
@@ -123,6 +131,25 @@ def _number_from(variable: str) -> int | None:
 
 def _address(array: NDArray[Any]) -> int:
     return array.ctypes.data
+
+
+def admit(
+    raw: NDArray[Any],
+    rows: NDArray[np.float16] | None,
+    status: NDArray[np.uint8],
+    norm: NDArray[np.float64],
+) -> None:
+    """Fill status and norm of raw rows (n, d), and their float16 rows if asked to."""
+    n, d = raw.shape
+    library().cg_admit(
+        _address(raw),
+        raw.dtype.itemsize,
+        n,
+        d,
+        None if rows is None else _address(rows),
+        _address(status),
+        _address(norm),
+    )
 
 
 class CpuScanner:

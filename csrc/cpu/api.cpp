@@ -8,6 +8,7 @@
 #include <thread>
 #include <vector>
 
+#include "floats.h"
 #include "scan.h"
 
 #ifdef __linux__
@@ -93,6 +94,12 @@ int64_t cg_cache_bytes(int level) {
   (void)level;
 #endif
   return 0;
+}
+
+void cg_admit(const void* raw, int bytes, int64_t n, int64_t d, uint16_t* rows, uint8_t* status,
+              double* norm) {
+  const clipgap::DefaultFloats floats;
+  fastest()->admit(raw, bytes, n, d, rows, status, norm);
 }
 
 cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, int sets,

@@ -17,9 +17,9 @@ CG_API int cg_isa_supported(int index);  // 1 if this processor can run it
 CG_API int64_t cg_cache_bytes(int level);  // data cache of one core (1, 2) or shared (3); 0 unknown
 
 // --- admission --------------------------------------------------------------------------------
-// status: 0 ok, 1 normalised, 2 zero, 3 not finite. `kind`: 2, 4 or 8 bytes a float. `rows` gets the
-// float16 rows (bad ones zero); it may be null when kind is 2: then rows are judged, not written.
-CG_API void cg_admit(const void* raw, int kind, int64_t n, int64_t d, uint16_t* rows,
+// status: 0 ok, 1 normalised, 2 zero, 3 not finite. `bytes` a float: 2, 4 or 8. `rows` gets the
+// float16 rows (bad ones zero), or is null: then rows are judged, not written.
+CG_API void cg_admit(const void* raw, int bytes, int64_t n, int64_t d, uint16_t* rows,
                      uint8_t* status, double* norm);
 
 // --- scanning ---------------------------------------------------------------------------------

@@ -50,6 +50,9 @@ struct Kernels {
   float max_limit;      // largest integer magnitude the lanes can hold
   int32_t row_bias;     // added to every row integer when packed (VNNI wants them unsigned)
 
+  // See cg_admit.
+  void (*admit)(const void* raw, int bytes, int64_t n, int64_t d, uint16_t* rows, uint8_t* status,
+                double* norm);
   Quantised (*quantise)(const Quantiser&, const uint16_t* vector, int16_t* out, float* scratch);
   // (n, padded) integers -> panels of `width` vectors: [panel][lane][vector] 32-bit units.
   void (*pack)(const int16_t* integers, int64_t n, int64_t padded, int width, int bias, int32_t* out);

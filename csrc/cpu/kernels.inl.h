@@ -2,6 +2,8 @@
 // defines that vocabulary and includes this file; everything is in an unnamed namespace, so that no two
 // units share a symbol.
 
+#pragma once
+
 #include "kernels.h"
 
 // Wide vectors are passed between inlined functions only; their calling convention does not matter.
@@ -13,7 +15,6 @@ namespace {
 typedef float F8 __attribute__((vector_size(32)));
 typedef int32_t I8 __attribute__((vector_size(32)));
 typedef int16_t S8 __attribute__((vector_size(16)));
-typedef double D8 __attribute__((vector_size(64)));
 
 #define CG_INLINE inline __attribute__((always_inline))
 
@@ -214,41 +215,42 @@ void column_max(const int32_t* tile, const int32_t* offset, int32_t rows, int32_
 // Exact: a product of two float16 fits a float32, and their sum, below 2, fits a float64.
 template <class Isa>
 double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
-  D8 even = {}, odd = {};
+  typename Isa::Sum even = Isa::no_sum(), odd = Isa::no_sum();
   int64_t i = 0;
   for (; i + 16 <= d; i += 16) {
-    even += __builtin_convertvector(Isa::halves(a + i) * Isa::halves(b + i), D8);
-    odd += __builtin_convertvector(Isa::halves(a + i + 8) * Isa::halves(b + i + 8), D8);
+    Isa::add_products(even, a + i, b + i);
+    Isa::add_products(odd, a + i + 8, b + i + 8);
   }
   if (i < d) {
     uint16_t x[16] = {}, t[16] = {};
     for (int64_t j = i; j < d; ++j) x[j - i] = a[j], t[j - i] = b[j];
-    even += __builtin_convertvector(Isa::halves(x) * Isa::halves(t), D8);
-    odd += __builtin_convertvector(Isa::halves(x + 8) * Isa::halves(t + 8), D8);
+    Isa::add_products(even, x, t);
+    Isa::add_products(odd, x + 8, t + 8);
   }
-  even += odd;
-  return ((even[0] + even[4]) + (even[2] + even[6])) + ((even[1] + even[5]) + (even[3] + even[7]));
+  return Isa::total(even, odd);
 }
 
 // --- peaks --------------------------------------------------------------------------------------
 
-constexpr int kSums = 12;  // enough to hide the latency, few enough for 16 registers
+constexpr int kSums = 10;  // enough to hide the latency, few enough for 16 registers
 
 // Every loop over the sums is unrolled: an array indexed by a variable would live in memory.
 template <class Isa>
 double burn_fma(int64_t rounds) {
   typename Isa::Fma sums[kSums], factor = Isa::fma_splat(0.999f), addend = Isa::fma_splat(0.001f);
-#pragma GCC unroll 12
+#pragma GCC unroll 10
   for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma_splat(1.0f + 0.01f * float(i));
 #pragma GCC unroll 1
   for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 12
+#pragma GCC unroll 10
     for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma(sums[i], factor, addend);
   }
   typename Isa::Fma total = sums[0];
-#pragma GCC unroll 12
+#pragma GCC unroll 10
   for (int i = 1; i < kSums; ++i) total = total + sums[i];
-  asm volatile("" : : "m"(total));  // somebody might read it, so it must be computed
+  float lanes[sizeof total / sizeof(float)];
+  store_as(lanes, total);
+  asm volatile("" : : "m"(lanes));  // somebody might read it, so it must be computed
   return 2.0 * kSums * double(rounds) * double(sizeof(typename Isa::Fma) / sizeof(float));
 }
 
@@ -258,36 +260,20 @@ template <class Isa>
 double burn_integer(int64_t rounds) {
   using V = typename Isa::V;
   V sums[kSums], column = Isa::splat(0x04030201);
-#pragma GCC unroll 12
+#pragma GCC unroll 10
   for (int i = 0; i < kSums; ++i) sums[i] = Isa::splat(i);
 #pragma GCC unroll 1
   for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 12
+#pragma GCC unroll 10
     for (int i = 0; i < kSums; ++i) sums[i] = Isa::dot(sums[i], sums[i], column);
   }
   V total = sums[0];
-#pragma GCC unroll 12
+#pragma GCC unroll 10
   for (int i = 1; i < kSums; ++i) total = Isa::add(total, sums[i]);
-  asm volatile("" : : "m"(total));
+  int32_t lanes[Isa::kWidth];
+  Isa::store(lanes, total);
+  asm volatile("" : : "m"(lanes));
   return 2.0 * kSums * double(rounds) * Isa::kWidth * Isa::kGroup;
-}
-
-template <class Isa>
-constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
-  return {name,
-          Isa::kRows,
-          Isa::kVectors * Isa::kWidth,
-          Isa::kGroup,
-          max_limit,
-          row_bias,
-          quantise<Isa>,
-          pack<Isa>,
-          tile<Isa>,
-          survivors<Isa>,
-          dot<Isa>,
-          column_max<Isa>,
-          burn_fma<Isa>,
-          burn_integer<Isa>};
 }
 
 }  // namespace

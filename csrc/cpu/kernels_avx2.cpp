@@ -3,14 +3,12 @@
 //
 // Tile: 6 rows x 2 vectors of 8 columns = 12 accumulators, 2 columns, 1 row, 1 product: all 16 registers.
 
-#include <immintrin.h>
-
-#include "kernels.inl.h"
+#include "f16c.h"
 
 namespace clipgap {
 namespace {
 
-struct Avx2 {
+struct Avx2 : F16c {
   using V = __m256i;
   using Fma = __m256;
   static constexpr int kRows = 6, kVectors = 2, kWidth = 8, kGroup = 2;
@@ -27,9 +25,6 @@ struct Avx2 {
   static CG_INLINE uint32_t reaches(V value, V need) {
     const V below = _mm256_cmpgt_epi32(need, value);
     return uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(below))) ^ 0xFFu;
-  }
-  static CG_INLINE F8 halves(const uint16_t* p) {
-    return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
   }
   static CG_INLINE Fma fma_splat(float x) { return _mm256_set1_ps(x); }
   static CG_INLINE Fma fma(Fma a, Fma b, Fma c) { return _mm256_fmadd_ps(a, b, c); }

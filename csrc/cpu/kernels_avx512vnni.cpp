@@ -5,16 +5,14 @@
 // Tile: 12 rows x 2 vectors of 16 columns = 24 accumulators, 2 columns, 1 row of 32 registers. 24
 // independent sums cover the latency of 5 cycles twice over; 14 loads feed 24 multiply-adds.
 
-#include <immintrin.h>
-
-#include "kernels.inl.h"
+#include "f16c.h"
 
 namespace clipgap {
 namespace {
 
 typedef int32_t I16 __attribute__((vector_size(64)));
 
-struct Avx512Vnni {
+struct Avx512Vnni : F16c {
   using V = I16;
   using Fma = __m512;
   static constexpr int kRows = 12, kVectors = 2, kWidth = 16, kGroup = 4;
@@ -30,9 +28,6 @@ struct Avx512Vnni {
   }
   static CG_INLINE uint32_t reaches(V value, V need) {
     return _mm512_cmpge_epi32_mask((__m512i)value, (__m512i)need);
-  }
-  static CG_INLINE F8 halves(const uint16_t* p) {
-    return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
   }
   static CG_INLINE Fma fma_splat(float x) { return _mm512_set1_ps(x); }
   static CG_INLINE Fma fma(Fma a, Fma b, Fma c) { return _mm512_fmadd_ps(a, b, c); }

@@ -5,7 +5,7 @@
 #include <emmintrin.h>
 #endif
 
-#include "kernels.inl.h"
+#include "table.inl.h"
 
 namespace clipgap {
 namespace {
@@ -53,6 +53,22 @@ struct Portable {
     }
     return out;
   }
+
+  struct Sum {
+    double lanes[8];
+  };
+  static CG_INLINE Sum no_sum() { return {}; }
+  static CG_INLINE void add_products(Sum& sum, const uint16_t* a, const uint16_t* b) {
+    const F8 products = halves(a) * halves(b);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) sum.lanes[i] += double(products[i]);
+  }
+  static CG_INLINE double total(const Sum& a, const Sum& b) {
+    double sum = 0;
+    for (int i = 0; i < 8; ++i) sum += a.lanes[i] + b.lanes[i];
+    return sum;
+  }
+
   static CG_INLINE Fma fma_splat(float x) { return Fma{x, x, x, x}; }
   static CG_INLINE Fma fma(Fma a, Fma b, Fma c) { return a * b + c; }
 };

@@ -1,29 +1,20 @@
 #include "scan.h"
 
 #include <algorithm>
-#include <cfenv>
 #include <exception>
 #include <mutex>
 #include <numeric>
 #include <thread>
 
+#include "floats.h"
 #include "row_block.h"
 
 namespace clipgap {
 namespace {
 
 constexpr int64_t kLargestBlock = 1536;
+constexpr int64_t kAhead = 4;  // pairs whose columns are on their way from memory
 constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
-
-// Rounding and subnormals as C++ starts with, whatever the calling thread (torch may flush) has set.
-class DefaultFloats {
- public:
-  DefaultFloats() { std::fegetenv(&before_), std::fesetenv(FE_DFL_ENV); }
-  ~DefaultFloats() { std::fesetenv(&before_); }
-
- private:
-  std::fenv_t before_;
-};
 
 int64_t rows_that_stay_in_cache(const Columns& columns) {
   const int64_t cache = std::max<int64_t>(cg_cache_bytes(2), 256 << 10);
@@ -126,6 +117,9 @@ class Worker {
   // row's bound at once, and most of the others fall below it.
   void settle(int64_t set) {
     const Survivor* end = queue_.data() + found_;
+    for (const Survivor* pair = queue_.data(); pair != end && pair != queue_.data() + kAhead; ++pair) {
+      prefetch(*pair);
+    }
     for (Survivor* run = queue_.data(); run != end;) {
       Survivor* after = run;
       Survivor* first = run;
@@ -134,9 +128,16 @@ class Worker {
       }
       std::swap(*run, *first);
       for (; run != after; ++run) {
+        if (run + kAhead < end) prefetch(run[kAhead]);
         if (still_alive(*run)) refine(*run, set);
       }
     }
+  }
+
+  // Columns to refine lie anywhere in memory; asked for a few pairs ahead, they are there in time.
+  void prefetch(const Survivor& pair) const {
+    const char* column = reinterpret_cast<const char*>(&columns_.halves[pair.column * columns_.d]);
+    for (int64_t byte = 0; byte < columns_.d * 2; byte += 64) __builtin_prefetch(column + byte);
   }
 
   bool still_alive(const Survivor& pair) const {

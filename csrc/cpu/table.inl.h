@@ -1,0 +1,31 @@
+// The table of one instruction set, put together from its kernels.
+
+#pragma once
+
+#include "admit.inl.h"
+#include "kernels.inl.h"
+
+namespace clipgap {
+namespace {
+
+template <class Isa>
+constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
+  return {name,
+          Isa::kRows,
+          Isa::kVectors * Isa::kWidth,
+          Isa::kGroup,
+          max_limit,
+          row_bias,
+          admit<Isa>,
+          quantise<Isa>,
+          pack<Isa>,
+          tile<Isa>,
+          survivors<Isa>,
+          dot<Isa>,
+          column_max<Isa>,
+          burn_fma<Isa>,
+          burn_integer<Isa>};
+}
+
+}  // namespace
+}  // namespace clipgap
