@@ -60,7 +60,7 @@ def find_compiler() -> list[str]:
 
 def run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError as error:
         raise BuildFailed(f"{command[0]} could not be started: {error}") from error
     if done.returncode != 0:
@@ -96,11 +96,11 @@ def build_library(target: Path) -> dict[str, object]:
 
     def compile_one(source: Path) -> Path:
         # The name holds everything that the object depends on, so an old one is never reused.
-        command = [*compiler, *flags_of(source), "-c", str(source), "-o"]
+        command = [*compiler, *flags_of(source), "-c", str(source.relative_to(ROOT)), "-o"]
         identity = "\0".join([version, *command]).encode() + headers + source.read_bytes()
         made = objects / f"{source.stem}-{hashlib.sha256(identity).hexdigest()[:20]}.o"
         if not made.exists():
-            print(f"compiling {source.relative_to(ROOT)}", flush=True)
+            sys.stdout.write(f"compiling {source.relative_to(ROOT)}\n")
             for old in objects.glob(f"{source.stem}-*.o"):
                 old.unlink()
             partial = made.with_suffix(f".{os.getpid()}.partial")

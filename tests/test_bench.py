@@ -3,17 +3,20 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from clipgap import bench
-from clipgap.bench import results, scans
+from clipgap.bench import results
 from clipgap.bench.case import M_SIX, Case, cases
+from clipgap.bench.child import peak_mib as own_peak_mib
 from clipgap.bench.contenders import CONTENDERS, Contender
 from clipgap.bench.race import Measured, race
-from clipgap.bench.scans import SIZES, Sizes
+from clipgap.bench.results import Row
+from clipgap.bench.scans import Run, Workshop
 from clipgap.errors import MissingDependency
 from clipgap.kernels.oracle import exact_scores
 
@@ -135,23 +138,41 @@ def test_rows_are_appended_and_carry_ratios(tmp_path: Path) -> None:
     assert rows[2]["gflops"] == {"p20": 3.4, "p50": 4.0, "p80": 4.6}
 
 
-def test_the_whole_bench_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = Sizes(rate=64, memory=16, growth=16, rounds=1)
-    monkeypatch.setitem(SIZES, "quick", sizes)
-    monkeypatch.setattr(scans, "KERNEL_M", 32)
+def test_a_child_measures_time_and_its_own_memory(tmp_path: Path) -> None:
+    ballast = np.ones(2**28, np.uint8)  # must not show in the child's figures
+    workshop = Workshop(tmp_path, threads=1, on_note=print)
+    whole = workshop.run("scan", rows=64, tests=32)
+    alone = workshop.run("kernel", rows=64, tests=32)
+    assert (whole.rows, whole.tests) == (64, 32)
+    assert whole.seconds > alone.seconds > 0
+    assert 20 < alone.peak_mib < ballast.nbytes / 2**20 < own_peak_mib()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test-32", "train-64"]
+
+
+def test_the_whole_bench_keeps_and_shows_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(self: Workshop, what: Any, rows: int, tests: int) -> Run:
+        return Run(what, rows, tests, seconds=rows * tests * 1e-9, peak_mib=100.0)
+
+    monkeypatch.setattr(Workshop, "run", run)
     monkeypatch.setattr(bench, "cases", lambda preset: [CASE])
     monkeypatch.setattr(
         bench, "CONTENDERS", [each for each in CONTENDERS if each.name == "clipgap numpy"]
     )
-    rows = bench.run_bench(minutes=0.01, threads=1, folder=tmp_path)
+    parts: list[list[Row]] = []
+    rows = bench.run_bench(minutes=0.01, threads=1, folder=tmp_path, on_rows=parts.append)
+
     (file,) = tmp_path.iterdir()
     assert [json.loads(line) for line in file.read_text().splitlines()] == rows
+    assert parts[0] + parts[1] == rows
     assert rows[-1]["contender"] == "clipgap numpy"
     assert rows[-1]["gflops"]["p50"] > 0
-    figures = {row["figure"]: row for row in rows if row["suite"] == "files to tables"}
-    memory = [figures[f"peak memory at {size}"] for size in ("N", "8N")]
-    assert [row["runs"][0]["rows"] for row in memory] == [16, 128]
-    assert all(20 < row["value"] < 2000 for row in memory), "MiB of one Python process"
+    figures = {row["figure"]: row["value"] for row in parts[0]}
+    assert figures["peak memory, 8N / N"] == 1
+    assert figures["files to tables / kernel alone"] == 1
+    assert [figures[f"time at {n} / at {n[1]}"] for n in ("2N", "4N", "2M", "4M")] == [2, 4, 2, 4]
+
     console = Console(file=io.StringIO(), width=200)
     bench.print_rows(rows, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]

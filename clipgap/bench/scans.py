@@ -85,7 +85,9 @@ class Workshop:
         )
         shutil.rmtree(out, ignore_errors=True)
         if done.returncode != 0:
-            raise ClipgapError(f"the measured process failed:\n{done.stderr.strip()}")
+            raise ClipgapError(
+                f"the measured process ended with status {done.returncode}:\n{done.stderr.strip()}"
+            )
         return Run(what, rows, tests, **json.loads(done.stdout))
 
     def _store(self, name: str, rows: int, seed: int) -> Path:
