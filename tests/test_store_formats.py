@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 from clipgap.store import Store, StoreWriter, array_store, open_store
+from clipgap.store.resting import Resting
 
 
 @pytest.fixture
@@ -402,3 +403,21 @@ def test_any_sequence_of_ranges(
         start, stop = sorted(min(place, rows) for place in pair)
         assert store.read(0, start, stop).tobytes() == unit_rows(rows)[start:stop].tobytes()
         assert store.keys(0, start, stop).to_pylist() == keys_of(0, rows)[start:stop]
+
+
+def test_servers_that_list_nothing_still_serve_files(
+    memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (0, 1):
+        np.save(tmp_path / f"{number}.npy", unit_rows(4, number))
+    upload(tmp_path, memory, "data")
+    monkeypatch.setattr(type(memory), "ls", lambda *_, **__: [])
+    check(open_store("memory://data/{0..1}.npy"), [unit_rows(4, 0), unit_rows(4, 1)], None)
+
+
+def test_only_a_few_readers_rest() -> None:
+    resting: Resting[int] = Resting(capacity=2)
+    for reader, path in enumerate("abca"):
+        resting.keep(path, reader)
+    assert [resting.take(path) for path in "abc"] == [3, None, 2]
+    assert resting.take("a") is None, "a reader is lent to one caller at a time"

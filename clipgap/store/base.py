@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.store.files import FILE_THREADS
 from clipgap.store.keys import KeySource
 from clipgap.store.rows import RowSource
 
 _KEY_BLOCK = 65_536
-_FILE_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Store:
 
     def fingerprints(self) -> list[str]:
         """The fingerprint of every shard, many at once since most of it is waiting for files."""
-        with ThreadPoolExecutor(_FILE_THREADS) as pool:
+        with ThreadPoolExecutor(FILE_THREADS) as pool:
             return list(pool.map(self.fingerprint, range(len(self.contents))))
 
     def modified(self, shard: int) -> str:

@@ -21,6 +21,9 @@ from clipgap.errors import InputError, MissingDependency
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL_URL = re.compile(r"^(?:file|local)://")
+FILE_THREADS = 16
+"""Headers and samples are small and far away: many at once hide the latency of remote storage."""
+
 _REQUEST = 16 << 20
 """Largest single range asked of a remote store; bigger reads become parallel requests."""
 
@@ -235,7 +238,7 @@ class RemoteVolume:
             name = str(entry["name"]).rstrip("/").rpartition("/")[2]
             if entry["type"] == "directory":
                 folders.add(name)
-            else:
+            elif entry.get("size") is not None:  # a web page of links tells no sizes
                 files[name] = self._file(entry)
         return Listing(files, frozenset(folders))
 

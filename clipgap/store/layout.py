@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
 
 from clipgap.errors import InputError
 from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, read_catalogue
-from clipgap.store.files import File, Listing, Volume, is_absolute, volume_of
+from clipgap.store.files import FILE_THREADS, File, Listing, Volume, is_absolute, volume_of
 from clipgap.store.naming import (
     Part,
     expand_braces,
@@ -84,15 +85,21 @@ def split_path(path: str) -> tuple[str, str]:
 def _braces(volume: Volume, path: str) -> Layout:
     names = expand_braces(path)
     folders = {folder: volume.listing(folder or ".") for folder, _ in map(split_path, names)}
-    files: list[File] = []
-    problems = []
-    for name in names:
+
+    def find(name: str) -> File | None:
         folder, last = split_path(name)
         listing = folders[folder]
-        if listing is not None and last in listing.files:
-            files.append(listing.files[last])
-        else:
-            problems.append(f"{name}: there is no such file")
+        # Web servers often serve files but list no folders, so what is not listed is asked for.
+        return (listing.files.get(last) if listing else None) or volume.file(name)
+
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        found = list(pool.map(find, names))
+    files = [file for file in found if file is not None]
+    problems = [
+        f"{name}: there is no such file"
+        for name, file in zip(names, found, strict=True)
+        if file is None
+    ]
     if not files:
         raise InputError.listing(f"{path}: none of these files is there", problems)
     layout = _listed(volume, files, "written out")

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from clipgap.errors import InputError
 from clipgap.store.base import Shard, ShardInfo, Store
+from clipgap.store.files import FILE_THREADS
 from clipgap.store.keys import (
     KeySource,
     ListedKeys,
@@ -27,9 +28,6 @@ from clipgap.store.naming import Options, Part, parse
 from clipgap.store.npz import open_npz
 from clipgap.store.resting import Resting
 from clipgap.store.rows import ArrayRows, RowSource, open_npy, open_raw
-
-_HEADER_THREADS = 16
-"""Headers are small and far away: many at once hide the latency of a remote store."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,7 @@ def open_store(
     def look(job: tuple[Part, Layout, Piece]) -> _Opened:
         return _look(*job, rows_at_rest, keys_at_rest)
 
-    with ThreadPoolExecutor(_HEADER_THREADS) as pool:
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
         opened = list(pool.map(look, jobs))
     problems += [problem for shard in opened for problem in shard.problems]
     problems += _disagreements(opened)
