@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -66,34 +66,43 @@ def main(arguments: Sequence[str]) -> int:
         outcome = app(list(arguments), prog_name="clipgap", standalone_mode=False)
     except ClipgapError as error:
         _say(str(error), prefix="" if isinstance(error, Interrupted) else "error: ")
-        if LOG.isEnabledFor(logging.DEBUG):
-            traceback.print_exc()
+        _show_traceback_if_debugging()
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED_BY_USER
+    except OSError as error:
+        _say(f"{error.strerror}: {error.filename}" if error.filename else str(error))
+        _show_traceback_if_debugging()
+        return InputError.exit_code
     except Exception as error:
-        return _other(error)
+        # Typer's errors have no public base class; that they explain themselves sets them apart.
+        if hasattr(error, "format_message"):
+            return _explain_parse_error(error)
+        traceback.print_exc()
+        _say("this is a bug in clipgap; please report it with the lines above")
+        return ClipgapError.exit_code
     return outcome if isinstance(outcome, int) else 0
 
 
-def _other(error: Exception) -> int:
-    """What Typer found wrong with the command line, a stream that is gone, or a bug of ours."""
-    # Typer's errors have no public base class; that they explain themselves sets them apart.
-    explain = getattr(error, "format_message", None)
-    if explain is not None:
-        if message := explain():
-            _say(message)
-            context = getattr(error, "ctx", None)
-            if context is not None:
-                _say(f"Try '{context.command_path} --help'.", prefix="")
-        return int(getattr(error, "exit_code", 2))
-    if isinstance(error, OSError) and not LOG.isEnabledFor(logging.DEBUG):
-        _say(f"{error.strerror}: {error.filename}" if error.filename else str(error))
-        return InputError.exit_code
-    traceback.print_exception(error)
-    _say("this is a bug in clipgap; please report it with the lines above")
-    return ClipgapError.exit_code
+def _explain_parse_error(error: Any) -> int:
+    """Say what Typer found wrong, and where the value came from if not from the command line."""
+    context = getattr(error, "ctx", None)
+    if message := error.format_message():
+        parameter = getattr(error, "param", None)
+        if context is not None and parameter is not None:
+            source = context.get_parameter_source(parameter.name)
+            if getattr(source, "name", "") == "DEFAULT_MAP":
+                message += f" (set in {context.params['config']})"
+        _say(message)
+        if context is not None:
+            _say(f"Try '{context.command_path} --help'.", prefix="")
+    return int(error.exit_code)
+
+
+def _show_traceback_if_debugging() -> None:
+    if LOG.isEnabledFor(logging.DEBUG):
+        traceback.print_exc()
 
 
 def _say(message: str, prefix: str = "error: ") -> None:

@@ -59,12 +59,13 @@ def _describe(found: StoreInfo) -> Iterator[str]:
     yield f"{found.path}"
     yield f"  format  {found.format}"
     if sizes:
-        spread = f"{words.count(min(sizes))} to {words.count(max(sizes))} rows each"
-        yield f"  shards  {words.count(len(sizes))} ({spread})"
+        low, high = words.count(min(sizes)), words.count(max(sizes))
+        each = low if low == high else f"{low} to {high}"
+        yield f"  shards  {words.count(len(sizes))} of {each} rows"
     yield f"  rows    {words.count(found.rows)} of {words.count(found.dim)} × {dtypes}"
     if found.norms is not None:
-        low, mean, high = found.norms.min, found.norms.mean, found.norms.max
-        yield f"  norms   {low:.6f} to {high:.6f}, mean {mean:.6f}"
+        norms = found.norms
+        yield f"  norms   {norms.min:.6f} to {norms.max:.6f}, mean {norms.mean:.6f}"
     if found.normalised:
         yield (
             f"          {words.plural(found.normalised, 'row')} further than 0.001 from 1: a scan "
