@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from clipgap.errors import InputError, MissingDependency, UsageError
-from clipgap.kernels import cpu
+from clipgap.kernels import cpu, torch_kernel
 from clipgap.kernels.interface import Scanner, TestSet
 from clipgap.kernels.oracle import OracleScanner
 
@@ -39,7 +40,7 @@ def make_scanner(
 
 def available_kernels() -> list[KernelInfo]:
     """Every kernel, fastest first, with what runs or what is missing."""
-    return [_cpu_info(), _numpy_info()]
+    return [_cpu_info(), _torch_info(), _numpy_info()]
 
 
 def _cpu_info() -> KernelInfo:
@@ -52,6 +53,12 @@ def _cpu_info() -> KernelInfo:
     return KernelInfo("cpu", True, f"C++ with {isa}, {threads} threads{lacking}")
 
 
+def _torch_info() -> KernelInfo:
+    if importlib.util.find_spec("torch") is None:
+        return KernelInfo("torch", False, "torch is not installed; `pip install torch`")
+    return KernelInfo("torch", True, "float32 tiles in torch, decided in float64")
+
+
 def _numpy_info() -> KernelInfo:
     return KernelInfo("numpy", True, "float64 matrix product; the oracle, slow")
 
@@ -60,12 +67,17 @@ def _make_cpu(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
     return cpu.CpuScanner(tests, k, threads)
 
 
+def _make_torch(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
+    return torch_kernel.TorchScanner(tests, k, threads)
+
+
 def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
     return OracleScanner(tests, k)
 
 
 _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
     "cpu": _make_cpu,
+    "torch": _make_torch,
     "numpy": _make_numpy,
 }
 

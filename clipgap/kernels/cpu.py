@@ -58,8 +58,12 @@ def library() -> ctypes.CDLL:
     """The shared library, or `MissingDependency` with the reason why there is none."""
     if not LIBRARY.exists():
         raise MissingDependency(f"the C++ kernels are not built: {why_not_built()}")
+    return load(LIBRARY)
+
+
+def load(path: Path) -> ctypes.CDLL:
     try:
-        loaded = ctypes.CDLL(str(LIBRARY))
+        loaded = ctypes.CDLL(str(path))
     except OSError as error:
         raise MissingDependency(f"the C++ kernels do not load: {error}") from error
     for name, (result, arguments) in _SIGNATURES.items():

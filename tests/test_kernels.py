@@ -1,0 +1,280 @@
+"""Every kernel against the float64 oracle, by equality."""
+
+from __future__ import annotations
+
+from itertools import cycle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipgap import synthetic
+from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.kernels import cpu
+from clipgap.kernels.admit import admit
+from clipgap.kernels.choose import available_kernels, make_scanner
+from clipgap.kernels.interface import TestSet
+from clipgap.kernels.oracle import exact_scores
+from tests.kernels import (
+    KERNELS,
+    assert_equal_results,
+    assert_equal_topk,
+    assert_like_oracle,
+    kernel,
+)
+
+DIMS = (3, 17, 64, 512, 640, 768, 1000, 1024, 1536)
+KINDS = ("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window")
+KS = (1, 6, 32, 64)
+# One to seven test sets, ragged, smaller and larger than any tile.
+SIZES = ((1,), (70,), (33, 1), (5, 40, 17), (16, 32, 48, 1), (1, 2, 3, 4, 5), (9,) * 6, (31, 7) * 3 + (1,))
+ROWS = (1, 5, 97, 260)
+
+
+def make_tests(kind: str, d: int, sizes: tuple[int, ...], gap: str) -> list[TestSet]:
+    """Test sets with a gap for all, some or none of them; infinities among the thresholds."""
+    reference = synthetic.rows(kind, 0, 40, d, seed=99)
+    tests = []
+    for g, size in enumerate(sizes):
+        rows = synthetic.rows(kind, 0, size, d, seed=10 + g)
+        tau = None
+        if gap == "all" or (gap == "some" and g % 2 == 0):
+            tau = exact_scores(rows, reference).max(axis=1)
+            if g % 3 == 1:
+                tau[::3] = np.inf
+            if g % 3 == 2:
+                tau[1::2] = -np.inf
+        tests.append(TestSet(f"set{g}", rows, tau))
+    return tests
+
+
+def make_blocks(rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Uneven blocks, one of them empty, out of order."""
+    n = len(rows)
+    cuts = [0, n // 3, n // 3, n // 2, n]
+    ids = np.arange(n) + 7_000_000_000
+    return [(rows[a:b], ids[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+
+
+def cases() -> list[tuple[int, str, int, tuple[int, ...], str, int]]:
+    """d × kind × k in full; sizes, gaps and row counts take turns beside them."""
+    sizes, gaps, rows = cycle(SIZES), cycle(("none", "all", "some")), cycle(ROWS)
+    return [
+        (d, kind, k, next(sizes), next(gaps), next(rows))
+        for d in DIMS
+        for kind in KINDS
+        for k in KS
+    ]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("d", DIMS)
+def test_equals_the_oracle(name: str, d: int) -> None:
+    with kernel(name) as scanner:
+        for _, kind, k, sizes, gap, n in (case for case in cases() if case[0] == d):
+            tests = make_tests(kind, d, sizes, gap)
+            rows = synthetic.rows(kind, 0, n, d, seed=1)
+            assert_like_oracle(scanner(tests, k), tests, k, make_blocks(rows))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("gap", ["none", "all", "some"])
+@pytest.mark.parametrize("kind", ["clip-like", "near-ties"])
+def test_larger_than_one_block_of_rows(name: str, gap: str, kind: str) -> None:
+    tests = make_tests(kind, 64, (300, 45), gap)
+    rows = synthetic.rows(kind, 0, 5000, 64, seed=1)
+    with kernel(name) as scanner:
+        assert_like_oracle(scanner(tests, 32), tests, 32, make_blocks(rows))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_same_answer_for_any_threads_blocks_and_order(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = make_tests("near-ties", 40, (50, 21), "all")
+    rows, ids = synthetic.rows("near-ties", 0, 700, 40, seed=1), np.arange(700)
+    with kernel(name) as scanner:
+        reference = scanner(tests, 6)
+        expected = reference.scan(rows, ids)
+        for threads, row_block, step in ((1, 1, 1), (2, 7, 64), (3, 64, 333), (2, 333, 7)):
+            monkeypatch.setenv("CLIPGAP_ROW_BLOCK", str(row_block))
+            other = scanner(tests, 6, threads)
+            starts = np.random.default_rng(step).permutation(np.arange(0, 700, step))
+            for start in starts[: 700 if step > 1 else 60]:
+                here = slice(start, start + step)
+                part = other.scan(rows[here], ids[here])
+                np.testing.assert_array_equal(part.sim, expected.sim[here])
+                np.testing.assert_array_equal(part.nn, expected.nn[here])
+                np.testing.assert_array_equal(part.witness, expected.witness[here])
+            if step > 1:
+                assert_equal_topk(other.topk(), reference.topk())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_block_that_comes_twice_changes_nothing(name: str) -> None:
+    tests = make_tests("duplicates", 32, (20,), "none")
+    rows, ids = synthetic.rows("duplicates", 0, 300, 32, seed=1), np.arange(300)
+    with kernel(name) as scanner:
+        once, twice = scanner(tests, 32), scanner(tests, 32)
+        once.scan(rows, ids)
+        twice.scan(rows[100:], ids[100:])
+        twice.scan(rows, ids)
+        assert_equal_topk(twice.topk(), once.topk())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_goes_on_from_loaded_lists(name: str) -> None:
+    tests = make_tests("clip-like", 64, (30, 11), "some")
+    rows, ids = synthetic.clip_like(400, 64, seed=1), np.arange(400)
+    with kernel(name) as scanner:
+        whole, first, second = scanner(tests, 6), scanner(tests, 6), scanner(tests, 6)
+        whole.scan(rows, ids)
+        first.scan(rows[:150], ids[:150])
+        second.load_topk(first.topk())
+        second.scan(rows[150:], ids[150:])
+        assert_equal_topk(second.topk(), whole.topk())
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_reference_never_prunes_itself(name: str) -> None:
+    """Ten thousand members of the reference, hidden in the training set, tie with their own τ."""
+    d, members = 64, 10_000
+    reference = synthetic.clip_like(members, d, seed=3)
+    points = synthetic.clip_like(150, d, seed=4)
+    with kernel(name) as scanner:
+        gap_scan = scanner([TestSet("t", points)], 1)
+        gap_scan.scan(reference, np.arange(members))
+        tau = gap_scan.topk()[0].sim[:, 0].copy()
+        result = scanner([TestSet("t", points, tau)], 1).scan(reference, np.arange(members))
+    assert result.margin.max() == 0.0  # some member attains each τ, none exceeds it
+    assert np.count_nonzero(result.margin == 0.0) > 10
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu")])
+@settings(max_examples=60, deadline=None)
+@given(
+    d=st.integers(1, 300),
+    rows=st.integers(1, 40),
+    columns=st.integers(1, 70),
+    seed=st.integers(0, 2**32 - 1),
+    spikes=st.integers(0, 3),
+    stretch=st.sampled_from([0.985, 1.0, 1.0099]),
+)
+def test_the_bound_is_never_below_the_score(
+    name: str, d: int, rows: int, columns: int, seed: int, spikes: int, stretch: float
+) -> None:
+    """What the whole filter rests on, for vectors of any shape and any norm up to 1.01."""
+    random = np.random.default_rng(seed)
+
+    def vectors(n: int) -> np.ndarray:
+        x = random.standard_normal((n, d)) * np.exp(random.standard_normal(d))
+        for _ in range(spikes):
+            x[:, random.integers(d)] += random.choice([30.0, -3.0])
+        x *= stretch / np.linalg.norm(x, axis=1, keepdims=True)
+        halves = x.astype(np.float16)
+        too_long = np.linalg.norm(halves.astype(np.float64), axis=1) > 1.01
+        halves[too_long] *= np.float16(0.99)
+        return halves
+
+    x, t = vectors(rows), vectors(columns)
+    with kernel(name) as scanner:
+        made = scanner([TestSet("t", t)], 1)
+        assert isinstance(made, cpu.CpuScanner)
+        assert (made.upper_bounds(x) >= exact_scores(x, t)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu")])
+def test_the_filter_filters(name: str) -> None:
+    """On CLIP-like rows few pairs need their exact score; a bound gone loose would show here."""
+    tests = [TestSet("t", synthetic.clip_like(2000, 256, seed=1))]
+    rows = synthetic.clip_like(6000, 256)
+    with kernel(name) as scanner:
+        made = scanner(tests, 1)
+        made.scan(rows, np.arange(len(rows)))
+        assert made.counters.pairs == 6000 * 2000
+        assert made.counters.refined < 40 * made.counters.rows
+        assert made.counters.refined <= made.counters.survivors
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
+@pytest.mark.parametrize("d", [1, 3, 17, 640])
+def test_admission_in_cpp_gives_the_bits_of_numpy(dtype: str, d: int) -> None:
+    if not cpu.is_built():
+        pytest.skip("the C++ kernels are not built")
+    from clipgap.kernels import admit as module
+
+    random = np.random.default_rng(d)
+    x = random.standard_normal((400, d))
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    x *= random.choice([1.0, 1.0, 1e-6, 0.9991, 1.0009, 1.002, 30.0], (400, 1))
+    x[3], x[4, 0], x[5, -1], x[6], x[7, 0] = 0, np.nan, -np.inf, 6e-8, -0.0
+    x = x.astype(dtype)
+    mine, theirs = module._admit_in_cpp(x), module._admit_in_numpy(x.astype(x.dtype.newbyteorder("=")))
+    np.testing.assert_array_equal(mine.norm, theirs.norm)
+    np.testing.assert_array_equal(mine.status, theirs.status)
+    np.testing.assert_array_equal(mine.rows.view(np.uint16), theirs.rows.view(np.uint16))
+    assert list(mine.status[3:6]) == [2, 3, 3]
+
+
+def test_admission_rounds_once() -> None:
+    """A float64 that float32 would first round onto a tie between two float16 values."""
+    x = np.zeros((1, 2))
+    x[0, 0] = 0.5 + 2.0**-12 + 2.0**-40  # just above half way between 0.5 and the next float16
+    x[0, 1] = np.sqrt(1 - x[0, 0] ** 2)
+    assert admit(x).rows[0, 0] == np.float16(0.5 + 2.0**-11)
+
+
+def test_admission_keeps_rows_near_norm_one() -> None:
+    rows = synthetic.clip_like(50, 64)
+    admitted = admit(rows)
+    assert admitted.ok.all()
+    np.testing.assert_array_equal(admitted.rows, rows)
+    again = admit(admit((rows * np.float32(7)).astype(np.float32)).rows)
+    assert (again.status == 0).all(), "what admission made, it lets pass"
+
+
+def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    tests = [TestSet("t", synthetic.clip_like(5, 16))]
+    names = [info.name for info in available_kernels()]
+    assert names == ["cpu", "torch", "numpy"]
+    assert make_scanner(tests, 1, kernel="numpy").name == "numpy"
+    with pytest.raises(UsageError, match="unknown kernel 'fast'; choose one of: auto, cpu"):
+        make_scanner(tests, 1, kernel="fast")
+    monkeypatch.setenv("CLIPGAP_CPU_ISA", "avx9")
+    with pytest.raises(UsageError, match="CLIPGAP_CPU_ISA=avx9 is not one of"):
+        make_scanner(tests, 1, kernel="cpu")
+    monkeypatch.delenv("CLIPGAP_CPU_ISA")
+    monkeypatch.setattr(cpu, "library", _no_library)
+    with pytest.raises(MissingDependency, match="not built"):
+        make_scanner(tests, 1, kernel="cpu")
+    assert make_scanner(tests, 1).name != "cpu"
+
+
+def _no_library() -> None:
+    raise MissingDependency("the C++ kernels are not built: no compiler")
+
+
+def test_bad_test_sets_are_refused() -> None:
+    good = TestSet("good", synthetic.clip_like(5, 16))
+    with pytest.raises(UsageError, match="k is 65"):
+        make_scanner([good], 65)
+    with pytest.raises(UsageError, match="no test set"):
+        make_scanner([], 1)
+    with pytest.raises(InputError, match="different dimensions"):
+        make_scanner([good, TestSet("odd", synthetic.clip_like(5, 32))], 1)
+    with pytest.raises(InputError, match="'empty' has no usable rows"):
+        make_scanner([TestSet("empty", good.rows[:0])], 1)
+    with pytest.raises(InputError, match="'good' is NaN at row 2"):
+        make_scanner([TestSet("good", good.rows, np.array([0, 0, np.nan, 0, 0]))], 1)
+
+
+def test_kernels_agree_with_each_other_on_results() -> None:
+    tests = make_tests("window", 96, (60, 5), "all")
+    rows, ids = synthetic.rows("window", 0, 333, 96, seed=1), np.arange(333)
+    results = []
+    for name in KERNELS:
+        with kernel(name) as scanner:
+            results.append(scanner(tests, 6).scan(rows, ids))
+    for other in results[1:]:
+        assert_equal_results(other, results[0])
