@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pytest
 import clipgap
 from clipgap import synthetic
 from clipgap.cli.main import main
+from clipgap.cli.signals import ASKING, STOPPING, stop_on_signals
+from clipgap.errors import Interrupted
 
 D = 32
 
@@ -33,6 +36,11 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for seed, (name, size) in enumerate({"ref": 30, "a": 9, "b": 7}.items(), start=2):
         np.save(tmp_path / f"{name}.npy", synthetic.clip_like(size, D, seed))
     return tmp_path
+
+
+def environment() -> dict[str, str]:
+    """For a process of its own that imports this clipgap."""
+    return {**os.environ, "PYTHONPATH": str(Path(clipgap.__file__).parents[1])}
 
 
 SETS = ["--test", "a=a.npy", "--test", "b=b.npy"]
@@ -224,7 +232,7 @@ def test_signals_stop_a_scan_that_then_goes_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(clipgap.__file__).parents[1])},
+        env=environment(),
     ) as process:
         # The first part that is in place shows that the scan is well under way.
         deadline = time.monotonic() + 60
@@ -247,6 +255,37 @@ def test_signals_stop_a_scan_that_then_goes_on(
     for path in sorted((tmp_path / "whole").rglob("*.*")):
         same = tmp_path / "scan" / path.relative_to(tmp_path / "whole")
         assert same.read_bytes() == path.read_bytes(), path
+
+
+def test_a_second_ctrl_c_leaves_at_once() -> None:
+    program = (
+        "import threading, time\n"
+        "from clipgap.cli.signals import stop_on_signals\n"
+        "stop = threading.Event()\n"
+        "with stop_on_signals(stop, lambda text: print(text, flush=True)):\n"
+        "    print('ready', flush=True)\n"
+        "    time.sleep(100)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline().strip() == STOPPING, "said at once, not when it sleeps out"
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+
+
+def test_signals_are_as_before_afterwards() -> None:
+    before = [signal.getsignal(number) for number in ASKING]
+    stop = threading.Event()
+    with pytest.raises(Interrupted), stop_on_signals(stop, lambda text: None):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(timeout=60)
+        raise Interrupted("stopped")
+    assert [signal.getsignal(number) for number in ASKING] == before
 
 
 def test_the_reference_of_the_command_line_is_current() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import threading
+import logging
 
 import pytest
 from rich.console import Console
 
 from clipgap.cli import words
-from clipgap.cli.progress import STOPPING, PlainLines, bar, make_display
+from clipgap.cli.progress import PlainLines, bar, make_display
 from clipgap.scan import Progress
 
 
@@ -103,17 +103,19 @@ def test_a_terminal_gets_the_bar_and_it_goes_away() -> None:
     assert "\x1b[2K" in text.getvalue(), "the bar's lines are erased at the end"
 
 
-def test_notes_are_said_once_and_stopping_is_announced() -> None:
+def test_notes_are_said_once_and_steps_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     said: list[str] = []
-    stop = threading.Event()
-    with make_display(Console(file=io.StringIO()), said.append, False, stop) as show:
+    logger = logging.getLogger("clipgap")
+    logger.handlers, logger.propagate = [], True
+    caplog.set_level(logging.INFO, "clipgap")
+    with make_display(Console(file=io.StringIO()), said.append, quiet=False) as show:
         show(Progress("reading headers", note="test set 'a' is not in the gap"))
         show(Progress("reading headers", note="test set 'a' is not in the gap"))
-        show(Progress("keys", note="a"))
-        stop.set()
         show(at(1))
         show(at(2))
-    assert said == ["test set 'a' is not in the gap", STOPPING]
+        show(Progress("keys", note="a"))
+    assert said == ["test set 'a' is not in the gap"]
+    assert caplog.messages == ["reading headers", "scanning with cpu/avx2", "keys a"]
 
 
 def test_quiet_is_quiet() -> None:

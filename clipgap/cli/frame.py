@@ -31,7 +31,11 @@ class Common:
     verbose: Annotated[
         int,
         typer.Option(
-            "--verbose", "-v", count=True, show_default=False, help="Say more; -vv for debugging."
+            "--verbose",
+            "-v",
+            count=True,
+            show_default=False,
+            help="Log each step; -vv also shows tracebacks.",
         ),
     ] = 0
     quiet: Annotated[

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,35 +18,36 @@ if TYPE_CHECKING:
 Display = Callable[["Progress"], None]
 Say = Callable[[str], None]
 
-STOPPING = "Stopping: the block at hand is finished and saved; Ctrl-C again leaves at once."
+LOG = logging.getLogger("clipgap")
 
 
 @contextmanager
-def make_display(
-    console: Console, say: Say, quiet: bool, stop: threading.Event | None = None
-) -> Iterator[Display]:
-    """The display that fits the console; `stop` is watched to say that stopping takes a moment."""
+def make_display(console: Console, say: Say, quiet: bool) -> Iterator[Display]:
+    """The display that fits the console."""
     if quiet:
         yield lambda progress: None
     elif console.is_terminal and not console.is_dumb_terminal:
         from rich.live import Live
 
         with Live(console=console, transient=True, refresh_per_second=8) as live:
-            yield _with_notes(lambda progress: live.update(bar(progress)), say, stop)
+            yield _with_notes(lambda progress: live.update(bar(progress)), say)
     else:
-        yield _with_notes(PlainLines(say), say, stop)
+        yield _with_notes(PlainLines(say), say)
 
 
-def _with_notes(display: Display, say: Say, stop: threading.Event | None) -> Display:
-    """Say each note of a run once, and once that it is about to stop."""
+def _with_notes(display: Display, say: Say) -> Display:
+    """Say each note about the plan once, and log each step."""
     said: set[str] = set()
+    step = ""
 
     def show(progress: Progress) -> None:
-        stopping = STOPPING if stop is not None and stop.is_set() else ""
-        for note in (progress.note if _notes_last(progress) else "", stopping):
-            if note and note not in said:
-                said.add(note)
-                say(note)
+        nonlocal step
+        if _is_about_the_plan(progress) and progress.note not in said:
+            said.add(progress.note)
+            say(progress.note)
+        if (now := _doing(progress)) != step:
+            step = now
+            LOG.info("%s%s", step, f" with {progress.kernel}" if progress.kernel else "")
         display(progress)
 
     return show
@@ -92,13 +93,13 @@ def bar(progress: Progress) -> RenderableType:
     return Group(head, Text(" · ".join(_figures(progress)), style="dim"))
 
 
-def _notes_last(progress: Progress) -> bool:
-    """Before the first row, a note is about the plan; later it only says what is at hand."""
-    return progress.stage == "reading headers"
+def _is_about_the_plan(progress: Progress) -> bool:
+    """Before anything is computed a note is a sentence; later it names what is at hand."""
+    return bool(progress.note) and progress.stage == "reading headers"
 
 
 def _doing(progress: Progress) -> str:
-    if progress.note and not _notes_last(progress):
+    if progress.note and not _is_about_the_plan(progress):
         return f"{progress.stage} {progress.note}"
     return progress.stage
 

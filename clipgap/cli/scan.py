@@ -155,7 +155,7 @@ def _run(
         raise UsageError("--out is missing: name the folder that the scan shall become")
     shell.check_settings_file(out)
     stop = threading.Event()
-    with stop_on_signals(stop), shell.progress(stop) as display:
+    with shell.progress() as display, stop_on_signals(stop, shell.note):
         watch = _Watch(display, lambda: shell.save_settings(out))
         result = run(
             train,

@@ -7,7 +7,6 @@ import enum
 import json
 import logging
 import math
-import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -84,11 +83,11 @@ class Shell:
             stdout().print(line, soft_wrap=isinstance(line, str))
 
     @contextmanager
-    def progress(self, stop: threading.Event | None = None) -> Iterator[Display]:
+    def progress(self) -> Iterator[Display]:
         """A display to be called with each `Progress`: a bar on a terminal, else plain lines."""
         from clipgap.cli.progress import make_display
 
-        with make_display(stderr(), say, self.quiet, stop) as display:
+        with make_display(stderr(), say, self.quiet) as display:
             yield display
 
     def check_settings_file(self, out: Path) -> None:
@@ -100,6 +99,7 @@ class Shell:
         """Write the resolved configuration beside the output folder."""
         if not self._settings_are_at(out):
             config.save(settings_file(out), self.command, self.settings)
+            LOG.info("configuration saved as %s", settings_file(out))
 
     def _settings_are_at(self, out: Path) -> bool:
         """Whether the file to be written is the very --config file, and nothing was added to it."""

@@ -1,20 +1,28 @@
-"""Signals that ask a run to stop: the block at hand is finished and the work so far is saved."""
+"""Signals that ask a run to stop: the block at hand is finished and the work so far is saved.
+
+A block can take seconds in compiled code, and Python runs no signal handler meanwhile. So signals
+are read from a socket by a thread of their own, which answers at once.
+"""
 
 from __future__ import annotations
 
+import os
 import signal
+import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from clipgap.cli.shell import stderr
 from clipgap.errors import Interrupted
 
-_ASKING = [
+ASKING = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm sends SIGUSR1 on --signal=USR1@60
     if hasattr(signal, name)
-]
+)
+STOPPING = "Stopping after the block at hand; finished shards are kept. Ctrl-C again: at once."
 
 
 class InterruptedByUser(Interrupted):
@@ -24,17 +32,15 @@ class InterruptedByUser(Interrupted):
 
 
 @contextmanager
-def stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    """Set `stop` when asked to; a second Ctrl-C leaves at once."""
+def stop_on_signals(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
+    """Set `stop` when asked to and say so; a second Ctrl-C leaves at once."""
     received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and signal.SIGINT in received:
-            raise KeyboardInterrupt
-        received.append(number)
-        stop.set()
-
-    before = {number: signal.signal(number, handle) for number in _ASKING}
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    watcher = threading.Thread(target=_watch, args=(ours, stop, say, received), daemon=True)
+    watcher.start()
+    before = {number: signal.signal(number, _nothing) for number in ASKING}
+    earlier_socket = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
     try:
         yield
     except Interrupted as error:
@@ -42,5 +48,30 @@ def stop_on_signals(stop: threading.Event) -> Iterator[None]:
             raise InterruptedByUser(str(error)) from error
         raise
     finally:
+        signal.set_wakeup_fd(earlier_socket)
         for number, handler in before.items():
             signal.signal(number, handler)
+        theirs.close()
+        watcher.join()
+        ours.close()
+
+
+def _watch(
+    ours: socket.socket, stop: threading.Event, say: Callable[[str], None], received: list[int]
+) -> None:
+    while numbers := ours.recv(64):
+        for number in numbers:
+            if number not in ASKING:
+                continue
+            received.append(number)
+            stop.set()
+            if len(received) == 1:
+                say(STOPPING)
+            elif number == signal.SIGINT:
+                stderr().show_cursor(True)  # a live bar hides it
+                stderr().print()
+                os._exit(InterruptedByUser.exit_code)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    """The thread does it; this only keeps the signal from its default effect."""
