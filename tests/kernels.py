@@ -27,7 +27,7 @@ KERNELS = ("cpu/avx512vnni", "cpu/avx2", "cpu/portable", "torch")
 
 @contextmanager
 def kernel(name: str) -> Iterator[type[Scanner]]:
-    """The scanner class behind a name, with its instruction set forced; skips where there is none."""
+    """The scanner class behind a name, its instruction set forced; skips where there is none."""
     if name == "torch":
         pytest.importorskip("torch")
         yield TorchScanner
@@ -38,7 +38,9 @@ def kernel(name: str) -> Iterator[type[Scanner]]:
     with mock.patch.dict(os.environ, {"CLIPGAP_CPU_ISA": isa}):
         if cpu.instruction_sets().get(isa):
             yield cpu.CpuScanner
-        elif isa == "avx512vnni" and "avx2" in [i for i, has in cpu.instruction_sets().items() if has]:
+        elif isa == "avx512vnni" and "avx2" in [
+            i for i, has in cpu.instruction_sets().items() if has
+        ]:
             with mock.patch.object(cpu, "library", emulated_library):
                 yield cpu.CpuScanner
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import cycle
+from itertools import cycle, pairwise
 
 import numpy as np
 import pytest
@@ -28,7 +28,16 @@ DIMS = (3, 17, 64, 512, 640, 768, 1000, 1024, 1536)
 KINDS = ("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window")
 KS = (1, 6, 32, 64)
 # One to seven test sets, ragged, smaller and larger than any tile.
-SIZES = ((1,), (70,), (33, 1), (5, 40, 17), (16, 32, 48, 1), (1, 2, 3, 4, 5), (9,) * 6, (31, 7) * 3 + (1,))
+SIZES = (
+    (1,),
+    (70,),
+    (33, 1),
+    (5, 40, 17),
+    (16, 32, 48, 1),
+    (1, 2, 3, 4, 5),
+    (9, 9, 9, 9, 9, 9),
+    (31, 7, 31, 7, 31, 7, 1),
+)
 ROWS = (1, 5, 97, 260)
 
 
@@ -54,7 +63,7 @@ def make_blocks(rows: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     n = len(rows)
     cuts = [0, n // 3, n // 3, n // 2, n]
     ids = np.arange(n) + 7_000_000_000
-    return [(rows[a:b], ids[a:b]) for a, b in zip(cuts, cuts[1:], strict=False)][::-1]
+    return [(rows[a:b], ids[a:b]) for a, b in pairwise(cuts)][::-1]
 
 
 def cases() -> list[tuple[int, str, int, tuple[int, ...], str, int]]:
@@ -210,7 +219,8 @@ def test_admission_in_cpp_gives_the_bits_of_numpy(dtype: str, d: int) -> None:
     x *= random.choice([1.0, 1.0, 1e-6, 0.9991, 1.0009, 1.002, 30.0], (400, 1))
     x[3], x[4, 0], x[5, -1], x[6], x[7, 0] = 0, np.nan, -np.inf, 6e-8, -0.0
     x = x.astype(dtype)
-    mine, theirs = module._admit_in_cpp(x), module._admit_in_numpy(x.astype(x.dtype.newbyteorder("=")))
+    mine = module._admit_in_cpp(x)
+    theirs = module._admit_in_numpy(x.astype(x.dtype.newbyteorder("=")))
     np.testing.assert_array_equal(mine.norm, theirs.norm)
     np.testing.assert_array_equal(mine.status, theirs.status)
     np.testing.assert_array_equal(mine.rows.view(np.uint16), theirs.rows.view(np.uint16))

@@ -1,4 +1,4 @@
-"""Which kernel runs: asked for by name, or the fastest that this machine has, and never silently."""
+"""Which kernel runs: the one asked for by name, or the fastest this machine has; never silently."""
 
 from __future__ import annotations
 

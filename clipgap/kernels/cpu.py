@@ -1,7 +1,7 @@
 """The C++ kernels, bound with ctypes: quantised filter, float64 decision, all cores.
 
-Environment: CLIPGAP_CPU_ISA forces one instruction set (avx512vnni, avx2, portable), CLIPGAP_THREADS
-the number of threads, CLIPGAP_ROW_BLOCK the rows that a thread holds in its cache.
+Environment: CLIPGAP_CPU_ISA forces one instruction set (avx512vnni, avx2, portable),
+CLIPGAP_THREADS the number of threads, CLIPGAP_ROW_BLOCK the rows that a thread holds in its cache.
 """
 
 from __future__ import annotations
@@ -209,9 +209,15 @@ class CpuScanner:
         result = BlockResult(
             np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape, np.int32)
         )
-        outputs = (result.sim, result.nn, result.margin, result.witness)
         if self._library.cg_scan(
-            self._handle, _address(rows), _address(ids), len(rows), *map(_address, outputs)
+            self._handle,
+            _address(rows),
+            _address(ids),
+            len(rows),
+            _address(result.sim),
+            _address(result.nn),
+            _address(result.margin),
+            _address(result.witness),
         ):
             raise MemoryError("not enough memory for a block of rows")
         return result

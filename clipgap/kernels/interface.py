@@ -7,7 +7,7 @@ sees a bad row: whoever feeds it has admitted the rows first (`clipgap.kernels.a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -43,7 +43,7 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class TopK:
-    """The k best training rows of each point of one test set: score descending, then id ascending."""
+    """The k best training rows of each point of one test set: score down, then id up."""
 
     sim: NDArray[np.float64]  # (m, k), -inf where unfilled
     id: NDArray[np.int64]  # (m, k), NO_ID where unfilled
@@ -57,14 +57,17 @@ class Counters:
     pairs: int = 0
     survivors: int = 0  # pairs that the filter let through
     refined: int = 0  # pairs whose float64 score was computed
-    extra: dict[str, float] = field(default_factory=dict)
 
 
 class Scanner(Protocol):
     """One pass over the training rows, block by block."""
 
     name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
-    counters: Counters
+
+    @property
+    def counters(self) -> Counters:
+        """The work so far."""
+        ...
 
     def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         """Score a block (n, d) whose training ids are `ids`, ascending; n may be 0.

@@ -17,7 +17,8 @@ from clipgap.kernels.interface import NO_ID, BlockResult, Counters, TestSet, Top
 
 def exact_scores(rows: NDArray[np.float16], tests: NDArray[np.float16]) -> NDArray[np.float64]:
     """All scores of rows (n, d) against tests (m, d), exact."""
-    return rows.astype(np.float64) @ tests.astype(np.float64).T
+    scores: NDArray[np.float64] = rows.astype(np.float64) @ tests.astype(np.float64).T
+    return scores
 
 
 def merge_topk(

@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 TILE_ROWS = 2048
 TILE_COLUMNS = 4096
 REFINE_PAIRS = 8192  # pairs whose vectors are gathered at a time
+DENSE_SHARE = 0.02  # survivors of a tile above which a float64 product is cheaper than gathering
 MAX_SCORE = 1.01**2
 
 
 def import_torch() -> None:
     try:
-        import torch  # noqa: F401, PLC0415
+        import torch  # noqa: F401
     except ImportError as error:
         raise MissingDependency("torch is not installed; `pip install torch`") from error
 
@@ -41,7 +42,7 @@ class TorchScanner:
 
     def __init__(self, tests: Sequence[TestSet], k: int, threads: int | None = None) -> None:
         import_torch()
-        import torch  # noqa: PLC0415
+        import torch
 
         if threads is not None:
             torch.set_num_threads(threads)
@@ -83,7 +84,7 @@ class TorchScanner:
         here: slice,
     ) -> None:
         """One tile of rows against all columns of test set g."""
-        import torch  # noqa: PLC0415
+        import torch
 
         halves = torch.from_numpy(np.ascontiguousarray(rows))
         gap = self.tests[g].gap
@@ -107,9 +108,7 @@ class TorchScanner:
             if gap is not None:
                 tau = torch.from_numpy(gap[start : start + TILE_COLUMNS])
                 room = estimate.double() - tau
-                known = torch.maximum(
-                    torch.from_numpy(margin.value), room.amax(1) - self.slack
-                )
+                known = torch.maximum(torch.from_numpy(margin.value), room.amax(1) - self.slack)
                 alive |= room >= (known - 2 * self.slack)[:, None]
             row, column = (index.numpy() for index in alive.nonzero(as_tuple=True))
             score = self._refine(halves, columns, row, column)
@@ -128,14 +127,16 @@ class TorchScanner:
         row: NDArray[np.int64],
         column: NDArray[np.int64],
     ) -> NDArray[np.float64]:
-        """Exact scores of the surviving pairs."""
+        """Exact scores of the surviving pairs; where many survive, of the whole tile at once."""
+        self.counters.survivors += len(row)
+        self.counters.refined += len(row)
+        if len(row) > len(rows) * len(columns) * DENSE_SHARE:
+            return (rows.double() @ columns.double().T).numpy()[row, column]
         scores = np.empty(len(row))
         for start in range(0, len(row), REFINE_PAIRS):
             here = slice(start, start + REFINE_PAIRS)
             products = rows[row[here]].double() * columns[column[here]].double()
             scores[here] = products.sum(1).numpy()
-        self.counters.survivors += len(row)
-        self.counters.refined += len(row)
         return scores
 
     def _offer(
@@ -168,8 +169,8 @@ class TorchScanner:
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """float32 products in float32, whatever shortcut (bfloat16, TF32) the program has switched on."""
-    import torch  # noqa: PLC0415
+    """float32 products in float32, whatever shortcut (bfloat16, TF32) is switched on outside."""
+    import torch
 
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
@@ -181,7 +182,7 @@ def _full_precision() -> Iterator[None]:
 
 def _below(bound: torch.Tensor) -> torch.Tensor:
     """A float32 no larger than each float64 bound, so that comparing in float32 loses nothing."""
-    import torch  # noqa: PLC0415
+    import torch
 
     rounded = bound.float()
     return torch.nextafter(rounded, torch.full_like(rounded, -torch.inf))
