@@ -36,11 +36,10 @@ def kernel(name: str) -> Iterator[type[Scanner]]:
     if not cpu.is_built():
         pytest.skip(f"the C++ kernels are not built: {cpu.why_not_built()}")
     with mock.patch.dict(os.environ, {"CLIPGAP_CPU_ISA": isa}):
-        if cpu.instruction_sets().get(isa):
+        has = cpu.instruction_sets()
+        if has.get(isa):
             yield cpu.CpuScanner
-        elif isa == "avx512vnni" and "avx2" in [
-            i for i, has in cpu.instruction_sets().items() if has
-        ]:
+        elif isa == "avx512vnni" and has.get("avx2"):
             with mock.patch.object(cpu, "library", emulated_library):
                 yield cpu.CpuScanner
         else:
@@ -49,7 +48,7 @@ def kernel(name: str) -> Iterator[type[Scanner]]:
 
 @lru_cache(maxsize=1)
 def emulated_library() -> ctypes.CDLL:
-    """The C++ library with AVX-512 VNNI in plain C++: the same source, on a processor without it."""
+    """The C++ library with AVX-512 VNNI in plain C++: the same source, for lesser processors."""
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("no C++ compiler to build the emulated AVX-512 kernels with")
