@@ -21,6 +21,7 @@ from clipgap import synthetic
 from clipgap.cli.main import main
 from clipgap.cli.signals import ASKING, STOPPING, stop_on_signals
 from clipgap.errors import Interrupted
+from clipgap.store import StoreWriter
 
 D = 32
 
@@ -196,6 +197,20 @@ def test_store_info(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "row 3: zero" in said
     assert "row 4: not finite" in said
     assert "1 row further than 0.001 from 1" in said
+
+
+def test_store_info_tells_repeated_keys(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = synthetic.clip_like(4, D, 1)
+    for name, keys in {"once": ["abcd", "ef"], "often": ["abca", "ax"]}.items():
+        with StoreWriter(name, D) as writer:
+            for shard in keys:
+                writer.add(rows[: len(shard)], keys=list(shard))
+    assert main(["store", "info", "once"]) == 0
+    assert "each occurs once" in capsys.readouterr().out
+    assert main(["store", "info", "often"]) == 0
+    said = capsys.readouterr().out
+    assert "1 row repeating a key of their own shard, 1 key in more than one shard" in said
+    assert "a: 3 times, at shard:row 0:0, 0:3, 1:0" in said
 
 
 def test_doctor_says_what_runs_and_why(

@@ -7,6 +7,7 @@ import enum
 import json
 import logging
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -27,7 +28,9 @@ LOG = logging.getLogger("clipgap")
 def stdout() -> Console:
     from rich.console import Console
 
-    return Console(markup=False, highlight=False)
+    # Tables in a file or a pipe need not fit the 80 columns that rich would assume there.
+    width = None if sys.stdout.isatty() else 160
+    return Console(markup=False, highlight=False, width=width)
 
 
 @cache

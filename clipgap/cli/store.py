@@ -93,6 +93,9 @@ def _duplicates(found: Duplicates | None) -> Iterator[str]:
     if found is None:
         yield "  keys    none: rows are told apart by shard and row"
         return
+    if not (found.within_shards or found.across_shards or found.missing):
+        yield "  keys    each occurs once"
+        return
     yield (
         f"  keys    {words.plural(found.within_shards, 'row')} repeating a key of their own shard, "
         f"{words.plural(found.across_shards, 'key')} in more than one shard"
