@@ -71,6 +71,7 @@ class Engine:
             except (InputError, Interrupted):
                 writer.checkpoint()
                 raise
+            writer.checkpoint()
             writer.wait()
 
     def _check_stop(self) -> None:
@@ -87,8 +88,9 @@ class _Writer:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipgap-write")
         self._waiting: deque[Future[None]] = deque()
         self._unit: OpenUnit | None = None
-        self._failed = False
+        self._failed = self._unsaved = False
         self._saved_at, self._save_seconds = time.monotonic(), 0.0
+        self._save_future: Future[None] | None = None
 
     def __enter__(self) -> _Writer:
         return self
@@ -103,25 +105,34 @@ class _Writer:
         self._submit(self._add, block, result)
         if last:
             self._submit(self._finish)
-            if time.monotonic() - self._saved_at >= CHECKPOINT_RATIO * self._save_seconds:
+            self._unsaved = True
+            if self._checkpoint_is_due():
                 self.checkpoint()
         while len(self._waiting) > _WAITING_WRITES:
             self._waiting.popleft().result()
 
     def checkpoint(self) -> None:
-        """Queue a checkpoint of the shards finished so far."""
-        if self._engine.save is not None:
+        """Queue a checkpoint of the shards finished so far, unless the last one has them all."""
+        if self._engine.save is not None and self._unsaved:
+            self._unsaved = False
             self._saved_at = time.monotonic()
             topk = self._engine.scanner.topk()
-            self._submit(self._save, topk, time.monotonic() - self._saved_at)
+            self._save_future = self._submit(self._save, topk, time.monotonic() - self._saved_at)
 
     def wait(self) -> None:
         """Return when all is written; raise what went wrong."""
         while self._waiting:
             self._waiting.popleft().result()
 
-    def _submit(self, task: Callable[..., None], *arguments: Any) -> None:
-        self._waiting.append(self._pool.submit(self._run, task, *arguments))
+    def _checkpoint_is_due(self) -> bool:
+        if self._save_future is not None and not self._save_future.done():
+            return False
+        return time.monotonic() - self._saved_at >= CHECKPOINT_RATIO * self._save_seconds
+
+    def _submit(self, task: Callable[..., None], *arguments: Any) -> Future[None]:
+        future = self._pool.submit(self._run, task, *arguments)
+        self._waiting.append(future)
+        return future
 
     # The rest runs in the writing thread.
 

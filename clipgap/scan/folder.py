@@ -22,7 +22,7 @@ from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.manifest import FORMAT, MANIFEST, write_json
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name
 from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder
-from clipgap.tables.files import FileSum, Put, parquet_file, read_table, write_tables
+from clipgap.tables.files import FileSum, Put, parquet_file, read_row_groups, write_tables
 
 State = Literal["empty", "unfinished", "finished"]
 _OURS = (MANIFEST, "train", "test", HIST, QUARANTINE, ".progress")
@@ -115,8 +115,8 @@ class ScanFolder:
     def bad_rows(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
         return parquet_file(self._quarantine / f"{shard:05d}.parquet", schema)
 
-    def gathered_bad_rows(self, shard: int) -> Any:
-        return read_table(self._quarantine / f"{shard:05d}.parquet")
+    def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
+        return read_row_groups(self._quarantine / f"{shard:05d}.parquet")
 
     def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
         return write_tables(self.path / name, schema, tables)

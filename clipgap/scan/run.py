@@ -124,6 +124,4 @@ def _part_sums(ledger: Ledger) -> dict[int, FileSum]:
 def _spare_the_gap(plan: ScanPlan, folder: ScanFolder) -> None:
     gap = plan.gap
     if gap is not None and gap.path is not None and gap.path.resolve() == folder.path.resolve():
-        raise UsageError(
-            f"{folder.path} is both the gap and the output; name another output folder"
-        )
+        raise UsageError(f"{folder.path} is both gap and output; name another output folder")

@@ -29,8 +29,8 @@ class Sink(Protocol):
         """The quarantined rows of one shard, kept until all are gathered."""
         ...
 
-    def gathered_bad_rows(self, shard: int) -> Any:
-        """What was put there."""
+    def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
+        """The tables that were put there."""
         ...
 
     def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
@@ -43,7 +43,7 @@ class MemorySink:
 
     def __init__(self) -> None:
         self.tables: dict[str, Any] = {}
-        self._bad_rows: dict[int, Any] = {}
+        self._bad_rows: dict[int, list[Any]] = {}
 
     @contextmanager
     def part(self, shard: int, schema: Any) -> Iterator[Put]:
@@ -58,9 +58,9 @@ class MemorySink:
     def bad_rows(self, shard: int, schema: Any) -> Iterator[Put]:
         groups: list[Any] = []
         yield groups.append
-        self._bad_rows[shard] = pa.concat_tables([schema.empty_table(), *groups])
+        self._bad_rows[shard] = groups
 
-    def gathered_bad_rows(self, shard: int) -> Any:
+    def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
         return self._bad_rows[shard]
 
     def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:

@@ -79,4 +79,9 @@ def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> lis
         else:
             high = middle
     was, should = stored[low].as_py(), right[low].as_py()
+    if isinstance(was, list) and isinstance(should, list) and len(was) == len(should):
+        place = next(
+            i for i, pair in enumerate(zip(was, should, strict=True)) if pair[0] != pair[1]
+        )
+        column, was, should = f"{column} entry {place + 1}", was[place], should[place]
     return [f"{name}, row {start + low:,}: {column} is {was}, should be {should}"]

@@ -80,9 +80,23 @@ def row_groups(schema: Any, tables: Iterable[Any]) -> Iterator[Any]:
 
 
 def read_table(path: Path) -> Any:
-    """Read a whole table of a scan folder."""
-    try:
+    """Read a whole table."""
+    with _reading(path):
         return pq.ParquetFile(path).read()
+
+
+def read_row_groups(path: Path) -> Iterator[Any]:
+    """Read a table piece by piece."""
+    with _reading(path):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 

@@ -1,0 +1,177 @@
+"""Forks scans, kills them, looks at what they left, and lets another child go on.
+
+Run by `test_resume_kill.py`; prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+import clipgap
+from clipgap.errors import InputError
+from clipgap.scan import engine
+from tests.worlds import tree
+
+REFUSED = 3
+KILLS = 50
+WRITES = [
+    (os, "fsync"),
+    (os, "replace"),
+    (os, "unlink"),
+    (os, "rmdir"),
+    (os, "mkdir"),
+    (pq.ParquetWriter, "__init__"),
+    (pq.ParquetWriter, "write_table"),
+    (pq.ParquetWriter, "close"),
+]
+
+
+class Driver:
+    def __init__(self, train: str, tests: dict[str, str], folder: str) -> None:
+        self.train, self.tests, self.folder = train, tests, Path(folder)
+        self.folder.mkdir()
+        self.wrong: list[str] = []
+        self.seconds = 0.0
+        engine._Writer._checkpoint_is_due = lambda self: True  # type: ignore[method-assign]
+
+    def scan(self, out: Path, resume: bool = False) -> None:
+        clipgap.scan(self.train, self.tests, k=3, block_rows=9, threads=1, out=out, resume=resume)
+
+    def child(self, body: Callable[[], None], kill_after: float | None = None) -> int:
+        """Run in a fork; its wait status."""
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                body()
+                code = 0
+            except InputError as error:
+                code = REFUSED if "cannot write" in str(error) else 1
+            finally:
+                os._exit(code)
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(pid, signal.SIGKILL)
+        return os.waitpid(pid, 0)[1]
+
+    def undisturbed(self) -> int:
+        """Make the folder that all others must equal; the number of writes that it takes."""
+        counter = self.folder / "count"
+        began = time.monotonic()
+
+        def body() -> None:
+            count = kill_at_write(None)
+            self.scan(self.folder / "whole")
+            counter.write_text(str(count()))
+
+        assert self.child(body) == 0
+        self.seconds = time.monotonic() - began
+        self.whole = tree(self.folder / "whole")
+        return int(counter.read_text())
+
+    def look_and_resume(self, out: Path, what: str) -> None:
+        left = {name: digest for name, digest in tree(out).items() if visible(name)}
+        if not left.items() <= self.whole.items():
+            self.wrong.append(f"{what}: a file that is not whole is visible")
+        if "manifest.json" in left and left.keys() != self.whole.keys():
+            self.wrong.append(f"{what}: a manifest before its files")
+        if self.child(lambda: self.scan(out, resume=True)) != 0:
+            self.wrong.append(f"{what}: could not go on")
+        elif tree(out) != self.whole:
+            self.wrong.append(f"{what}: went on to another result")
+        shutil.rmtree(out, ignore_errors=True)
+
+    def every_write(self) -> dict[str, Any]:
+        writes, killed = self.undisturbed(), 0
+        out = self.folder / "scan"
+        for n in range(1, writes + 1):
+
+            def body(n: int = n) -> None:
+                kill_at_write(n)
+                self.scan(out)
+
+            killed += os.WIFSIGNALED(self.child(body))
+            self.look_and_resume(out, f"write {n}")
+        return {"writes": writes, "killed": killed}
+
+    def random_times(self) -> dict[str, Any]:
+        self.undisturbed()
+        chance, killed = random.Random(0), 0
+        out = self.folder / "scan"
+        while killed < KILLS:
+            moment = chance.uniform(0, self.seconds)
+            if os.WIFSIGNALED(self.child(lambda: self.scan(out), kill_after=moment)):
+                killed += 1
+            else:  # it was faster than the first run
+                self.seconds *= 0.9
+            self.look_and_resume(out, f"kill {killed} after {moment:.4f} s")
+        return {"killed": killed}
+
+    def full_disk(self) -> dict[str, Any]:
+        """No file may grow beyond a limit, as on a disk that is full."""
+        self.undisturbed()
+        sizes = sorted({path.stat().st_size for path in self.folder.rglob("*") if path.is_file()})
+        out, refused = self.folder / "scan", 0
+        for size in sizes:
+
+            def body(size: int = size) -> None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.RLIM_INFINITY))
+                self.scan(out)
+
+            status = self.child(body)
+            refused += os.WIFEXITED(status) and os.WEXITSTATUS(status) == REFUSED
+            if os.WIFSIGNALED(status) or os.WEXITSTATUS(status) not in (0, REFUSED):
+                self.wrong.append(f"limit {size}: no clear error")
+            self.look_and_resume(out, f"limit {size}")
+        return {"refused": refused}
+
+
+def kill_at_write(nth: int | None) -> Callable[[], int]:
+    """Kill this process just before its nth write; a function that counts the writes so far."""
+    calls = 0
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == nth:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **options)
+
+        return counted
+
+    for place, name in WRITES:
+        setattr(place, name, wrap(getattr(place, name)))
+    return lambda: calls
+
+
+def visible(name: str) -> bool:
+    return not any(part.startswith(".") for part in Path(name).parts)
+
+
+def main() -> None:
+    arguments = json.loads(sys.argv[1])
+    driver = Driver(arguments["train"], arguments["tests"], arguments["folder"])
+    modes = {
+        "every write": driver.every_write,
+        "random times": driver.random_times,
+        "full disk": driver.full_disk,
+    }
+    seen = modes[arguments["mode"]]()
+    print(json.dumps({**seen, "wrong": driver.wrong}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""SIGKILL at every write, at random moments, and a file size limit: nothing half-done is visible.
+
+Children are forked from one small process that has everything imported, so that a hundred kills
+take seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.worlds import World, make_world
+
+DRIVER = Path(__file__).with_name("kill_driver.py")
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return make_world(tmp_path / "world", shards=(40, 0, 25), d=8)
+
+
+def drive(world: World, mode: str) -> dict[str, Any]:
+    """Run the driver; it kills and resumes scans and says what it saw."""
+    arguments = {
+        "train": str(world.train),
+        "tests": {name: str(path) for name, path in world.test_paths.items()},
+        "folder": str(world.folder / "runs"),
+        "mode": mode,
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_driver", json.dumps(arguments)],
+        cwd=DRIVER.parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
+def test_killed_at_every_write(world: World) -> None:
+    seen = drive(world, "every write")
+    assert seen["writes"] > 50
+    assert seen["killed"] == seen["writes"]
+    assert seen["wrong"] == []
+
+
+def test_killed_at_random_times(world: World) -> None:
+    seen = drive(world, "random times")
+    assert seen["killed"] == 50
+    assert seen["wrong"] == []
+
+
+def test_files_that_cannot_grow(world: World) -> None:
+    seen = drive(world, "full disk")
+    assert seen["refused"] > 0
+    assert seen["wrong"] == []
