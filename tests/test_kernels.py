@@ -253,8 +253,12 @@ def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         make_scanner(tests, 1, kernel="fast")
     monkeypatch.setenv("CLIPGAP_CPU_ISA", "avx9")
     with pytest.raises(UsageError, match="CLIPGAP_CPU_ISA=avx9 is not one of"):
-        make_scanner(tests, 1, kernel="cpu")
+        make_scanner(tests, 1)
     monkeypatch.delenv("CLIPGAP_CPU_ISA")
+    monkeypatch.setenv("CLIPGAP_THREADS", "zero")
+    with pytest.raises(UsageError, match="CLIPGAP_THREADS=zero is not a number"):
+        make_scanner(tests, 1)
+    monkeypatch.delenv("CLIPGAP_THREADS")
     monkeypatch.setattr(cpu, "library", _no_library)
     with pytest.raises(MissingDependency, match="not built"):
         make_scanner(tests, 1, kernel="cpu")

@@ -30,6 +30,9 @@ def make_scanner(
 ) -> Scanner:
     """The scanner for these test sets; a named kernel that is not there raises."""
     _check(tests, k)
+    cpu.thread_count(threads)  # a wrong number is an error, not a reason to take another kernel
+    if kernel == "auto" and cpu.isa_is_forced():
+        kernel = "cpu"
     if kernel == "auto":
         kernel = next(info.name for info in available_kernels() if info.available)
     if kernel not in _MAKERS:

@@ -109,6 +109,10 @@ def chosen_isa() -> str:
     return wanted
 
 
+def isa_is_forced() -> bool:
+    return bool(os.environ.get("CLIPGAP_CPU_ISA"))
+
+
 def thread_count(threads: int | None = None) -> int:
     """Asked for, or CLIPGAP_THREADS, or every core this process may run on."""
     if threads is None:

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "huge_pages.h"
 #include "kernels.h"
 
 namespace clipgap {
@@ -38,8 +39,8 @@ struct Columns {
   std::vector<int32_t> width;    // twice the column's slack, in units
   std::vector<int32_t> tau_floor;
   std::vector<double> tau;
-  std::vector<uint16_t> halves;  // (places, d)
-  std::vector<int32_t> packed;
+  HugeVector<uint16_t> halves;  // (places, d)
+  HugeVector<int32_t> packed;
   std::vector<uint8_t> has_tau;         // per set
   std::vector<uint8_t> decides_margin;  // per set: some tau below +inf, so that scores matter
   std::vector<int32_t> first_unbounded;  // per set: lowest column with tau = -inf, or -1

@@ -44,7 +44,7 @@ class RowBlock {
 
   const Columns& columns_;
   int64_t n_ = 0;
-  std::vector<int32_t> packed_;
+  HugeVector<int32_t> packed_;
   std::vector<int16_t> integers_;
   std::vector<float> scratch_;
 };
