@@ -122,6 +122,8 @@ def test_dry_run_computes_and_writes_nothing(
     plan = call(capsys, "scan", "train", *SETS, "--dry-run")
     assert plan["train"]["rows"] == 100
     assert plan["operations"] == 2 * 100 * 16 * D
+    expected = plan["expected"]
+    assert expected["seconds"] == plan["operations"] / expected["flops_per_second"]
     assert main(["scan", "train", *SETS, "--dry-run", "-o", "scan"]) == 0
     said = capsys.readouterr().out
     assert "100 rows of 32 in 3 shards" in said

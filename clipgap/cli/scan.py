@@ -146,10 +146,12 @@ def _run(
 ) -> int:
     tests = tests_by_name(test)
     if running.dry_run:
-        from clipgap.scan import plan_scan
+        from clipgap.scan import estimate, plan_scan
 
-        plan = plan_scan(train, tests, kind=kind, gap=gap, **settings.of_result()).describe()
-        shell.result(plan, _describe_plan(plan))
+        plan = plan_scan(train, tests, kind=kind, gap=gap, **settings.of_result())
+        expected = estimate(plan, kernel=settings.kernel, threads=settings.threads)
+        described = {**plan.describe(), "expected": asdict(expected)}
+        shell.result(described, _describe_plan(described))
         return 0
     if out is None:
         raise UsageError("--out is missing: name the folder that the scan shall become")
@@ -207,6 +209,11 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         pruning = " with a gap" if store["gap"] else ""
         yield f"  test   {name}{pruning}: {_describe_store(store)}"
     yield f"  work   {words.operations(plan['operations'])} (2·N·M·d)"
+    expected = plan["expected"]
+    yield (
+        f"  time   {words.duration(expected['seconds'])} with {expected['kernel']}, which just ran "
+        f"at {words.rate(expected['flops_per_second'])} here"
+    )
     yield from (f"  note   {note}" for note in plan["notes"])
 
 
