@@ -16,9 +16,10 @@ from clipgap.bench.child import peak_mib as own_peak_mib
 from clipgap.bench.contenders import CONTENDERS, Contender
 from clipgap.bench.race import Measured, race
 from clipgap.bench.results import Row
+from clipgap.bench.runner import Runner
 from clipgap.bench.scans import Run, Workshop
 from clipgap.errors import MissingDependency
-from clipgap.kernels.oracle import exact_scores
+from clipgap.kernels.oracle import OracleScanner, exact_scores
 
 CASE = Case("isotropic", d=48, m=300, k=4)
 BLOCK = 700
@@ -51,6 +52,27 @@ def test_contenders_compute_what_they_say(contender: Contender) -> None:
         assert (truth.max(axis=0) - of_test).max() < 1e-3
 
 
+@pytest.mark.parametrize(
+    "contender",
+    [each for each in CONTENDERS if each.side == "ours" or "torch loop" in each.name],
+    ids=lambda contender: contender.name,
+)
+def test_lists_of_a_scan_under_way_are_gone_on_from(contender: Contender) -> None:
+    try:
+        runner = contender.build(CASE, 1)
+    except MissingDependency as error:
+        pytest.skip(str(error))
+    oracle = OracleScanner(CASE.test_sets(), CASE.k)
+    oracle.scan(CASE.train(0, SHIFT), np.arange(SHIFT))
+    runner.warm(oracle.topk())
+    rows = CASE.train(SHIFT, SHIFT + BLOCK)
+    answer = runner.answer(runner.run(runner.prepare(rows, SHIFT)))
+    assert answer is not None
+    truth = exact_scores(CASE.train(0, SHIFT + BLOCK), CASE.test())
+    assert np.abs(answer.best - truth.max(axis=0)).max() < 1e-5
+    assert np.array_equal(answer.ids, truth.argmax(axis=0)), "isotropic rows have no ties"
+
+
 def test_the_torch_loop_keeps_its_lists_over_blocks() -> None:
     pytest.importorskip("torch")
     loop = next(each for each in CONTENDERS if each.name == "torch loop, k=32").build(CASE, 1)
@@ -80,7 +102,7 @@ def test_six_sets_hold_the_same_points_as_one() -> None:
 def test_a_race_takes_turns_and_leaves_out_who_cannot_run() -> None:
     turns: list[str] = []
 
-    class Recorder:
+    class Recorder(Runner):
         note = "a note"
 
         def __init__(self, name: str) -> None:

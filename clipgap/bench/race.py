@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from clipgap.bench.case import Case
-from clipgap.bench.contenders import Contender
+from clipgap.bench.contenders import Contender, Ours
 from clipgap.bench.peaks import PEAK_SECONDS, peaks
 from clipgap.bench.runner import Runner
 from clipgap.errors import MissingDependency
 
 SGEMM = "torch sgemm"
 FMA = "float32 FMA peak"
-PROBE_ROWS = 256
 MAX_ROWS = 49_152
+WARM_SHARE = 0.25
+WARM_ROWS, WARM_BLOCK = 262_144, 2048
 SETTLE_SECONDS = 0.05
 """Thread pools of the one before may still spin; let them go to sleep."""
 
@@ -50,36 +51,41 @@ class _Entry:
     contender: Contender
     runner: Runner
     case: Case
-    rows: int = PROBE_ROWS
+    rows: int = 0
     rounds: int = 0
     position: int = 0
     before: int = 0
     rates: list[float] = field(default_factory=list)
 
-    def time(self) -> float:
+    def measure(self) -> float:
+        """Operations a second on the next rows of the stream."""
         block = self.case.train(self.position, self.position + self.rows)
         prepared = self.runner.prepare(block, self.position)
         self.position += self.rows
         time.sleep(SETTLE_SECONDS)
         start = time.perf_counter()
         self.runner.run(prepared)
-        return time.perf_counter() - start
+        return self.rows * self.case.flops_per_row / (time.perf_counter() - start)
 
     def plan(self, rounds: int, seconds: float) -> None:
         """Choose rows a round and rounds, so that all rounds together take about `seconds`.
 
         Cost is linear in the rows, so a slow contender gets fewer of them, down to the number that
-        is fair to it, and then fewer rounds.
+        is fair to it, and then fewer rounds. If not even one fits, the trial here must do.
         """
+        self.rows = self.contender.min_rows
         for _ in range(3):  # the first blocks of a scan, and short ones, cost more a row
-            before = self.rows
-            cost = self.time() / before
-            wanted = int(seconds / (rounds + 1) / cost)
+            tried, self.before, rate = self.rows, self.position, self.measure()
+            row_seconds = self.case.flops_per_row / rate
+            wanted = int(seconds / (rounds + 1) / row_seconds)
             self.rows = min(MAX_ROWS, max(self.contender.min_rows, wanted))
-            if self.rows <= 1.25 * before:
+            if self.rows <= 1.25 * tried:
                 break
-        self.before = self.position
-        self.rounds = max(1, min(rounds, int(seconds / (self.rows * cost))))
+        self.rounds = min(rounds, int(seconds / (self.rows * row_seconds)))
+        if self.rounds:
+            self.before = self.position
+        else:
+            self.rates.append(rate)
 
 
 def race(
@@ -95,7 +101,9 @@ def race(
     start = time.perf_counter()
     entries = list(_entries(case, contenders, threads, on_note))
     left = max(seconds / 2, seconds - (time.perf_counter() - start))
-    share = left / max(1, len(entries))
+    on_note(f"{case}: warming up")
+    _warm_up(entries, WARM_SHARE * left)
+    share = (1 - WARM_SHARE) * left / max(1, len(entries))
     for entry in entries:
         on_note(f"{case}: preparing {entry.contender.name}")
         entry.plan(rounds, share)
@@ -112,7 +120,7 @@ def race(
             peak_rates[name].append(measure())
         for entry in entries:
             if turn < entry.rounds:
-                entry.rates.append(entry.rows * case.flops_per_row / entry.time())
+                entry.rates.append(entry.measure())
 
     measured = [
         Measured(name, f"what the cores can do, {PEAK_SECONDS} s a round", "peak", tuple(rates))
@@ -133,6 +141,30 @@ def race(
             )
         )
     return measured
+
+
+def _warm_up(entries: Sequence[_Entry], seconds: float) -> None:
+    """Fill the lists of the test points with as many rows as the time allows, once for all.
+
+    The first blocks of a scan cost more: while the lists fill, many pairs must be decided. In a
+    scan of millions of rows that is soon over, in a measurement of seconds it would be all.
+    Scanners hold the same lists whatever the kernel, so the fastest one fills them.
+    """
+    for leader in entries:
+        if isinstance(leader.runner, Ours) and leader.runner.k == leader.case.k:
+            scanner, case = leader.runner.scanner, leader.case
+            break
+    else:
+        return
+    seen, stop = 0, time.perf_counter() + seconds
+    while seen < WARM_ROWS and time.perf_counter() < stop:
+        ids = np.arange(seen, seen + WARM_BLOCK, dtype=np.int64)
+        scanner.scan(case.train(seen, seen + WARM_BLOCK), ids)
+        seen += WARM_BLOCK
+    lists = scanner.topk()
+    for entry in entries:
+        entry.position = seen
+        entry.runner.warm(lists)
 
 
 def _entries(
