@@ -54,6 +54,10 @@ struct Columns {
   double usual_residual; // the residual that the separable bound charges to the other side
   double norm_max;       // of the centred columns
 
+  // The place behind the last column of a set; what follows is padding.
+  int64_t set_end(int64_t set) const {
+    return set_first_panel[set] * kernels->tile_columns + set_first[set + 1] - set_first[set];
+  }
   int64_t places() const { return panels * kernels->tile_columns; }
   int64_t lanes() const { return how.padded / kernels->group; }
   RowTerms terms_of_row(const uint16_t* row, const Quantised&) const;

@@ -10,12 +10,16 @@ namespace clipgap {
 namespace {
 
 struct F16c {
+  typedef double D __attribute__((vector_size(32)));
   struct Sum {
     __m256d low, high;
   };
 
   static CG_INLINE F8 halves(const uint16_t* p) {
     return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  }
+  static CG_INLINE D multiply_add(D a, D b, D c) {
+    return (D)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
   }
   static CG_INLINE Sum no_sum() { return {_mm256_setzero_pd(), _mm256_setzero_pd()}; }
   static CG_INLINE void add_products(Sum& sum, const uint16_t* a, const uint16_t* b) {

@@ -10,6 +10,8 @@
 
 namespace clipgap {
 
+constexpr int kExactRows = 3;
+
 // How vectors become integers; the same for rows and columns. `docs/exactness.md` derives the bounds.
 struct Quantiser {
   int64_t d;         // stored dimension
@@ -63,6 +65,10 @@ struct Kernels {
   int64_t (*survivors)(const int32_t* tile, const TileBounds&, int32_t first_row,
                        int32_t first_column, int32_t rows, Survivor* queue);
   double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
+  // Vectors (n <= width, d) to float64, transposed: [d][width].
+  void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);
+  // Exact scores of kExactRows rows against a widened panel: [kExactRows][tile_columns].
+  void (*exact)(const double* const* rows, const double* columns, int64_t d, double* scores);
   // best[c] = max over the tile's rows of tile[r][c] + offset[r].
   void (*column_max)(const int32_t* tile, const int32_t* offset, int32_t rows, int32_t* best);
 

@@ -230,6 +230,55 @@ double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
   return Isa::total(even, odd);
 }
 
+// Where nearly every pair of a panel survives, a small float64 matrix product is three times as fast as
+// one pair after another, and just as exact.
+template <class Isa>
+void widen(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out) {
+  for (int64_t c = 0; c < n; ++c, vectors += d) {
+    int64_t i = 0;
+    for (; i + 8 <= d; i += 8) {
+      const F8 values = Isa::halves(vectors + i);
+      for (int j = 0; j < 8; ++j) out[(i + j) * width + c] = double(values[j]);
+    }
+    if (i == d) continue;
+    uint16_t tail[8] = {};
+    for (int64_t j = i; j < d; ++j) tail[j - i] = vectors[j];
+    const F8 values = Isa::halves(tail);
+    for (int64_t j = i; j < d; ++j) out[j * width + c] = double(values[j - i]);
+  }
+}
+
+template <class Isa>
+__attribute__((noinline)) void exact(const double* const* rows, const double* columns, int64_t d,
+                                     double* scores) {
+  using D = typename Isa::D;
+  constexpr int lanes = sizeof(D) / sizeof(double), width = Isa::kVectors * Isa::kWidth;
+  constexpr int C = width / lanes;
+  const double *first = rows[0], *second = rows[1], *third = rows[2];
+  D sum[kExactRows][C];
+#pragma GCC unroll 3
+  for (int r = 0; r < kExactRows; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) sum[r][c] = D{};
+  }
+#pragma GCC unroll 1
+  for (int64_t i = 0; i < d; ++i, columns += width) {
+    const D a = D{} + first[i], b = D{} + second[i], e = D{} + third[i];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) {
+      const D column = load_as<D>(columns + c * lanes);
+      sum[0][c] = Isa::multiply_add(a, column, sum[0][c]);
+      sum[1][c] = Isa::multiply_add(b, column, sum[1][c]);
+      sum[2][c] = Isa::multiply_add(e, column, sum[2][c]);
+    }
+  }
+#pragma GCC unroll 3
+  for (int r = 0; r < kExactRows; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) store_as(scores + r * width + c * lanes, sum[r][c]);
+  }
+}
+
 // --- peaks --------------------------------------------------------------------------------------
 
 constexpr int kSums = 10;  // enough to hide the latency, few enough for 16 registers

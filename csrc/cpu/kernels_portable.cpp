@@ -54,6 +54,9 @@ struct Portable {
     return out;
   }
 
+  typedef double D __attribute__((vector_size(16)));
+  static CG_INLINE D multiply_add(D a, D b, D c) { return a * b + c; }
+
   struct Sum {
     double lanes[8];
   };

@@ -13,6 +13,8 @@ namespace clipgap {
 namespace {
 
 constexpr int64_t kLargestBlock = 1536;
+// Above this share of survivors a panel is decided densely; below it pairs are cheaper one by one.
+constexpr double kFlood = 0.3;
 constexpr int64_t kAhead = 4;  // pairs whose columns are on their way from memory
 constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
 
@@ -42,11 +44,16 @@ class Worker {
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
     rows_ = rows, ids_ = ids;
     block_.take(rows, n);
+    wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
       for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
         filter(p);
-        settle(set);
+        if (double(found_) > kFlood * double(n * kernels_.tile_columns)) {
+          decide_densely(p, set);
+        } else {
+          settle(set);
+        }
       }
       for (int64_t i = 0; i < n; ++i) {
         const int64_t to = (first + i) * columns_.sets + set;
@@ -148,15 +155,45 @@ class Worker {
 
   void refine(const Survivor& pair, int64_t set) {
     const int64_t d = columns_.d;
-    const double score =
-        kernels_.dot(rows_ + pair.row * d, &columns_.halves[pair.column * d], d);
-    ++refined;
-    const int32_t column = int32_t(columns_.given[pair.column] - columns_.set_first[set]);
-    block_.improve_best(pair.row, score, column);
-    if (columns_.has_tau[set]) {
-      block_.improve_margin(pair.row, score - columns_.tau[pair.column], column);
+    decide(pair.row, pair.column, set,
+           kernels_.dot(rows_ + pair.row * d, &columns_.halves[pair.column * d], d));
+  }
+
+  // All pairs of a panel of columns with all rows of the block.
+  void decide_densely(int64_t p, int64_t set) {
+    const int64_t d = columns_.d, place = p * kernels_.tile_columns, n = block_.size();
+    const int64_t width =
+        std::min<int64_t>(kernels_.tile_columns, columns_.set_end(set) - place);
+    wide_columns_.resize(d * kernels_.tile_columns);
+    kernels_.widen(&columns_.halves[place * d], width, d, kernels_.tile_columns,
+                   wide_columns_.data());
+    if (wide_rows_.empty()) {
+      wide_rows_.resize(n * d);
+      for (int64_t i = 0; i < n; ++i) kernels_.widen(rows_ + i * d, 1, d, 1, &wide_rows_[i * d]);
     }
-    topk_.offer(pair.column, score, ids_[pair.row]);
+    std::vector<double> scores(kExactRows * kernels_.tile_columns);
+    for (int64_t first = 0; first < n; first += kExactRows) {
+      const double* rows[kExactRows];
+      for (int64_t r = 0; r < kExactRows; ++r) {
+        // Missing rows repeat the last one; their scores are not looked at.
+        rows[r] = &wide_rows_[std::min(first + r, n - 1) * d];
+      }
+      kernels_.exact(rows, wide_columns_.data(), d, scores.data());
+      for (int64_t r = 0; r < std::min<int64_t>(kExactRows, n - first); ++r) {
+        for (int64_t c = 0; c < width; ++c) {
+          decide(first + r, place + c, set, scores[r * kernels_.tile_columns + c]);
+        }
+      }
+    }
+  }
+
+  // What an exact score means for its row and its column.
+  void decide(int64_t row, int64_t place, int64_t set, double score) {
+    ++refined;
+    const int32_t column = int32_t(columns_.given[place] - columns_.set_first[set]);
+    block_.improve_best(row, score, column);
+    if (columns_.has_tau[set]) block_.improve_margin(row, score - columns_.tau[place], column);
+    topk_.offer(place, score, ids_[row]);
   }
 
   const Columns& columns_;
@@ -166,6 +203,8 @@ class Worker {
   std::vector<int32_t> tile_;
   std::vector<Survivor> queue_;
   int64_t found_ = 0;
+  std::vector<double> wide_rows_;     // of this block, once it has met a flood
+  std::vector<double> wide_columns_;  // of the flooded panel
   const uint16_t* rows_ = nullptr;
   const int64_t* ids_ = nullptr;
 };

@@ -22,6 +22,8 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           tile<Isa>,
           survivors<Isa>,
           dot<Isa>,
+          widen<Isa>,
+          exact<Isa>,
           column_max<Isa>,
           burn_fma<Isa>,
           burn_integer<Isa>};
