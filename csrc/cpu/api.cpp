@@ -14,6 +14,9 @@
 #ifdef __linux__
 #include <unistd.h>
 #endif
+#ifndef CLIPGAP_PORTABLE_ONLY
+#include <cpuid.h>
+#endif
 
 using clipgap::Columns;
 using clipgap::Kernels;
@@ -36,6 +39,13 @@ const Kernels* fastest() {
   }
   return kKernels[kKernelCount - 1];
 }
+
+#ifndef CLIPGAP_PORTABLE_ONLY
+bool has_f16c() {  // asked of the processor itself: not every compiler's __builtin_cpu_supports knows it
+  unsigned a, b, c, d;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+#endif
 
 double peak(int threads, double seconds, double (*burn)(int64_t)) {
   using Clock = std::chrono::steady_clock;
@@ -71,7 +81,7 @@ int cg_isa_supported(int index) {
   const Kernels* kernels = kKernels[index];
   if (kernels == &clipgap::kernels_avx2) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-           __builtin_cpu_supports("f16c") && __builtin_cpu_supports("bmi2");
+           has_f16c() && __builtin_cpu_supports("bmi2");
   }
   if (kernels == &clipgap::kernels_avx512vnni) {
 #ifdef CLIPGAP_EMULATED_AVX512  // tests run this unit on machines without it
@@ -79,8 +89,7 @@ int cg_isa_supported(int index) {
 #endif
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("f16c") &&
-           __builtin_cpu_supports("bmi2");
+           __builtin_cpu_supports("avx512vnni") && has_f16c() && __builtin_cpu_supports("bmi2");
   }
 #endif
   return 1;
