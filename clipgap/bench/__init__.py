@@ -49,13 +49,20 @@ def run_bench(
     origin = results.origin()
     rows: list[Row] = []
 
+    said: set[str] = set()
+
+    def note(text: str) -> None:  # who is left out is left out of every case; once is enough
+        if text not in said:
+            said.add(text)
+            on_note(text)
+
     def keep(fresh: list[Row]) -> None:
         results.append(folder, fresh)
         rows.extend(fresh)
         on_rows(fresh)
 
     start = time.monotonic()
-    keep(results.scan_rows(files_to_tables(preset, threads, on_note), threads, origin))
+    keep(results.scan_rows(files_to_tables(preset, threads, note), threads, origin))
     left = max(seconds / 2, seconds - (time.monotonic() - start))
     todo = cases(preset)
     for case in todo:
@@ -65,7 +72,7 @@ def run_bench(
             threads=threads,
             rounds=ROUNDS[preset],
             seconds=left / len(todo),
-            on_note=on_note,
+            on_note=note,
         )
         keep(results.kernel_rows(case, measured, threads, origin))
     return rows

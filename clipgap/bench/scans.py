@@ -35,7 +35,7 @@ class Sizes:
 
 
 SIZES: dict[Preset, Sizes] = {
-    "quick": Sizes(rate=65_536, memory=16_384, growth=16_384, rounds=1),
+    "quick": Sizes(rate=65_536, memory=131_072, growth=16_384, rounds=1),
     "full": Sizes(rate=262_144, memory=131_072, growth=65_536, rounds=3),
 }
 
