@@ -21,6 +21,7 @@ import numpy as np
 
 from clipgap.errors import InputError, Interrupted
 from clipgap.kernels.admit import Status
+from clipgap.kernels.cpu import thread_count
 from clipgap.kernels.interface import BlockResult, Scanner, TopK
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
@@ -33,11 +34,18 @@ from clipgap.tables.files import Put
 from clipgap.tables.schema import QUARANTINE_SCHEMA
 
 BLOCK_ROWS = 16_384
+_ROWS_PER_THREAD = 2_048
+_LARGEST_BLOCK = 131_072
 _WAITING_WRITES = 3
 # A checkpoint is due when computing since the last one took this many times what writing it takes.
 CHECKPOINT_RATIO = 20.0
 
 Save = Callable[[Ledger, list[TopK]], None]
+
+
+def default_block_rows(threads: int | None) -> int:
+    """Rows of a block: several shares for every thread, and little memory."""
+    return min(max(BLOCK_ROWS, _ROWS_PER_THREAD * thread_count(threads)), _LARGEST_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Engine:
                 for block, last in reader.blocks(shards):
                     self._check_stop()
                     result = self.scanner.scan(block.rows, block.ids)
-                    writer.add(block, result, last)
+                    writer.add(block.without_rows(), result, last)
                     watch.report(len(block.status), last)
             except (InputError, Interrupted):
                 writer.checkpoint()
@@ -179,7 +187,7 @@ class OpenUnit:
         for group in self._groups.add(block.ok, block.keys, result):
             self._write(group)
         self._groups.totals.rows[1] += np.count_nonzero(block.status == Status.NORMALISED)
-        if len(block.ids) < len(block.status):
+        if not block.ok.all():
             if self._put_bad is None:
                 files = self._sink.bad_rows(self._shard, QUARANTINE_SCHEMA)
                 self._put_bad = self._files.enter_context(files)

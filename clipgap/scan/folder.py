@@ -70,6 +70,7 @@ class ScanFolder:
         """Make the folder, empty it of an earlier scan, and note what is going to be computed."""
         try:
             self._progress.mkdir(parents=True, exist_ok=True)
+            sync_folder(self.path.parent)
             # From here to the end the folder is known as ours, whatever a kill leaves of it.
             write_json(self._plan, {"format": FORMAT, **described})
             for name in _OURS[:-1]:

@@ -12,7 +12,7 @@ from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import Scanner, TopK
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
-from clipgap.scan.engine import BLOCK_ROWS, Engine, Save
+from clipgap.scan.engine import Engine, Save, default_block_rows
 from clipgap.scan.inputs import LoadedTest, load_tests
 from clipgap.scan.neighbours import test_table
 from clipgap.scan.plan import ScanPlan
@@ -92,7 +92,7 @@ class Job:
             sink=sink,
             ledger=ledger,
             save=save,
-            block_rows=self.how.block_rows or BLOCK_ROWS,
+            block_rows=self.how.block_rows or default_block_rows(self.how.threads),
             on_progress=self.how.report,
             stop=self.stop,
         ).run(list(shards))

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from clipgap.errors import InputError
+from clipgap.errors import InputError, UsageError
+from clipgap.scan.problems import Problems
 from clipgap.scan.progress import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.verify_files import check_counts, check_files, check_schemas
@@ -20,8 +21,6 @@ from clipgap.scan.verify_full import check_everything
 from clipgap.scan.verify_inputs import Evidence, check_gap, check_inputs
 from clipgap.scan.verify_lists import check_lists, check_neighbours
 from clipgap.scan.verify_rows import check_rows
-
-SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -60,28 +59,26 @@ def verify(
 
     `train` and `tests` say where the inputs lie now, if not where the manifest says.
     """
+    if sample < 0:
+        raise UsageError(f"sample is {sample:,}; it cannot be negative")
     result = open_scan(path)
     report = on_progress or ignore
     run = _Run(report)
-    run.check("checksums", lambda: check_files(result))
-    run.check("schemas and row counts", lambda: check_schemas(result))
+    run.check("checksums", check_files, result)
+    run.check("schemas and row counts", check_schemas, result)
     # Tables that cannot be trusted to be tables are not read any further.
     if run.all_good:
-        run.check("histograms and counts", lambda: check_counts(result))
-        run.check("order of neighbours", lambda: check_lists(result))
+        run.check("histograms and counts", check_counts, result)
+        run.check("order of neighbours", check_lists, result)
         evidence = _evidence(result, train, tests)
-        run.check("inputs", lambda: check_inputs(result, evidence))
-        run.check("thresholds", lambda: check_gap(result))
+        run.check("inputs", check_inputs, result, evidence)
+        run.check("thresholds", check_gap, result)
     if run.all_good:
-        run.check("training rows", lambda: check_rows(result, evidence, sample, seed))
-        run.check("neighbours and ties", lambda: check_neighbours(result, evidence, sample, seed))
+        run.check("training rows", check_rows, result, evidence, sample, seed)
+        run.check("neighbours and ties", check_neighbours, result, evidence, sample, seed)
         if full:
-            run.check("everything", lambda: check_everything(result, evidence, report))
+            run.check("everything", check_everything, result, evidence, report)
     return VerifyReport(str(path), tuple(run.checks))
-
-
-Finding = tuple[str, list[str]]
-"""What was checked, and what was wrong with it."""
 
 
 class _Run:
@@ -93,13 +90,12 @@ class _Run:
     def all_good(self) -> bool:
         return all(check.ok for check in self.checks)
 
-    def check(self, name: str, look: Callable[[], Finding]) -> None:
+    def check(self, name: str, look: Callable[..., str], *arguments: Any) -> None:
+        """`look` adds to the problems that it is given, and says what it looked at."""
         self._report(Progress("verifying", note=name))
-        what, problems = look()
-        detail = "; ".join(problems[:SHOWN]) or what
-        if len(problems) > SHOWN:
-            detail += f"; … and {len(problems) - SHOWN:,} more"
-        self.checks.append(Check(name, not problems, detail))
+        problems = Problems()
+        seen = look(*arguments, problems)
+        self.checks.append(Check(name, not problems.count, str(problems) or seen))
 
 
 def _evidence(result: ScanResult, train: Any, tests: Mapping[str, Any] | None) -> Evidence:

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clipgap.scan.job import How, Job
+from clipgap.scan.problems import Problems
 from clipgap.scan.progress import OnProgress
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink, part_name
@@ -16,25 +17,30 @@ from clipgap.scan.verify_inputs import Evidence
 from clipgap.tables.files import FileSum, Put, read_table, row_groups
 from clipgap.tables.schema import ROW_GROUP
 
+_SCORES = 1 << 23
+"""Scores held at once."""
+
 
 def check_everything(
-    result: ScanResult, evidence: Evidence, on_progress: OnProgress
-) -> tuple[str, list[str]]:
+    result: ScanResult, evidence: Evidence, on_progress: OnProgress, problems: Problems
+) -> str:
     """Every value of every table."""
-    job = Job(evidence.plan, evidence.tests, How(kernel="numpy", on_progress=on_progress))
-    sink, ledger, scanner = _Comparing(result), job.new_ledger(), job.new_scanner()
+    # The oracle holds all scores of a block at once.
+    block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    how = How(kernel="numpy", block_rows=block_rows, on_progress=on_progress)
+    job = Job(evidence.plan, evidence.tests, how)
+    sink, ledger, scanner = _Comparing(result, problems), job.new_ledger(), job.new_scanner()
     job.scan_shards(range(len(evidence.plan.train.shards)), scanner, sink, ledger)
     job.write_tables(scanner.topk(), sink, ledger)
-    return f"{sink.rows:,} rows of all tables derived anew", sink.problems
+    return f"{sink.rows:,} rows of all tables derived anew"
 
 
 class _Comparing(MemorySink):
     """A sink that holds each table against the file that should be equal to it."""
 
-    def __init__(self, result: ScanResult) -> None:
+    def __init__(self, result: ScanResult, problems: Problems) -> None:
         super().__init__()
-        self._result = result
-        self.problems: list[str] = []
+        self._result, self._problems = result, problems
         self.rows = 0
 
     @contextmanager
@@ -62,14 +68,14 @@ class _Comparing(MemorySink):
     def _compare(self, name: str, start: int, right: Any, stored: Any) -> None:
         self.rows += right.num_rows
         if right.num_rows != stored.num_rows:
-            self.problems.append(f"{name}: {stored.num_rows:,} rows, should be {right.num_rows:,}")
+            self._problems.add(f"{name}: {stored.num_rows:,} rows, should be {right.num_rows:,}")
             return
         for column in right.column_names:
             if not right[column].equals(stored[column]):
-                self.problems += _unequal(name, column, start, right[column], stored[column])
+                self._problems.add(_unequal(name, column, start, right[column], stored[column]))
 
 
-def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> list[str]:
+def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> str:
     """The first row in which two columns differ."""
     low, high = 0, len(right)
     while high - low > 1:
@@ -84,4 +90,4 @@ def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> lis
             i for i, pair in enumerate(zip(was, should, strict=True)) if pair[0] != pair[1]
         )
         column, was, should = f"{column} entry {place + 1}", was[place], should[place]
-    return [f"{name}, row {start + low:,}: {column} is {was}, should be {should}"]
+    return f"{name}, row {start + low:,}: {column} is {was}, should be {should}"

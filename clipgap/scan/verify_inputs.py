@@ -15,8 +15,10 @@ from clipgap.kernels.admit import admit
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
 from clipgap.scan.manifest import checksum, describe_inputs
 from clipgap.scan.plan import ScanPlan, Settings, make_plan
+from clipgap.scan.problems import Problems
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
+from clipgap.scan.sinks import test_name
 
 _SPAN = 64
 """Rows closer together than this are read in one go."""
@@ -70,40 +72,36 @@ class Evidence:
             start = stop
 
 
-def check_inputs(result: ScanResult, evidence: Evidence) -> tuple[str, list[str]]:
+def check_inputs(result: ScanResult, evidence: Evidence, problems: Problems) -> str:
     """The stores are those that were scanned."""
     manifest = result.manifest
     described = describe_inputs(evidence.plan, evidence.tests)
     was, now = manifest["inputs"], described["inputs"]
-    problems = [
-        text
-        for part in ("train", "tests")
-        for *_, text in differences(was[part], now[part], f"inputs {part}")
-    ]
+    for part in ("train", "tests"):
+        found = differences(was[part], now[part], f"inputs {part}")
+        problems.add_all(text for *_, text in found)
     shards, tests = len(was["train"]["shards"]), len(was["tests"])
-    return f"{shards:,} training shards and {tests:,} test sets are unchanged", problems
+    return f"{shards:,} training shards and {tests:,} test sets are unchanged"
 
 
-def check_gap(result: ScanResult) -> tuple[str, list[str]]:
+def check_gap(result: ScanResult, problems: Problems) -> str:
     """The thresholds in the test tables are those of the gap, if it is still there."""
     gap = result.manifest["inputs"]["gap"]
     if gap is None:
-        return "scanned without a gap", []
+        return "scanned without a gap"
     try:
         reference = open_scan(Path(gap["path"]))
     except InputError:
-        return f"the gap {gap['path']} is not there; thresholds as stated in test/", []
+        return f"the gap {gap['path']} is not there; thresholds as stated in test/"
     if checksum(reference.manifest) != gap["manifest_sha256"]:
-        return "", [f"{gap['path']} is no longer the gap that was used: its manifest differs"]
-    problems = []
+        problems.add(f"{gap['path']} is no longer the gap that was used: its manifest differs")
+        return ""
     for name in gap["sets"]:
         stated = result.test(name)["gap"].to_numpy()
         known = ~np.isnan(stated)
         wrong = np.flatnonzero(known)[stated[known] != reference.tau(name)[known]]
-        problems += [
-            f"test/{name}.parquet, row {row:,}: gap differs from {gap['path']}" for row in wrong
-        ]
-    return f"equal to those of {gap['path']}", problems
+        problems.at(wrong, f"{test_name(name)}, row {{:,}}: gap differs from its source".format)
+    return f"equal to those of {gap['path']}"
 
 
 def _stated_gap(result: ScanResult, test: LoadedTest) -> NDArray[np.float64]:

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.scan.problems import Problems
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import test_name
 from clipgap.scan.verify_inputs import Evidence
-
-Finding = tuple[str, list[str]]
 
 
 @dataclass(frozen=True)
@@ -67,18 +66,17 @@ class Lists:
         return tied
 
 
-def check_lists(result: ScanResult) -> Finding:
+def check_lists(result: ScanResult, problems: Problems) -> str:
     """Every list has its length, falls in score, rises in id among equals, and names real rows."""
     counts, shards = result.manifest["counts"], result.manifest["inputs"]["train"]["shards"]
     length = min(result.manifest["settings"]["k"], counts["rows"] - counts["quarantined"])
     sizes = np.array([shard["rows"] for shard in shards], np.int64)
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    problems, entries = [], 0
+    entries = 0
     for test in result.manifest["inputs"]["tests"]:
         name = test["name"]
-        wrong = _wrong_lengths(result, name, length, test["rows"] - test["quarantined"])
-        problems += wrong
-        if wrong:
+        usable = test["rows"] - test["quarantined"]
+        if not _lengths_are_right(result, name, length, usable, problems):
             continue
         lists = Lists.read(result, name)
         entries += lists.sim.size
@@ -86,20 +84,22 @@ def check_lists(result: ScanResult) -> Finding:
         real &= lists.shard_row >= 0
         real[real] &= lists.shard_row[real] < sizes[lists.shard[real]]
         if not real.all():
-            problems += _at(lists, ~real, "names a training row that does not exist")
+            _report(lists, ~real, "names a training row that does not exist", problems)
             continue
         ids, sim = lists.ids(offsets), lists.sim
         falls = sim[:, 1:] < sim[:, :-1]
         rises = (sim[:, 1:] == sim[:, :-1]) & (ids[:, 1:] > ids[:, :-1])
-        problems += _at(lists, ~(falls | rises), "is followed by one that should come before it")
-        problems += _check_gap_column(result, lists)
-    return f"{entries:,} entries are in order", problems
+        _report(lists, ~(falls | rises), "is followed by one that should come before it", problems)
+        _check_gap_column(result, lists, problems)
+    return f"{entries:,} entries are in order"
 
 
-def check_neighbours(result: ScanResult, evidence: Evidence, sample: int, seed: int) -> Finding:
+def check_neighbours(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
     """The oracle scores anew: the lists of sampled points, and every entry of a tie."""
     random = np.random.default_rng([seed, 1])
-    problems, scored = [], 0
+    scored = 0
     for g, test in enumerate(evidence.tests):
         lists = Lists.read(result, test.name)
         chosen = lists.tied
@@ -111,13 +111,17 @@ def check_neighbours(result: ScanResult, evidence: Evidence, sample: int, seed: 
         scored += len(point)
         for start, stop in _runs(lists.shard[point, place]):
             at = point[start:stop], place[start:stop]
-            problems += _score_shard(evidence, g, lists, at)
-    return f"{scored:,} entries scored anew", problems
+            _score_shard(evidence, g, lists, at, problems)
+    return f"{scored:,} entries scored anew"
 
 
 def _score_shard(
-    evidence: Evidence, g: int, lists: Lists, at: tuple[NDArray[np.int64], NDArray[np.int64]]
-) -> list[str]:
+    evidence: Evidence,
+    g: int,
+    lists: Lists,
+    at: tuple[NDArray[np.int64], NDArray[np.int64]],
+    problems: Problems,
+) -> None:
     test, store = evidence.tests[g], evidence.plan.train
     point, place = at
     shard, rows = int(lists.shard[at][0]), lists.shard_row[at]
@@ -127,47 +131,48 @@ def _score_shard(
         columns_here = test.rows[columns[part]].astype(np.float64)
         scores = (found.astype(np.float64) * columns_here).sum(axis=1)
         wrong[point[part], place[part]] = scores != lists.sim[point[part], place[part]]
-    problems = _at(lists, wrong, "has another score than stated")
+    _report(lists, wrong, "has another score than stated", problems)
     if store.has_keys:
         unique, back = np.unique(rows, return_inverse=True)
         true_keys = np.asarray(store.take_keys(shard, unique), object)[back]
         stated = np.asarray(lists.key.take(point * lists.sim.shape[1] + place), object)
         wrong = np.zeros(lists.sim.shape, np.bool_)
         wrong[at] = true_keys != stated
-        problems += _at(lists, wrong, "has another key than stated")
-    return problems
+        _report(lists, wrong, "has another key than stated", problems)
 
 
-def _wrong_lengths(result: ScanResult, name: str, length: int, usable: int) -> list[str]:
-    table = result.test(name)
-    problems = []
+def _lengths_are_right(
+    result: ScanResult, name: str, length: int, usable: int, problems: Problems
+) -> bool:
+    table, before = result.test(name), problems.count
     for column in ("nn_sim", "nn_shard", "nn_row", "nn_key"):
         lengths = table[column].combine_chunks().value_lengths().to_numpy()
-        filled = np.count_nonzero(lengths == length) if length else usable
-        if np.count_nonzero(lengths) != (usable if length else 0) or filled != usable:
-            problems.append(
+        right = np.zeros(len(lengths), np.int64)
+        right[: usable if length else 0] = length
+        if not np.array_equal(np.sort(lengths), np.sort(right)):
+            problems.add(
                 f"{test_name(name)}: {column} should hold {length} entries for each of "
-                f"{usable:,} usable test points"
+                f"{usable:,} usable test points, and none for others"
             )
-    return problems
+    return problems.count == before
 
 
-def _check_gap_column(result: ScanResult, lists: Lists) -> list[str]:
+def _check_gap_column(result: ScanResult, lists: Lists, problems: Problems) -> None:
     if result.manifest["kind"] != "gap" or not lists.sim.size:
-        return []
+        return
     name = lists.file.removeprefix("test/").removesuffix(".parquet")
     stated = result.test(name)["gap"].to_numpy()[lists.row]
-    return [
-        f"{lists.file}, row {row:,}: gap is not the highest score"
-        for row in lists.row[stated != lists.sim[:, 0]]
-    ]
+    problems.at(
+        lists.row[stated != lists.sim[:, 0]],
+        lambda row: f"{lists.file}, row {row:,}: gap is not the highest score",
+    )
 
 
-def _at(lists: Lists, wrong: NDArray[np.bool_], what: str) -> list[str]:
-    return [
-        f"{lists.file}, row {lists.row[point]:,}: neighbour {place + 1} {what}"
-        for point, place in np.argwhere(wrong)
-    ]
+def _report(lists: Lists, wrong: NDArray[np.bool_], what: str, problems: Problems) -> None:
+    def describe(at: NDArray[np.int64]) -> str:
+        return f"{lists.file}, row {lists.row[at[0]]:,}: neighbour {at[1] + 1} {what}"
+
+    problems.at(np.argwhere(wrong), describe)
 
 
 def _runs(sorted_values: NDArray[np.int64]) -> list[tuple[int, int]]:

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from clipgap.kernels.admit import admit
 from clipgap.kernels.oracle import exact_scores
 from clipgap.scan.inputs import LoadedTest
+from clipgap.scan.problems import Problems
 from clipgap.scan.result import ScanResult
-from clipgap.scan.sinks import part_name
+from clipgap.scan.sinks import part_name, test_name
 from clipgap.scan.verify_inputs import Evidence
 from clipgap.scan.verify_lists import Lists
 from clipgap.tables.schema import ROW_GROUP, SetColumns
-
-Finding = tuple[str, list[str]]
 
 _SCORES = 1 << 23
 """Scores held at once."""
@@ -33,7 +32,9 @@ class _Last:
     ids: NDArray[np.int64]  # (points, length)
 
 
-def check_rows(result: ScanResult, evidence: Evidence, sample: int, seed: int) -> Finding:
+def check_rows(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
     """The oracle scores sampled training rows against all test points."""
     plan, offsets = evidence.plan, evidence.plan.offsets
     random = np.random.default_rng([seed, 0])
@@ -41,12 +42,12 @@ def check_rows(result: ScanResult, evidence: Evidence, sample: int, seed: int) -
     lasts = [_last(Lists.read(result, test.name), test, offsets) for test in evidence.tests]
     step = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
     shards = np.searchsorted(offsets, ids, side="right") - 1
-    problems: list[str] = []
     for shard in np.unique(shards):
         rows = ids[shards == shard] - offsets[shard]
         for start in range(0, len(rows), step):
-            problems += _check_some(result, evidence, lasts, int(shard), rows[start : start + step])
-    return f"{len(ids):,} rows scored anew against {plan.test_rows:,} test points", problems
+            some = rows[start : start + step]
+            _check_some(result, evidence, lasts, int(shard), some, problems)
+    return f"{len(ids):,} rows scored anew against {plan.test_rows:,} test points"
 
 
 def _check_some(
@@ -55,7 +56,8 @@ def _check_some(
     lasts: list[_Last],
     shard: int,
     rows: NDArray[np.int64],
-) -> list[str]:
+    problems: Problems,
+) -> None:
     store = evidence.plan.train
     raw = np.concatenate([store.read(shard, int(row), int(row) + 1) for row in rows])
     admitted = admit(raw)
@@ -65,17 +67,15 @@ def _check_some(
         keys = store.take_keys(shard, rows)
         assert keys is not None
         expected["key"] = keys.to_pylist()
-    problems = []
     for test, names, last in zip(evidence.tests, result.set_columns, lasts, strict=True):
         scores = exact_scores(admitted.rows, test.rows)
         for column, values in _expected(scores, test, names).items():
             listed = values.tolist()
             expected[column] = [v if good else None for v, good in zip(listed, ok, strict=True)]
         ids = evidence.plan.offsets[shard] + rows
-        problems += _check_listed(scores[ok], ids[ok], test, last)
+        _check_listed(scores[ok], ids[ok], test, last, problems)
     if result.manifest["settings"]["train_table"]:
-        problems += _compare(result, shard, rows, expected)
-    return problems
+        _compare(result, shard, rows, expected, problems)
 
 
 def _expected(
@@ -96,11 +96,14 @@ def _expected(
 
 
 def _compare(
-    result: ScanResult, shard: int, rows: NDArray[np.int64], expected: dict[str, list[Any]]
-) -> list[str]:
+    result: ScanResult,
+    shard: int,
+    rows: NDArray[np.int64],
+    expected: dict[str, list[Any]],
+    problems: Problems,
+) -> None:
     assert result.path is not None
     file = pq.ParquetFile(result.path / part_name(shard))
-    problems = []
     for group in np.unique(rows // ROW_GROUP):
         inside = np.flatnonzero(rows // ROW_GROUP == group)
         table = file.read_row_group(int(group), columns=list(expected))
@@ -108,11 +111,10 @@ def _compare(
         for column, values in expected.items():
             for at, was in zip(inside, stored[column], strict=True):
                 if was != values[at]:
-                    problems.append(
+                    problems.add(
                         f"{part_name(shard)}, row {rows[at]:,}: {column} is {was}, "
                         f"should be {values[at]}"
                     )
-    return problems
 
 
 def _last(lists: Lists, test: LoadedTest, offsets: NDArray[np.int64]) -> _Last:
@@ -129,13 +131,17 @@ def _check_listed(
     ids: NDArray[np.int64],
     test: LoadedTest,
     last: _Last,
-) -> list[str]:
+    problems: Problems,
+) -> None:
     """A row that is at least as good as the last of a list, ties by id, must be in that list."""
     at = ids[:, None]
     due = (scores > last.sim) | ((scores == last.sim) & (at <= last.id))
     row, point = np.nonzero(due)
     listed = (last.ids[point] == ids[row, None]).any(axis=1)
-    return [
-        f"test/{test.name}.parquet, row {test.row_of[p]:,}: training id {ids[r]:,} is missing"
-        for r, p in zip(row[~listed], point[~listed], strict=True)
-    ]
+    problems.at(
+        np.argwhere(~listed)[:, 0],
+        lambda i: (
+            f"{test_name(test.name)}, row {test.row_of[point[i]]:,}: "
+            f"training id {ids[row[i]]:,} is missing"
+        ),
+    )
