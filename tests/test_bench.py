@@ -13,12 +13,13 @@ from clipgap import bench
 from clipgap.bench import results
 from clipgap.bench.case import M_SIX, Case, cases
 from clipgap.bench.child import peak_mib as own_peak_mib
-from clipgap.bench.contenders import CONTENDERS, Contender
+from clipgap.bench.contenders import CONTENDERS, ISAS, Contender
 from clipgap.bench.race import Measured, race
 from clipgap.bench.results import Row
 from clipgap.bench.runner import Runner
 from clipgap.bench.scans import Run, Workshop
 from clipgap.errors import MissingDependency
+from clipgap.kernels import cpu
 from clipgap.kernels.oracle import OracleScanner, exact_scores
 
 CASE = Case("isotropic", d=48, m=300, k=4)
@@ -81,6 +82,13 @@ def test_the_torch_loop_keeps_its_lists_over_blocks() -> None:
     truth = exact_scores(CASE.train(0, 3 * BLOCK), CASE.test())
     best = np.sort(truth, axis=0)[::-1][: CASE.k].T
     assert np.abs(loop.best.numpy() - best).max() < 1e-5  # type: ignore[attr-defined]
+
+
+def test_every_instruction_set_of_the_library_takes_part() -> None:
+    try:
+        assert set(cpu.instruction_sets()) <= set(ISAS)
+    except MissingDependency as error:
+        pytest.skip(str(error))
 
 
 def test_cases_cover_what_the_docs_say() -> None:
