@@ -47,9 +47,11 @@ class Worker {
     wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
-      for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
+      const int64_t first_panel = columns_.set_first_panel[set];
+      for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
         filter(p);
-        if (double(found_) > kFlood * double(n * kernels_.tile_columns)) {
+        // In the first panel all survive, for want of bounds, and the best of a row ends that.
+        if (p > first_panel && double(found_) > kFlood * double(n * kernels_.tile_columns)) {
           decide_densely(p, set);
         } else {
           settle(set);
