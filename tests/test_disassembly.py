@@ -24,7 +24,7 @@ def disassembly() -> str:
 
 @pytest.mark.parametrize(
     ("isa", "instruction", "count", "registers"),
-    [("Avx2", "vpmaddwd", 12, "ymm"), ("Avx512Vnni", "vpdpbusd", 24, "zmm")],
+    [("Avx2", "vpmaddubsw", 16, "ymm"), ("Avx512Vnni", "vpdpbusd", 24, "zmm")],
 )
 def test_tile_loop(isa: str, instruction: str, count: int, registers: str) -> None:
     function = re.search(rf"<[^>\n]*\btile<[^\n]*{isa}>[^\n]*>:\n(.*?)\n\n", disassembly(), re.S)

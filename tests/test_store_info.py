@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import keys_of, unit_rows, write_clip_retrieval, write_keys
+from tests.stores import keys_of, unit_rows, write_clip_retrieval, write_keys
 
 from clipgap.errors import InputError
 from clipgap.store import array_store, open_store

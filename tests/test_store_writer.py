@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from stores import DIM, keys_of, unit_rows
+from tests.stores import DIM, keys_of, unit_rows
 
 from clipgap.errors import InputError, UsageError
 from clipgap.store import StoreWriter, open_store

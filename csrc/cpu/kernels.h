@@ -50,7 +50,7 @@ struct Kernels {
   int tile_rows, tile_columns;
   int group;            // integers that share one 32-bit lane: 4 of 8 bits or 2 of 16 bits
   float max_limit;      // largest integer magnitude the lanes can hold
-  int32_t row_bias;     // added to every row integer when packed (VNNI wants them unsigned)
+  int32_t row_bias;     // added to every row integer when packed, where rows must be unsigned
 
   // See cg_admit.
   void (*admit)(const void* raw, int bytes, int64_t n, int64_t d, uint16_t* rows, uint8_t* status,

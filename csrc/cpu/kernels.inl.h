@@ -145,6 +145,7 @@ __attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns,
                                     const int32_t* start, int32_t* out) {
   using V = typename Isa::V;
   constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
+  constexpr int S = Isa::kStep;
   V sum[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -152,18 +153,22 @@ __attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns,
     for (int c = 0; c < C; ++c) sum[r][c] = Isa::load(start + c * W);
   }
 #pragma GCC unroll 1
-  for (int64_t lane = 0; lane < lanes; ++lane) {
-    V column[C];
+  for (int64_t lane = 0; lane < lanes; lane += S) {
+    V column[C][S], row[S];
+#pragma GCC unroll 2
+    for (int s = 0; s < S; ++s) {
 #pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) column[c] = Isa::load(columns + c * W);
+      for (int c = 0; c < C; ++c) column[c][s] = Isa::load(columns + (s * C + c) * W);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < R; ++r) {
-      const V row = Isa::splat(rows[r]);
+#pragma GCC unroll 2
+      for (int s = 0; s < S; ++s) row[s] = Isa::splat(rows[s * R + r]);
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c) sum[r][c] = Isa::dot(sum[r][c], row, column[c]);
     }
-    rows += R;
-    columns += C * W;
+    rows += S * R;
+    columns += S * C * W;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
@@ -303,26 +308,17 @@ double burn_fma(int64_t rounds) {
   return 2.0 * kSums * double(rounds) * double(sizeof(typename Isa::Fma) / sizeof(float));
 }
 
-// The multiply-adds of the tile loop on registers alone; each takes its own sum as a factor, or the
-// compiler would make one product do for all.
+// The tile loop with all its data in the first-level cache.
 template <class Isa>
 double burn_integer(int64_t rounds) {
-  using V = typename Isa::V;
-  V sums[kSums], column = Isa::splat(0x04030201);
-#pragma GCC unroll 10
-  for (int i = 0; i < kSums; ++i) sums[i] = Isa::splat(i);
-#pragma GCC unroll 1
-  for (int64_t round = 0; round < rounds; ++round) {
-#pragma GCC unroll 10
-    for (int i = 0; i < kSums; ++i) sums[i] = Isa::dot(sums[i], sums[i], column);
+  constexpr int64_t lanes = 64, width = Isa::kVectors * Isa::kWidth;
+  static const int32_t rows[Isa::kRows * lanes] = {}, columns[width * lanes] = {}, start[width] = {};
+  int32_t out[Isa::kRows * width];
+  for (int64_t round = 0; round < rounds; round += lanes) {
+    tile<Isa>(rows, columns, lanes, start, out);
+    asm volatile("" : : "m"(out));
   }
-  V total = sums[0];
-#pragma GCC unroll 10
-  for (int i = 1; i < kSums; ++i) total = Isa::add(total, sums[i]);
-  int32_t lanes[Isa::kWidth];
-  Isa::store(lanes, total);
-  asm volatile("" : : "m"(lanes));
-  return 2.0 * kSums * double(rounds) * Isa::kWidth * Isa::kGroup;
+  return 2.0 * double(rounds) * Isa::kRows * width * Isa::kGroup;
 }
 
 }  // namespace

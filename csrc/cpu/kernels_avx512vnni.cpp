@@ -15,7 +15,7 @@ typedef int32_t I16 __attribute__((vector_size(64)));
 struct Avx512Vnni : F16c {
   using V = I16;
   using Fma = __m512;
-  static constexpr int kRows = 12, kVectors = 2, kWidth = 16, kGroup = 4;
+  static constexpr int kRows = 12, kVectors = 2, kWidth = 16, kGroup = 4, kStep = 1;
 
   static CG_INLINE V load(const int32_t* p) { return (V)_mm512_loadu_si512(p); }
   static CG_INLINE void store(int32_t* p, V v) { _mm512_storeu_si512(p, (__m512i)v); }
@@ -23,8 +23,8 @@ struct Avx512Vnni : F16c {
   static CG_INLINE V add(V a, V b) { return a + b; }
   static CG_INLINE V sub(V a, V b) { return a - b; }
   static CG_INLINE V min(V a, V b) { return a < b ? a : b; }
-  static CG_INLINE V dot(V sum, V row, V column) {
-    return (V)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)row, (__m512i)column);
+  static CG_INLINE V dot(V sum, const V* row, const V* column) {
+    return (V)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)row[0], (__m512i)column[0]);
   }
   static CG_INLINE uint32_t reaches(V value, V need) {
     return _mm512_cmpge_epi32_mask((__m512i)value, (__m512i)need);

@@ -16,7 +16,7 @@ typedef float F4 __attribute__((vector_size(16)));
 struct Portable {
   using V = I4;
   using Fma = F4;
-  static constexpr int kRows = 6, kVectors = 2, kWidth = 4, kGroup = 2;
+  static constexpr int kRows = 6, kVectors = 2, kWidth = 4, kGroup = 2, kStep = 1;
 
   static CG_INLINE V load(const int32_t* p) { return load_as<V>(p); }
   static CG_INLINE void store(int32_t* p, V v) { store_as(p, v); }
@@ -24,12 +24,13 @@ struct Portable {
   static CG_INLINE V add(V a, V b) { return a + b; }
   static CG_INLINE V sub(V a, V b) { return a - b; }
   static CG_INLINE V min(V a, V b) { return a < b ? a : b; }
-  static CG_INLINE V dot(V sum, V row, V column) {
+  static CG_INLINE V dot(V sum, const V* row, const V* column) {
+    const V a = row[0], b = column[0];
 #ifdef __SSE2__
-    return sum + (V)_mm_madd_epi16((__m128i)row, (__m128i)column);
+    return sum + (V)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
     // Both halves of a lane are signed 16-bit integers.
-    return sum + (row >> 16) * (column >> 16) + ((row << 16) >> 16) * ((column << 16) >> 16);
+    return sum + (a >> 16) * (b >> 16) + ((a << 16) >> 16) * ((b << 16) >> 16);
 #endif
   }
   static CG_INLINE uint32_t reaches(V value, V need) {
