@@ -84,7 +84,7 @@ class ScanFolder:
 
     def prepare(self) -> None:
         """Make the inner folders and clear away what a killed run was writing."""
-        for folder in (self.path / "train", self.path / "test", self._quarantine):
+        for folder in (self.path / "test", self._quarantine):
             folder.mkdir(parents=True, exist_ok=True)
         remove_leftovers(self.path)
         sync_folder(self.path)
@@ -108,7 +108,9 @@ class ScanFolder:
         return checkpoint.load(self._checkpoint, sets) if self._checkpoint.exists() else None
 
     def part(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
-        return parquet_file(self.path / part_name(shard), schema)
+        path = self.path / part_name(shard)
+        path.parent.mkdir(exist_ok=True)
+        return parquet_file(path, schema)
 
     def part_sum(self, shard: int) -> FileSum | None:
         return FileSum.of(self.path / part_name(shard))

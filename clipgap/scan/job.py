@@ -14,7 +14,7 @@ from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.engine import Engine, Save, default_block_rows
 from clipgap.scan.inputs import LoadedTest, load_tests
-from clipgap.scan.neighbours import test_table
+from clipgap.scan.neighbours import Winners, test_table
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.progress import OnProgress, Progress, ignore
 from clipgap.scan.rows import RowLayout
@@ -102,10 +102,11 @@ class Job:
     ) -> dict[str, FileSum | None]:
         """All tables but the training table; returns the sums of all files, parts included."""
         files = {part_name(shard): unit.file for shard, unit in ledger.units.items()}
+        self._report("keys")
+        winners = Winners.look_up(self.plan, topk)
+        self._report("writing")
         for test, lists in zip(self.tests, topk, strict=True):
-            self._report("keys", test.name)
-            table = test_table(self.plan, test, lists)
-            self._report("writing", test.name)
+            table = test_table(self.plan, test, lists, winners)
             files[test_name(test.name)] = sink.table(test_name(test.name), TEST_SCHEMA, [table])
         hist = histogram_table(ledger.totals, self.layout.sets, self.plan.settings.above)
         files[HIST] = sink.table(HIST, HIST_SCHEMA, [hist])
@@ -115,9 +116,7 @@ class Job:
             files[QUARANTINE] = sink.table(QUARANTINE, QUARANTINE_SCHEMA, bad_rows)
         return files
 
-    def _report(self, stage: str, note: str) -> None:
+    def _report(self, stage: str) -> None:
         rows, shards = self.plan.train.rows, len(self.plan.train.shards)
-        progress = Progress(
-            stage, rows=rows, total_rows=rows, shard=shards, shards=shards, note=note
-        )
+        progress = Progress(stage, rows=rows, total_rows=rows, shard=shards, shards=shards)
         self.how.report(progress)

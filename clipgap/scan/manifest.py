@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,15 @@ from clipgap.tables.schema import TABLES_VERSION
 
 FORMAT = "clipgap-scan"
 MANIFEST = "manifest.json"
+_FINGERPRINT_THREADS = 16
+"""A fingerprint reads little; many at once hide the latency of a remote store."""
 
 
 def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, Any]:
     """Everything the results follow from: rows by fingerprint, thresholds, settings."""
+    with ThreadPoolExecutor(_FINGERPRINT_THREADS) as pool:
+        shards = plan.train.shards
+        fingerprints = list(pool.map(plan.train.fingerprint, range(len(shards))))
     return {
         "kind": plan.kind,
         "inputs": {
@@ -41,9 +47,9 @@ def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, An
                         "name": shard.name,
                         "rows": shard.rows,
                         "dtype": shard.dtype,
-                        "fingerprint": plan.train.fingerprint(shard.index),
+                        "fingerprint": fingerprint,
                     }
-                    for shard in plan.train.shards
+                    for shard, fingerprint in zip(shards, fingerprints, strict=True)
                 ],
             },
             "tests": [_describe_test(test) for test in tests],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,16 +15,39 @@ from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
-from clipgap.store import Store
 from clipgap.tables.schema import TEST_SCHEMA
 
+_KEY_THREADS = 8
 
-def test_table(plan: ScanPlan, test: LoadedTest, topk: TopK) -> Any:
+
+@dataclass(frozen=True)
+class Winners:
+    """Every training row that is in some list, with its key."""
+
+    ids: NDArray[np.int64]  # ascending
+    keys: Any  # pyarrow strings
+
+    @classmethod
+    def look_up(cls, plan: ScanPlan, lists: Sequence[TopK]) -> Winners:
+        """Go through the key columns once, for all test sets together."""
+        ids = np.unique(np.concatenate([held.id[held.id != NO_ID] for held in lists]))
+        if not plan.train.has_keys:
+            return cls(ids, pa.nulls(len(ids), pa.string()))
+        shards, rows = _places(plan, ids)
+        numbers, starts = np.unique(shards, return_index=True)
+        with ThreadPoolExecutor(_KEY_THREADS) as pool:
+            found = pool.map(plan.train.take_keys, numbers.tolist(), np.split(rows, starts[1:]))
+            return cls(ids, pa.concat_arrays([pa.array([], pa.string()), *found]))
+
+    def keys_of(self, ids: NDArray[np.int64]) -> Any:
+        return self.keys.take(pa.array(np.searchsorted(self.ids, ids)))
+
+
+def test_table(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) -> Any:
     """The table of one test set."""
     filled = topk.id != NO_ID
     ids = topk.id[filled]
-    shards = np.searchsorted(plan.offsets, ids, side="right") - 1
-    rows = ids - plan.offsets[shards]
+    shards, rows = _places(plan, ids)
     usable = test.status <= Status.NORMALISED
     lengths = np.zeros(len(usable), np.int64)
     lengths[usable] = filled.sum(axis=1)
@@ -39,24 +65,16 @@ def test_table(plan: ScanPlan, test: LoadedTest, topk: TopK) -> Any:
             lists(pa.array(topk.sim[filled] + 0.0)),
             lists(pa.array(shards.astype(np.int32))),
             lists(pa.array(rows)),
-            lists(winners_keys(plan.train, shards, rows)),
+            lists(winners.keys_of(ids)),
         ],
         schema=TEST_SCHEMA,
     )
 
 
-def winners_keys(store: Store, shards: NDArray[np.int64], rows: NDArray[np.int64]) -> Any:
-    """The keys of these training rows, read shard by shard."""
-    if not store.has_keys:
-        return pa.nulls(len(rows), pa.string())
-    order = np.lexsort((rows, shards))
-    numbers, starts = np.unique(shards[order], return_index=True)
-    pieces = [pa.array([], pa.string())]
-    for shard, mine in zip(numbers, np.split(rows[order], starts[1:]), strict=False):
-        pieces.append(store.take_keys(int(shard), mine))
-    back = np.empty(len(order), np.int64)
-    back[order] = np.arange(len(order))
-    return pa.concat_arrays(pieces).take(pa.array(back))
+def _places(plan: ScanPlan, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Shard and row of training ids."""
+    shards = np.searchsorted(plan.offsets, ids, side="right") - 1
+    return shards, ids - plan.offsets[shards]
 
 
 def _gap_column(plan: ScanPlan, test: LoadedTest, topk: TopK, usable: NDArray[np.bool_]) -> Any:

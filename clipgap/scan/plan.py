@@ -82,7 +82,7 @@ class ScanPlan:
                 name: {**_describe(store), "gap": self.has_gap(name)}
                 for name, store in self.tests.items()
             },
-            "gap": None if self.gap is None else self.gap.manifest["kind"],
+            "gap": None if self.gap is None else self.gap.label,
             "settings": asdict(self.settings),
             "operations": self.operations,
             "notes": list(self.notes),

@@ -86,7 +86,8 @@ def _check_finished(job: Job, folder: ScanFolder, manifest: Mapping[str, Any]) -
     if not damaged:
         folder.tidy()
         return ScanResult(manifest, folder.path, already_complete=True)
-    job.how.report(Progress("reading headers", note=f"damaged, computed again: {damaged}"))
+    note = f"{len(damaged):,} damaged files are computed again, the first is {damaged[0]}"
+    job.how.report(Progress("reading headers", note=note))
     parts = {part_name(shard.index): shard.index for shard in job.plan.train.shards}
     if not all(name in parts for name in damaged):
         return None
