@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 from clipgap.store import Store, StoreWriter, array_store, open_store
 from clipgap.store.resting import Resting
+from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 
 @pytest.fixture

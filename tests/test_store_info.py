@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.stores import keys_of, unit_rows, write_clip_retrieval, write_keys
 
 from clipgap.errors import InputError
 from clipgap.store import array_store, open_store
 from clipgap.store.duplicates import KeyCounter
 from clipgap.store.info import BadRow, inspect
+from tests.stores import keys_of, unit_rows, write_clip_retrieval, write_keys
 
 
 def test_norms_and_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.store import array_store, open_store
 from clipgap.store.npy import MAGIC
+from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 
 def refusal(source: Any, **options: Any) -> str:

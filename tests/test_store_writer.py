@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from tests.stores import DIM, keys_of, unit_rows
 
 from clipgap.errors import InputError, UsageError
 from clipgap.store import StoreWriter, open_store
 from clipgap.tables.atomic import TEMPORARY_SUFFIX, sha256_file
+from tests.stores import DIM, keys_of, unit_rows
 
 
 def write(folder: Path, blocks: int = 2) -> Path:
