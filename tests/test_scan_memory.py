@@ -67,6 +67,8 @@ def test_peak_memory_does_not_grow_with_rows(
     np.save(tmp_path / "test.npy", unit_rows(16, 8, 1))
     small = write(tmp_path / "small", rows, shards)
     large = write(tmp_path / "large", 8 * rows, more_shards)
-    low = peak(small, tmp_path / "test.npy", tmp_path / "a", verify)
+    # One run in a dozen gets by with less than the others; that must not become the measure.
+    runs = [peak(small, tmp_path / "test.npy", tmp_path / f"a{i}", verify) for i in range(3)]
+    low = sorted(runs)[1]
     high = peak(large, tmp_path / "test.npy", tmp_path / "b", verify)
     assert high <= 1.05 * low
