@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.scan import scan
-from clipgap.scan.engine import BLOCK_ROWS
+from clipgap.scan.engine import default_block_rows
 from clipgap.store import open_store
 
 K = 32
@@ -36,9 +36,10 @@ def kernel_seconds(train: str, test: str, out: str, threads: int) -> float:
     rows = _all_rows(train)
     ids = np.arange(len(rows), dtype=np.int64)
     scanner = make_scanner([TestSet("test", _all_rows(test))], K, threads=threads)
+    step = default_block_rows(threads)
     start = time.perf_counter()
-    for first in range(0, len(rows), BLOCK_ROWS):
-        block = slice(first, first + BLOCK_ROWS)
+    for first in range(0, len(rows), step):
+        block = slice(first, first + step)
         scanner.scan(rows[block], ids[block])
     return time.perf_counter() - start
 

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.interface import NO_ID, BlockResult, Counters, TestSet, TopK
 
+_SCORES_AT_ONCE = 1 << 24  # 128 MiB
+
 
 def exact_scores(rows: NDArray[np.float16], tests: NDArray[np.float16]) -> NDArray[np.float64]:
     """All scores of rows (n, d) against tests (m, d), exact."""
@@ -48,6 +50,18 @@ class OracleScanner:
         ]
 
     def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        widest = max((len(test.rows) for test in self.tests), default=0)
+        step = max(1, _SCORES_AT_ONCE // max(1, widest))
+        starts = range(0, max(1, len(rows)), step)
+        pieces = [self._scan(rows[i : i + step], ids[i : i + step]) for i in starts]
+        return BlockResult(
+            np.concatenate([piece.sim for piece in pieces]),
+            np.concatenate([piece.nn for piece in pieces]),
+            np.concatenate([piece.margin for piece in pieces]),
+            np.concatenate([piece.witness for piece in pieces]),
+        )
+
+    def _scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         n, groups = len(rows), len(self.tests)
         result = BlockResult(
             np.zeros((n, groups)),

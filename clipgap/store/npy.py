@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import struct
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,9 @@ FIRST_READ = 4096
 
 _LONGEST_HEADER = 1 << 16
 _FLOAT = re.compile(r"[<>|=]?f[248]")
+_PARSING = threading.Lock()
+"""CPython 3.11 counts the depth of all threads' syntax trees in one variable, so two headers read
+at once can end in `SystemError: AST constructor recursion depth mismatch`."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def parse_header(header: bytes) -> NpyHeader:
     start = 10 if version == 1 else 12
     encoding = "utf-8" if version == 3 else "latin-1"
     try:
-        fields = ast.literal_eval(header[start:].decode(encoding).strip())
+        with _PARSING:
+            fields = ast.literal_eval(header[start:].decode(encoding).strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise InputError(f"the .npy header at byte {start} is not a plain dictionary") from error
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
