@@ -8,26 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
 
 from clipgap.errors import InputError
 from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, read_catalogue
-from clipgap.store.files import FILE_THREADS, File, Listing, Volume, is_absolute, volume_of
-from clipgap.store.naming import (
-    Part,
-    expand_braces,
-    gaps,
-    has_braces,
-    has_glob,
-    natural,
-    show_runs,
-    split_number,
-)
-
-Chosen = Literal["folder", "glob", "written out"]
-"""How files came to be in a store, which decides what counts as missing."""
+from clipgap.store.files import File, Listing, Volume, is_absolute, volume_of
+from clipgap.store.finding import Chosen, find_files, split_path, stem_of
+from clipgap.store.naming import Part, gaps, natural, show_runs, split_number
 
 _IMAGE_FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
 
@@ -42,7 +29,7 @@ class Piece:
 
     @property
     def stem(self) -> str:
-        return split_path(self.file.path)[1].rpartition(".")[0] or split_path(self.file.path)[1]
+        return stem_of(self.file.path)
 
 
 @dataclass
@@ -60,50 +47,15 @@ def find_layout(part: Part) -> Layout:
     volume, path = volume_of(part.path)
     if part.options.dim is not None:
         return _raw(volume, path, part)
-    file = volume.file(path)
-    if file is not None:
-        return _listed(volume, [file], "written out")
-    if has_braces(path):
-        return _braces(volume, path)
-    if has_glob(path):
-        files = sorted(volume.glob(path), key=lambda found: natural(found.path))
-        if not files:
-            raise InputError(f"{path}: no file matches")
-        return _listed(volume, files, "glob")
+    found = find_files(volume, path)
+    if found is not None:
+        layout = _listed(volume, found.files, found.how)
+        layout.problems = found.problems + layout.problems
+        return layout
     listing = volume.listing(path)
     if listing is None:
         raise InputError(f"{path}: there is no such file or folder")
     return _folder(volume, path.rstrip("/") or "/", listing)
-
-
-def split_path(path: str) -> tuple[str, str]:
-    """Folder and name of a path or URL."""
-    folder, slash, name = path.rpartition("/")
-    return folder or slash, name
-
-
-def _braces(volume: Volume, path: str) -> Layout:
-    names = expand_braces(path)
-    folders = {folder: volume.listing(folder or ".") for folder, _ in map(split_path, names)}
-
-    def find(name: str) -> File | None:
-        folder, last = split_path(name)
-        listing = folders[folder]
-        # Web servers often serve files but list no folders, so what is not listed is asked for.
-        return (listing.files.get(last) if listing else None) or volume.file(name)
-
-    with ThreadPoolExecutor(FILE_THREADS) as pool:
-        found = list(pool.map(find, names))
-    files = [file for file in found if file is not None]
-    problems = [
-        f"{name}: there is no such file"
-        for name, file in zip(names, found, strict=True)
-        if file is None
-    ]
-    if not files:
-        raise InputError.listing(f"{path}: none of these files is there", problems)
-    layout = _listed(volume, files, "written out")
-    return Layout(layout.format, layout.pieces, problems + layout.problems, layout.key_column)
 
 
 def _raw(volume: Volume, path: str, part: Part) -> Layout:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from clipgap.errors import InputError
 from clipgap.store.base import Shard, ShardInfo, Store
 from clipgap.store.files import FILE_THREADS
+from clipgap.store.finding import unique_names
 from clipgap.store.keys import (
     KeySource,
     ListedKeys,
@@ -23,7 +24,7 @@ from clipgap.store.keys import (
     open_fixed_keys,
     open_parquet_keys,
 )
-from clipgap.store.layout import Layout, Piece, find_layout, split_path
+from clipgap.store.layout import Layout, Piece, find_layout
 from clipgap.store.naming import Options, Part, parse
 from clipgap.store.npz import open_npz
 from clipgap.store.resting import Resting
@@ -193,21 +194,9 @@ def _mixed_keys(opened: Sequence[_Opened]) -> list[str]:
 
 def _store(path: str, kind: str, opened: Sequence[_Opened]) -> Store:
     shards = []
-    names = _unique_names([shard.piece for shard in opened])
+    names = unique_names([shard.piece.file.path for shard in opened])
     for index, (shard, name) in enumerate(zip(opened, names, strict=True)):
         assert shard.source is not None, "a shard without a source has a problem"
         info = ShardInfo(index, name, shard.source.rows, shard.source.dtype.name)
         shards.append(Shard(info, shard.source, shard.keys))
     return Store(path, kind, shards[0].source.dim, tuple(shards))
-
-
-def _unique_names(pieces: Sequence[Piece]) -> list[str]:
-    """The stem of each file, with as much of its folder in front as it takes to be unique."""
-    names = [piece.stem for piece in pieces]
-    folders = [split_path(piece.file.path)[0] for piece in pieces]
-    while clashes := {name for name, count in Counter(names).items() if count > 1}:
-        for index, name in enumerate(names):
-            if name in clashes:
-                folders[index], last = split_path(folders[index])
-                names[index] = f"{last}/{name}"
-    return names
