@@ -1,0 +1,18 @@
+"""webdataset shards: read strictly, filtered byte for byte, merged."""
+
+from __future__ import annotations
+
+from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.problems import OnProblem, Problem, refuse
+from clipgap.shards.samples import SAFE_EXTENSIONS, Sample, read_samples
+
+__all__ = [
+    "SAFE_EXTENSIONS",
+    "OnProblem",
+    "Problem",
+    "Sample",
+    "TarShard",
+    "find_shards",
+    "read_samples",
+    "refuse",
+]

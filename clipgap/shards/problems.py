@@ -1,0 +1,33 @@
+"""What is wrong with shards, and what is done about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
+
+from clipgap.errors import InputError
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A shard, sample or member that cannot be used as it is."""
+
+    shard: str  # path
+    what: str  # "shard", "sample" or "member"
+    name: str  # of the sample or member, empty for a shard
+    reason: str
+    offset: int | None = None
+
+    def __str__(self) -> str:
+        name = f", {self.what} {self.name!r}" if self.name else ""
+        place = "" if self.offset is None else f" (byte {self.offset:,})"
+        return f"{self.shard}{name}: {self.reason}{place}"
+
+
+OnProblem = Callable[[Problem], None]
+
+
+def refuse(problem: Problem) -> NoReturn:
+    """The strictest way to deal with a problem."""
+    raise InputError(f"{problem}. Repair the shard, or have such units set aside and listed.")

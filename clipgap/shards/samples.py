@@ -1,0 +1,70 @@
+"""Samples read from tar shards: plain bytes, of extensions that are safe to decode."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.groups import groups
+from clipgap.shards.problems import OnProblem, Problem, refuse
+from clipgap.shards.tar import Member, TarReader
+
+SAFE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp", "txt", "json", "cls"})
+"""Others are never read: decoders of .pyd, .pkl or .pth members run what is in them."""
+
+LARGEST_MEMBER = 256 << 20
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard."""
+
+    key: str
+    shard: str  # path or URL of the tar file
+    contents: dict[str, bytes]  # by extension, in lower case and without the dot
+
+
+def read_samples(
+    shards: str | Path | TarShard,
+    *,
+    extensions: Collection[str] = SAFE_EXTENSIONS,
+    largest: int = LARGEST_MEMBER,
+    on_problem: OnProblem = refuse,
+) -> Iterator[Sample]:
+    """Samples in the order of the shards, each with those members that have a known extension.
+
+    A shard that is truncated or damaged, and a member with a hostile name, is told to `on_problem`,
+    which may raise; by default it does. If it returns, what is concerned is left out. A sample of
+    which no member has a known extension is left out too.
+    """
+    found = [shards] if isinstance(shards, TarShard) else find_shards(shards)
+    for shard in found:
+        yield from _samples(shard, frozenset(extensions), largest, on_problem)
+
+
+def _samples(
+    shard: TarShard, extensions: frozenset[str], largest: int, on_problem: OnProblem
+) -> Iterator[Sample]:
+    reader = TarReader(shard.file)
+
+    def take(extension: str, member: Member) -> bytes | None:
+        if extension not in extensions or member.size > largest:
+            return None
+        return bytes(reader.read(member.content, member.size))
+
+    for group in groups(shard, reader, on_problem, take):
+        oversized = [
+            (extension, member.size)
+            for extension, member in zip(group.contents, group.members, strict=True)
+            if extension in extensions and member.size > largest
+        ]
+        if oversized:
+            extension, size = oversized[0]
+            reason = f"its .{extension} has {size:,} bytes, more than {largest:,}"
+            on_problem(Problem(shard.path, "sample", group.key, reason, group.members[0].start))
+            continue
+        contents = {e: content for e, content in group.contents.items() if content is not None}
+        if contents:
+            yield Sample(group.key, shard.path, contents)

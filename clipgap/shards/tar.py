@@ -1,0 +1,221 @@
+"""A strict reader of tar archives, by byte range.
+
+It gives the place of every member, its extension headers (PAX, GNU long names) included, so that
+members can be copied as they are. Where an archive is damaged, or readers of tar would disagree
+about what it holds, it stops with `TarDamage`: it never guesses, skips ahead or ends short.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from clipgap.errors import InputError
+from clipgap.store.files import File
+
+BLOCK = 512
+WINDOW = 4 << 20
+_LARGEST_EXTENSION = 1 << 20
+
+_FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
+"""Name, size, checksum, type, magic and prefix of a header."""
+
+_ADLER_MODULUS = 65_521
+_FILES = b"0\0007"
+_WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
+
+Kind = Literal["file", "folder", "other", "global"]
+
+
+class TarDamage(InputError):
+    """From `offset` on an archive cannot be trusted; everything before it is sound."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"{reason} (byte {offset:,})")
+        self.offset = offset
+        self.reason = reason
+
+
+class DataAfterEnd(TarDamage):
+    """An archive that is whole, with something behind it that no reader looks at."""
+
+
+class Member(NamedTuple):
+    """One entry of an archive and the bytes it takes: headers, content, padding."""
+
+    name: bytes
+    kind: Kind  # "other" is a link, a device or a pipe; "global" a header about all that follows
+    start: int  # its first byte, that of an extension header if it has any
+    content: int  # first byte of its content
+    size: int  # of its content
+    stop: int  # one past its padding
+
+
+class TarReader:
+    """Reads one archive from its first byte to its last, through a window that moves forwards."""
+
+    def __init__(self, file: File, window: int = WINDOW) -> None:
+        self._file = file
+        self._buffer = memoryview(bytearray(min(window, file.size)))
+        self._first = self._stop = 0  # the part of the file that the window holds
+
+    def __iter__(self) -> Iterator[Member]:
+        """All entries in order; `TarDamage` if the archive does not end as it should."""
+        if self._file.size == 0:
+            raise TarDamage(0, "the file is empty")
+        offset = 0
+        while (member := self._next(offset)) is not None:
+            yield member
+            offset = member.stop
+
+    def read(self, offset: int, length: int) -> memoryview:
+        """`length` bytes from `offset` on; valid until the next call."""
+        if offset < self._first or offset + length > self._stop:
+            self._move_to(offset, length)
+        begin = offset - self._first
+        return self._buffer[begin : begin + length]
+
+    def _move_to(self, offset: int, length: int) -> None:
+        if length > len(self._buffer):
+            self._buffer = memoryview(bytearray(length))
+        filled = min(len(self._buffer), self._file.size - offset)
+        self._first = self._stop = offset
+        self._file.read_into(offset, self._buffer[:filled])
+        self._stop = offset + filled
+
+    def _next(self, start: int) -> Member | None:
+        """The entry that begins at `start`; None if the archive ends there."""
+        offset = start
+        long_name: bytes | None = None
+        long_size: int | None = None
+        while (header := self._header(offset)) is not None:
+            name, size, kind = header
+            content = offset + BLOCK
+            if kind in b"xgLK":
+                stop = self._stop_of(name, content, size, offset)
+                records = self._extension(content, size, offset)
+                if kind == b"g":
+                    if start != offset or _overrides(records, offset) != (None, None):
+                        raise TarDamage(offset, "a global header that changes names or sizes")
+                    return Member(name, "global", start, content, size, stop)
+                if kind == b"x":
+                    path, length = _overrides(records, offset)
+                    long_name = long_name if path is None else path
+                    long_size = long_size if length is None else length
+                elif kind == b"L":
+                    long_name = records.partition(b"\0")[0]
+                offset = stop
+                continue
+            name = name if long_name is None else long_name
+            size = size if long_size is None else long_size
+            stop = self._stop_of(name, content, size, offset)
+            return Member(name, _kind(kind, name, size, offset), start, content, size, stop)
+        if start != offset:
+            raise TarDamage(start, "an extension header with no member after it")
+        self._check_end(offset)
+        return None
+
+    def _header(self, offset: int) -> tuple[bytes, int, bytes] | None:
+        """Name, size and type of the header at `offset`; None for the zeros that end an archive."""
+        if offset + BLOCK > self._file.size:
+            raise TarDamage(offset, "truncated: the file ends before the archive does")
+        block = self.read(offset, BLOCK)
+        name, size, checksum, kind, magic, prefix = _FIELDS.unpack(block)
+        try:
+            # The low half of Adler-32 is one plus the sum of the bytes, and as fast as C. In the
+            # sum the checksum's own field counts as eight spaces.
+            total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * 32
+            if (total - _number(checksum)) % _ADLER_MODULUS == 0:
+                name = name.partition(b"\0")[0]
+                if prefix[0]:
+                    if magic != b"ustar\0":
+                        raise TarDamage(offset, "a name that readers of tar would disagree about")
+                    name = prefix.partition(b"\0")[0] + b"/" + name
+                return name, _number(size), kind
+        except ValueError:  # not a number
+            pass
+        if not any(block):
+            return None
+        raise TarDamage(offset, _not_a_header(block) if offset == 0 else "a damaged header")
+
+    def _stop_of(self, name: bytes, content: int, size: int, offset: int) -> int:
+        stop = content + size + -size % BLOCK
+        if stop > self._file.size:
+            shown = name.decode("utf-8", "backslashreplace")
+            missing = stop - self._file.size
+            raise TarDamage(offset, f"truncated: {missing:,} bytes of {shown!r} are missing")
+        return stop
+
+    def _extension(self, content: int, size: int, offset: int) -> bytes:
+        if size > _LARGEST_EXTENSION:
+            raise TarDamage(offset, f"an extension header of {size:,} bytes")
+        return bytes(self.read(content, size))
+
+    def _check_end(self, offset: int) -> None:
+        """After the last member there may be zeros and nothing else."""
+        while offset < self._file.size:
+            length = min(WINDOW, self._file.size - offset)
+            if any(self.read(offset, length).tobytes().lstrip(b"\0")[:1]):
+                raise DataAfterEnd(offset, "data after the end of the archive, which is not read")
+            offset += length
+
+
+def _number(field: bytes) -> int:
+    """An octal number, or a big-endian one where the first bit is set."""
+    if field[0] & 0x80:
+        number = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
+        if number >> 62:
+            raise ValueError("negative or absurd")
+        return number
+    text = field.partition(b"\0")[0].strip(b" ")
+    if not text:
+        return 0
+    if not text.isdigit():
+        raise ValueError(text)
+    return int(text, 8)
+
+
+def _kind(kind: bytes, name: bytes, size: int, offset: int) -> Kind:
+    if kind in _FILES:
+        if kind != b"\0" or not name.endswith(b"/"):
+            return "file"
+        kind = b"5"  # as it was before there were types
+    if kind in _WITHOUT_CONTENT:
+        if size:
+            raise TarDamage(offset, "a folder, link or device with content")
+        return "folder" if kind == b"5" else "other"
+    raise TarDamage(offset, f"an entry of type {kind!r}, which readers treat differently")
+
+
+def _overrides(records: bytes, offset: int) -> tuple[bytes | None, int | None]:
+    """Name and size that a PAX extension gives to its member."""
+    path, size = None, None
+    # Archives written by Python have an extension at each member, for the fraction of its time.
+    if b"path=" not in records and b"size=" not in records and b"sparse" not in records:
+        return path, size
+    at = 0
+    while at < len(records) and records[at]:
+        digits = records[at : at + 8].partition(b" ")[0]
+        stop = at + int(digits) if digits.isdigit() else 0
+        record = records[at + len(digits) + 1 : stop]
+        if not record.endswith(b"\n"):
+            raise TarDamage(offset, "a damaged extension header")
+        key, _, value = record[:-1].partition(b"=")
+        if key == b"path":
+            path = value
+        elif key == b"size":
+            if not value.isdigit():
+                raise TarDamage(offset, "a damaged extension header")
+            size = int(value)
+        elif key.startswith(b"GNU.sparse"):
+            raise TarDamage(offset, "a sparse file, which readers treat differently")
+        at = stop
+    return path, size
+
+
+def _not_a_header(block: memoryview) -> str:
+    if bytes(block[:2]) == b"\x1f\x8b":
+        return "compressed with gzip; unpack it with gunzip first"
+    return "not a tar archive"
