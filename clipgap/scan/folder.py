@@ -19,9 +19,10 @@ from clipgap.errors import InputError
 from clipgap.kernels.interface import TopK
 from clipgap.scan import checkpoint
 from clipgap.scan.checkpoint import Ledger
-from clipgap.scan.manifest import FORMAT, MANIFEST, write_json
+from clipgap.scan.manifest import FORMAT
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name
 from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder
+from clipgap.tables.documents import MANIFEST, format_of, write_json
 from clipgap.tables.files import FileSum, Put, parquet_file, read_row_groups, write_tables
 
 State = Literal["empty", "unfinished", "finished"]
@@ -44,9 +45,9 @@ class ScanFolder:
             return "empty"
         if not self.path.is_dir():
             raise InputError(f"{self.path} is a file; name a folder for the output")
-        if _format_of(self.path / MANIFEST) == FORMAT:
+        if format_of(self.path / MANIFEST) == FORMAT:
             return "finished"
-        if _format_of(self._plan) == FORMAT:
+        if format_of(self._plan) == FORMAT:
             return "unfinished"
         if (self.path / MANIFEST).exists():
             raise InputError(
@@ -151,14 +152,6 @@ class ScanFolder:
         """Of these shards, those whose part is no longer what it was, with what it was."""
         bad = set(self.damaged({part_name(shard): entry for shard, entry in sums.items()}))
         return {shard: entry for shard, entry in sums.items() if part_name(shard) in bad}
-
-
-def _format_of(path: Path) -> str | None:
-    try:
-        document = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return document.get("format") if isinstance(document, dict) else None
 
 
 def _remove(path: Path) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,44 +11,24 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap import __version__
-from clipgap.errors import InputError
 from clipgap.kernels.admit import Status
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
-from clipgap.tables.atomic import write_atomic
+from clipgap.tables import documents
+from clipgap.tables.documents import checksum
 from clipgap.tables.files import FileSum
 from clipgap.tables.histogram import Totals
 from clipgap.tables.schema import TABLES_VERSION
 
 FORMAT = "clipgap-scan"
-MANIFEST = "manifest.json"
-_FINGERPRINT_THREADS = 16
-"""A fingerprint reads little; many at once hide the latency of a remote store."""
 
 
 def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, Any]:
     """Everything the results follow from: rows by fingerprint, thresholds, settings."""
-    with ThreadPoolExecutor(_FINGERPRINT_THREADS) as pool:
-        shards = plan.train.shards
-        fingerprints = list(pool.map(plan.train.fingerprint, range(len(shards))))
     return {
         "kind": plan.kind,
         "inputs": {
-            "train": {
-                "path": plan.train.path,
-                "format": plan.train.format,
-                "dim": plan.train.dim,
-                "rows": plan.train.rows,
-                "shards": [
-                    {
-                        "name": shard.name,
-                        "rows": shard.rows,
-                        "dtype": shard.dtype,
-                        "fingerprint": fingerprint,
-                    }
-                    for shard, fingerprint in zip(shards, fingerprints, strict=True)
-                ],
-            },
+            "train": plan.train.identity(),
             "tests": [_describe_test(test) for test in tests],
             "gap": _describe_gap(plan),
         },
@@ -84,41 +61,14 @@ def complete(
     }
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
-    """One way to write JSON, so that equal documents are equal files."""
-    text = json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode()
-
-
-def checksum(document: Mapping[str, Any]) -> str:
-    return hashlib.sha256(encode(document)).hexdigest()
-
-
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    with write_atomic(path) as temporary:
-        temporary.write_bytes(encode(document))
-
-
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished scan, or an error that says what the folder is instead."""
-    path = folder / MANIFEST
-    try:
-        document = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder} is not a finished scan: it has no {MANIFEST}. If the scan was interrupted, "
-            "run the same command again with --resume."
-        ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise InputError(f"{path} is not the manifest of a clipgap scan")
-    if document.get("version") != 1:
-        raise InputError(
-            f"{path} has version {document.get('version')}; this clipgap reads version 1. "
-            "Use the clipgap that wrote it, or a newer one."
-        )
-    return document
+    return documents.read_manifest(
+        folder,
+        FORMAT,
+        "scan",
+        "If the scan was interrupted, run the same command again with --resume.",
+    )
 
 
 def _describe_test(test: LoadedTest) -> dict[str, Any]:

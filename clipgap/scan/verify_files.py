@@ -10,11 +10,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.scan.folder import ScanFolder
-from clipgap.scan.manifest import MANIFEST, complete
+from clipgap.scan.manifest import complete
 from clipgap.scan.problems import Problems
 from clipgap.scan.result import ScanResult
 from clipgap.scan.resume import differences
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
+from clipgap.tables.documents import MANIFEST
 from clipgap.tables.files import FileSum
 from clipgap.tables.histogram import BINS, EDGES, Totals, histogram_table
 from clipgap.tables.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, ROW_GROUP, TEST_SCHEMA

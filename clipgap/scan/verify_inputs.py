@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.kernels.admit import admit
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
-from clipgap.scan.manifest import checksum, describe_inputs
+from clipgap.scan.manifest import describe_inputs
 from clipgap.scan.plan import ScanPlan, Settings, make_plan
 from clipgap.scan.problems import Problems
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
 from clipgap.scan.sinks import test_name
+from clipgap.tables.documents import checksum
 
 _SPAN = 64
 """Rows closer together than this are read in one go."""

@@ -107,6 +107,24 @@ class Store:
         with ThreadPoolExecutor(FILE_THREADS) as pool:
             return list(pool.map(self.fingerprint, range(len(self.contents))))
 
+    def identity(self) -> dict[str, Any]:
+        """What manifests keep of a store: enough to tell it from any other."""
+        return {
+            "path": self.path,
+            "format": self.format,
+            "dim": self.dim,
+            "rows": self.rows,
+            "shards": [
+                {
+                    "name": shard.name,
+                    "rows": shard.rows,
+                    "dtype": shard.dtype,
+                    "fingerprint": fingerprint,
+                }
+                for shard, fingerprint in zip(self.shards, self.fingerprints(), strict=True)
+            ],
+        }
+
     def modified(self, shard: int) -> str:
         """A mark that changes when a file of the shard is rewritten in place; "" if unknown."""
         content = self.contents[shard]
