@@ -11,15 +11,16 @@ import pyarrow as pa
 from clipgap.errors import InputError, UsageError
 from clipgap.kernels.interface import Scanner
 from clipgap.scan.checkpoint import Ledger
-from clipgap.scan.folder import ScanFolder, State
+from clipgap.scan.folder import ScanFolder
 from clipgap.scan.job import How, Job
 from clipgap.scan.manifest import complete, describe_inputs, read_manifest
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.progress import Progress
 from clipgap.scan.result import ScanResult
-from clipgap.scan.resume import require_flag, require_same, with_marks
+from clipgap.scan.resume import require_same, with_marks
 from clipgap.scan.sinks import MemorySink, part_name
 from clipgap.tables.files import FileSum
+from clipgap.tables.folder import State
 
 
 def run_plan(plan: ScanPlan, out: str | Path | None, how: How) -> ScanResult:
@@ -33,7 +34,7 @@ def run_plan(plan: ScanPlan, out: str | Path | None, how: How) -> ScanResult:
     folder = ScanFolder(Path(out))
     state = folder.state()
     if state != "empty" and not (how.resume or how.overwrite):
-        raise require_flag(folder.path, state)
+        raise folder.require_flag(state)
     _spare_the_gap(plan, folder)
     return _run_in_folder(Job.load(plan, how), folder, "empty" if how.overwrite else state)
 
