@@ -5,8 +5,13 @@ from __future__ import annotations
 import io
 import random
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from clipgap.tables.keep import KeepWriter
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -60,3 +65,21 @@ def contents(path: Path) -> list[tuple[str, bytes]]:
             for info in archive
             if info.isreg()
         ]
+
+
+def write_keep(
+    folder: Path, shards: Mapping[str, Sequence[str]], kept: Collection[tuple[str, int]]
+) -> Path:
+    """A keep-list of a store with these keys; `kept` are pairs of shard and row."""
+    store = {
+        "path": "a-store",
+        "format": "test",
+        "dim": 2,
+        "rows": sum(map(len, shards.values())),
+        "shards": [{"name": name, "rows": len(keys)} for name, keys in shards.items()],
+    }
+    with KeepWriter(folder, store, {"kind": "test"}) as writer:
+        for index, (name, keys) in enumerate(shards.items()):
+            mask = np.array([(name, row) in kept for row in range(len(keys))], np.bool_)
+            writer.add(index, mask, pa.array(keys, pa.string()).filter(pa.array(mask)))
+    return folder
