@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from clipgap.scan import plan_scan as plan_scan
     from clipgap.scan import scan as scan
     from clipgap.scan import verify as verify
+    from clipgap.select import combine as combine
+    from clipgap.select import split as split
     from clipgap.store import Store as Store
     from clipgap.store import StoreWriter as StoreWriter
     from clipgap.store import open_store as open_store
@@ -33,11 +35,13 @@ _HOMES = {
     "ScanResult": "clipgap.scan",
     "Store": "clipgap.store",
     "StoreWriter": "clipgap.store",
+    "combine": "clipgap.select",
     "gap": "clipgap.scan",
     "open_scan": "clipgap.scan",
     "open_store": "clipgap.store",
     "plan_scan": "clipgap.scan",
     "scan": "clipgap.scan",
+    "split": "clipgap.select",
     "verify": "clipgap.scan",
 }
 

@@ -87,7 +87,7 @@ def _unknown_key(key: str, path: Path, known: list[str]) -> str:
 
 def _as_typed(parameter: Any, value: Any, where: str) -> Any:
     """The value in the form in which the command line would have given it."""
-    if getattr(parameter, "multiple", False):
+    if getattr(parameter, "multiple", False) or getattr(parameter, "nargs", 1) == -1:
         if not isinstance(value, list) or not all(_is_scalar(item) for item in value):
             raise UsageError(f"{where} must be a list, such as {key_of(parameter)} = [...]")
         return [str(item) for item in value]

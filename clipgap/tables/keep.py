@@ -4,6 +4,7 @@ KEEP/manifest.json              store, rule, scans, counts and the sums of all f
 KEEP/keep/part-00000.parquet    the kept rows of one shard of the store: shard, row, key
 KEEP/bitmap/part-00000.npy      the same as bits, one a row of the shard, lowest bit first
 KEEP/datacomp.npy               the kept uids as DataComp wants them, if all keys are uids
+KEEP/reference.parquet          samples of a reference set to be added: shard, row, key, caption
 
 Every shard of the store has its two files, even where nothing is kept. A folder without a manifest
 is unfinished. Nothing in it depends on the time, the machine or the number of threads.
@@ -31,16 +32,18 @@ from clipgap import __version__
 from clipgap.errors import InputError
 from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder, write_atomic
 from clipgap.tables.documents import MANIFEST, format_of, read_manifest, write_json
-from clipgap.tables.files import FileSum, read_table, write_tables
+from clipgap.tables.files import FileSum, read_row_groups, read_table, write_tables
 from clipgap.tables.uids import UidRuns, parse_uids
 
 FORMAT = "clipgap-keep"
 DATACOMP = "datacomp.npy"
+REFERENCE = "reference.parquet"
 KEEP_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int64()), ("key", pa.string())])
+REFERENCE_SCHEMA = KEEP_SCHEMA.append(pa.field("caption", pa.string()))
 
 _KEEP, _BITMAP, _UIDS = "keep", "bitmap", ".uids"
 _OURS = re.compile(
-    rf"manifest\.json|datacomp\.npy|{_KEEP}(/part-\d+\.parquet)?|{_BITMAP}(/part-\d+\.npy)?"
+    rf"manifest\.json|datacomp\.npy|reference\.parquet|{_KEEP}(/part-\d+\.parquet)?|{_BITMAP}(/part-\d+\.npy)?"
     r"|\.uids(/\d+\.npy)?"
 )
 _VERSION = 1
@@ -120,9 +123,18 @@ class KeepList:
         """The kept rows of a shard: shard, row, key."""
         return read_table(self._check(keep_name(shard)))
 
+    def row_groups(self, shard: int) -> Iterator[pa.Table]:
+        """As `table`, in pieces, for shards larger than memory."""
+        return read_row_groups(self._check(keep_name(shard)))
+
     def keys(self, shard: int) -> pa.ChunkedArray:
         """The keys of the kept rows of a shard, in row order; nulls if the store has no keys."""
         return self.table(shard)["key"]
+
+    def reference(self) -> pa.Table | None:
+        """The samples of the reference set that belong to the split, with their captions."""
+        listed = REFERENCE in self.manifest["files"]
+        return read_table(self._check(REFERENCE)) if listed else None
 
     def damaged(self) -> list[str]:
         """Files whose content is not what was written; reads all of them."""
@@ -203,10 +215,18 @@ class KeepWriter:
         self._kept: dict[int, int] = {}
         self._files: dict[str, FileSum] = {}
         self._lock = threading.Lock()
-        self._has_keys: bool | None = None
+        self._has_keys = False
         self._all_uids = True
+        self._details: dict[str, Any] = {}
+        self.manifest: dict[str, Any] = {}
+        """What was written last; empty until then."""
         self._uids = UidRuns(self.path / _UIDS)
         _prepare(self.path, overwrite)
+
+    @property
+    def kept(self) -> int:
+        """Rows kept so far."""
+        return sum(self._kept.values())
 
     def add(self, shard: int, mask: NDArray[np.bool_], keys: pa.Array | None = None) -> None:
         """Write one shard: which of its rows are kept, and the keys of those that are."""
@@ -224,7 +244,7 @@ class KeepWriter:
             for mask, keys in pieces:
                 put_bits(mask)
                 table = _table(shard, start, mask, keys)
-                self._note_keys(shard, keys, table)
+                self._note_keys(table)
                 start, kept = start + len(mask), kept + table.num_rows
                 yield table
             if start != rows:
@@ -240,6 +260,15 @@ class KeepWriter:
             self._files[bitmap_name(shard)] = FileSum.of(bitmap)
             self._kept[shard] = kept
 
+    def add_reference(self, tables: Iterable[pa.Table], **details: Any) -> None:
+        """Write which samples of a reference set belong to the split too, with their captions."""
+        self._files[REFERENCE] = write_tables(self.path / REFERENCE, REFERENCE_SCHEMA, tables)
+        self.note(reference=details)
+
+    def note(self, **details: Any) -> None:
+        """Add entries to the manifest."""
+        self._details |= details
+
     def close(self) -> None:
         """Write what is left, and the manifest; from now on this is a keep-list."""
         for shard, known in enumerate(self._store["shards"]):
@@ -251,7 +280,7 @@ class KeepWriter:
         self._uids.discard()
         rows = sum(shard["rows"] for shard in self._store["shards"])
         counts = [self._kept[shard] for shard in range(len(self._kept))]
-        manifest = {
+        self.manifest = {
             "format": FORMAT,
             "version": _VERSION,
             "kind": "keep",
@@ -262,8 +291,9 @@ class KeepWriter:
             "counts": {"rows": rows, "kept": sum(counts), "shards": counts},
             "versions": {"clipgap": __version__, "pyarrow": pa.__version__},
             "files": {name: asdict(entry) for name, entry in sorted(self._files.items())},
+            **self._details,
         }
-        write_json(self.path / MANIFEST, manifest)
+        write_json(self.path / MANIFEST, self.manifest)
 
     def __enter__(self) -> KeepWriter:
         return self
@@ -279,18 +309,11 @@ class KeepWriter:
         else:
             self._uids.discard()
 
-    def _note_keys(self, shard: int, keys: pa.Array | None, table: pa.Table) -> None:
-        """All kept rows have keys or none has; as long as all are uids, collect them."""
-        if not table.num_rows:
-            return
-        with self._lock:
-            if self._has_keys is None:
-                self._has_keys = keys is not None
-            if self._has_keys != (keys is not None):
-                raise ValueError(f"shard {shard}: some shards have keys, others have none")
-        if keys is None or not self._all_uids:
-            return
-        uids = parse_uids(table["key"].combine_chunks())
+    def _note_keys(self, table: pa.Table) -> None:
+        """As long as all keys are uids, collect them."""
+        keys = table["key"].combine_chunks()
+        self._has_keys |= keys.null_count < len(keys)
+        uids = parse_uids(keys) if self._all_uids else None
         if uids is None:
             self._all_uids = False
         else:
@@ -365,7 +388,8 @@ def _prepare(path: Path, overwrite: bool) -> None:
         (path / MANIFEST).unlink(missing_ok=True)  # first, so that no torso looks whole
         for name in (_KEEP, _BITMAP, _UIDS):
             shutil.rmtree(path / name, ignore_errors=True)
-        (path / DATACOMP).unlink(missing_ok=True)
+        for name in (DATACOMP, REFERENCE):
+            (path / name).unlink(missing_ok=True)
         for name in (_KEEP, _BITMAP):
             (path / name).mkdir(parents=True)
         remove_leftovers(path)

@@ -1,0 +1,23 @@
+"""From scans to keep-lists: which rows of a training store a split keeps."""
+
+from __future__ import annotations
+
+from clipgap.select.algebra import combine
+from clipgap.select.labels import Condition, Where
+from clipgap.select.reference import Reference
+from clipgap.select.rules import Core, Far, Near, Prune, Rand
+from clipgap.select.splitting import Split, split
+
+__all__ = [
+    "Condition",
+    "Core",
+    "Far",
+    "Near",
+    "Prune",
+    "Rand",
+    "Reference",
+    "Split",
+    "Where",
+    "combine",
+    "split",
+]

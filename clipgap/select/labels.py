@@ -1,0 +1,147 @@
+"""Splits along an attribute: a table of labels, and conditions on its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clipgap.errors import InputError, UsageError
+from clipgap.select.columns import Block, ScanTables
+from clipgap.select.rules import Choose, Decision
+from clipgap.select.sizes import Sizes
+from clipgap.select.work import Workers
+from clipgap.tables.atomic import sha256_file
+
+KEY_NAMES = ("key", "uid", "image_path", "__key__", "image_id")
+_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One column must have, or must not have, one of some values; all are compared as text."""
+
+    column: str
+    values: tuple[str, ...]
+    negated: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """COLUMN=VALUE, COLUMN=VALUE,VALUE or COLUMN!=VALUE."""
+        column, equals, values = text.partition("=")
+        negated = column.endswith("!")
+        column = column.removesuffix("!").strip()
+        if not equals or not column:
+            raise UsageError(f"{text!r} is no condition; write COLUMN=VALUE or COLUMN!=VALUE")
+        return cls(column, tuple(value.strip() for value in values.split(",")), negated)
+
+    def holds(self, table: pa.Table) -> NDArray[np.bool_]:
+        column = table[self.column].cast(pa.string())
+        found = pc.is_in(column, pa.array(self.values)).to_numpy() != self.negated
+        # A missing label meets no condition, not even one that it is something else.
+        holds: NDArray[np.bool_] = found & column.is_valid().to_numpy()
+        return holds
+
+    def __str__(self) -> str:
+        return f"{self.column}{'!=' if self.negated else '='}{','.join(self.values)}"
+
+
+@dataclass(frozen=True)
+class Where:
+    """Keep the rows whose labels meet all conditions. The table of labels is held in memory."""
+
+    labels: str
+    conditions: tuple[Condition, ...]
+
+    def ready(self, tables: ScanTables, workers: Workers) -> Decision:
+        if not self.conditions:
+            raise UsageError("no condition is given; write at least one COLUMN=VALUE")
+        table = read_labels(Path(self.labels), [condition.column for condition in self.conditions])
+        met = np.logical_and.reduce([condition.holds(table) for condition in self.conditions])
+        keys, met = _once(self.labels, table["key"].combine_chunks(), met)
+
+        def shard(number: int, sizes: Sizes) -> Choose:
+            def choose(block: Block) -> NDArray[np.bool_]:
+                place = pc.index_in(block.keys, value_set=keys).fill_null(-1).to_numpy()
+                place = block.among(place)
+                sizes.unlabelled += int(np.count_nonzero(place < 0))
+                kept: NDArray[np.bool_] = (place >= 0) & met[place]
+                return kept
+
+            return choose
+
+        return Decision((), shard, keys=True)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": "where",
+            "labels": cite_labels(self.labels),
+            "conditions": [str(condition) for condition in self.conditions],
+        }
+
+
+def read_labels(path: Path, columns: Sequence[str]) -> pa.Table:
+    """The keys, as column `key`, and the named columns of a parquet or CSV file."""
+    try:
+        if path.suffix == ".parquet":
+            table = pq.read_table(path, partitioning=None)
+        else:
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            options = pyarrow.csv.ParseOptions(delimiter=delimiter)
+            table = pyarrow.csv.read_csv(
+                path, parse_options=options, convert_options=_as_text(path)
+            )
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    key = next((name for name in KEY_NAMES if name in table.column_names), None)
+    if key is None:
+        raise InputError(
+            f"{path} has no column of keys: it has {', '.join(table.column_names)}, and one of "
+            f"{', '.join(KEY_NAMES)} is needed"
+        )
+    if missing := [name for name in columns if name not in table.column_names]:
+        raise InputError(
+            f"{path} has no column {missing[0]!r}; it has {', '.join(table.column_names)}"
+        )
+    if not table.num_rows:
+        raise InputError(f"{path} holds no labels")
+    named = {name: table[name] for name in columns}
+    return pa.table({"key": table[key].cast(pa.string()), **named})
+
+
+def cite_labels(path: str) -> dict[str, str]:
+    """A table of labels as a manifest names it."""
+    try:
+        return {"path": path, "sha256": sha256_file(path)}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _as_text(path: Path) -> Any:
+    """A key such as 000123 must not be read as a number."""
+    with path.open(encoding="utf-8") as file:
+        names = file.readline().strip().replace("\t", ",").split(",")
+    return pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()))
+
+
+def _once(path: str, keys: pa.Array, met: NDArray[np.bool_]) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """Each key once; refuses a key that some of its rows keep and others don't."""
+    unique = keys.dictionary_encode()
+    place = unique.indices.to_numpy(zero_copy_only=False)
+    total = np.bincount(place, minlength=len(unique.dictionary))
+    kept = np.bincount(place, weights=met, minlength=len(unique.dictionary))
+    torn = np.flatnonzero((kept > 0) & (kept < total))
+    if len(torn):
+        raise InputError.listing(
+            f"{path}: {len(torn):,} keys are there more than once with different labels:",
+            unique.dictionary.take(pa.array(torn[:_SHOWN])).to_pylist(),
+        )
+    return unique.dictionary, kept > 0

@@ -1,0 +1,138 @@
+"""`split`: from scans and a rule to a keep-list."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clipgap.scan.progress import OnProgress
+from clipgap.scan.result import ScanResult
+from clipgap.select.columns import Block, ScanTables, open_tables
+from clipgap.select.output import Output, cite
+from clipgap.select.reference import Reference
+from clipgap.select.rules import Decision, Rule
+from clipgap.select.sizes import Sizes
+from clipgap.select.work import Workers
+from clipgap.tables.keep import KeepList, KeepWriter, Piece
+
+Scan = str | Path | ScanResult
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a split came to."""
+
+    rule: Mapping[str, Any]
+    sizes: Mapping[str, Any]
+    keep: KeepList | None  # None: only counted, nothing was written
+    already_complete: bool = False  # True: a resumed run found nothing to do
+    mask: Callable[[int], NDArray[np.bool_]] = field(repr=False, kw_only=True)
+    """Which rows of a shard are kept."""
+
+
+def split(
+    scans: Scan | Sequence[Scan],
+    rule: Rule,
+    *,
+    out: str | Path | None = None,
+    within: str | Path | KeepList | None = None,
+    reference: Reference | None = None,
+    threads: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> Split:
+    """Apply a rule to the rows that some scans of one store scored.
+
+    The keep-list goes to the folder `out`; without it the split is only counted. `within` narrows
+    the split to the rows of another keep-list, whatever the rule. `reference` adds the samples of a
+    reference set. Rows without scores are never kept.
+    """
+    several = [scans] if isinstance(scans, str | Path | ScanResult) else list(scans)
+    tables = open_tables(several, within)
+    described = {
+        **rule.to_json(),
+        **({} if tables.within is None else {"within": cite(tables.within)}),
+        **({} if reference is None else {"reference": reference.to_json()}),
+    }
+    output = Output.named(out, tables.store, described, tables.sources(), resume, overwrite)
+    if output is not None:
+        output.spare([scan.path for scan in tables.scans])
+        output.spare([] if tables.within is None else [tables.within.path])
+        if (keep := output.finished()) is not None:
+            return Split(described, keep.manifest["sizes"], keep, True, mask=keep.bits)
+    workers = Workers(tables.shard_rows, threads, on_progress, stop)
+    work = _Work(tables, rule.ready(tables, workers), workers)
+    if output is None:
+        return Split(described, work.count(), None, mask=work.mask)
+    with output.writer() as writer:
+        sizes = work.write(writer)
+        if reference is not None:
+            reference.write(writer)
+    keep = KeepList(output.path, writer.manifest)
+    return Split(described, sizes, keep, mask=keep.bits)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A decision on its way through the shards."""
+
+    tables: ScanTables
+    decision: Decision
+    workers: Workers
+
+    def count(self) -> dict[str, Any]:
+        def count(shard: int) -> Sizes:
+            sizes = Sizes.zero(self.decision.sets)
+            for _ in self._masks(shard, sizes):
+                self.workers.check()
+            return sizes
+
+        return self._sum(self.workers.each("counting", count))
+
+    def write(self, writer: KeepWriter) -> dict[str, Any]:
+        def write(shard: int) -> Sizes:
+            sizes = Sizes.zero(self.decision.sets)
+            writer.write(shard, self._pieces(shard, sizes))
+            return sizes
+
+        sizes = self._sum(self.workers.each("writing", write))
+        writer.note(sizes=sizes)
+        return sizes
+
+    def mask(self, shard: int) -> NDArray[np.bool_]:
+        masks = self._masks(shard, Sizes.zero(self.decision.sets))
+        return np.concatenate([np.zeros(0, np.bool_), *(mask for _, mask in masks)])
+
+    def _pieces(self, shard: int, sizes: Sizes) -> Iterator[Piece]:
+        for block, mask in self._masks(shard, sizes, keys=True):
+            self.workers.check()
+            yield mask, block.keys.filter(pa.array(mask))  # type: ignore[union-attr]
+
+    def _masks(
+        self, shard: int, sizes: Sizes, keys: bool = False
+    ) -> Iterator[tuple[Block, NDArray[np.bool_]]]:
+        """Each block of a shard with what is kept of it; counts on the way."""
+        choose = self.decision.shard(shard, sizes)
+        columns, keys = self.decision.columns, keys or self.decision.keys
+        for block in self.tables.blocks(shard, columns, keys=keys):
+            chosen = choose(block)
+            sizes.rows += block.rows
+            sizes.candidates += len(chosen)
+            sizes.kept += int(np.count_nonzero(chosen))
+            yield block, block.spread(chosen)
+
+    def _sum(self, shards: Sequence[Sizes]) -> dict[str, Any]:
+        total = Sizes.zero(self.decision.sets)
+        for sizes in shards:
+            total.add(sizes)
+        counts = total.to_json(self.tables.quarantined)
+        return {**counts, **self.decision.facts}
