@@ -53,22 +53,13 @@ class Member(NamedTuple):
     stop: int  # one past its padding
 
 
-class TarReader:
-    """Reads one archive from its first byte to its last, through a window that moves forwards."""
+class Window:
+    """A file read from front to back in large pieces."""
 
     def __init__(self, file: File, window: int = WINDOW) -> None:
         self._file = file
         self._buffer = memoryview(bytearray(min(window, file.size)))
-        self._first = self._stop = 0  # the part of the file that the window holds
-
-    def __iter__(self) -> Iterator[Member]:
-        """All entries in order; `TarDamage` if the archive does not end as it should."""
-        if self._file.size == 0:
-            raise TarDamage(0, "the file is empty")
-        offset = 0
-        while (member := self._next(offset)) is not None:
-            yield member
-            offset = member.stop
+        self._first = self._stop = 0  # the part of the file that is at hand
 
     def read(self, offset: int, length: int) -> memoryview:
         """`length` bytes from `offset` on; valid until the next call."""
@@ -84,6 +75,19 @@ class TarReader:
         self._first = self._stop = offset
         self._file.read_into(offset, self._buffer[:filled])
         self._stop = offset + filled
+
+
+class TarReader(Window):
+    """The entries of an archive, one after another."""
+
+    def __iter__(self) -> Iterator[Member]:
+        """All entries in order; `TarDamage` if the archive does not end as it should."""
+        if self._file.size == 0:
+            raise TarDamage(0, "the file is empty")
+        offset = 0
+        while (member := self._next(offset)) is not None:
+            yield member
+            offset = member.stop
 
     def _next(self, start: int) -> Member | None:
         """The entry that begins at `start`; None if the archive ends there."""

@@ -1,0 +1,92 @@
+"""New captions for kept samples: the only way in which a filter changes what it copies."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from clipgap.errors import InputError
+from clipgap.shards.archive import Piece
+from clipgap.shards.groups import Group
+from clipgap.shards.tar import BLOCK, TarReader
+from clipgap.tables.files import FileSum, read_table
+
+EXTENSION = "txt"
+_SIZE = slice(124, 136)
+_CHECKSUM = slice(148, 156)
+
+
+@dataclass(frozen=True)
+class CaptionSource:
+    """A parquet file with the columns key and caption, or a folder with one such file a shard."""
+
+    path: Path
+    whole: Mapping[str, str] | None  # None: a folder
+
+    @classmethod
+    def open(cls, path: str | Path) -> CaptionSource:
+        path = Path(path)
+        if not path.exists():
+            raise InputError(f"{path}: there are no captions, neither as a file nor as a folder")
+        return cls(path, None if path.is_dir() else _read(path))
+
+    def of(self, shard: str) -> Mapping[str, str]:
+        """New captions of a shard by key; samples without one keep what they have."""
+        if self.whole is not None:
+            return self.whole
+        path = self.path / f"{shard}.parquet"
+        return _read(path) if path.exists() else {}
+
+    def describe(self) -> dict[str, Any]:
+        """What tells these captions from others."""
+        files = [self.path] if self.whole is not None else sorted(self.path.glob("*.parquet"))
+        return {"files": [{"name": f.name, "sha256": FileSum.of(f).sha256} for f in files]}
+
+
+def captioned(reader: TarReader, group: Group[None], caption: str) -> list[Piece]:
+    """A sample with another caption: in place of the one it has, or else behind its members."""
+    content = caption.encode()
+    padding = bytes(-len(content) % BLOCK)
+    pieces: list[Piece] = []
+    for extension, member in zip(group.contents, group.members, strict=True):
+        if extension == EXTENSION:
+            at = member.content - BLOCK
+            if b"size=" in bytes(reader.read(member.start, at - member.start)):
+                raise InputError(f"{group.key}: a caption whose size stands in a PAX header")
+            header = _resized(bytes(reader.read(at, BLOCK)), len(content))
+            pieces += [(member.start, at), header + content + padding]
+        else:
+            pieces.append((member.start, member.stop))
+    if EXTENSION not in group.contents:
+        info = tarfile.TarInfo(f"{group.key}.{EXTENSION}")
+        info.size = len(content)
+        pieces.append(info.tobuf(tarfile.PAX_FORMAT) + content + padding)
+    return pieces
+
+
+def _resized(header: bytes, size: int) -> bytes:
+    changed = bytearray(header)
+    changed[_SIZE] = b"%011o\0" % size
+    changed[_CHECKSUM] = b" " * 8
+    changed[_CHECKSUM] = b"%06o\0 " % sum(changed)
+    return bytes(changed)
+
+
+def _read(path: Path) -> Mapping[str, str]:
+    table = read_table(path)
+    for column in ("key", "caption"):
+        if table.schema.names.count(column) != 1:
+            raise InputError(f"{path}: has not one column {column!r}; it needs key and caption")
+        if not pa.types.is_string(table.schema.field(column).type):
+            raise InputError(f"{path}: the column {column!r} must be of strings")
+        if table[column].null_count:
+            raise InputError(f"{path}: the column {column!r} has gaps")
+    if pc.count_distinct(table["key"]).as_py() < table.num_rows:
+        raise InputError(f"{path}: has a key twice")
+    return dict(zip(table["key"].to_pylist(), table["caption"].to_pylist(), strict=True))

@@ -1,0 +1,81 @@
+"""Which of the samples found in one shard are kept, and what of the keep-list was not found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.shards.matching import KeepSelector, SortedKeys
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The decision about the samples of one shard."""
+
+    kept: NDArray[np.bool_]  # one a sample, in order
+    missing: list[str]  # keys that should be kept and are not there
+    ambiguous: list[str]  # keys of several samples of which not all are kept, nobody knows which
+    places: Rows  # by key: where in the sorted keys each kept sample stands
+
+
+class Chooser(Protocol):
+    """What a keep-list says about one shard."""
+
+    def choose(self, keys: Sequence[str]) -> Choice:
+        """Decide about samples with these keys, all that the shard has, in order."""
+        ...
+
+
+@dataclass(frozen=True)
+class ByShard:
+    """The kept rows of the shard of the store that belongs to a tar file."""
+
+    rows: int  # kept or not
+    kept_rows: Rows
+    kept_keys: list[str]
+
+    def choose(self, keys: Sequence[str]) -> Choice:
+        wanted = Counter(self.kept_keys)
+        found = Counter(key for key in keys if key in wanted)
+        missing = list((wanted - found).elements())
+        unclear = {key for key, count in found.items() if count > wanted[key]}
+        if unclear and self._is_aligned(keys):
+            kept = np.zeros(len(keys), np.bool_)
+            kept[self.kept_rows] = True
+            return Choice(kept, missing, [], np.zeros(0, np.int64))
+        chosen = (key in wanted and key not in unclear for key in keys)
+        kept = np.fromiter(chosen, np.bool_, len(keys))
+        return Choice(kept, missing, sorted(unclear), np.zeros(0, np.int64))
+
+    def _is_aligned(self, keys: Sequence[str]) -> bool:
+        """Whether the n-th sample is the n-th row, as far as anyone can tell."""
+        return len(keys) == self.rows and self.kept_keys == [keys[row] for row in self.kept_rows]
+
+
+@dataclass(frozen=True)
+class ByKey:
+    """All kept keys of the store; what is missing can only be said when all shards are done."""
+
+    table: SortedKeys
+
+    def choose(self, keys: Sequence[str]) -> Choice:
+        places = self.table.places(keys)
+        kept = places >= 0
+        return Choice(kept, [], [], places[kept])
+
+
+def chooser_for(selector: KeepSelector, path: str) -> Chooser:
+    """What is to be kept of the tar file at `path`."""
+    if selector.by == "key":
+        return ByKey(selector.sorted_keys())
+    shard = selector.shard_of(path)
+    table = selector.keep.table(shard)
+    rows = table["row"].to_numpy()
+    return ByShard(selector.keep.shards[shard].rows, rows, table["key"].to_pylist())

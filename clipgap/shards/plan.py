@@ -1,0 +1,190 @@
+"""What a filter would do: which shards come out, and of what they are made."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from clipgap.errors import InputError, UsageError
+from clipgap.shards.captions import CaptionSource
+from clipgap.shards.finding import SUFFIX, TarShard, find_shards
+from clipgap.shards.matching import KeepSelector
+from clipgap.store.files import FILE_THREADS
+from clipgap.store.rows import sample_digest
+from clipgap.tables.documents import checksum
+from clipgap.tables.keep import KeepList
+
+Missing = Literal["error", "list", "ignore"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What can change the output."""
+
+    merge: int | None = None  # samples of a shard
+    missing: Missing = "error"
+
+    def __post_init__(self) -> None:
+        if self.merge is not None and self.merge < 1:
+            raise UsageError(f"merge={self.merge}: a shard needs at least one sample")
+        if self.missing not in get_args(Missing):
+            raise UsageError(f"missing={self.missing!r}: choose {', '.join(get_args(Missing))}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the kept samples of one shard, counted from 0; `stop` None means all the rest."""
+
+    shard: int
+    start: int = 0
+    stop: int | None = None
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One shard to be written."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def tar(self) -> str:
+        return self.name + SUFFIX
+
+    @property
+    def parquet(self) -> str:
+        return f"{self.name}.parquet"
+
+    @property
+    def stats(self) -> str:
+        return f"{self.name}_stats.json"
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.tar, self.parquet, self.stats)
+
+
+@dataclass(frozen=True)
+class FilterPlan:
+    """Everything that is known before a shard is read."""
+
+    source: str
+    shards: list[TarShard]
+    selector: KeepSelector
+    captions: CaptionSource | None
+    settings: Settings
+
+    @property
+    def bytes(self) -> int:
+        return sum(shard.file.size for shard in self.shards)
+
+    @property
+    def rows(self) -> int | None:
+        """Samples that the shards should have by the keep-list; None if only keys match."""
+        selector = self.selector
+        if selector.by == "key":
+            return None
+        return sum(selector.keep.shards[index].rows for index in selector.shards.values())
+
+    def expected(self) -> list[int] | None:
+        """Kept samples of each shard by the keep-list; None if only keys match."""
+        selector = self.selector
+        if selector.by == "key":
+            return None
+        return [selector.keep.shards[selector.shard_of(shard.path)].kept for shard in self.shards]
+
+    def units(self, kept: Sequence[int] | None) -> list[Unit]:
+        """The shards to write; `kept` samples of each shard must be known if they are merged."""
+        if self.settings.merge is None:
+            names = _file_names([shard.name for shard in self.shards])
+            return [Unit(name, (Part(i),)) for i, name in enumerate(names)]
+        if kept is None:
+            raise ValueError("merging needs the number of kept samples of each shard")
+        return list(_even(kept, self.settings.merge))
+
+    def describe(self) -> dict[str, Any]:
+        """What the output follows from."""
+        with ThreadPoolExecutor(FILE_THREADS) as pool:
+            digests = list(pool.map(lambda shard: sample_digest(shard.file), self.shards))
+        return {
+            "kind": "shards",
+            "inputs": {
+                "shards": [
+                    {"name": shard.name, "bytes": shard.file.size, "fingerprint": digest}
+                    for shard, digest in zip(self.shards, digests, strict=True)
+                ],
+                "keep": {
+                    "path": str(self.selector.keep.path),
+                    "manifest_sha256": checksum(self.selector.keep.manifest),
+                },
+                "captions": self.captions and self.captions.describe(),
+            },
+            "settings": asdict(self.settings),
+        }
+
+    def marks(self) -> list[dict[str, str]]:
+        """What tells that a shard was edited in place while a filter was unfinished."""
+        return [{"name": shard.name, "time": shard.file.modified} for shard in self.shards]
+
+
+def plan_filter(
+    shards: str | Path | Sequence[str | Path],
+    keep: str | Path | KeepList,
+    *,
+    merge: int | None = None,
+    captions: str | Path | None = None,
+    missing: str = "error",
+) -> FilterPlan:
+    """What `filter_shards` would do; reads names and the keep-list, no shard."""
+    settings = Settings(merge, cast(Missing, missing))
+    found = find_shards(shards)
+    selector = KeepSelector.open(keep, [shard.path for shard in found])
+    source = "::".join(map(str, [shards] if isinstance(shards, str | Path) else shards))
+    opened = None if captions is None else CaptionSource.open(captions)
+    return FilterPlan(source, found, selector, opened, settings)
+
+
+def _file_names(names: Sequence[str]) -> list[str]:
+    """Names of shards as names of files in one folder."""
+    flat = [re.sub(r"[^\w.=@+-]", "_", name).lstrip(".") for name in names]
+    counts = Counter(name.lower() for name in flat)
+    clashes = [name for name, file in zip(names, flat, strict=True) if counts[file.lower()] > 1]
+    if clashes:
+        raise InputError.listing(
+            "these shards would get the same name in the output folder. Filter them into several "
+            "folders, or give --merge, which numbers them anew:",
+            clashes,
+        )
+    return flat
+
+
+def _even(kept: Sequence[int], size: int) -> Iterator[Unit]:
+    """As few shards of at most `size` samples as possible, equal in number but for one sample.
+
+    Every shard that is read belongs to some unit, even if nothing of it is kept.
+    """
+    total = sum(kept)
+    count = max(1, math.ceil(total / size))
+    width = max(5, len(str(count - 1)))
+    parts: list[Part] = []
+    unit, taken = 0, 0  # samples taken by this unit and those before it
+    for shard, samples in enumerate(kept):
+        start = 0
+        while True:
+            end = total * (unit + 1) // count
+            stop = min(samples, start + end - taken)
+            parts.append(Part(shard, start, stop if stop < samples else None))
+            taken += stop - start
+            start = stop
+            if taken == end and unit < count - 1:
+                yield Unit(f"{unit:0{width}d}", tuple(parts))
+                parts, unit = [], unit + 1
+            if start == samples:
+                break
+    yield Unit(f"{unit:0{width}d}", tuple(parts))
