@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import clipgap
 from clipgap.bench.scan_tables import write_manifest, write_part
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.select import Core, Far, Near, Prune, Rand, Split
+from clipgap.select import Core, Far, Near, Prune, Rand, Split, order
 from clipgap.tables.keep import KeepList, open_keep
 from clipgap.tables.schema import SetColumns
 from tests.worlds import World, make_world, thresholds, tree, truth
@@ -118,6 +118,21 @@ def test_near_and_far_keep_exactly_n(world: World, names: tuple[str, ...]) -> No
             dropped = first_by_sim(sim, rows - n)
             np.testing.assert_array_equal(mask_of(near, len(world.shards)), ~dropped)
             assert far.sizes["kept"] == near.sizes["kept"] == n
+
+
+def test_equals_too_many_to_hold_are_counted_in_a_third_look(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sim = sims(world, SETS)
+    values, counts = np.unique(sim, return_counts=True)
+    common = values[counts.argmax()]
+    n = int((sim > common).sum() + counts.max() // 2)
+    far = Far(n, SETS)
+    cut = clipgap.split(world.folder / "scan", far).sizes["cut"]
+    assert cut == {"sim": common, "equals": counts.max(), "above": counts.max() // 2}
+    monkeypatch.setattr(order, "_HELD", cut["equals"] - 1)
+    split = clipgap.split(world.folder / "scan", far)
+    np.testing.assert_array_equal(mask_of(split, len(world.shards)), first_by_sim(sim, n))
 
 
 def test_random_rows_are_reproducible_even_and_exact(world: World) -> None:

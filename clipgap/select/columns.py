@@ -20,9 +20,13 @@ from clipgap.scan.resume import differences
 from clipgap.scan.sinks import part_name
 from clipgap.tables.documents import checksum
 from clipgap.tables.keep import KeepList, open_keep
+from clipgap.tables.pages import read_plain
 from clipgap.tables.schema import ROW_GROUP, SetColumns
 
 KEY = "key"
+
+Columns = dict[str, tuple["NDArray[np.bool_] | None", Any]]
+"""Of a row group: which rows are valid (None: all), and the values; keys as pyarrow has them."""
 
 
 @dataclass(frozen=True)
@@ -124,25 +128,22 @@ class ScanTables:
             wanted.setdefault(self._scan_of(name), []).append(name)
         if keys:
             wanted.setdefault(0, []).append(KEY)
-        rows, start = self.shard_rows[shard], 0
-        readers = [(chosen, self._groups(i, shard, chosen)) for i, chosen in wanted.items()]
-        while start < rows:
+        readers = [self._reader(i, shard, chosen) for i, chosen in wanted.items()]
+        rows = self.shard_rows[shard]
+        for start in range(0, rows, ROW_GROUP):
             n = min(ROW_GROUP, rows - start)
             ok = None if self.within is None else self.within.bits(shard, start, start + n)
             values: dict[str, NDArray[Any]] = {}
             key_column = None
-            for chosen, groups in readers:
-                table = next(groups)
-                for name in chosen:
-                    column = _one_chunk(table[name])
-                    if name == KEY:
-                        key_column = column
-                        continue
-                    valid, values[name] = _as_numpy(column)
+            for reader in readers:
+                for name, (valid, column) in next(reader).items():
                     if valid is not None:
                         ok = valid if ok is None else ok & valid
+                    if name == KEY:
+                        key_column = column
+                    else:
+                        values[name] = column
             yield Block(start, n, ok, values, key_column)
-            start += n
 
     def candidates(self, shard: int) -> int:
         """How many rows of a shard may be kept."""
@@ -154,23 +155,11 @@ class ScanTables:
                 return index
         raise KeyError(column)
 
-    def _groups(self, index: int, shard: int, names: list[str]) -> Iterator[Any]:
+    def _reader(self, index: int, shard: int, names: list[str]) -> Iterator[Columns]:
         scan, rows = self.scans[index], self.shard_rows[shard]
         if scan.path is None:
-            table = scan.tables[part_name(shard)]
-            for start in range(0, rows, ROW_GROUP):
-                yield table.select(names).slice(start, ROW_GROUP).combine_chunks()
-            return
-        path = scan.path / part_name(shard)
-        try:
-            with pq.ParquetFile(path) as file:
-                _check_part(path, file.metadata, rows)
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group, columns=names, use_threads=False)
-        except (OSError, KeyError, pa.ArrowException) as error:
-            raise InputError(
-                f"cannot read {path}: {error}. `clipgap scan` with --resume mends a damaged scan."
-            ) from error
+            return _of_table(scan.tables[part_name(shard)].select(names))
+        return _of_file(scan.path / part_name(shard), rows, names)
 
 
 def open_tables(
@@ -211,6 +200,34 @@ def require_same_store(store: Mapping[str, Any], label: str, keep: KeepList) -> 
         )
 
 
+def _of_table(table: Any) -> Iterator[Columns]:
+    for start in range(0, table.num_rows, ROW_GROUP):
+        group = table.slice(start, ROW_GROUP)
+        yield {name: _decoded(name, group[name]) for name in table.column_names}
+
+
+def _of_file(path: Path, rows: int, names: list[str]) -> Iterator[Columns]:
+    try:
+        with pq.ParquetFile(path) as file, path.open("rb") as raw:
+            _check_part(path, file.metadata, rows)
+            places = {name: file.schema_arrow.get_field_index(name) for name in names}
+            for group in range(file.num_row_groups):
+                chunks = file.metadata.row_group(group)
+                plain = {
+                    name: read_plain(raw.fileno(), chunks.column(places[name])) for name in names
+                }
+                rest = [name for name in names if plain[name] is None]
+                table = file.read_row_group(group, columns=rest, use_threads=False)
+                yield {
+                    name: _decoded(name, table[name]) if values is None else (None, values)
+                    for name, values in plain.items()
+                }
+    except (OSError, KeyError, IndexError, pa.ArrowException) as error:
+        raise InputError(
+            f"cannot read {path}: {error}. `clipgap scan` with --resume mends a damaged scan."
+        ) from error
+
+
 def _check_part(path: Path, metadata: Any, rows: int) -> None:
     full, rest = divmod(rows, ROW_GROUP)
     expected = [ROW_GROUP] * full + [rest] * (rest > 0)
@@ -222,15 +239,13 @@ def _check_part(path: Path, metadata: Any, rows: int) -> None:
         )
 
 
-def _one_chunk(column: Any) -> Any:
-    chunks = column.chunks
-    return chunks[0] if len(chunks) == 1 else column.combine_chunks()
-
-
-def _as_numpy(column: Any) -> tuple[NDArray[np.bool_] | None, NDArray[Any]]:
-    """Which rows are valid (None: all), and the values."""
-    if not column.null_count:
-        return None, column.to_numpy(zero_copy_only=False)
-    valid = column.is_valid().to_numpy(zero_copy_only=False)
-    zero = pa.scalar(0, pa.int8()).cast(column.type)
-    return valid, column.fill_null(zero).to_numpy(zero_copy_only=False)
+def _decoded(name: str, column: Any) -> tuple[NDArray[np.bool_] | None, Any]:
+    """Which rows are valid (None: all), and the values; keys stay as they are."""
+    array = column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+    if name == KEY:
+        return None, array
+    if not array.null_count:
+        return None, array.to_numpy(zero_copy_only=False)
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    zero = pa.scalar(0, pa.int8()).cast(array.type)
+    return valid, array.fill_null(zero).to_numpy(zero_copy_only=False)

@@ -5,8 +5,9 @@ rank by similarity, most similar first, is to turn float32 into integers of the 
 rank at random is to scramble the id with the seed.
 
 The n-th row is found in two passes, however many rows there are: one counts the upper halves of all
-ranks, the next the lower halves of those whose upper half is that of the n-th. Where the cut falls
-between equals, each shard's share of them is counted in a third look.
+ranks, the next the lower halves of those whose upper half is that of the n-th. The latter are few,
+so they are also held, to count each shard's share of the equals if the cut falls between equals.
+Where too many have that upper half for holding them, the equals are counted in a third look.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ Ranks = Callable[[int], Iterator[NDArray[np.uint32]]]
 """Gives the ranks of a shard's candidates, in row order, block by block."""
 
 _HALF = 1 << 16
+_HELD = 1 << 25
+"""Lower halves held in memory, of two bytes each."""
 _SHIFT = np.uint32(16)
 
 
@@ -63,18 +66,26 @@ def find_cut(ranks: Ranks, n: int, workers: Workers) -> Cut:
     uppers = _count(workers, lambda shard: (block >> _SHIFT for block in ranks(shard)))
     upper, below = _place(uppers, n - 1)
 
+    held = _Held(_HELD)
+
     def lowers_of(shard: int) -> Iterator[NDArray[np.uint32]]:
         for block in ranks(shard):
-            yield block[block >> _SHIFT == upper] & np.uint32(_HALF - 1)
+            lowers = block[block >> _SHIFT == upper] & np.uint32(_HALF - 1)
+            held.add(shard, lowers)
+            yield lowers
 
     lowers = _count(workers, lowers_of)
     lower, more = _place(lowers, n - 1 - below)
     rank, equals, taken = upper << 16 | lower, int(lowers[lower]), n - below - more
     before: tuple[int, ...] = ()
     if taken < equals:
-        per_shard = workers.each(
-            "counting equals", lambda shard: sum(_equal(block, rank) for block in ranks(shard))
-        )
+
+        def count(shard: int) -> int:
+            return sum(int(np.count_nonzero(block == rank)) for block in ranks(shard))
+
+        per_shard = held.count(lower, workers.shards)
+        if per_shard is None:
+            per_shard = workers.each("counting equals", count)
         before = tuple(accumulate(per_shard, initial=0))
     return Cut(rank, taken, equals, before)
 
@@ -142,5 +153,27 @@ def _place(counts: NDArray[np.int64], index: int) -> tuple[int, int]:
     return place, int(ends[place] - counts[place])
 
 
-def _equal(ranks: NDArray[np.uint32], rank: int) -> int:
-    return int(np.count_nonzero(ranks == rank))
+class _Held:
+    """Lower halves by shard, as long as they are few."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        self._parts: dict[int, list[NDArray[np.uint16]]] = {}
+
+    def add(self, shard: int, lowers: NDArray[np.uint32]) -> None:
+        with self._lock:
+            self._room -= len(lowers)
+            if self._room < 0:
+                self._parts.clear()
+            else:
+                self._parts.setdefault(shard, []).append(lowers.astype(np.uint16))
+
+    def count(self, lower: int, shards: int) -> list[int] | None:
+        """How often each shard has this one; None if there were too many to hold."""
+        if self._room < 0:
+            return None
+        return [
+            sum(int(np.count_nonzero(part == lower)) for part in self._parts.get(shard, ()))
+            for shard in range(shards)
+        ]

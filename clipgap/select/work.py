@@ -32,6 +32,10 @@ class Workers:
         self._report = on_progress or ignore
         self._stop = stop or threading.Event()
 
+    @property
+    def shards(self) -> int:
+        return len(self._rows)
+
     def each(self, stage: str, task: Callable[[int], T]) -> list[T]:
         """The task's results, in the order of the shards; the first error ends all."""
         began, done, results = time.monotonic(), 0, []

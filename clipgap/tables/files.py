@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,10 @@ class FileSum:
 
 
 @contextmanager
-def parquet_file(path: Path, schema: Any) -> Iterator[Put]:
+def parquet_file(path: Path, schema: Any, plain: Collection[str] = ()) -> Iterator[Put]:
     """Give a function that appends row groups; `path` appears, whole, at the end.
 
+    Columns in `plain` are stored as they are: larger, and several times as fast to write and read.
     Scores hardly compress and indices pack well, so numbers are packed and nothing is compressed:
     measured on three test sets, 4.4 million rows/s and 38 bytes a row, against 2.6 million rows/s
     and 36 bytes with zstd.
@@ -47,7 +48,8 @@ def parquet_file(path: Path, schema: Any) -> Iterator[Put]:
             schema,
             compression="none",
             use_dictionary=[name for name in _REPEATING if name in schema.names],
-            column_encoding=_encodings(schema),
+            column_encoding=_encodings(schema, plain),
+            write_statistics=[name for name in schema.names if name not in plain],
         )
         try:
             yield lambda table: writer.write_table(table, row_group_size=ROW_GROUP)
@@ -55,9 +57,11 @@ def parquet_file(path: Path, schema: Any) -> Iterator[Put]:
             writer.close()
 
 
-def write_tables(path: Path, schema: Any, tables: Iterable[Any]) -> FileSum:
+def write_tables(
+    path: Path, schema: Any, tables: Iterable[Any], plain: Collection[str] = ()
+) -> FileSum:
     """Write a stream of tables as one file, atomically."""
-    with parquet_file(path, schema) as put:
+    with parquet_file(path, schema, plain) as put:
         for group in row_groups(schema, tables):
             put(group)
     return FileSum.of(path)
@@ -101,12 +105,14 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
-def _encodings(schema: Any) -> dict[str, str]:
+def _encodings(schema: Any, plain: Collection[str]) -> dict[str, str]:
     encodings = {}
     for field in schema:
         if field.name in _REPEATING:
             continue
-        if pa.types.is_integer(field.type):
+        if field.name in plain:
+            encodings[field.name] = "PLAIN"
+        elif pa.types.is_integer(field.type):
             encodings[field.name] = "DELTA_BINARY_PACKED"
         elif pa.types.is_string(field.type):
             encodings[field.name] = "DELTA_BYTE_ARRAY"

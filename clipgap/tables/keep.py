@@ -253,7 +253,9 @@ class KeepWriter:
         bitmap = self.path / bitmap_name(shard)
         with write_atomic(bitmap) as temporary, temporary.open("wb") as file:
             bits = _BitmapFile(file, rows)
-            part = write_tables(self.path / keep_name(shard), KEEP_SCHEMA, tables(bits.put))
+            part = write_tables(
+                self.path / keep_name(shard), KEEP_SCHEMA, tables(bits.put), plain=["key"]
+            )
             bits.finish()
         with self._lock:
             self._files[keep_name(shard)] = part
