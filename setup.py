@@ -19,7 +19,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from setuptools import Command, Distribution, setup
+from setuptools import Command, Distribution, find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 
@@ -185,6 +185,9 @@ class AnyPythonWheel(bdist_wheel):
 
 
 setup(
+    # Triton's own distribution has a top-level package `triton_kernels` too, so ours goes inside.
+    packages=[*find_packages(include=["clipgap", "clipgap.*"]), "clipgap.triton_kernels"],
+    package_dir={"clipgap.triton_kernels": "triton_kernels"},
     distclass=PlatformDistribution,
     cmdclass={
         "build": BuildWithKernels,

@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.scan import scan
-from clipgap.scan.engine import default_block_rows
 from clipgap.store import open_store
 
 K = 32
@@ -36,7 +35,7 @@ def kernel_seconds(train: str, test: str, out: str, threads: int) -> float:
     rows = _all_rows(train)
     ids = np.arange(len(rows), dtype=np.int64)
     scanner = make_scanner([TestSet("test", _all_rows(test))], K, threads=threads)
-    step = default_block_rows(threads)
+    step = scanner.block_rows
     start = time.perf_counter()
     for first in range(0, len(rows), step):
         block = slice(first, first + step)

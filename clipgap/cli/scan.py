@@ -67,8 +67,15 @@ class ScanSettings:
     kernel: Annotated[
         str,
         typer.Option(
-            metavar="auto|cpu|torch|numpy",
+            metavar="auto|triton|triton-float16|cpu|torch|numpy",
             help="What computes the scores. Any kernel gives the same tables.",
+        ),
+    ] = "auto"
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cuda|cpu",
+            help="Where: all GPUs that the process may see, the CPU, or GPUs if there are any.",
         ),
     ] = "auto"
     threads: Annotated[
@@ -82,7 +89,7 @@ class ScanSettings:
 
     def of_result(self) -> dict[str, Any]:
         """Those that can change a table; the others only change the time it takes."""
-        free = ("kernel", "threads", "block_rows")
+        free = ("kernel", "device", "threads", "block_rows")
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 
@@ -149,7 +156,9 @@ def _run(
         from clipgap.scan import estimate, plan_scan
 
         plan = plan_scan(train, tests, kind=kind, gap=gap, **settings.of_result())
-        expected = estimate(plan, kernel=settings.kernel, threads=settings.threads)
+        expected = estimate(
+            plan, kernel=settings.kernel, device=settings.device, threads=settings.threads
+        )
         described = {**plan.describe(), "expected": asdict(expected)}
         shell.result(described, _describe_plan(described))
         return 0

@@ -14,6 +14,8 @@ from clipgap.kernels.interface import Scanner, TestSet
 from clipgap.kernels.oracle import OracleScanner
 
 MAX_K = 64
+DEVICES = ("auto", "cuda", "cpu")
+ON_GPU = ("triton", "triton-float16")
 
 
 @dataclass(frozen=True)
@@ -26,24 +28,75 @@ class KernelInfo:
 
 
 def make_scanner(
-    tests: Sequence[TestSet], k: int, *, kernel: str = "auto", threads: int | None = None
+    tests: Sequence[TestSet],
+    k: int,
+    *,
+    kernel: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
 ) -> Scanner:
-    """The scanner for these test sets; a named kernel that is not there raises."""
+    """The scanner for these test sets; a named kernel or device that is not there raises."""
     _check(tests, k)
     cpu.thread_count(threads)  # a wrong number is an error, not a reason to take another kernel
-    if kernel == "auto" and cpu.isa_is_forced():
-        kernel = "cpu"
-    if kernel == "auto":
-        kernel = next(info.name for info in available_kernels() if info.available)
-    if kernel not in _MAKERS:
+    return _MAKERS[resolve(kernel, device)](tests, k, threads)
+
+
+def resolve(kernel: str = "auto", device: str = "auto") -> str:
+    """The name of the kernel that runs."""
+    if device not in DEVICES:
+        raise UsageError(f"unknown device {device!r}; choose one of: {', '.join(DEVICES)}")
+    if kernel != "auto" and kernel not in _MAKERS:
         known = ", ".join(["auto", *_MAKERS])
         raise UsageError(f"unknown kernel {kernel!r}; choose one of: {known}")
-    return _MAKERS[kernel](tests, k, threads)
+    if kernel != "auto":
+        if device != "auto" and (kernel in ON_GPU) != (device == "cuda"):
+            raise UsageError(f"kernel {kernel!r} does not run on device {device!r}")
+        return kernel
+    if device != "cuda" and cpu.isa_is_forced():
+        return "cpu"
+    allowed = available_kernels()
+    if device != "auto":
+        allowed = [info for info in allowed if (info.name in ON_GPU) == (device == "cuda")]
+    chosen = next((info.name for info in allowed if info.available), None)
+    if chosen is None:
+        raise MissingDependency(f"no GPU can be used: {allowed[0].detail}")
+    return chosen
+
+
+def fallback_note(kernel: str, device: str) -> str | None:
+    """What a user should hear when `auto` leaves a GPU of this machine unused, against its wish."""
+    from clipgap.kernels.gpu import devices
+
+    if kernel != "auto" or device != "auto" or not devices.has_hardware():
+        return None
+    info = _triton_info("triton", "int8")
+    if info.available:
+        return None
+    return f"the GPU is not used, kernel {resolve()!r} runs instead: {info.detail}"
 
 
 def available_kernels() -> list[KernelInfo]:
     """Every kernel, fastest first, with what runs or what is missing."""
-    return [_cpu_info(), _torch_info(), _numpy_info()]
+    return [
+        _triton_info("triton", "int8 filter"),
+        _triton_info("triton-float16", "float16 filter"),
+        _cpu_info(),
+        _torch_info(),
+        _numpy_info(),
+    ]
+
+
+def _triton_info(name: str, what: str) -> KernelInfo:
+    from clipgap.kernels.gpu import devices
+
+    try:
+        found = devices.usable_devices()
+    except MissingDependency as error:
+        return KernelInfo(name, False, str(error))
+    if devices.interpreted():
+        # Never chosen by itself: it is many times slower than any other kernel.
+        return KernelInfo(name, False, "interpreted on the CPU, for tests; name it to run it")
+    return KernelInfo(name, True, f"{what} in Triton on {devices.describe(found)}")
 
 
 def _cpu_info() -> KernelInfo:
@@ -78,7 +131,24 @@ def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanne
     return OracleScanner(tests, k)
 
 
+def _make_triton(kind: str) -> Callable[[Sequence[TestSet], int, int | None], Scanner]:
+    def make(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
+        from clipgap.kernels.gpu.devices import usable_devices
+
+        devices = usable_devices()
+        from clipgap.kernels.gpu.scanner import GpuScanner
+        from clipgap.kernels.gpu.several import SeveralGpus
+
+        if len(devices) == 1:
+            return GpuScanner(tests, k, devices[0], kind)
+        return SeveralGpus(tests, k, devices, kind)
+
+    return make
+
+
 _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
+    "triton": _make_triton("int8"),
+    "triton-float16": _make_triton("float16"),
     "cpu": _make_cpu,
     "torch": _make_torch,
     "numpy": _make_numpy,

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency, UsageError
-from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
+from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, TestSet, TopK
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
 BUILD_RECORD = Path(__file__).with_name("_cpu_build.json")
@@ -160,13 +160,15 @@ def admit(
     )
 
 
-class CpuScanner:
+class CpuScanner(OneAtATime):
     """`Scanner` over the shared library."""
 
     def __init__(self, tests: Sequence[TestSet], k: int, threads: int | None = None) -> None:
         isa = chosen_isa()
         self.name = f"cpu/{isa}"
         self.threads = thread_count(threads)
+        # Several shares for every thread, and little memory.
+        self.block_rows = min(max(self.block_rows, 2048 * self.threads), 131_072)
         self.k = k
         self.sizes = [len(test.rows) for test in tests]
         self.d = tests[0].rows.shape[1]

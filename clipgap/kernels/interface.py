@@ -59,10 +59,24 @@ class Counters:
     refined: int = 0  # pairs whose float64 score was computed
 
 
+class Pending(Protocol):
+    """A block that a scanner has begun."""
+
+    def result(self) -> BlockResult:
+        """Wait for it."""
+        ...
+
+
 class Scanner(Protocol):
     """One pass over the training rows, block by block."""
 
     name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
+    ahead: int  # blocks that may be begun while an earlier one is under way
+    block_rows: int  # rows of a block that suit it
+
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+        """Begin what `scan` does; results are fetched in the order in which blocks were begun."""
+        ...
 
     @property
     def counters(self) -> Counters:
@@ -83,3 +97,26 @@ class Scanner(Protocol):
     def load_topk(self, lists: list[TopK]) -> None:
         """Start from the lists of an earlier run."""
         ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """`Pending` that is over."""
+
+    block: BlockResult
+
+    def result(self) -> BlockResult:
+        return self.block
+
+
+class OneAtATime:
+    """What makes a `Scanner` of a class whose `scan` does all the work at once."""
+
+    ahead = 0
+    block_rows = 16_384
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        raise NotImplementedError
+
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+        return Done(self.scan(rows, ids))

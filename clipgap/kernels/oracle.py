@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.kernels.interface import NO_ID, BlockResult, Counters, TestSet, TopK
+from clipgap.kernels.interface import NO_ID, BlockResult, Counters, OneAtATime, TestSet, TopK
 
 _SCORES_AT_ONCE = 1 << 24  # 128 MiB
 
@@ -37,7 +37,7 @@ def merge_topk(
     return sim[:, :k], ids[:, :k]
 
 
-class OracleScanner:
+class OracleScanner(OneAtATime):
     """`Scanner` in NumPy float64: the reference, in the fewest lines."""
 
     name = "numpy"

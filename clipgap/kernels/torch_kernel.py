@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency
-from clipgap.kernels.interface import NO_ID, BlockResult, Counters, TestSet, TopK
+from clipgap.kernels.interface import NO_ID, BlockResult, Counters, OneAtATime, TestSet, TopK
 from clipgap.kernels.oracle import merge_topk
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def import_torch() -> None:
         raise MissingDependency("torch is not installed; `pip install torch`") from error
 
 
-class TorchScanner:
+class TorchScanner(OneAtATime):
     """`Scanner` on torch's CPU matrix product."""
 
     name = "torch"

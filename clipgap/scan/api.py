@@ -22,6 +22,7 @@ def scan(
     k: int = 32,
     out: str | Path | None = None,
     kernel: str = "auto",
+    device: str = "auto",
     threads: int | None = None,
     block_rows: int | None = None,
     bad_rows: str = "error",
@@ -40,7 +41,7 @@ def scan(
     inputs, `k`, `bad_rows`, `train_table` and `above`, and on nothing else. When `stop` is set the
     scan ends with `Interrupted` after the current block; `resume=True` goes on from there.
     """
-    how = How(kernel, threads, block_rows, resume, overwrite, on_progress, stop)
+    how = How(kernel, device, threads, block_rows, resume, overwrite, on_progress, stop)
     how.report(Progress("reading headers"))
     plan = plan_scan(
         train, tests, gap=gap, k=k, bad_rows=bad_rows, train_table=train_table, above=above
@@ -55,6 +56,7 @@ def gap(
     k: int = 32,
     out: str | Path | None = None,
     kernel: str = "auto",
+    device: str = "auto",
     threads: int | None = None,
     block_rows: int | None = None,
     bad_rows: str = "error",
@@ -69,7 +71,7 @@ def gap(
 
     The result is what `scan` takes as `gap`. Arguments are those of `scan`.
     """
-    how = How(kernel, threads, block_rows, resume, overwrite, on_progress, stop)
+    how = How(kernel, device, threads, block_rows, resume, overwrite, on_progress, stop)
     how.report(Progress("reading headers"))
     plan = plan_scan(
         reference, tests, kind="gap", k=k, bad_rows=bad_rows, train_table=train_table, above=above

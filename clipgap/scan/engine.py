@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,8 +21,7 @@ import numpy as np
 
 from clipgap.errors import InputError, Interrupted
 from clipgap.kernels.admit import Status
-from clipgap.kernels.cpu import thread_count
-from clipgap.kernels.interface import BlockResult, Scanner, TopK
+from clipgap.kernels.interface import BlockResult, Pending, Scanner, TopK
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
 from clipgap.scan.inputs import Block, BlockReader
@@ -33,19 +32,11 @@ from clipgap.scan.sinks import Sink
 from clipgap.tables.files import Put
 from clipgap.tables.schema import QUARANTINE_SCHEMA
 
-BLOCK_ROWS = 16_384
-_ROWS_PER_THREAD = 2_048
-_LARGEST_BLOCK = 131_072
 _WAITING_WRITES = 3
 # A checkpoint is due when computing since the last one took this many times what writing it takes.
 CHECKPOINT_RATIO = 20.0
 
 Save = Callable[[Ledger, list[TopK]], None]
-
-
-def default_block_rows(threads: int | None) -> int:
-    """Rows of a block: several shares for every thread, and little memory."""
-    return min(max(BLOCK_ROWS, _ROWS_PER_THREAD * thread_count(threads)), _LARGEST_BLOCK)
 
 
 @dataclass(frozen=True)
@@ -71,16 +62,29 @@ class Engine:
             _Writer(self) as writer,
         ):
             try:
-                for block, last in reader.blocks(shards):
-                    self._check_stop()
-                    result = self.scanner.scan(block.rows, block.ids)
-                    writer.add(block.without_rows(), result, last)
+                for block, last, result in self._results(reader.blocks(shards)):
+                    writer.add(block, result, last)
                     watch.report(len(block.status), last)
             except (InputError, Interrupted):
                 writer.checkpoint()
                 raise
             writer.checkpoint()
             writer.wait()
+
+    def _results(
+        self, blocks: Iterable[tuple[Block, bool]]
+    ) -> Iterator[tuple[Block, bool, BlockResult]]:
+        """Blocks and whether they are the last of their shard, with their results."""
+        begun: deque[tuple[Block, bool, Pending]] = deque()
+        for block, last in blocks:
+            self._check_stop()
+            pending = self.scanner.start(block.rows, block.ids)
+            begun.append((block.without_rows(), last, pending))
+            if len(begun) > self.scanner.ahead:
+                earlier, was_last, under_way = begun.popleft()
+                yield earlier, was_last, under_way.result()
+        for earlier, was_last, under_way in begun:
+            yield earlier, was_last, under_way.result()
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

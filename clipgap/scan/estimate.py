@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from clipgap import synthetic
-from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.choose import ON_GPU, make_scanner, resolve
 from clipgap.kernels.interface import TestSet
 from clipgap.scan.plan import ScanPlan
 
-_ROWS = 4096
-_COLUMNS = 4096
+_SIDE = 4096  # rows and columns
+_SIDE_ON_GPU = 32_768
 _SECONDS = 1.0
 
 
@@ -26,16 +26,19 @@ class Estimate:
     seconds: float
 
 
-def estimate(plan: ScanPlan, *, kernel: str = "auto", threads: int | None = None) -> Estimate:
+def estimate(
+    plan: ScanPlan, *, kernel: str = "auto", device: str = "auto", threads: int | None = None
+) -> Estimate:
     """Run the kernel that would run, for about a second; its rate does not depend on N or M."""
-    dim, columns = plan.train.dim, min(plan.test_rows, _COLUMNS)
+    side = _SIDE_ON_GPU if resolve(kernel, device) in ON_GPU else _SIDE
+    dim, columns = plan.train.dim, min(plan.test_rows, side)
     test = TestSet("estimate", synthetic.clip_like(columns, dim, seed=1))
-    scanner = make_scanner([test], plan.settings.k, kernel=kernel, threads=threads)
-    rows, ids = synthetic.clip_like(_ROWS, dim), np.arange(_ROWS)
+    scanner = make_scanner([test], plan.settings.k, kernel=kernel, device=device, threads=threads)
+    rows, ids = synthetic.clip_like(side, dim), np.arange(side)
     scanner.scan(rows, ids)  # the first block fills the lists, which a long scan forgets
     began, done = time.perf_counter(), 0
     while (spent := time.perf_counter() - began) < _SECONDS:
         scanner.scan(rows, ids)
-        done += _ROWS
+        done += side
     rate = 2.0 * done * columns * dim / spent
     return Estimate(scanner.name, rate, plan.operations / rate)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from clipgap.errors import UsageError
-from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
-from clipgap.scan.engine import Engine, Save, default_block_rows
+from clipgap.scan.engine import Engine, Save
 from clipgap.scan.inputs import LoadedTest, load_tests
 from clipgap.scan.neighbours import Winners, test_table
 from clipgap.scan.plan import ScanPlan
@@ -29,6 +29,7 @@ class How:
     """Everything about a run that cannot change its result."""
 
     kernel: str = "auto"
+    device: str = "auto"
     threads: int | None = None
     block_rows: int | None = None
     resume: bool = False
@@ -75,7 +76,15 @@ class Job:
     def new_scanner(self) -> Scanner:
         columns = [test.columns() for test in self.tests]
         how = self.how
-        return make_scanner(columns, self.plan.settings.k, kernel=how.kernel, threads=how.threads)
+        if (note := fallback_note(how.kernel, how.device)) is not None:
+            how.report(Progress("reading test sets", note=note))
+        return make_scanner(
+            columns,
+            self.plan.settings.k,
+            kernel=how.kernel,
+            device=how.device,
+            threads=how.threads,
+        )
 
     def scan_shards(
         self,
@@ -92,7 +101,7 @@ class Job:
             sink=sink,
             ledger=ledger,
             save=save,
-            block_rows=self.how.block_rows or default_block_rows(self.how.threads),
+            block_rows=self.how.block_rows or scanner.block_rows,
             on_progress=self.how.report,
             stop=self.stop,
         ).run(list(shards))

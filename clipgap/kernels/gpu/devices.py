@@ -1,0 +1,113 @@
+"""Which devices a scan can run on, and errors that say what was needed and what was found."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clipgap.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import torch
+
+OLDEST = (8, 0)
+
+
+def interpreted() -> bool:
+    """Whether Triton runs its kernels on the CPU, for tests."""
+    return os.environ.get("TRITON_INTERPRET", "") == "1"
+
+
+def has_hardware() -> bool:
+    """Whether the kernel knows of an NVIDIA GPU, whatever else may be missing."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+
+
+def usable_devices() -> list[torch.device]:
+    """The devices a scan runs on; `MissingDependency` says why there are none."""
+    for package in ("torch", "triton"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingDependency(f"{package} is not installed; `pip install {package}`")
+    import torch
+
+    if interpreted():
+        return [torch.device("cpu")]
+    if torch.version.cuda is None:
+        raise MissingDependency(
+            f"torch {torch.__version__} is built without CUDA; install a CUDA build of torch"
+        )
+    if not torch.cuda.is_available():
+        raise MissingDependency(_why_no_cuda(torch.version.cuda))
+    found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    usable = [device for device in found if torch.cuda.get_device_capability(device) >= OLDEST]
+    if not usable:
+        names = ", ".join(
+            f"{torch.cuda.get_device_name(device)} "
+            f"(capability {'.'.join(map(str, torch.cuda.get_device_capability(device)))})"
+            for device in found
+        )
+        raise MissingDependency(
+            f"the GPU kernels need compute capability {OLDEST[0]}.{OLDEST[1]} (A100) or newer; "
+            f"found {names}"
+        )
+    return usable
+
+
+def describe(devices: list[torch.device]) -> str:
+    """Names of the devices, such as `2 × NVIDIA A100-SXM4-80GB`."""
+    import torch
+
+    names = Counter(torch.cuda.get_device_name(device) for device in devices)
+    return ", ".join(name if count == 1 else f"{count} × {name}" for name, count in names.items())
+
+
+def _why_no_cuda(version: str) -> str:
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all GPUs; unset it"
+    if not has_hardware():
+        return "there is no NVIDIA GPU (no /dev/nvidia0)"
+    return (
+        f"there is an NVIDIA GPU, but torch's CUDA {version} cannot use it: the driver is missing "
+        f"or too old. `nvidia-smi` shows the driver; CUDA {version.split('.')[0]} needs "
+        f"{_OLDEST_DRIVER.get(version.split('.')[0], 'a newer one')}"
+    )
+
+
+_OLDEST_DRIVER = {"11": "450 or newer", "12": "525 or newer", "13": "580 or newer"}
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that a scan may take; None where it is not a device's."""
+    import torch
+
+    if device.type != "cuda":
+        return None
+    return int(torch.cuda.mem_get_info(device)[0])
+
+
+@contextmanager
+def telling(device: torch.device) -> Iterator[None]:
+    """CUDA's errors in words: memory that is short, a device that is gone."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        free = free_bytes(device) or 0
+        raise MissingDependency(
+            f"{device} has too little memory: {free / 2**30:,.1f} GiB are free now. Free some, "
+            f"scan fewer test sets at a time, or use --device cpu. ({str(error).splitlines()[0]})"
+        ) from error
+    except RuntimeError as error:
+        if "CUDA error" not in str(error) and "CUDA driver" not in str(error):
+            raise
+        raise MissingDependency(
+            f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. Finished "
+            "shards are kept. `nvidia-smi` and the kernel's log (dmesg, 'NVRM: Xid') say more; go "
+            "on with --resume, or with --resume --device cpu."
+        ) from error

@@ -1,0 +1,385 @@
+"""`GpuScanner`: blocks of training rows in, exact results out.
+
+A block is cut into parts that never hold more rows than were seen before, so that the lists of the
+k best rise in step with what is offered to them. For each part and each panel of test points:
+
+    filter    queue the pairs whose upper bound can still matter
+    expand    words of the queue to pairs
+    score     exact float64 scores; the rows' maxima and the columns' candidates
+    decide    which test row holds each maximum
+    merge     candidates into the lists of the k best
+
+All of it is queued on the device without waiting for it. Whether a queue overflowed is known when
+the block's results are fetched; then that test set is decided densely for that block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipgap.kernels.gpu import dense
+from clipgap.kernels.gpu.bounds import Rows
+from clipgap.kernels.gpu.devices import free_bytes, telling
+from clipgap.kernels.gpu.panels import DeviceSet, Panel, lists_of, load_lists, prepare
+from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
+from clipgap.triton_kernels import configs, expand, filter, merge, refine
+
+FIRST_ROWS = 2048  # of the first part
+SAMPLE_ROWS = 4096  # give the columns' bounds a start
+SAMPLE_LOSS = 2.0**-8  # of a float16 matrix product that ends in float16
+_PAIRS, _WORDS = 1 << 23, 1 << 22
+_LOWEST = -(2**63)
+_BEHIND = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class _Winners:
+    """What a part knows of its rows for one test set."""
+
+    best: torch.Tensor  # (n,) int64, a float64 in the order of integers
+    nearest: torch.Tensor  # (n,) int32
+    margin: torch.Tensor
+    witness: torch.Tensor
+
+    @classmethod
+    def none(cls, n: int, device: torch.device) -> _Winners:
+        def lowest() -> torch.Tensor:
+            return torch.full((n,), _LOWEST, dtype=torch.int64, device=device)
+
+        def behind() -> torch.Tensor:
+            return torch.full((n,), _BEHIND, dtype=torch.int32, device=device)
+
+        return cls(lowest(), behind(), lowest(), behind())
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """Results of a block on the device, (n, G) each."""
+
+    sim: torch.Tensor
+    nn: torch.Tensor
+    margin: torch.Tensor
+    witness: torch.Tensor
+
+    @classmethod
+    def empty(cls, n: int, sets: int, device: torch.device, pinned: bool = False) -> _Tables:
+        def make(dtype: torch.dtype) -> torch.Tensor:
+            return torch.empty((n, sets), dtype=dtype, device=device, pin_memory=pinned)
+
+        return cls(make(torch.float64), make(torch.int32), make(torch.float64), make(torch.int32))
+
+    def fetch(self, other: _Tables) -> None:
+        for name in ("sim", "nn", "margin", "witness"):
+            getattr(self, name).copy_(getattr(other, name), non_blocking=True)
+
+
+class GpuScanner:
+    """`Scanner` on one device."""
+
+    ahead = 2
+    block_rows = 65_536
+
+    def __init__(
+        self, tests: Sequence[TestSet], k: int, device: torch.device, kind: str = "int8"
+    ) -> None:
+        self.name = f"triton/{kind}"
+        self.tests, self.k, self.device = list(tests), k, device
+        self.counters = Counters()  # of blocks whose results were fetched
+        self._begun = 0  # rows
+        self._on_gpu = device.type == "cuda"
+        with telling(device):
+            capability = 0
+            self._processors = 1
+            if self._on_gpu:
+                torch.cuda.set_device(device)
+                major, minor = torch.cuda.get_device_capability(device)
+                capability = major * 10 + minor
+                self._processors = torch.cuda.get_device_properties(device).multi_processor_count
+                self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # Half of what is free is left to blocks, queues and the dense way.
+            free = free_bytes(device)
+            self._multiple = configs.LARGEST_TILE if self._on_gpu else configs.INTERPRETED.columns
+            self.bounds, self._sets = prepare(
+                kind, tests, k, device, self._multiple, None if free is None else free // 2
+            )
+            size = self.bounds.operand.itemsize
+            self._configs = (
+                configs.filter_configs(size, capability) if self._on_gpu else (configs.INTERPRETED,)
+            )
+            self.config = self._configs[0]
+            self._tuned = len(self._configs) == 1
+            self._allocate()
+
+    def _allocate(self) -> None:
+        widest = max(panel.count for found in self._sets for panel in found.panels)
+        entries = max(8 * self.k, 16)
+        slots = 1 << (entries - 1).bit_length()
+        self._candidates = (
+            self._zeros((widest,), torch.int32),
+            self._zeros((widest, slots - self.k), torch.float64),
+            self._zeros((widest, slots - self.k), torch.int64),
+        )
+        few = not self._on_gpu
+        self._queue = self._zeros((3, 1 << 14 if few else _WORDS), torch.int32)
+        self._pair = self._zeros((2, 1 << 15 if few else _PAIRS), torch.int32)
+        self._scores = self._zeros((self._pair.shape[1],), torch.float64)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(shape, dtype=dtype, device=self.device)
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        return self.start(rows, ids).result()
+
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> _Block:
+        """Queue a block; `result()` of what comes back waits for it."""
+        self._begun += len(rows)
+        with telling(self.device):
+            return _Block(self, self._upload(rows), self._upload(ids))
+
+    def topk(self) -> list[TopK]:
+        with telling(self.device):
+            return [lists_of(found, self.k) for found in self._sets]
+
+    def load_topk(self, lists: list[TopK]) -> None:
+        for found, held in zip(self._sets, lists, strict=True):
+            load_lists(found, self.bounds, held)
+
+    def kth(self) -> list[torch.Tensor]:
+        """Lower bounds of the k-th best, panel by panel; for other devices to take note of."""
+        return [panel.kth for found in self._sets for panel in found.panels]
+
+    def raise_kth(self, kth: list[torch.Tensor]) -> None:
+        """Take note of bounds that another device has reached."""
+        panels = [panel for found in self._sets for panel in found.panels]
+        for panel, bound in zip(panels, kth, strict=True):
+            panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
+
+    def _upload(self, array: NDArray[np.generic]) -> torch.Tensor:
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        if not self._on_gpu:
+            return host
+        # The host's side of the copy ends here; the device's runs beside the block before.
+        pinned = host.pin_memory()
+        with torch.cuda.stream(self._copies):
+            here = pinned.to(self.device, non_blocking=True)
+        compute = torch.cuda.current_stream(self.device)
+        compute.wait_stream(self._copies)
+        here.record_stream(compute)
+        return here
+
+    def count(self, rows: int, survived: int) -> None:
+        """Add a block to the counters."""
+        self.counters.rows += rows
+        self.counters.pairs += rows * sum(found.size for found in self._sets)
+        self.counters.survivors += survived
+        self.counters.refined += survived
+
+    def only_dense(self, g: int) -> bool:
+        """Whether a test set has thresholds that the filter cannot hold."""
+        return self._sets[g].only_dense
+
+    # What follows only queues work.
+
+    def run(self, rows: torch.Tensor, ids: torch.Tensor, out: _Tables) -> torch.Tensor:
+        """Fill the tables of a block.
+
+        Returns, as one tensor, how often each set's queues overflowed, and how many pairs survived.
+        """
+        floods = self._zeros((len(self._sets) + 1,), torch.int64)
+        start = 0
+        while start < len(rows):
+            seen = self._begun - len(rows) + start
+            stop = min(len(rows), start + max(FIRST_ROWS, seen))
+            if seen == 0:
+                self._sample(rows[:SAMPLE_ROWS])
+            self._run_part(rows[start:stop], ids[start:stop], out, slice(start, stop), floods)
+            start = stop
+        return floods
+
+    def _sample(self, rows: torch.Tensor) -> None:
+        """Bounds of the k-th best: of k groups of rows, each has a row above the least maximum."""
+        each = len(rows) // self.k
+        if each == 0:
+            return
+        rows = rows[: each * self.k]
+        for panel in self._panels():
+            with panel.on(self.device) as here:
+                halves = here.halves
+                scores = rows @ halves.T if self._on_gpu else rows.float() @ halves.float().T
+                groups = scores.reshape(self.k, each, -1).amax(1).amin(0)
+                here.raise_kth(self.bounds, groups.double() - SAMPLE_LOSS)
+
+    def _panels(self) -> list[Panel]:
+        return [panel for found in self._sets for panel in found.panels]
+
+    def _run_part(
+        self,
+        rows: torch.Tensor,
+        ids: torch.Tensor,
+        out: _Tables,
+        here: slice,
+        floods: torch.Tensor,
+    ) -> None:
+        n = len(rows)
+        places = -(-n // self._multiple) * self._multiple
+        known = self.bounds.rows(rows, places)
+        for g, found in enumerate(self._sets):
+            winners = _Winners.none(n, self.device)
+            best = torch.full(
+                (places,), self.bounds.always, dtype=known.offset.dtype, device=self.device
+            )
+            margin = best.clone() if found.decides_margin else None
+            for panel in found.panels:
+                with panel.on(self.device) as columns:
+                    self._tune(known, columns)
+                    flooded = self._filter(known, columns, best, margin)
+                    floods[g] += flooded | self._refine(rows, ids, columns, winners)
+                    floods[-1:] += self._paired
+            _write(found, out, here, g, winners)
+
+    def _filter(
+        self, rows: Rows, panel: Panel, best: torch.Tensor, margin: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Survivors into `self._pair`; returns whether some did not fit."""
+        self._queued = self._zeros((1,), torch.int32)
+        self._paired = self._zeros((1,), torch.int32)
+        width = (
+            rows.width + int(panel.width)
+            if rows.width.dtype == torch.int32
+            else rows.width + panel.width
+        )
+        filter.filter(
+            rows.operand, panel.operand, (rows.offset, width),
+            (panel.start, panel.floor, panel.tau_floor), best, margin,
+            self._queue, self._queued, self.config, self._processors * self.config.per_processor,
+        )  # fmt: skip
+        expand.expand(self._queue, self._queued, self._pair, self._paired, 4 * self._processors)
+        # A count that ran past 2^31 is negative.
+        return _overflow(self._queued, self._queue) | _overflow(self._paired, self._pair)
+
+    def _refine(
+        self, rows: torch.Tensor, ids: torch.Tensor, panel: Panel, winners: _Winners
+    ) -> torch.Tensor:
+        """Decide the pairs in `self._pair`; returns whether a column had too many candidates."""
+        tau = panel.tau if len(panel.tau) else None
+        before = winners.best.clone(), winners.margin.clone()
+        refine.score(
+            self._pair, self._paired, rows, ids, panel.halves, tau, panel.kth, self._scores,
+            winners.best, winners.margin, self._candidates, 8 * self._processors,
+        )  # fmt: skip
+        # A row that has risen has left its earlier holder behind.
+        winners.nearest[winners.best > before[0]] = _BEHIND
+        winners.witness[winners.margin > before[1]] = _BEHIND
+        refine.decide(
+            self._pair, self._paired, self._scores, panel.given, tau,
+            winners.best, winners.nearest, winners.margin, winners.witness, 4 * self._processors,
+        )  # fmt: skip
+        flooded = (self._candidates[0] > self._candidates[1].shape[1]).any()
+        self._merge(panel)
+        return flooded
+
+    def _merge(self, panel: Panel) -> None:
+        count, score, ids = (tensor[: panel.count] for tensor in self._candidates)
+        merge.merge((count, score, ids), panel.list_score, panel.list_id)
+        panel.raise_kth(self.bounds, panel.list_score[:, -1])
+
+    def _tune(self, rows: Rows, panel: Panel) -> None:
+        """Time the configurations once, on the first part that is large enough to tell."""
+        if self._tuned or len(rows.operand) * len(panel.operand) < 1 << 28:
+            return
+        self._tuned = True
+        never = torch.full_like(rows.offset, self.bounds.never)
+        floor = torch.full_like(panel.floor, self.bounds.never)
+        margin = never.clone() if len(panel.tau) else None
+        queued = self._zeros((1,), torch.int32)
+
+        def run(config: configs.FilterConfig) -> None:
+            filter.filter(
+                rows.operand, panel.operand, (rows.offset, rows.width),
+                (panel.start, floor, panel.tau_floor), never, margin,
+                self._queue, queued, config, self._processors * config.per_processor,
+            )  # fmt: skip
+
+        def milliseconds(config: configs.FilterConfig) -> float:
+            begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+            run(config)  # compiles
+            begin.record()
+            run(config)
+            end.record()
+            end.synchronize()
+            return float(begin.elapsed_time(end))
+
+        self.config = min(self._configs, key=milliseconds)
+
+    def decide_densely(self, g: int, rows: torch.Tensor, ids: torch.Tensor, out: _Tables) -> None:
+        """The whole of one test set for a block, without the filter."""
+        found = self._sets[g]
+        best = dense.RowWinners(len(rows), self.device)
+        margin = dense.RowWinners(len(rows), self.device) if found.decides_margin else None
+        for panel in found.panels:
+            with panel.on(self.device) as here:
+                dense.decide(rows, ids, here, self.k, best, margin, self._candidates)
+                self._merge(here)
+        out.sim[:, g], out.nn[:, g] = best.score, best.column
+        if margin is not None:
+            out.margin[:, g], out.witness[:, g] = margin.score, margin.column
+
+
+class _Block:
+    """A block on its way."""
+
+    def __init__(self, scanner: GpuScanner, rows: torch.Tensor, ids: torch.Tensor) -> None:
+        self._scanner, self._rows, self._ids = scanner, rows, ids
+        device, sets = scanner.device, len(scanner.tests)
+        self._there = self._here = _Tables.empty(len(rows), sets, device)
+        self._floods = scanner.run(rows, ids, self._there)
+        self._on_gpu = device.type == "cuda"
+        if self._on_gpu:
+            self._here = _Tables.empty(len(rows), sets, torch.device("cpu"), pinned=True)
+            self._here.fetch(self._there)
+            floods = self._floods
+            self._floods = torch.empty_like(floods, device="cpu").pin_memory()
+            self._floods.copy_(floods, non_blocking=True)
+            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._done.record(torch.cuda.current_stream(device))
+
+    def result(self) -> BlockResult:
+        scanner = self._scanner
+        with telling(scanner.device):
+            if self._on_gpu:
+                self._done.synchronize()
+            *floods, survived = self._floods.tolist()
+            scanner.count(len(self._rows), survived)
+            flooded = [g for g, flood in enumerate(floods) if flood or scanner.only_dense(g)]
+            for g in flooded if len(self._rows) else ():
+                scanner.decide_densely(g, self._rows, self._ids, self._there)
+            if flooded and self._on_gpu:
+                self._here.fetch(self._there)
+                torch.cuda.current_stream(scanner.device).synchronize()
+        here = self._here
+        return BlockResult(
+            here.sim.numpy(), here.nn.numpy(), here.margin.numpy(), here.witness.numpy()
+        )
+
+
+def _overflow(count: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
+    return ((count > queue.shape[1]) | (count < 0)).any()
+
+
+def _write(found: DeviceSet, out: _Tables, here: slice, g: int, winners: _Winners) -> None:
+    out.sim[here, g], out.nn[here, g] = _value_of(winners.best), winners.nearest
+    if found.decides_margin:
+        out.margin[here, g], out.witness[here, g] = _value_of(winners.margin), winners.witness
+    else:
+        out.margin[here, g], out.witness[here, g] = found.fixed_margin, found.fixed_witness
+
+
+def _value_of(order: torch.Tensor) -> torch.Tensor:
+    """The float64 behind an integer of its order (`order_of` in triton_kernels/refine.py)."""
+    return (order ^ ((order >> 63) & 0x7FFFFFFFFFFFFFFF)).view(torch.float64)

@@ -1,0 +1,172 @@
+"""Every kernel built ahead of time for a chip that need not be there, and what came out.
+
+`inspect_all(80)` needs neither a GPU nor a driver: Triton brings its own tools.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import configs, expand, filter, merge, quantise, refine
+
+CAPABILITIES = (80, 90, 100)
+SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
+REGISTERS = 65_536
+"""Of a multiprocessor, on all of these chips."""
+_MOST_THREADS = 2048
+_PROGRAMS = 528
+
+_MATRIX = re.compile(r"\b(IMMA|HMMA|IGMMA|HGMMA|UTCIMMA|UTCHMMA|UTCQMMA|DMMA)\b")
+_PTX_MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
+
+
+@dataclass(frozen=True)
+class Built:
+    """One kernel for one chip."""
+
+    kernel: str
+    config: str
+    capability: int
+    registers: int  # of a thread
+    shared: int  # bytes of a program
+    spilled: int  # bytes of a thread that lie in memory for want of registers
+    per_processor: int  # programs that fit on a multiprocessor
+    planned: int  # programs that the configuration counts on
+    instructions: dict[str, int]  # matrix instructions of the machine code
+    ptx: tuple[str, ...]  # matrix instructions of the code before it
+
+    @property
+    def as_planned(self) -> bool:
+        return self.spilled == 0 and self.per_processor >= self.planned
+
+
+def inspect_all(capability: int, d: int = 640, k: int = 32) -> list[Built]:
+    """All kernels, with every configuration, as they would run at d dimensions and k neighbours."""
+    return [inspect(plan) for plan in plans(capability, d, k)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A kernel to build."""
+
+    kernel: str
+    config: str
+    capability: int
+    per_processor: int
+    source: ASTSource
+    options: dict[str, int]
+
+
+def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
+    """Every kernel with every configuration for a chip."""
+    padded = -(-d // quantise.BLOCK) * quantise.BLOCK
+
+    def plan(kernel: str, source: ASTSource, warps: int) -> Plan:
+        return Plan(kernel, "", capability, 1, source, {"num_warps": warps})
+
+    types = "*fp16 i32 i32 *fp32 *fp32 fp32 fp32 *i8 *fp64 *fp32 *fp32 *fp32"
+    shape = {"padded": padded, "ROWS": quantise.ROWS}
+    yield plan("quantise", _source(quantise.quantise_kernel, types, **shape), quantise.WARPS)
+
+    for operand, size, sums in (("i8", 1, "i32"), ("fp16", 2, "fp32")):
+        types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 7 + ["*i32 *i32 i32 i32 i32"])
+        for config in configs.filter_configs(size, capability):
+            shape = {
+                "D": padded,
+                "MARGIN": True,
+                "BAND": config.band,
+                "PROGRAMS": _PROGRAMS,
+                "BM": config.rows,
+                "BN": config.columns,
+                "BK": config.depth,
+            }
+            source = _source(filter.filter_kernel, types, **shape)
+            options = {"num_warps": config.warps, "num_stages": config.stages}
+            name, planned = f"filter {operand}", config.per_processor
+            yield Plan(name, config.name, capability, planned, source, options)
+
+    types = "*i32 *i32 i32 *i32 *i32 i32"
+    shape = {"WORDS": expand.WORDS, "PROGRAMS": _PROGRAMS}
+    yield plan("expand", _source(expand.expand_kernel, types, **shape), expand.WARPS)
+
+    types = "*i32 *i32 i32 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 *i32 *fp64 *i64 i32"
+    shape = {"MARGIN": True, "PAIRS": refine.PAIRS, "CHUNK": refine.CHUNK, "PROGRAMS": _PROGRAMS}
+    yield plan("score", _source(refine.score_kernel, types, **shape), refine.WARPS)
+
+    types = "*i32 *i32 i32 *fp64 *i32 *fp64 *i64 *i32 *i64 *i32"
+    shape = {"MARGIN": True, "PAIRS": refine.DECIDE_PAIRS, "PROGRAMS": _PROGRAMS}
+    yield plan("decide", _source(refine.decide_kernel, types, **shape), refine.WARPS)
+
+    shape = {"ENTRIES": triton.next_power_of_2(8 * k), "CHUNK": merge.CHUNK}
+    types = "*i32 *fp64 *i64 i32 *fp64 *i64 i32"
+    yield plan("merge", _source(merge.merge_kernel, types, **shape), merge.WARPS)
+
+
+def _source(kernel: Any, types: str, **constants: Any) -> ASTSource:
+    names = [name for name in kernel.arg_names if name not in constants]
+    signature = dict(zip(names, types.split(), strict=True))
+    # What the launcher finds by itself: tensors begin at multiples of 16 bytes.
+    aligned = {
+        (kernel.arg_names.index(name),): [["tt.divisibility", 16]]
+        for name, kind in signature.items()
+        if kind.startswith("*")
+    }
+    signature |= dict.fromkeys(constants, "constexpr")
+    ordered = {name: signature[name] for name in kernel.arg_names}
+    return ASTSource(kernel, signature=ordered, constexprs=constants, attrs=aligned)
+
+
+def inspect(plan: Plan) -> Built:
+    """Build a kernel, and look at what came out."""
+    target = GPUTarget("cuda", plan.capability, 32)
+    built = triton.compile(plan.source, target=target, options=plan.options)
+    usage = _usage(built.asm["cubin"])
+    threads, shared = 32 * plan.options["num_warps"], int(built.metadata.shared)
+    # Registers are handed out in eights; each program costs 1 KiB of shared memory by itself.
+    by_registers = REGISTERS // (-(-usage["REG"] // 8) * 8 * threads)
+    by_memory = SHARED_MEMORY[plan.capability] // (shared + 1024)
+    return Built(
+        kernel=plan.kernel,
+        config=plan.config,
+        capability=plan.capability,
+        registers=usage["REG"],
+        shared=shared,
+        spilled=usage["STACK"] + usage["LOCAL"],
+        per_processor=min(by_registers, by_memory, _MOST_THREADS // threads),
+        planned=plan.per_processor,
+        instructions=dict(Counter(_MATRIX.findall(_disassembly(built.asm["cubin"])))),
+        ptx=tuple(sorted(set(_PTX_MATRIX.findall(built.asm["ptx"])))),
+    )
+
+
+def _tool(name: str) -> str:
+    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
+
+
+def _run(tool: str, arguments: list[str], cubin: bytes) -> str:
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [_tool(tool), *arguments, file.name]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def _usage(cubin: bytes) -> dict[str, int]:
+    text = _run("cuobjdump", ["-res-usage"], cubin)
+    found = re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)
+    return {name: int(value) for name, value in found}
+
+
+def _disassembly(cubin: bytes) -> str:
+    return _run("nvdisasm", ["-c"], cubin)
