@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clipgap.scan import verify as verify
     from clipgap.select import combine as combine
     from clipgap.select import split as split
+    from clipgap.select import verify_split as verify_split
     from clipgap.store import Store as Store
     from clipgap.store import StoreWriter as StoreWriter
     from clipgap.store import open_store as open_store
@@ -43,6 +44,7 @@ _HOMES = {
     "scan": "clipgap.scan",
     "split": "clipgap.select",
     "verify": "clipgap.scan",
+    "verify_split": "clipgap.select",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -6,11 +6,12 @@ import sys
 from types import ModuleType
 
 from clipgap.scan.api import gap, plan_scan, scan
+from clipgap.scan.checks import VerifyReport
 from clipgap.scan.estimate import Estimate, estimate
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.progress import Progress
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.verification import VerifyReport, verify
+from clipgap.scan.verification import verify
 
 __all__ = [
     "Estimate",

@@ -7,6 +7,7 @@ from clipgap.select.labels import Condition, Where
 from clipgap.select.reference import Reference
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
 from clipgap.select.splitting import Split, split
+from clipgap.select.verification import verify_split
 
 __all__ = [
     "Condition",
@@ -20,4 +21,5 @@ __all__ = [
     "Where",
     "combine",
     "split",
+    "verify_split",
 ]
