@@ -74,7 +74,7 @@ def groups(
     if current is not None:
         count += 1
         yield current
-    _check_count(shard, count, report)
+    check_count(shard, count, report)
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -113,7 +113,7 @@ def _unsafe(name: str) -> str | None:
     return None
 
 
-def _check_count(shard: TarShard, count: int, report: OnProblem) -> None:
+def check_count(shard: TarShard, count: int, report: OnProblem) -> None:
     """Compare with what img2dataset noted when it had written the shard."""
     if shard.stats is None:
         return

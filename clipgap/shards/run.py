@@ -19,11 +19,10 @@ from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.shards.folder import FORMAT, QUARANTINE, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
-from clipgap.shards.unit import Done, Worker
+from clipgap.shards.unit import Done, Worker, sums_from_json
 from clipgap.store.files import LocalFile
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
-from clipgap.tables.files import FileSum
 
 _LABELS = {
     "settings": "setting",
@@ -172,7 +171,7 @@ def _check_finished(
     plan: FilterPlan, folder: ShardFolder, manifest: Mapping[str, Any], how: How
 ) -> FilterResult | None:
     """A finished folder, its damaged shards made again; None if all of it must be."""
-    sums = {name: FileSum(**entry) for name, entry in manifest["files"].items()}
+    sums = sums_from_json(manifest["files"])
     damaged = set(folder.damaged(sums))
     if not damaged:
         folder.tidy()

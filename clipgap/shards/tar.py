@@ -22,6 +22,9 @@ _LARGEST_EXTENSION = 1 << 20
 _FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
 """Name, size, checksum, type, magic and prefix of a header."""
 
+OVERRIDES = (b"path=", b"size=", b"sparse")
+"""What stands in an extension header that gives its member another name, size or form."""
+
 _ADLER_MODULUS = 65_521
 _FILES = b"0\0007"
 _WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
@@ -197,7 +200,7 @@ def _overrides(records: bytes, offset: int) -> tuple[bytes | None, int | None]:
     """Name and size that a PAX extension gives to its member."""
     path, size = None, None
     # Archives written by Python have an extension at each member, for the fraction of its time.
-    if b"path=" not in records and b"size=" not in records and b"sparse" not in records:
+    if not any(word in records for word in OVERRIDES):
         return path, size
     at = 0
     while at < len(records) and records[at]:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from clipgap.errors import InputError
-from clipgap.shards.archive import ArchiveWriter
+from clipgap.shards.archive import ArchiveSum, ArchiveWriter
 from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.companions import kept_rows, statistics, write_rows
 from clipgap.shards.finding import TarShard
@@ -26,6 +26,17 @@ from clipgap.tables.files import FileSum
 _FETCH = 64 << 20
 
 
+AnySum: TypeAlias = FileSum | ArchiveSum
+
+
+def sums_from_json(saved: Mapping[str, Mapping[str, Any]]) -> dict[str, AnySum]:
+    """The sums of files as a manifest holds them."""
+    return {
+        name: ArchiveSum(**entry) if "crc32" in entry else FileSum(**entry)
+        for name, entry in saved.items()
+    }
+
+
 @dataclass(frozen=True)
 class Done:
     """What a finished unit has become."""
@@ -33,7 +44,7 @@ class Done:
     kept: int
     samples: int  # found in the shards that it begins, kept or not
     missing: int  # samples of the keep-list that those shards do not have
-    files: dict[str, FileSum]
+    files: dict[str, AnySum]
     problems: list[Problem]
 
     def to_json(self) -> dict[str, Any]:
@@ -45,7 +56,7 @@ class Done:
             saved["kept"],
             saved["samples"],
             saved["missing"],
-            {name: FileSum(**entry) for name, entry in saved["files"].items()},
+            sums_from_json(saved["files"]),
             [Problem(**entry) for entry in saved["problems"]],
         )
 
@@ -60,7 +71,8 @@ class Worker:
         """Write the files of a unit; also where in the sorted keys its samples stand, if by key."""
         kept = samples = missing = 0
         problems: list[Problem] = []
-        tables, places, files = [], [], {}
+        tables, places = [], []
+        files: dict[str, AnySum] = {}
         tar = self._folder / unit.tar
         with write_atomic(tar) as temporary, temporary.open("wb") as out:
             archive = ArchiveWriter(out)

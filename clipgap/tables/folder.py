@@ -11,14 +11,23 @@ import shutil
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from clipgap.errors import InputError
 from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder
 from clipgap.tables.documents import MANIFEST, format_of, write_json
-from clipgap.tables.files import FileSum
 
 State = Literal["empty", "unfinished", "finished"]
+
+
+class Sum(Protocol):
+    """What a manifest keeps of a file, to know it again."""
+
+    @property
+    def size(self) -> int: ...
+    def of(self, path: Path) -> Any:
+        """The sum of the file that is there now."""
+        ...
 
 
 class OutputFolder:
@@ -107,14 +116,14 @@ class OutputFolder:
         remove_leftovers(self.path)
         sync_folder(self.path)
 
-    def damaged(self, files: Mapping[str, FileSum]) -> list[str]:
+    def damaged(self, files: Mapping[str, Sum]) -> list[str]:
         """Which of these files are missing or differ from their checksum."""
 
         def check(name: str) -> bool:
             path = self.path / name
             # A wrong size settles it without reading.
             right_size = path.is_file() and path.stat().st_size == files[name].size
-            return right_size and FileSum.of(path) == files[name]
+            return right_size and files[name].of(path) == files[name]
 
         with ThreadPoolExecutor(4) as pool:
             whole = pool.map(check, files)
