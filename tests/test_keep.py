@@ -195,13 +195,13 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
         writer.add(0, np.array([True, False]), pa.array(["a"]))
 
 
-@pytest.mark.parametrize("stranger", ["mine.txt", "keep/mine.parquet", "other/x", "manifest.json"])
+@pytest.mark.parametrize("stranger", ["mine.txt", "keep/mine.parquet", "manifest.json"])
 def test_folders_of_others_are_left_alone(tmp_path: Path, stranger: str) -> None:
     path = tmp_path / "k" / stranger
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="not a keep-list"):
+    with pytest.raises(InputError, match="not (a|that of a) clipgap keep-list"):
         KeepWriter(tmp_path / "k", store_of(2), RULE, overwrite=True)
     assert tree(tmp_path) == before
     (tmp_path / "file").touch()

@@ -18,9 +18,9 @@ import clipgap
 from clipgap.bench.scan_tables import write_manifest, write_part
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.select import Core, Far, Near, Prune, Rand, Split, order
-from clipgap.tables.keep import KeepList, open_keep
+from clipgap.tables.keep import KeepList, KeepWriter, open_keep
 from clipgap.tables.schema import SetColumns
-from tests.worlds import World, make_world, thresholds, tree, truth
+from tests.worlds import World, flip_bit, make_world, thresholds, tree, truth
 
 SETS = ("a", "b.2-x")
 Mask = NDArray[np.bool_]
@@ -358,7 +358,7 @@ def test_outputs_are_kept_replaced_and_guarded(world: World, tmp_path: Path) -> 
     scan, out = world.folder / "scan", tmp_path / "k"
     clipgap.split(scan, Rand(30), out=out)
     before = tree(out)
-    with pytest.raises(InputError, match="already holds a keep-list"):
+    with pytest.raises(InputError, match="already holds a finished keep-list"):
         clipgap.split(scan, Rand(30), out=out)
     again = clipgap.split(scan, Rand(30), out=out, resume=True)
     assert again.already_complete
@@ -366,14 +366,18 @@ def test_outputs_are_kept_replaced_and_guarded(world: World, tmp_path: Path) -> 
     with pytest.raises(ResumeError, match="rule n: was 30, is 31"):
         clipgap.split(scan, Rand(31), out=out, resume=True)
     assert tree(out) == before
-    (out / "bitmap" / "part-00000.npy").write_bytes(b"spoilt")
-    (out / "manifest.json").unlink()
+    KeepWriter(out, open_keep(out).manifest["store"], {}, overwrite=True)  # and then killed
+    with pytest.raises(InputError, match="unfinished keep-list"):
+        clipgap.split(scan, Rand(30), out=out)
+    assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete
+    assert tree(out) == before
+    flip_bit(out / "bitmap" / "part-00000.npy", -1)
     assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete
     assert tree(out) == before
     assert clipgap.split(scan, Rand(31), out=out, overwrite=True).sizes["kept"] == 31
     with pytest.raises(UsageError, match="both input and output"):
         clipgap.split(scan, Rand(3), within=out, out=out, overwrite=True)
-    with pytest.raises(InputError, match="not a keep-list"):
+    with pytest.raises(InputError, match="not a clipgap keep-list"):
         clipgap.split(scan, Rand(3), out=world.train, overwrite=True)
 
 

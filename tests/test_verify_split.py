@@ -1,4 +1,4 @@
-"""`verify_split` proves honest splits and finds every lie, by row; the whole way is walked twice."""
+"""`verify_split` proves honest splits and finds every lie, by row; the whole way is walked."""
 
 from __future__ import annotations
 

@@ -13,8 +13,6 @@ is unfinished. Nothing in it depends on the time, the machine or the number of t
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -30,9 +28,10 @@ from numpy.typing import NDArray
 
 from clipgap import __version__
 from clipgap.errors import InputError
-from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder, write_atomic
-from clipgap.tables.documents import MANIFEST, format_of, read_manifest, write_json
+from clipgap.tables.atomic import write_atomic
+from clipgap.tables.documents import MANIFEST, read_manifest
 from clipgap.tables.files import FileSum, read_row_groups, read_table, write_tables
+from clipgap.tables.folder import OutputFolder
 from clipgap.tables.uids import UidRuns, parse_uids
 
 FORMAT = "clipgap-keep"
@@ -41,11 +40,7 @@ REFERENCE = "reference.parquet"
 KEEP_SCHEMA = pa.schema([("shard", pa.int32()), ("row", pa.int64()), ("key", pa.string())])
 REFERENCE_SCHEMA = KEEP_SCHEMA.append(pa.field("caption", pa.string()))
 
-_KEEP, _BITMAP, _UIDS = "keep", "bitmap", ".uids"
-_OURS = re.compile(
-    rf"manifest\.json|datacomp\.npy|reference\.parquet|{_KEEP}(/part-\d+\.parquet)?|{_BITMAP}(/part-\d+\.npy)?"
-    r"|\.uids(/\d+\.npy)?"
-)
+_KEEP, _BITMAP = "keep", "bitmap"
 _VERSION = 1
 
 Piece = tuple[NDArray[np.bool_], "pa.Array | None"]
@@ -220,8 +215,12 @@ class KeepWriter:
         self._details: dict[str, Any] = {}
         self.manifest: dict[str, Any] = {}
         """What was written last; empty until then."""
-        self._uids = UidRuns(self.path / _UIDS)
-        _prepare(self.path, overwrite)
+        self._folder = OutputFolder(self.path, FORMAT, "keep-list", (_KEEP, _BITMAP))
+        self._uids = UidRuns(self._folder.progress / "uids")
+        state = self._folder.state()
+        if state != "empty" and not overwrite:
+            raise self._folder.require_flag(state)
+        self._folder.start({"rule": dict(rule)}, (_KEEP, _BITMAP, DATACOMP, REFERENCE))
 
     @property
     def kept(self) -> int:
@@ -295,7 +294,7 @@ class KeepWriter:
             "files": {name: asdict(entry) for name, entry in sorted(self._files.items())},
             **self._details,
         }
-        write_json(self.path / MANIFEST, self.manifest)
+        self._folder.finish(self.manifest)
 
     def __enter__(self) -> KeepWriter:
         return self
@@ -364,37 +363,3 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
             return [entry for entry in entries if entry.is_file()]
     except OSError:
         return []
-
-
-def _prepare(path: Path, overwrite: bool) -> None:
-    """Make the folders; what is there already is only removed if a writer of ours made it."""
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; name a folder for the keep-list")
-    names = (
-        [entry.relative_to(path).as_posix() for entry in path.rglob("*")] if path.exists() else []
-    )
-    held = [name for name in names if not name.endswith(TEMPORARY_SUFFIX)]
-    finished = MANIFEST in held
-    strangers = sorted(name for name in held if not _OURS.fullmatch(name))
-    if strangers or (finished and format_of(path / MANIFEST) != FORMAT):
-        raise InputError(
-            f"{path} is not empty and not a keep-list (it holds {(strangers or [MANIFEST])[0]!r}). "
-            "Name another folder for the output."
-        )
-    if held and not overwrite:
-        raise InputError(
-            f"{path} {'already holds a' if finished else 'holds an unfinished'} keep-list. "
-            "Give --overwrite to replace it, or name another folder."
-        )
-    try:
-        (path / MANIFEST).unlink(missing_ok=True)  # first, so that no torso looks whole
-        for name in (_KEEP, _BITMAP, _UIDS):
-            shutil.rmtree(path / name, ignore_errors=True)
-        for name in (DATACOMP, REFERENCE):
-            (path / name).unlink(missing_ok=True)
-        for name in (_KEEP, _BITMAP):
-            (path / name).mkdir(parents=True)
-        remove_leftovers(path)
-        sync_folder(path)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error}") from error
