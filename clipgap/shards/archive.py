@@ -55,7 +55,7 @@ class ArchiveWriter:
     def copy(self, file: File, pieces: Iterable[Piece]) -> None:
         """Append pieces of `file`, in order."""
         window = Window(file, _WINDOW)
-        for piece in joined(pieces):
+        for piece in pieces:
             if isinstance(piece, bytes):
                 self._put(piece)
                 continue

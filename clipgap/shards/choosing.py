@@ -42,6 +42,14 @@ class ByShard:
     kept_keys: list[str]
 
     def choose(self, keys: Sequence[str]) -> Choice:
+        present, once = frozenset(keys), frozenset(self.kept_keys)
+        if len(present) == len(keys) and len(once) == len(self.kept_keys):
+            kept = np.fromiter((key in once for key in keys), np.bool_, len(keys))
+            missing = [key for key in self.kept_keys if key not in present]
+            return Choice(kept, missing, [], np.zeros(0, np.int64))
+        return self._choose_among_namesakes(keys)
+
+    def _choose_among_namesakes(self, keys: Sequence[str]) -> Choice:
         wanted = Counter(self.kept_keys)
         found = Counter(key for key in keys if key in wanted)
         missing = list((wanted - found).elements())

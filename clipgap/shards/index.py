@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import chain, compress
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from clipgap.shards.captions import captioned
 from clipgap.shards.choosing import Choice, Chooser, Rows
 from clipgap.shards.finding import TarShard
 from clipgap.shards.groups import check_count, groups
-from clipgap.shards.layout import plain_layout
+from clipgap.shards.layout import Offsets, plain_layout
 from clipgap.shards.problems import Problem
 from clipgap.shards.tar import Member, TarReader
 from clipgap.store.files import File
@@ -21,22 +21,48 @@ from clipgap.store.files import File
 _SHOWN = 5
 
 
-class KeptSample(NamedTuple):
-    """A sample to copy."""
-
-    key: str
-    pieces: list[Piece]
-
-
 @dataclass(frozen=True)
 class ShardIndex:
-    """What a shard holds."""
+    """What a shard holds, and where."""
 
     samples: int  # kept or not
-    kept: list[KeptSample]
+    keys: list[str]  # of the kept samples, in order
+    layout: PlainPieces | ListedPieces
     places: Rows  # see Choice
     missing: list[str]  # keys that the keep-list has and a shard without damage has not
     problems: list[Problem]
+
+    def pieces(self, start: int, stop: int | None) -> Iterable[Piece]:
+        """The bytes of some of the kept samples."""
+        return self.layout.of(slice(start, stop))
+
+
+@dataclass(frozen=True)
+class PlainPieces:
+    """Samples of which each is one range of bytes."""
+
+    starts: Offsets
+    stops: Offsets
+
+    def of(self, samples: slice) -> Iterable[Piece]:
+        """As few pieces as possible for these samples."""
+        starts, stops = self.starts[samples], self.stops[samples]
+        if not len(starts):
+            return []
+        apart = np.flatnonzero(starts[1:] != stops[:-1])
+        firsts, lasts = np.append(0, apart + 1), np.append(apart, len(starts) - 1)
+        return zip(starts[firsts].tolist(), stops[lasts].tolist(), strict=True)
+
+
+@dataclass(frozen=True)
+class ListedPieces:
+    """Samples with pieces of any kind."""
+
+    pieces: list[list[Piece]]
+
+    def of(self, samples: slice) -> Iterable[Piece]:
+        """The pieces of these samples, one after another."""
+        return joined(chain.from_iterable(self.pieces[samples]))
 
 
 def index_shard(
@@ -49,13 +75,8 @@ def index_shard(
     problems: list[Problem] = []
     check_count(shard, len(layout.keys), problems.append)
     choice = chooser.choose(layout.keys)
-    rows = np.flatnonzero(choice.kept)
-    starts, stops = layout.starts[rows].tolist(), layout.stops[rows].tolist()
-    kept = [
-        KeptSample(layout.keys[row], [(start, stop)])
-        for row, start, stop in zip(rows.tolist(), starts, stops, strict=True)
-    ]
-    return _judged(shard, len(layout.keys), kept, choice, problems)
+    pieces = PlainPieces(layout.starts[choice.kept], layout.stops[choice.kept])
+    return _judged(shard, layout.keys, pieces, choice, problems)
 
 
 def _index_strictly(
@@ -65,8 +86,9 @@ def _index_strictly(
     problems: list[Problem] = []
     reader = TarReader(file)
     found = list(groups(shard, reader, problems.append, _take_nothing))
-    choice = chooser.choose([group.key for group in found])
-    kept = []
+    keys = [group.key for group in found]
+    choice = chooser.choose(keys)
+    kept: list[list[Piece]] = []
     headers: list[Member] = []  # global ones: they hold for all that follows
     for group, keep in zip(found, choice.kept, strict=True):
         headers += group.headers
@@ -76,15 +98,15 @@ def _index_strictly(
             else:
                 pieces = captioned(reader, group, caption)
             before = [(member.start, member.stop) for member in headers]
-            kept.append(KeptSample(group.key, list(joined([*before, *pieces]))))
+            kept.append([*before, *pieces])
             headers = []
-    return _judged(shard, len(found), kept, choice, problems)
+    return _judged(shard, keys, ListedPieces(kept), choice, problems)
 
 
 def _judged(
     shard: TarShard,
-    samples: int,
-    kept: list[KeptSample],
+    keys: list[str],
+    pieces: PlainPieces | ListedPieces,
     choice: Choice,
     problems: list[Problem],
 ) -> ShardIndex:
@@ -92,12 +114,14 @@ def _judged(
     for key in choice.ambiguous:
         reason = "several samples have this key and only some are kept; none is copied"
         problems.append(Problem(shard.path, "sample", key, reason))
-    if not choice.missing or not any(problem.what == "shard" for problem in problems):
-        return ShardIndex(samples, kept, choice.places, choice.missing, problems)
-    keys = ", ".join(map(repr, choice.missing[:_SHOWN]))
-    reason = f"lacks {len(choice.missing):,} of the kept samples, among them {keys}"
-    problems.append(Problem(shard.path, "shard", "", reason))
-    return ShardIndex(samples, kept, choice.places, [], problems)
+    missing = choice.missing
+    if missing and any(problem.what == "shard" for problem in problems):
+        shown = ", ".join(map(repr, missing[:_SHOWN]))
+        reason = f"lacks {len(missing):,} of the kept samples, among them {shown}"
+        problems.append(Problem(shard.path, "shard", "", reason))
+        missing = []
+    kept = list(compress(keys, choice.kept))
+    return ShardIndex(len(keys), kept, pieces, choice.places, missing, problems)
 
 
 def _take_nothing(extension: str, member: Member) -> None:

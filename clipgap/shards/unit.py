@@ -80,16 +80,16 @@ class Worker:
                 shard = self._plan.shards[part.shard]
                 with self._at_hand(shard) as file:
                     index = self._index(shard, file)
-                    chosen = index.kept[part.start : part.stop]
-                    archive.copy(file, (piece for sample in chosen for piece in sample.pieces))
-                kept += len(chosen)
+                    archive.copy(file, index.pieces(part.start, part.stop))
+                keys = index.keys[part.start : part.stop]
+                kept += len(keys)
                 if part.start == 0:
                     samples += index.samples
                     missing += len(index.missing)
                     problems += [*index.problems, *self._missing(shard, index)]
                     places.append(index.places)
                 if shard.parquet is not None:
-                    rows, found = kept_rows(shard.parquet, [sample.key for sample in chosen])
+                    rows, found = kept_rows(shard.parquet, keys)
                     tables.append(rows)
                     problems += found
             files[unit.tar] = archive.finish()
@@ -103,7 +103,7 @@ class Worker:
         """How many samples of a shard are kept."""
         shard = self._plan.shards[part.shard]
         with self._at_hand(shard) as file:
-            return len(self._index(shard, file).kept)
+            return len(self._index(shard, file).keys)
 
     def _index(self, shard: TarShard, file: File) -> ShardIndex:
         captions = {} if self._plan.captions is None else self._plan.captions.of(shard.name)
