@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +172,14 @@ def _usage(cubin: bytes) -> dict[str, int]:
 
 def _disassembly(cubin: bytes) -> str:
     return _run("nvdisasm", ["-c"], cubin)
+
+
+def main(capability: str) -> None:
+    """Print every kernel of a chip as JSON, one a line."""
+    for plan in plans(int(capability), d=640, k=32):
+        built = inspect(plan)
+        print(json.dumps({**asdict(built), "as_planned": built.as_planned}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -12,9 +12,11 @@ import torch
 import triton
 import triton.language as tl
 
+from . import INTERPRETED
+
 BLOCK = 128  # coordinates in one Hadamard transform; rows are padded to whole blocks
 STAGES = 7
-ROWS = 32  # rows of a program
+ROWS = 64 if INTERPRETED else 32  # rows of a program
 WARPS = 4
 
 

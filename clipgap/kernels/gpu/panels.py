@@ -31,6 +31,7 @@ class Panel:
 
     count: int
     width: float
+    resident: bool  # on the device for good
     operand: torch.Tensor
     start: torch.Tensor
     tau_floor: torch.Tensor  # τ in the kernel's numbers, rounded down; empty without a margin
@@ -54,7 +55,7 @@ class Panel:
     @contextmanager
     def on(self, device: torch.device) -> Iterator[Panel]:
         """The panel where the kernels can reach it; what changed goes home again."""
-        if self.operand.device == device:
+        if self.resident:
             yield self
             return
         here = self._moved(device)
@@ -67,11 +68,12 @@ class Panel:
         return self._moved(torch.device("cpu"))
 
     def _moved(self, device: torch.device) -> Panel:
+        there = device.type == "cuda"
         moved: dict[str, Any] = {
-            name: tensor.to(device, non_blocking=device.type == "cuda")
+            name: tensor.to(device, non_blocking=there, copy=True)
             for name, tensor in self._tensors().items()
         }
-        return replace(self, **moved)
+        return replace(self, **moved, resident=False)
 
     def _tensors(self) -> dict[str, torch.Tensor]:
         found = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -100,7 +102,7 @@ def prepare(
     room: int | None,
 ) -> tuple[Bounds, list[DeviceSet]]:
     """All test sets on the device, or at home where they need more than `room` bytes."""
-    bounds = _bounds(kind, tests, device)
+    bounds = _bounds(kind, tests, device, multiple)
     sets, resident = [], 0
     for test in tests:
         decides, fixed, witness, odd = _margin_rule(test)
@@ -135,7 +137,7 @@ def load_lists(found: DeviceSet, bounds: Bounds, lists: TopK) -> None:
         panel.raise_kth(bounds, panel.list_score[:, -1])
 
 
-def _bounds(kind: str, tests: Sequence[TestSet], device: torch.device) -> Bounds:
+def _bounds(kind: str, tests: Sequence[TestSet], device: torch.device, multiple: int) -> Bounds:
     d = tests[0].rows.shape[1]
     if kind == "float16":
         return Half(d, device)
@@ -145,7 +147,7 @@ def _bounds(kind: str, tests: Sequence[TestSet], device: torch.device) -> Bounds
     for test in tests:
         for start in range(0, len(test.rows), PANEL):
             rows = torch.from_numpy(np.ascontiguousarray(test.rows[start : start + PANEL]))
-            found = grid.measure(rows.to(device), -(-len(rows) // 256) * 256)
+            found = grid.measure(rows.to(device), -(-len(rows) // multiple) * multiple)
             residual.append(found.residual.cpu())
             norm = max(norm, float(found.norm.max()))
     # The residual that nine of ten columns keep to.
@@ -174,6 +176,7 @@ def _panel(
     return Panel(
         count=count,
         width=found.width,
+        resident=True,
         operand=found.operand,
         start=found.start,
         tau_floor=tau_floor.to(device),

@@ -27,12 +27,13 @@ from clipgap.kernels.gpu.bounds import Rows
 from clipgap.kernels.gpu.devices import free_bytes, telling
 from clipgap.kernels.gpu.panels import DeviceSet, Panel, lists_of, load_lists, prepare
 from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
-from clipgap.triton_kernels import configs, expand, filter, merge, refine
+from clipgap.triton_kernels import INTERPRETED, configs, expand, filter, merge, refine
 
 FIRST_ROWS = 2048  # of the first part
 SAMPLE_ROWS = 4096  # give the columns' bounds a start
 SAMPLE_LOSS = 2.0**-8  # of a float16 matrix product that ends in float16
-_PAIRS, _WORDS = 1 << 23, 1 << 22
+# Pairs and words of survivors. Interpreted, every launch copies all that it is given.
+QUEUES = (1 << 15, 1 << 14) if INTERPRETED else (1 << 23, 1 << 22)
 _LOWEST = -(2**63)
 _BEHIND = 2**31 - 1
 
@@ -124,9 +125,9 @@ class GpuScanner:
             self._zeros((widest, slots - self.k), torch.float64),
             self._zeros((widest, slots - self.k), torch.int64),
         )
-        few = not self._on_gpu
-        self._queue = self._zeros((3, 1 << 14 if few else _WORDS), torch.int32)
-        self._pair = self._zeros((2, 1 << 15 if few else _PAIRS), torch.int32)
+        pairs, words = QUEUES
+        self._queue = self._zeros((3, words), torch.int32)
+        self._pair = self._zeros((2, pairs), torch.int32)
         self._scores = self._zeros((self._pair.shape[1],), torch.float64)
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:

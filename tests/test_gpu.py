@@ -1,0 +1,280 @@
+"""The GPU scan: its kernels interpreted on the CPU (or run, where there is a GPU), by equality."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipgap import synthetic
+from clipgap.errors import MissingDependency, UsageError
+from clipgap.kernels import choose
+from clipgap.kernels.gpu import devices
+from clipgap.kernels.interface import TestSet
+from clipgap.kernels.oracle import exact_scores
+from tests.kernels import assert_equal_topk, assert_like_oracle
+from tests.test_kernels import KINDS, SIZES, make_blocks, make_tests
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton")
+
+from clipgap.kernels.gpu import panels, scanner  # noqa: E402
+from clipgap.kernels.gpu.bounds import Grid, Half  # noqa: E402
+from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
+from clipgap.kernels.gpu.several import SeveralGpus  # noqa: E402
+
+FILTERS = ("int8", "float16")
+DIMS = (3, 17, 64, 640, 1000, 1536)
+
+
+@pytest.fixture(scope="module")
+def device() -> torch.device:
+    return devices.usable_devices()[0]
+
+
+def cases() -> list[tuple[str, int, str, int, tuple[int, ...], str, int]]:
+    """Each filter with each dimension and each kind of data; the interpreter is slow."""
+    ks, sizes = cycle((1, 6, 32, 64)), cycle((*SIZES[:4], (66, 7)))
+    gaps, rows = cycle(("none", "all", "some")), cycle((1, 70, 97))
+    return [
+        (kind, d, KINDS[(i + 3 * j) % len(KINDS)], next(ks), next(sizes), next(gaps), next(rows))
+        for i, d in enumerate(DIMS)
+        for j, kind in enumerate(FILTERS)
+    ]
+
+
+@pytest.mark.parametrize(
+    "case", cases(), ids=lambda case: f"{case[0]}-{case[1]}-{case[2]}-k{case[3]}"
+)
+def test_equals_the_oracle(
+    device: torch.device, case: tuple[str, int, str, int, tuple[int, ...], str, int]
+) -> None:
+    kind, d, data, k, sizes, gap, n = case
+    tests = make_tests(data, d, sizes, gap)
+    rows = synthetic.rows(data, 0, n, d, seed=1)
+    assert_like_oracle(GpuScanner(tests, k, device, kind), tests, k, make_blocks(rows))
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_several_tiles_bands_and_parts(
+    device: torch.device, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Enough rows for every loop to go round, and for bounds to carry over from part to part."""
+    monkeypatch.setattr(scanner, "FIRST_ROWS", 100)
+    monkeypatch.setattr(scanner, "SAMPLE_ROWS", 100)
+    tests = make_tests("clip-like", 64, (90, 5), "some")
+    rows = synthetic.clip_like(300, 64, seed=1)
+    made = GpuScanner(tests, 6, device, kind)
+    assert_like_oracle(
+        made, tests, 6, [(rows[:200], np.arange(200)), (rows[200:], np.arange(200, 300))]
+    )
+    assert made.counters.rows == 300
+    assert made.counters.refined < made.counters.pairs / 2, "the filter lets most pairs through"
+
+
+def test_panels_and_columns_that_come_over_one_at_a_time(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "PANEL", 25)
+    monkeypatch.setattr(scanner, "free_bytes", lambda device: 0)
+    tests = make_tests("near-ties", 48, (60, 7), "all")
+    rows = synthetic.rows("near-ties", 0, 120, 48, seed=1)
+    made = GpuScanner(tests, 6, device)
+    assert len(made._sets[0].panels) == 3
+    assert_like_oracle(made, tests, 6, make_blocks(rows))
+
+
+@pytest.mark.parametrize("pairs, words", [(64, 1 << 14), (1 << 15, 8)])
+def test_a_queue_that_overflows_is_decided_densely(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, pairs: int, words: int
+) -> None:
+    monkeypatch.setattr(scanner, "QUEUES", (pairs, words))
+    dense = []
+    monkeypatch.setattr(
+        GpuScanner,
+        "decide_densely",
+        lambda self, *arguments, do=GpuScanner.decide_densely: (
+            dense.append(1),
+            do(self, *arguments),
+        ),
+    )
+    tests = make_tests("equal", 32, (70, 5), "some")
+    rows = synthetic.rows("equal", 0, 90, 32, seed=1)
+    assert_like_oracle(GpuScanner(tests, 6, device), tests, 6, make_blocks(rows))
+    assert dense
+
+
+def test_more_candidates_than_a_column_has_room_for(device: torch.device) -> None:
+    """Every row is a candidate of every column, and k is one."""
+    tests = make_tests("equal", 16, (10,), "none")
+    rows = synthetic.rows("equal", 0, 200, 16, seed=1)
+    assert_like_oracle(GpuScanner(tests, 1, device), tests, 1, [(rows, np.arange(200))])
+
+
+def test_thresholds_that_no_score_can_be(device: torch.device) -> None:
+    rows = synthetic.clip_like(50, 16)
+    points = synthetic.clip_like(20, 16, seed=2)
+    tau = np.linspace(-1000, 3, 20)
+    tests = [TestSet("odd", points, tau)]
+    assert_like_oracle(GpuScanner(tests, 3, device), tests, 3, [(rows, np.arange(50))])
+
+
+def test_blocks_in_flight(device: torch.device) -> None:
+    tests = make_tests("clip-like", 32, (40,), "all")
+    rows = synthetic.clip_like(150, 32)
+    one, other = GpuScanner(tests, 6, device), GpuScanner(tests, 6, device)
+    ids = np.arange(150)
+    begun = [one.start(rows[a : a + 50], ids[a : a + 50]) for a in (0, 50, 100)]
+    whole = other.scan(rows, ids)
+    found = np.concatenate([block.result().sim for block in begun])
+    np.testing.assert_array_equal(found, whole.sim)
+    assert_equal_topk(one.topk(), other.topk())
+
+
+def test_several_devices_give_what_one_gives(device: torch.device) -> None:
+    tests = make_tests("duplicates", 24, (16, 5), "some")
+    rows = synthetic.rows("duplicates", 0, 200, 24, seed=1)
+    blocks = [(rows[a : a + 20], np.arange(a, a + 20)) for a in range(0, 200, 20)]
+    made = SeveralGpus(tests, 6, [device, device])
+    assert_like_oracle(made, tests, 6, blocks)
+    assert made.counters.rows == 200
+
+    half = SeveralGpus(tests, 6, [device, device])
+    begun = [half.start(*block) for block in blocks[:5]]
+    assert {block._index for block in begun} == {0, 1}, "blocks go to the device that is free"
+    for block in begun:
+        block.result()
+    again = SeveralGpus(tests, 6, [device, device])
+    again.load_topk(half.topk())
+    for block in blocks[5:]:
+        again.scan(*block)
+    assert_equal_topk(again.topk(), made.topk())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    d=st.integers(1, 200),
+    seed=st.integers(0, 2**32 - 1),
+    spikes=st.integers(0, 3),
+    stretch=st.sampled_from([0.985, 1.0, 1.0099]),
+    kind=st.sampled_from(FILTERS),
+)
+def test_bounds_hold_and_are_not_idle(
+    d: int, seed: int, spikes: int, stretch: float, kind: str
+) -> None:
+    """u is never below the score; u less the widths is never above it."""
+    random = np.random.default_rng(seed)
+    here = devices.usable_devices()[0]
+
+    def vectors(n: int) -> np.ndarray:
+        x = random.standard_normal((n, d)) * np.exp(random.standard_normal(d))
+        for _ in range(spikes):
+            x[:, random.integers(d)] += random.choice([30.0, -3.0])
+        halves = (x * stretch / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+        halves[np.linalg.norm(halves.astype(np.float64), axis=1) > 1.01] *= np.float16(0.99)
+        return halves
+
+    x, t = vectors(20), vectors(30)
+    made = GpuScanner([TestSet("t", t)], 1, here, kind)
+    bounds, panel = made.bounds, made._sets[0].panels[0]
+    rows = bounds.rows(torch.from_numpy(x).to(here), 64)
+    products = rows.operand[:20].double() @ panel.operand[:30].double().T
+    upper = products + rows.offset[:20, None].double() + panel.start[None, :30].double()
+    lower = upper - rows.width[:20, None].double() - panel.width
+    unit = bounds.unit if isinstance(bounds, Grid) else 1.0
+    scores = exact_scores(x, t[panel.given.cpu().numpy()])
+    assert (upper.cpu().numpy() * unit >= scores).all()
+    assert (lower.cpu().numpy() * unit <= scores).all()
+    # A score as a bound, rounded down, is reached by its own pair.
+    floors = bounds.below(torch.from_numpy(scores).to(here)).double()
+    assert (upper >= floors).all()
+    assert isinstance(bounds, Grid | Half)
+
+
+@pytest.mark.parametrize("name", ["triton", "triton-float16"])
+def test_result_folders_are_those_of_the_cpu_kernel(tmp_path: Path, name: str) -> None:
+    import clipgap
+
+    train = synthetic.clip_like(300, 32, seed=1)
+    tests = {"a": synthetic.clip_like(40, 32, seed=2), "b": synthetic.clip_like(9, 32, seed=3)}
+    reference = clipgap.gap(synthetic.clip_like(50, 32, seed=4), tests, out=tmp_path / "gap")
+
+    def folder(kernel: str) -> dict[str, bytes]:
+        out = tmp_path / kernel
+        clipgap.scan(train, tests, gap=reference, k=6, out=out, kernel=kernel, block_rows=70)
+        return {
+            str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()
+        }
+
+    assert folder(name) == folder("cpu" if choose.resolve() == "cpu" else "numpy")
+
+
+def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    tests = [TestSet("t", synthetic.clip_like(5, 16))]
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(devices, "has_hardware", lambda: False)
+    with pytest.raises(MissingDependency, match="there is no NVIDIA GPU"):
+        choose.make_scanner(tests, 1, kernel="triton")
+    with pytest.raises(MissingDependency, match="no GPU can be used: there is no NVIDIA GPU"):
+        choose.make_scanner(tests, 1, device="cuda")
+    assert choose.fallback_note("auto", "auto") is None
+    monkeypatch.setattr(devices, "has_hardware", lambda: True)
+    with pytest.raises(
+        MissingDependency, match=r"driver is missing or too old.*needs 580 or newer"
+    ):
+        choose.make_scanner(tests, 1, kernel="triton")
+    note = choose.fallback_note("auto", "auto")
+    assert note is not None
+    assert "the GPU is not used" in note
+    assert choose.fallback_note("auto", "cpu") is None, "nobody asked for the GPU"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(MissingDependency, match="CUDA_VISIBLE_DEVICES hides all GPUs"):
+        choose.make_scanner(tests, 1, kernel="triton")
+
+
+def test_a_gpu_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    with pytest.raises(
+        MissingDependency, match=r"8\.0 \(A100\) or newer; found Tesla V100 \(capability 7\.0\)"
+    ):
+        devices.usable_devices()
+
+
+def test_kernel_and_device_must_fit() -> None:
+    with pytest.raises(UsageError, match="unknown device 'tpu'; choose one of: auto, cuda, cpu"):
+        choose.resolve(device="tpu")
+    with pytest.raises(UsageError, match="kernel 'cpu' does not run on device 'cuda'"):
+        choose.resolve("cpu", "cuda")
+    with pytest.raises(UsageError, match="kernel 'triton' does not run on device 'cpu'"):
+        choose.resolve("triton", "cpu")
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nmore"),
+            "too little memory",
+        ),
+        (RuntimeError("CUDA error: unspecified launch failure\nmore"), "failed in the middle"),
+    ],
+)
+def test_errors_of_the_device_are_told(error: RuntimeError, said: str) -> None:
+    with pytest.raises(MissingDependency, match=said) as told, devices.telling(torch.device("cpu")):
+        raise error
+    assert "\n" not in str(told.value)
+
+
+def test_other_errors_pass(device: torch.device) -> None:
+    with pytest.raises(RuntimeError, match="our bug"), devices.telling(device):
+        raise RuntimeError("our bug")
