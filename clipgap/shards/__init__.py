@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clipgap.shards.api import filter_shards
+from clipgap.shards.api import filter_shards, run_filter
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.matching import KeepSelector
 from clipgap.shards.plan import FilterPlan, plan_filter
@@ -28,4 +28,5 @@ __all__ = [
     "plan_filter",
     "read_samples",
     "refuse",
+    "run_filter",
 ]

@@ -1,4 +1,4 @@
-"""`filter_shards`: from shards and a keep-list to shards of what is kept."""
+"""From shards and a keep-list to shards of what is kept."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgap.shards.plan import plan_filter
-from clipgap.shards.run import FilterResult, How, OnProgress, Progress, run_filter
+from clipgap.shards.plan import FilterPlan, plan_filter
+from clipgap.shards.run import FilterResult, How, OnProgress, Progress, run
 from clipgap.tables.keep import KeepList
 
 
@@ -34,7 +34,29 @@ def filter_shards(
     hostile is left out and listed in `quarantine.parquet`. When `stop` is set, the shards at hand
     are finished and the run ends with `Interrupted`; `resume=True` goes on from there.
     """
-    how = How(workers, resume, overwrite, on_progress, stop)
-    how.report(Progress("reading names"))
     plan = plan_filter(shards, keep, merge=merge, captions=captions, missing=missing)
-    return run_filter(plan, out, how)
+    return run_filter(
+        plan,
+        out,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
+
+
+def run_filter(
+    plan: FilterPlan,
+    out: str | Path,
+    *,
+    workers: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> FilterResult:
+    """Carry out what `plan_filter` has planned; see `filter_shards`."""
+    how = How(workers, resume, overwrite, on_progress, stop)
+    how.report(Progress("reading headers"))
+    return run(plan, Path(out), how)

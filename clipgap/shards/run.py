@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import pyarrow as pa
 
 from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.kernels.cpu import thread_count
 from clipgap.shards.folder import FORMAT, QUARANTINE, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
@@ -42,7 +42,7 @@ U = TypeVar("U")
 class Progress:
     """A moment of a filter."""
 
-    stage: str  # "reading names", "checking", "counting", "filtering"
+    stage: str  # "reading headers", "checking", "counting", "filtering"
     shards: int = 0  # done, earlier runs included
     total_shards: int = 0
     kept: int = 0  # samples written, earlier runs included
@@ -89,9 +89,9 @@ class FilterResult:
         return int(self.manifest["counts"]["problems"])
 
 
-def run_filter(plan: FilterPlan, out: str | Path, how: How) -> FilterResult:
+def run(plan: FilterPlan, out: Path, how: How) -> FilterResult:
     """Carry a plan out."""
-    folder = ShardFolder(Path(out))
+    folder = ShardFolder(out)
     state = folder.state()
     if state != "empty" and not (how.resume or how.overwrite):
         raise folder.require_flag(state)
@@ -268,7 +268,8 @@ class _Watch:
 
 def _in_parallel(function: Callable[[T], U], items: Sequence[T], how: How) -> Iterator[tuple[T, U]]:
     """Results as they come. When asked to stop, those at hand are finished first."""
-    threads = how.workers or os.cpu_count() or 1
+    # Two more than cores, since a shard that is being flushed to the disk needs none.
+    threads = how.workers or thread_count() + 2
     waiting = iter(items)
     left = len(items)
     running: dict[Future[U], T] = {}

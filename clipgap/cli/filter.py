@@ -1,0 +1,204 @@
+"""`clipgap filter`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command
+from clipgap.cli.shell import Shell
+from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipgap.scan import Progress as Shown
+    from clipgap.shards import FilterPlan, FilterResult, Progress
+
+QUARANTINED = 4
+"""Exit code: finished, but something was set aside."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "filter")(filter_shards)
+
+
+def filter_shards(
+    shell: Shell,
+    shards: Annotated[
+        str,
+        typer.Argument(
+            metavar="SHARDS",
+            help="webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL.",
+        ),
+    ],
+    keep: Annotated[
+        Path, typer.Option(metavar="KEEP", help="The keep-list, from `clipgap split` or `dedup`.")
+    ],
+    running: Running,
+    merge: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Make shards of at most N samples, as even as can be.",
+            show_default="one shard for each",
+        ),
+    ] = None,
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PARQUET",
+            help="New captions: a file with the columns key and caption, or a folder with one "
+            "such file a shard. Samples without one keep theirs.",
+        ),
+    ] = None,
+    missing: Annotated[
+        str,
+        typer.Option(
+            metavar="error|list|ignore",
+            help="Kept samples that an undamaged shard does not have: stop there, list them, or "
+            "go on (for a part of the shards).",
+        ),
+    ] = "error",
+    allow_bad: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
+    ] = 0,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Shards at a time.", show_default="two more than cores"
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="SHARDS", help="The folder to make. Needed unless --dry-run."
+        ),
+    ] = None,
+) -> int:
+    """Copy the samples that a keep-list keeps, byte for byte.
+
+    Members, their order, headers and keys stay as they are. Beside each .tar file come its
+    _stats.json and, where the input has one, its .parquet; sizes.json is what open_clip reads.
+    Damaged shards and hostile members are set aside and listed in quarantine.parquet.
+    """
+    from clipgap.shards import plan_filter, run_filter
+
+    plan = plan_filter(shards, keep, merge=merge, captions=captions, missing=missing)
+    if running.dry_run:
+        described = _described(plan)
+        shell.result(described, _describe_plan(described))
+        return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the shards shall go to")
+    shell.check_settings_file(out)
+    stop = threading.Event()
+    with shell.progress() as display, stop_on_signals(stop, shell.note):
+        watch = _Watch(display, lambda: shell.save_settings(out))
+        result = run_filter(
+            plan,
+            out,
+            workers=workers,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=stop,
+        )
+    shell.result(_outcome(result), _describe_outcome(result))
+    return QUARANTINED if result.problems > allow_bad else 0
+
+
+class _Watch:
+    """Shows progress, and saves the settings once the work has begun."""
+
+    def __init__(self, display: Callable[[Shown], None], begun: Callable[[], None]) -> None:
+        self._display = display
+        self._begun = begun
+        self._has_begun = False
+
+    def __call__(self, progress: Progress) -> None:
+        from clipgap.scan import Progress as Shown
+
+        if progress.stage in ("counting", "filtering") and not self._has_begun:
+            self._has_begun = True
+            self._begun()
+        shown = Shown(
+            progress.stage,
+            rows=progress.kept,
+            total_rows=progress.total_kept,
+            earlier_rows=progress.kept - progress.new,
+            shard=progress.shards,
+            shards=progress.total_shards,
+            seconds=progress.seconds,
+        )
+        self._display(shown)
+
+
+def _described(plan: FilterPlan) -> dict[str, Any]:
+    expected = plan.expected()
+    units = None
+    if expected is not None or plan.settings.merge is None:
+        units = len(plan.units(expected))
+    share = plan.selector.kept / plan.rows if plan.rows else None
+    return {
+        "shards": len(plan.shards),
+        "bytes": plan.bytes,
+        "keep": str(plan.selector.keep.path),
+        "matched_by": plan.selector.by,
+        "rows": plan.rows,
+        "kept": plan.selector.kept,
+        "bytes_kept": None if share is None else round(share * plan.bytes),
+        "shards_out": units,
+    }
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"Would read {words.plural(plan['shards'], 'shard')}, {words.size(plan['bytes'])}, and "
+        f"keep what {plan['keep']} keeps:"
+    )
+    if plan["matched_by"] == "shard":
+        yield f"  samples  {words.count(plan['kept'])} of {words.count(plan['rows'])}"
+        yield f"  bytes    about {words.size(plan['bytes_kept'] or 0)}"
+    else:
+        yield f"  samples  up to {words.count(plan['kept'])}"
+        yield "  note     no shard is called like one of the store: keys alone tell samples apart"
+    if plan["shards_out"] is not None:
+        yield f"  into     {words.plural(plan['shards_out'], 'shard')}"
+
+
+def _outcome(result: FilterResult) -> dict[str, Any]:
+    return {
+        "out": result.path,
+        "counts": result.manifest["counts"],
+        "already_complete": result.already_complete,
+        "repaired": result.repaired,
+    }
+
+
+def _describe_outcome(result: FilterResult) -> Iterator[str]:
+    counts = result.manifest["counts"]
+    if result.already_complete:
+        yield f"{result.path} is already complete; every checksum holds."
+    elif result.repaired:
+        yield f"Made again: {', '.join(result.repaired)}."
+    share = f" ({result.kept / counts['samples']:.2%})" if counts["samples"] else ""
+    yield (
+        f"Kept {words.count(result.kept)} of {words.plural(counts['samples'], 'sample')}{share} in "
+        f"{words.plural(counts['shards'], 'shard')}"
+    )
+    if counts["missing"]:
+        yield f"  not found: {words.plural(counts['missing'], 'sample')} of the keep-list"
+    if result.problems:
+        yield (
+            f"  quarantined: {words.plural(result.problems, 'unit')}, listed in "
+            f"{result.path}/quarantine.parquet"
+        )
+    yield f"Shards: {result.path}"
