@@ -27,17 +27,25 @@ if TYPE_CHECKING:
     from clipgap.select import combine as combine
     from clipgap.select import split as split
     from clipgap.select import verify_split as verify_split
+    from clipgap.shards import KeepSelector as KeepSelector
+    from clipgap.shards import KeepStage as KeepStage
+    from clipgap.shards import filter_shards as filter_shards
+    from clipgap.shards import kept_samples as kept_samples
     from clipgap.store import Store as Store
     from clipgap.store import StoreWriter as StoreWriter
     from clipgap.store import open_store as open_store
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
+    "KeepSelector": "clipgap.shards",
+    "KeepStage": "clipgap.shards",
     "ScanResult": "clipgap.scan",
     "Store": "clipgap.store",
     "StoreWriter": "clipgap.store",
     "combine": "clipgap.select",
+    "filter_shards": "clipgap.shards",
     "gap": "clipgap.scan",
+    "kept_samples": "clipgap.shards",
     "open_scan": "clipgap.scan",
     "open_store": "clipgap.store",
     "plan_scan": "clipgap.scan",
