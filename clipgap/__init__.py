@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from clipgap.scan import scan as scan
     from clipgap.scan import verify as verify
     from clipgap.select import combine as combine
+    from clipgap.select import emulate as emulate
     from clipgap.select import split as split
     from clipgap.select import verify_split as verify_split
     from clipgap.shards import KeepSelector as KeepSelector
@@ -43,6 +44,7 @@ _HOMES = {
     "Store": "clipgap.store",
     "StoreWriter": "clipgap.store",
     "combine": "clipgap.select",
+    "emulate": "clipgap.select",
     "filter_shards": "clipgap.shards",
     "gap": "clipgap.scan",
     "kept_samples": "clipgap.shards",

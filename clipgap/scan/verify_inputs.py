@@ -62,15 +62,21 @@ class Evidence:
 
         Yields which of the numbers these are, and their rows.
         """
-        start = 0
-        while start < len(rows):
-            first = rows[start]
-            gaps = np.diff(rows[start:]) > _SPAN
-            stop = start + 1 + (int(gaps.argmax()) if gaps.any() else len(gaps))
-            stop = min(stop, int(np.searchsorted(rows, first + LOAD_ROWS)), start + LOAD_ROWS)
-            admitted = admit(self.plan.train.read(shard, int(first), int(rows[stop - 1]) + 1))
-            yield slice(start, stop), admitted.rows[rows[start:stop] - first]
-            start = stop
+        for part in runs_of_rows(rows):
+            first = int(rows[part.start])
+            admitted = admit(self.plan.train.read(shard, first, int(rows[part.stop - 1]) + 1))
+            yield part, admitted.rows[rows[part] - first]
+
+
+def runs_of_rows(rows: NDArray[np.int64]) -> Iterator[slice]:
+    """Cuts ascending row numbers into runs that are each worth reading in one go."""
+    start = 0
+    while start < len(rows):
+        gaps = np.diff(rows[start:]) > _SPAN
+        stop = start + 1 + (int(gaps.argmax()) if gaps.any() else len(gaps))
+        stop = min(stop, int(np.searchsorted(rows, rows[start] + LOAD_ROWS)), start + LOAD_ROWS)
+        yield slice(start, stop)
+        start = stop
 
 
 def check_inputs(result: ScanResult, evidence: Evidence, problems: Problems) -> str:

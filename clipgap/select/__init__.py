@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from clipgap.select.algebra import combine
+from clipgap.select.emulation import emulate
 from clipgap.select.labels import Condition, Where
 from clipgap.select.reference import Reference
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
@@ -20,6 +21,7 @@ __all__ = [
     "Split",
     "Where",
     "combine",
+    "emulate",
     "split",
     "verify_split",
 ]

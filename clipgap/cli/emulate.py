@@ -1,0 +1,98 @@
+"""`clipgap emulate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import command
+from clipgap.cli.scan import tests_by_name
+from clipgap.cli.shell import Shell
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clipgap.select.emulation import Emulation, Shortfall
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "emulate")(emulate)
+
+
+def emulate(
+    shell: Shell,
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A finished scan with a gap.")],
+    candidates: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Rows that a test point's list holds per shard."),
+    ] = 20_000,
+    arithmetic: Annotated[
+        str,
+        typer.Option(
+            metavar="float32|tf32|float16", help="What thresholds and scores are rounded to."
+        ),
+    ] = "float32",
+    train: Annotated[
+        str | None,
+        typer.Option(metavar="STORE", help="Where the training store lies now, if it has moved."),
+    ] = None,
+    test: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=STORE", help="Where a test set lies now, if it has moved. Repeatable."
+        ),
+    ] = None,
+) -> None:
+    """Say what shortcuts would have pruned instead of the exact rule.
+
+    The shortcuts are those of released code: a list of the best candidates per test point and
+    shard, cut off whether or not its end lies below the threshold; and rounded thresholds and
+    scores. Counts the rows that they miss and the rows that they prune for nothing.
+    """
+    from clipgap.select import emulate as run
+
+    with shell.progress() as display:
+        found = run(
+            scan,
+            candidates=candidates,
+            arithmetic=arithmetic,
+            train=train,
+            tests=tests_by_name(test or []),
+            on_progress=display,
+        )
+    shell.result(asdict(found), describe(found))
+
+
+def describe(found: Emulation) -> Iterator[RenderableType]:
+    """A line a test set, and what the columns mean where that is not plain."""
+    from rich.table import Table
+
+    title = f"Rows pruned with {found.arithmetic} and lists of {found.candidates:,} a shard"
+    table = Table(title=title, title_justify="left")
+    table.add_column("by")
+    for name in ("exactly", "emulated", "missed: list full", "missed: rounding", "for nothing"):
+        table.add_column(name, justify="right")
+    for one in (*found.sets, found.any):
+        numbers = (one.exact, one.emulated, one.missed_by_list, one.missed_by_rounding, one.wrong)
+        table.add_row(one.name, *map(words.count, numbers))
+    yield table
+    for one in found.sets:
+        yield from _notes(one)
+
+
+def _notes(one: Shortfall) -> Iterator[str]:
+    yield (
+        f"  {one.name}: {words.plural(one.full_lists, 'list')} ended above the threshold; of the "
+        f"thresholds {one.tau_lower:,} are too low and {one.tau_higher:,} too high"
+    )
+    if one.tau_unsure:
+        yield (
+            f"  {one.name}: {words.plural(one.tau_unsure, 'threshold')} may be higher than emulated: "
+            "make the gap with a larger -k to know"
+        )
