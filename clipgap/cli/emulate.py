@@ -93,6 +93,6 @@ def _notes(one: Shortfall) -> Iterator[str]:
     )
     if one.tau_unsure:
         yield (
-            f"  {one.name}: {words.plural(one.tau_unsure, 'threshold')} may be higher than emulated: "
-            "make the gap with a larger -k to know"
+            f"  {one.name}: {words.plural(one.tau_unsure, 'threshold')} may be higher than "
+            "emulated: make the gap with a larger -k to know"
         )
