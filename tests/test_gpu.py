@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import cycle
 from pathlib import Path
 
@@ -278,3 +280,13 @@ def test_errors_of_the_device_are_told(error: RuntimeError, said: str) -> None:
 def test_other_errors_pass(device: torch.device) -> None:
     with pytest.raises(RuntimeError, match="our bug"), devices.telling(device):
         raise RuntimeError("our bug")
+
+
+def test_the_benchmark_runs_in_small(tmp_path: Path) -> None:
+    """What a GPU runs as one command must not wait for a GPU to show a typing error."""
+    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    command = [sys.executable, str(script), "--dry-run", "--no-check", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "clipgap triton int8, resident" in done.stdout
+    assert (tmp_path / "dry-run.svg").exists() or "no plot" in done.stdout

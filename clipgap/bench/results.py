@@ -17,7 +17,7 @@ from clipgap.bench.race import FMA, SGEMM, Measured
 from clipgap.bench.scans import D, Figure
 from clipgap.machine import machine, versions
 
-PACKAGES = ("clipgap", "numpy", "pyarrow", "torch", "faiss-cpu", "usearch")
+PACKAGES = ("clipgap", "numpy", "pyarrow", "torch", "triton", "faiss-cpu", "usearch")
 
 Row = dict[str, Any]
 
@@ -95,11 +95,11 @@ def scan_rows(figures: list[Figure], threads: int, origin: Row) -> list[Row]:
 
 
 def append(folder: Path, rows: Iterable[Row]) -> Path | None:
-    """Add rows to the file of their machine; gives the file."""
+    """Add rows to the file of their GPU, or of their machine; gives the file."""
     path = None
     for row in rows:
-        slug = re.sub(r"[^a-z0-9]+", "-", row["machine"]["cpu"].lower()).strip("-")
-        path = folder / f"{slug}-{row['machine']['cores']}-cores.jsonl"
+        where = row.get("device") or f"{row['machine']['cpu']} {row['machine']['cores']} cores"
+        path = folder / f"{re.sub(r'[^a-z0-9]+', '-', where.lower()).strip('-')}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

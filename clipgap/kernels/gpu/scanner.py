@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -86,7 +87,12 @@ class GpuScanner:
     block_rows = 65_536
 
     def __init__(
-        self, tests: Sequence[TestSet], k: int, device: torch.device, kind: str = "int8"
+        self,
+        tests: Sequence[TestSet],
+        k: int,
+        device: torch.device,
+        kind: str = "int8",
+        config: configs.FilterConfig | None = None,  # otherwise the fastest, found by timing
     ) -> None:
         self.name = f"triton/{kind}"
         self.tests, self.k, self.device = list(tests), k, device
@@ -109,11 +115,11 @@ class GpuScanner:
                 kind, tests, k, device, self._multiple, None if free is None else free // 2
             )
             size = self.bounds.operand.itemsize
-            self._configs = (
-                configs.filter_configs(size, capability) if self._on_gpu else (configs.INTERPRETED,)
-            )
-            self.config = self._configs[0]
-            self._tuned = len(self._configs) == 1
+            self._configs: tuple[configs.FilterConfig, ...] = (configs.INTERPRETED,)
+            if self._on_gpu:
+                self._configs = configs.filter_configs(size, capability)
+            self.config = config or self._configs[0]
+            self._tuned = config is not None or len(self._configs) == 1
             self._allocate()
 
     def _allocate(self) -> None:
@@ -136,8 +142,13 @@ class GpuScanner:
     def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         return self.start(rows, ids).result()
 
-    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> _Block:
-        """Queue a block; `result()` of what comes back waits for it."""
+    def start(
+        self, rows: NDArray[np.float16] | torch.Tensor, ids: NDArray[np.int64] | torch.Tensor
+    ) -> _Block:
+        """Queue a block; `result()` of what comes back waits for it.
+
+        Tensors that are on the device already are taken as they are.
+        """
         self._begun += len(rows)
         with telling(self.device):
             return _Block(self, self._upload(rows), self._upload(ids))
@@ -160,7 +171,9 @@ class GpuScanner:
         for panel, bound in zip(panels, kth, strict=True):
             panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
 
-    def _upload(self, array: NDArray[np.generic]) -> torch.Tensor:
+    def _upload(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+        if isinstance(array, torch.Tensor):
+            return array
         host = torch.from_numpy(np.ascontiguousarray(array))
         if not self._on_gpu:
             return host

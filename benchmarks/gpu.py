@@ -1,0 +1,379 @@
+"""Every GPU kernel against the oracle, then against the clock: one command, one run, rows appended.
+
+    python benchmarks/gpu.py                    # all checks, all sizes; about eight minutes
+    python benchmarks/gpu.py --d 640 --m 166963 # one case
+    TRITON_INTERPRET=1 python benchmarks/gpu.py --dry-run   # the whole script in small, on the CPU
+
+Rates are 2·N·M·d / time of everything a contender computes, all contenders in turn. Ours start each
+round from empty lists and end with all outputs in the host's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import clipgap
+from clipgap import synthetic
+from clipgap.bench.case import M_SIX, Case
+from clipgap.bench.results import append, default_folder, origin
+from clipgap.kernels.choose import resolve
+from clipgap.kernels.gpu.devices import usable_devices
+from clipgap.kernels.gpu.scanner import GpuScanner
+from clipgap.kernels.interface import TestSet
+from clipgap.kernels.oracle import OracleScanner
+
+DIMS, SIZES = (512, 640, 768, 1024), (16_384, 50_000, M_SIX)
+KINDS: tuple[synthetic.Kind, ...] = (
+    *("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"),
+)
+FILTERS = ("int8", "float16")
+K = 32
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    rows: int
+    rounds: int
+    check_rows: int
+    check_points: tuple[int, ...]
+    tile: int  # rows of the peers' tiles
+    small_peer_rows: int  # for peers so slow that the whole would take minutes
+
+
+FULL = Scale(1_048_576, 5, 6000, (3000, 70), 16_384, 32_768)
+DRY = Scale(512, 1, 80, (40, 5), 128, 128)
+
+
+@dataclass
+class Contender:
+    """`run` does the work on the first `rows` rows and waits for it."""
+
+    name: str
+    does: str
+    rows: int
+    run: Callable[[], Any]
+    rates: list[float] = field(default_factory=list)
+
+
+def check(device: torch.device, scale: Scale) -> None:
+    """Every kernel on every kind of data, by equality; stops at the first difference."""
+    for d in (3, 640, 1000):
+        for kind in KINDS:
+            rows = synthetic.rows(kind, 0, scale.check_rows, d, seed=1)
+            points = [
+                synthetic.rows(kind, 0, m, d, seed=2 + g) for g, m in enumerate(scale.check_points)
+            ]
+            reference = synthetic.rows(kind, 0, 50, d, seed=9).astype(np.float64)
+            tau = (reference @ points[0].astype(np.float64).T).max(axis=0)
+            tests = [TestSet("a", points[0], tau), TestSet("b", points[1])]
+            oracle = OracleScanner(tests, K)
+            ids = np.arange(len(rows))
+            half = len(rows) // 2
+            blocks = [(rows[half:], ids[half:]), (rows[:half], ids[:half])]
+            expected = [oracle.scan(*block) for block in blocks]
+            for filter in FILTERS:
+                scanner = GpuScanner(tests, K, device, filter)
+                for block, truth in zip(blocks, expected, strict=True):
+                    found = scanner.scan(*block)
+                    for name in ("sim", "nn", "margin", "witness"):
+                        same = np.array_equal(getattr(found, name), getattr(truth, name))
+                        assert same, f"{filter}, {kind}, d = {d}: {name} differs from the oracle"
+                for mine, theirs in zip(scanner.topk(), oracle.topk(), strict=True):
+                    same = np.array_equal(mine.sim, theirs.sim) and np.array_equal(
+                        mine.id, theirs.id
+                    )
+                    assert same, f"{filter}, {kind}, d = {d}: neighbours differ from the oracle"
+        print(f"d = {d}: both filters equal the oracle on {', '.join(KINDS)}", flush=True)
+
+
+def check_folders(scale: Scale) -> None:
+    """Result folders of the GPU kernels, byte for byte those of the CPU's."""
+    train = synthetic.clip_like(scale.check_rows, 640, seed=1)
+    tests = {"a": synthetic.clip_like(scale.check_points[0], 640, seed=2)}
+    with tempfile.TemporaryDirectory() as folder:
+        gap = clipgap.gap(train[:50], tests, out=Path(folder, "gap"), device="cpu")
+        contents = {}
+        for kernel in (resolve(device="cpu"), "triton", "triton-float16"):
+            out = Path(folder, kernel)
+            clipgap.scan(train, tests, gap=gap, out=out, kernel=kernel, block_rows=1000)
+            files = sorted(path for path in out.rglob("*") if path.is_file())
+            contents[kernel] = {path.relative_to(out): path.read_bytes() for path in files}
+    first, *others = contents.values()
+    assert all(other == first for other in others), f"folders differ: {list(contents)}"
+    print(f"result folders of {', '.join(contents)} are identical", flush=True)
+
+
+def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Contender]:
+    train = case.train(0, scale.rows)
+    rows = torch.from_numpy(train).to(device)
+    points = torch.from_numpy(case.test()).to(device)
+    ids = np.arange(scale.rows)
+    few = min(scale.rows, 4 * scale.tile)
+    tile = max(256, min(scale.tile, (4 << 30) // (2 * case.m)))  # products of up to 4 GiB
+
+    def gemm() -> None:
+        for start in range(0, few, tile):
+            rows[start : start + tile] @ points.T
+        wait(device)
+
+    yield Contender("cuBLAS float16", "the bare product, written to memory", few, gemm)
+    if device.type == "cuda":
+        yield from _int8_gemm(rows, points, few, tile // 2, device)
+
+    def loop(side: int) -> Callable[[], None]:
+        def run() -> None:
+            best = torch.full((few,), -2.0, dtype=torch.float16, device=device)
+            most = torch.full((len(points),), -2.0, dtype=torch.float16, device=device)
+            for a in range(0, few, side):
+                for b in range(0, len(points), side):
+                    product = rows[a : a + side] @ points[b : b + side].T
+                    here, there = best[a : a + side], most[b : b + side]
+                    torch.maximum(here, product.amax(1), out=here)
+                    torch.maximum(there, product.amax(0), out=there)
+            wait(device)
+
+        return run
+
+    for side in (4096, 16_384):
+        does = "product and both maxima, float16, no arguments"
+        yield Contender(f"torch tile loop, {side:,}", does, few, loop(side))
+
+    yield from _faiss(train, case, scale)
+    yield from _cuvs(rows, points, scale, device)
+
+    def ours(filter: str, resident: bool) -> Callable[[], None]:
+        held = rows if resident else train
+        names = torch.from_numpy(ids).to(device) if resident else ids
+
+        def run() -> None:
+            scanner = GpuScanner(case.test_sets(), K, device, filter, tuned.get(filter))
+            scanner.config, scanner._tuned = (
+                tuned.setdefault(filter, scanner.config),
+                filter in seen,
+            )
+            wait(device)
+            began = time.perf_counter()
+            begun = []
+            for start in range(0, scale.rows, scanner.block_rows):
+                here = slice(start, start + scanner.block_rows)
+                begun.append(scanner.start(held[here], names[here]))
+                if len(begun) > scanner.ahead:
+                    begun.pop(0).result()
+            for block in begun:
+                block.result()
+            wait(device)
+            run.seconds = time.perf_counter() - began  # type: ignore[attr-defined]
+            tuned[filter] = scanner.config
+            run.counters = scanner.counters  # type: ignore[attr-defined]
+
+        return run
+
+    tuned: dict[str, Any] = {}
+    for filter in FILTERS:
+        for resident in (True, False):
+            where = "resident" if resident else "streamed"
+            does = f"exact, both directions, lists of {K}, rows {where}"
+            name = f"clipgap triton {filter}, {where}"
+            yield Contender(name, does, scale.rows, ours(filter, resident))
+
+
+def _int8_gemm(
+    rows: torch.Tensor, points: torch.Tensor, few: int, tile: int, device: torch.device
+) -> Iterator[Contender]:
+    q = (rows[:few].float() * 127 * 8).clamp_(-127, 127).to(torch.int8)
+    p = (points.float() * 127 * 8).clamp_(-127, 127).to(torch.int8)
+    p = p[: len(p) // 8 * 8].T  # cuBLAS wants multiples of eight
+
+    def run() -> None:
+        for start in range(0, few, tile):
+            torch._int_mm(q[start : start + tile], p)
+        wait(device)
+
+    yield Contender("cuBLAS int8", "the bare product, written to memory", few, run)
+
+
+def _faiss(train: np.ndarray, case: Case, scale: Scale) -> Iterator[Contender]:
+    if importlib.util.find_spec("faiss") is None:
+        print("faiss is not installed and left out")
+        return
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources"):
+        print("faiss here is the CPU build and left out; `clipgap bench` measures it")
+        return
+    few = scale.small_peer_rows
+    x, t = train[:few].astype(np.float32), case.test().astype(np.float32)
+    resources = faiss.StandardGpuResources()
+
+    def run() -> None:
+        # Both directions: nearest point of each row, nearest rows of each point.
+        faiss.knn_gpu(resources, x, t, 1, metric=faiss.METRIC_INNER_PRODUCT)
+        faiss.knn_gpu(resources, t, x, K, metric=faiss.METRIC_INNER_PRODUCT)
+
+    yield Contender("FAISS-GPU flat", f"both directions, float32, lists of {K}", few, run)
+
+
+def _cuvs(
+    rows: torch.Tensor, points: torch.Tensor, scale: Scale, device: torch.device
+) -> Iterator[Contender]:
+    if importlib.util.find_spec("cuvs") is None:
+        print("cuvs is not installed and left out")
+        return
+    from cuvs.neighbors import brute_force
+
+    few = scale.small_peer_rows
+    x, t = rows[:few].contiguous(), points.contiguous()
+
+    def run() -> None:
+        brute_force.search(brute_force.build(t, metric="inner_product"), x, 1)
+        brute_force.search(brute_force.build(x, metric="inner_product"), t, K)
+        wait(device)
+
+    yield Contender("cuVS brute force", f"both directions, float16, lists of {K}", few, run)
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def race(case: Case, device: torch.device, scale: Scale) -> list[Contender]:
+    entries = list(contenders(case, device, scale))
+    for entry in entries:
+        entry.run()  # compiles, tunes, fills caches
+    for _ in range(scale.rounds):
+        for entry in entries:
+            began = time.perf_counter()
+            entry.run()
+            # Ours time themselves: test points are prepared once for a scan of any length.
+            seconds = getattr(entry.run, "seconds", time.perf_counter() - began)
+            entry.rates.append(entry.rows * case.flops_per_row / seconds)
+    return entries
+
+
+def rows_of(case: Case, entries: list[Contender], device: str, stamp: dict[str, Any]) -> list[Any]:
+    half = float(np.median(next(e.rates for e in entries if e.name == "cuBLAS float16")))
+    made = []
+    for entry in entries:
+        percentiles = {f"p{q}": float(np.percentile(entry.rates, q)) for q in (20, 50, 80)}
+        counters = getattr(entry.run, "counters", None)
+        made.append(
+            {
+                **stamp,
+                "device": device,
+                "suite": "gpu",
+                "data": case.kind,
+                "d": case.d,
+                "tests": case.m,
+                "sets": len(case.set_sizes),
+                "contender": entry.name,
+                "does": entry.does,
+                "rows": entry.rows,
+                "rounds": len(entry.rates),
+                "tflops": {name: round(rate / 1e12, 3) for name, rate in percentiles.items()},
+                "of_cublas_float16": round(percentiles["p50"] / half, 3),
+                "refined_per_row": round(counters.refined / counters.rows, 2) if counters else None,
+            }
+        )
+    return made
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    first = rows[0]
+    print(f"\n{first['data']}, d = {first['d']}, M = {first['tests']:,}, on {first['device']}")
+    for row in sorted(rows, key=lambda row: -row["tflops"]["p50"]):
+        refined = row["refined_per_row"]
+        print(
+            f"  {row['contender']:<36} {row['tflops']['p50']:>10,.2f} TFLOP/s"
+            f"  {row['of_cublas_float16']:>6.2f} × cuBLAS float16"
+            + (f"  {refined:,.1f} refined/row" if refined is not None else ""),
+            flush=True,
+        )
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Rates over the operations that a byte of memory traffic pays for, under what was measured."""
+    if importlib.util.find_spec("matplotlib") is None:
+        print("matplotlib is not installed; no plot")
+        return
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name in ("cuBLAS float16", "cuBLAS int8"):
+        best = max((row["tflops"]["p50"] for row in rows if row["contender"] == name), default=None)
+        if best:
+            axes.axhline(best, color="0.5", linestyle="--", linewidth=1)
+            right = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
+            axes.annotate(f"{name}, best", (1, best), fontsize=8, color="0.3", **right)
+    for name, marker in (("clipgap triton int8", "o"), ("clipgap triton float16", "s")):
+        mine = [row for row in rows if row["contender"] == f"{name}, resident"]
+        # A row comes in once, as float16; its results leave as 24 bytes a test set.
+        intensity = [2 * r["tests"] * r["d"] / (2 * r["d"] + 24 * r["sets"]) for r in mine]
+        axes.scatter(intensity, [r["tflops"]["p50"] for r in mine], marker=marker, label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel("operations per byte of rows read and results written")
+    axes.set_ylabel("effective TFLOP/s")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False, fontsize=8)
+    axes.set_title(f"Exact scan on {rows[0]['device']}", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path)
+    print(f"plot: {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--d", type=int, nargs="*", default=DIMS)
+    parser.add_argument("--m", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--data", nargs="*", default=["clip-like"], choices=KINDS)
+    parser.add_argument("--rounds", type=int)
+    parser.add_argument("--no-check", action="store_true", help="only the clock")
+    parser.add_argument("--dry-run", action="store_true", help="everything in small")
+    parser.add_argument("--out", type=Path, default=default_folder())
+    asked = parser.parse_args()
+
+    device = usable_devices()[0]
+    on_gpu = device.type == "cuda"
+    if not on_gpu and not asked.dry_run:
+        sys.exit("interpreted kernels can only be checked: add --dry-run")
+    name = torch.cuda.get_device_name(device) if on_gpu else "interpreted"
+    scale = DRY if asked.dry_run else FULL
+    if asked.rounds:
+        scale = Scale(**{**scale.__dict__, "rounds": asked.rounds})
+    if not asked.no_check:
+        check(device, scale)
+        check_folders(scale)
+    dims, sizes = ((64,), (100,)) if asked.dry_run else (asked.d, asked.m)
+    stamp, everything = origin(), []
+    for kind in asked.data:
+        for d in dims:
+            for m in sizes:
+                case = Case(kind, d, m)
+                rows = rows_of(case, race(case, device, scale), name, stamp)
+                show(rows)
+                if not asked.dry_run:
+                    append(asked.out, rows)
+                everything += rows
+    asked.out.mkdir(parents=True, exist_ok=True)
+    plot = "dry-run" if asked.dry_run else name.replace(" ", "-").lower()
+    draw(everything, asked.out / f"{plot}.svg")
+
+
+if __name__ == "__main__":
+    main()
