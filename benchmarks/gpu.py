@@ -54,7 +54,7 @@ class Scale:
 
 
 FULL = Scale(1_048_576, 5, 6000, (3000, 70), 16_384, 32_768)
-DRY = Scale(512, 1, 80, (40, 5), 128, 128)
+DRY = Scale(200, 1, 80, (40, 5), 128, 128)
 
 
 @dataclass
@@ -160,10 +160,6 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
 
         def run() -> None:
             scanner = GpuScanner(case.test_sets(), K, device, filter, tuned.get(filter))
-            scanner.config, scanner._tuned = (
-                tuned.setdefault(filter, scanner.config),
-                filter in seen,
-            )
             wait(device)
             began = time.perf_counter()
             begun = []
