@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any
 
 import pytest
+
+from clipgap.kernels.gpu.compiled import BuiltKernel, built_kernels
 
 pytest.importorskip("triton")
 
@@ -23,23 +19,18 @@ MEANT = {
 
 
 @lru_cache(maxsize=1)
-def built() -> dict[int, list[dict[str, Any]]]:
-    """All kernels for all chips, in processes in which Triton does not interpret."""
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+def built() -> list[BuiltKernel]:
+    return built_kernels()
 
-    def build(capability: int) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "clipgap.triton_kernels.compiled", str(capability)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return [json.loads(line) for line in done.stdout.splitlines()]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(MEANT, pool.map(build, MEANT), strict=True))
+def of(capability: int) -> list[BuiltKernel]:
+    return [one for one in built() if one.capability == capability]
 
 
 @pytest.mark.parametrize("capability", MEANT)
 def test_kernels_are_as_planned(capability: int) -> None:
-    found = built()[capability]
-    assert {one["kernel"] for one in found} == {
+    found = of(capability)
+    assert {one.kernel for one in found} == {
         *("quantise", "filter i8", "filter fp16", "expand", "score", "decide", "merge")
     }
     for one in found:
@@ -52,11 +43,11 @@ def test_kernels_are_as_planned(capability: int) -> None:
 
 @pytest.mark.parametrize("capability", MEANT)
 def test_filters_use_the_matrix_instructions_that_were_meant(capability: int) -> None:
-    for one in built()[capability]:
-        if one["kernel"] not in MEANT[capability]:
-            assert one["instructions"] == {}
+    for one in of(capability):
+        if one.kernel not in MEANT[capability]:
+            assert one.instructions == {}
             continue
-        machine, before = MEANT[capability][one["kernel"]]
-        assert list(one["instructions"]) == [machine]
-        assert one["instructions"][machine] >= 4
-        assert one["ptx"] == [before]
+        machine, before = MEANT[capability][one.kernel]
+        assert list(one.instructions) == [machine]
+        assert one.instructions[machine] >= 4
+        assert one.ptx == [before]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,7 @@ from clipgap.cli.shell import Shell
 
 if TYPE_CHECKING:
     from clipgap.doctor import Diagnosis
+    from clipgap.kernels.gpu.compiled import BuiltKernel
 
 
 def register(app: typer.Typer) -> None:
@@ -21,12 +22,50 @@ def register(app: typer.Typer) -> None:
     command(app, "doctor")(doctor)
 
 
-def doctor(shell: Shell) -> None:
+def doctor(
+    shell: Shell,
+    kernels: Annotated[
+        bool,
+        typer.Option(
+            "--kernels", help="Instead: build every GPU kernel for every chip, and show the result."
+        ),
+    ] = False,
+) -> None:
     """Say what this machine has, which kernel runs and why, and what is missing."""
+    if kernels:
+        from clipgap.kernels.gpu.compiled import built_kernels
+
+        built = built_kernels()
+        shell.result({"kernels": [asdict(one) for one in built]}, _describe_built(built))
+        return
     from clipgap.doctor import examine
 
     found = examine()
     shell.result(asdict(found), _describe(found))
+
+
+def _describe_built(built: list[BuiltKernel]) -> Iterator[str]:
+    from clipgap.kernels.gpu.compiled import CHIPS
+
+    for capability, name in CHIPS.items():
+        yield f"sm_{capability} ({name})"
+        yield (
+            f"  {'kernel':<12} {'tile':<18} {'registers':>9} {'shared':>10} {'spilled':>8}"
+            f" {'resident':>8}  matrix instructions"
+        )
+        for one in (one for one in built if one.capability == capability):
+            resident = f"{one.per_processor:,} / {one.planned:,}"
+            instructions = ", ".join(f"{n:,} {what}" for what, n in one.instructions.items())
+            yield (
+                f"  {one.kernel:<12} {one.config or '-':<18} {one.registers:>9,}"
+                f" {words.binary_size(one.shared):>10} {one.spilled:>6,} B {resident:>8}"
+                f"  {instructions or '-'}{'' if one.as_planned else '  NOT AS PLANNED'}"
+            )
+    yield (
+        "Registers of a thread; shared memory of a program; spilled: bytes of a thread that lie in\n"
+        "memory for want of registers; resident: programs that fit on a multiprocessor, and how many\n"
+        "the tile's plan counts on."
+    )
 
 
 def _describe(found: Diagnosis) -> Iterator[str]:
@@ -47,7 +86,7 @@ def _describe(found: Diagnosis) -> Iterator[str]:
     yield "Kernels, fastest first"
     for kernel in found.kernels:
         mark = "->" if kernel.name == found.runs else "  " if kernel.available else " x"
-        yield f"  {mark} {kernel.name:<8} {kernel.detail}"
+        yield f"  {mark} {kernel.name:<14} {kernel.detail}"
     yield f"  A scan runs {found.runs!r}, unless --kernel says otherwise. All give the same tables."
     for name, value in found.environment.items():
         yield f"  The environment sets {name}={value}."
