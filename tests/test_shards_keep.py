@@ -111,7 +111,7 @@ def test_sorted_keys_are_a_set(truth: set[str], asked: list[str]) -> None:
 
     table = SortedKeys.of(Keep())  # type: ignore[arg-type]
     assert [key in table for key in asked] == [key in truth for key in asked]
-    places = table.places(asked)
+    places = table.places([key.encode() for key in asked])
     assert [place >= 0 for place in places] == [key in truth for key in asked]
     for key, place in zip(asked, places, strict=True):
         assert place < 0 or table.table[place].decode() == key

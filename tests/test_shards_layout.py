@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from clipgap.shards.finding import TarShard
 from clipgap.shards.groups import groups
 from clipgap.shards.layout import plain_layout
 from clipgap.shards.problems import Problem
-from clipgap.shards.tar import BLOCK, TarReader
+from clipgap.shards.tar import BLOCK, TarReader, Window
 from clipgap.store.files import LocalVolume
 from tests.shards import FORMATS, member, sample, tar_bytes
 
@@ -115,7 +116,8 @@ def test_across_windows(path: Path, format: str, monkeypatch: pytest.MonkeyPatch
     samples = [sample(f"k{i}", sizes=(i * 97 % 5000, 700, 9)) for i in range(40)]
     archive = tar_bytes([entry for each in samples for entry in each], FORMATS[format])
     for blocks in (3, 4, 5, 11, 64):
-        monkeypatch.setattr("clipgap.shards.layout.WINDOW", blocks * BLOCK)
+        monkeypatch.setattr("clipgap.shards.layout._LEAST", blocks * BLOCK)
+        monkeypatch.setattr("clipgap.shards.layout.Window", partial(Window, window=blocks * BLOCK))
         found = quickly(path, archive)
         assert found is not None and (found, [], True) == strictly(path)
 

@@ -58,10 +58,19 @@ class ArchiveWriter:
         for piece in pieces:
             if isinstance(piece, bytes):
                 self._put(piece)
-                continue
-            start, stop = piece
-            for at in range(start, stop, _STRETCH):
-                self._put(window.read(at, min(_STRETCH, stop - at)))
+            else:
+                self.copy_range(window, *piece)
+
+    def copy_range(self, window: Window, start: int, stop: int) -> None:
+        """Append what lies from `start` to `stop`."""
+        for at in range(start, stop, _STRETCH):
+            self._put(window.read(at, min(_STRETCH, stop - at)))
+
+    def start_again(self) -> None:
+        """Forget all that was written."""
+        self._out.seek(0)
+        self._out.truncate()
+        self._crc = self._size = 0
 
     def finish(self) -> ArchiveSum:
         """Write the end of the archive; the sum of the whole file."""

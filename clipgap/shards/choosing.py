@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +33,10 @@ class Chooser(Protocol):
         """Decide about samples with these keys, all that the shard has, in order."""
         ...
 
+    def guess(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Which keys are likely to be kept, without knowledge of the others in the shard."""
+        ...
+
 
 @dataclass(frozen=True)
 class ByShard:
@@ -48,6 +53,13 @@ class ByShard:
             missing = [key for key in self.kept_keys if key not in present]
             return Choice(kept, missing, [], np.zeros(0, np.int64))
         return self._choose_among_namesakes(keys)
+
+    def guess(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        return np.fromiter((key in self._encoded for key in keys), np.bool_, len(keys))
+
+    @cached_property
+    def _encoded(self) -> frozenset[bytes]:
+        return frozenset(key.encode() for key in self.kept_keys)
 
     def _choose_among_namesakes(self, keys: Sequence[str]) -> Choice:
         wanted = Counter(self.kept_keys)
@@ -74,9 +86,12 @@ class ByKey:
     table: SortedKeys
 
     def choose(self, keys: Sequence[str]) -> Choice:
-        places = self.table.places(keys)
+        places = self.table.places([key.encode() for key in keys])
         kept = places >= 0
         return Choice(kept, [], [], places[kept])
+
+    def guess(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        return self.table.places(keys) >= 0
 
 
 def chooser_for(selector: KeepSelector, path: str) -> Chooser:

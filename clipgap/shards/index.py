@@ -8,14 +8,14 @@ from itertools import chain, compress
 
 import numpy as np
 
-from clipgap.shards.archive import Piece, joined
+from clipgap.shards.archive import ArchiveWriter, Piece, joined
 from clipgap.shards.captions import captioned
 from clipgap.shards.choosing import Choice, Chooser, Rows
 from clipgap.shards.finding import TarShard
 from clipgap.shards.groups import check_count, groups
-from clipgap.shards.layout import Offsets, plain_layout
+from clipgap.shards.layout import Members, Offsets, plain_layout
 from clipgap.shards.problems import Problem
-from clipgap.shards.tar import Member, TarReader
+from clipgap.shards.tar import Member, TarReader, Window
 from clipgap.store.files import File
 
 _SHOWN = 5
@@ -44,7 +44,7 @@ class PlainPieces:
     starts: Offsets
     stops: Offsets
 
-    def of(self, samples: slice) -> Iterable[Piece]:
+    def of(self, samples: slice) -> Iterable[tuple[int, int]]:
         """As few pieces as possible for these samples."""
         starts, stops = self.starts[samples], self.stops[samples]
         if not len(starts):
@@ -65,11 +65,40 @@ class ListedPieces:
         return joined(chain.from_iterable(self.pieces[samples]))
 
 
+class Draft:
+    """A copy made while headers are read, of what is likely to be kept.
+
+    The bytes are at hand then, and need not be read again. Whether the guess was right is known
+    when all of the shard has been seen.
+    """
+
+    def __init__(self, archive: ArchiveWriter, chooser: Chooser) -> None:
+        self._archive, self._chooser = archive, chooser
+        self._pieces: list[Piece] = []
+
+    def __call__(self, window: Window, members: Members) -> None:
+        """Copy members of one window."""
+        names = members.names.view(f"S{members.names.shape[1]}")[:, 0].tolist()
+        kept = self._chooser.guess([name.partition(b".")[0] for name in names])
+        pieces = PlainPieces(members.starts[kept], members.stops[kept]).of(slice(None))
+        for start, stop in pieces:
+            self._archive.copy_range(window, start, stop)
+            self._pieces.append((start, stop))
+
+    def is_what(self, pieces: Iterable[Piece]) -> bool:
+        """Whether these pieces were copied and nothing else."""
+        return list(joined(self._pieces)) == list(pieces)
+
+
 def index_shard(
-    shard: TarShard, file: File, chooser: Chooser, captions: Mapping[str, str]
+    shard: TarShard,
+    file: File,
+    chooser: Chooser,
+    captions: Mapping[str, str],
+    draft: Draft | None = None,
 ) -> ShardIndex:
     """Read all headers of a shard; `file` is where its bytes are now."""
-    layout = None if captions else plain_layout(file)
+    layout = None if captions else plain_layout(file, draft)
     if layout is None:
         return _index_strictly(shard, file, chooser, captions)
     problems: list[Problem] = []

@@ -9,11 +9,12 @@ first thing that is not as usual; then `groups` goes through the shard again and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.shards.tar import BLOCK, OVERRIDES, WINDOW, Window
+from clipgap.shards.tar import BLOCK, OVERRIDES, Window
 from clipgap.store.files import File
 
 Bytes = NDArray[np.uint8]
@@ -24,13 +25,15 @@ _SIZE = slice(124, 135)
 _SIZE_END = 135
 _CHECKSUM = slice(148, 156)
 _KIND = 156
-_MAGIC = slice(257, 262)
+_MAGIC = 257
 _PREFIX = 345
-_USTAR = np.frombuffer(b"ustar", np.uint8)
+_USTAR = np.frombuffer(b"usta", "<u4")[0]
 _FILE, _EXTENSION = b"0x"
 _OCTAL = 8 ** np.arange(10, -1, -1, dtype=np.int64)
 _EVEN_BYTES = np.uint64(0x00FF00FF00FF00FF)
 _LARGEST_GROUP = 16
+_LEAST = 64 * BLOCK
+"""With less than this at hand, more is read."""
 
 
 @dataclass(frozen=True)
@@ -46,55 +49,62 @@ class _Unusual(Exception):
     """Something to be looked at more closely."""
 
 
-def plain_layout(file: File) -> Layout | None:
+class OnMembers(Protocol):
+    """Is told of members while their bytes are at hand; they may yet prove to be unusual."""
+
+    def __call__(self, window: Window, members: Members) -> None: ...
+
+
+@dataclass(frozen=True)
+class Members:
+    """Files that follow each other in an archive."""
+
+    starts: Offsets  # of the extension header, where there is one
+    stops: Offsets  # padding included
+    names: Bytes  # (n, 100)
+
+
+def plain_layout(file: File, on_members: OnMembers | None = None) -> Layout | None:
     """The samples of an ordinary, whole shard; None if anything is out of the ordinary."""
     try:
-        return _layout(file)
+        return _layout(file, on_members)
     except _Unusual:
         return None
 
 
-@dataclass(frozen=True)
-class _Headers:
-    """Headers that follow each other."""
-
-    offsets: Offsets
-    stops: Offsets  # of the contents, padding included
-    kinds: Bytes
-    names: Bytes  # (n, 100)
-
-
-def _layout(file: File) -> Layout:
+def _layout(file: File, on_members: OnMembers | None) -> Layout:
     window = Window(file)
-    found: list[_Headers] = []
+    found: list[Members] = []
     offset = 0
-    while (headers := _read_headers(window, file.size, offset)) is not None:
-        found.append(headers)
-        offset = int(headers.stops[-1])
+    while (members := _read_members(window, file.size, offset)) is not None:
+        found.append(members)
+        offset = int(members.stops[-1])
+        if on_members is not None:
+            on_members(window, members)
     _require(bool(found))
     while offset < file.size:  # nothing but zeros to the end
-        length = min(WINDOW, file.size - offset)
-        _require(not np.frombuffer(window.read(offset, length), np.uint8).any())
-        offset += length
+        rest = window.rest(offset, BLOCK)
+        _require(not np.frombuffer(rest, np.uint8).any())
+        offset += len(rest)
     return _samples(
-        np.concatenate([headers.offsets for headers in found]),
-        np.concatenate([headers.stops for headers in found]),
-        np.concatenate([headers.kinds for headers in found]),
-        np.concatenate([headers.names for headers in found]),
+        np.concatenate([members.starts for members in found]),
+        np.concatenate([members.stops for members in found]),
+        np.concatenate([members.names for members in found]),
     )
 
 
-def _read_headers(window: Window, size: int, offset: int) -> _Headers | None:
-    """The headers of one window that begins with a header; None at the end of the archive."""
+def _read_members(window: Window, size: int, offset: int) -> Members | None:
+    """The members whose headers are at hand, from a header on; None at the end of the archive."""
     _require(offset + BLOCK <= size)
-    length = min(WINDOW, size - offset) // BLOCK * BLOCK
-    blocks = np.frombuffer(window.read(offset, length), np.uint8).reshape(-1, BLOCK)
-    places = np.flatnonzero((blocks[:, _MAGIC] == _USTAR).all(axis=1))
+    rest = window.rest(offset, _LEAST)
+    blocks = np.frombuffer(rest[: len(rest) // BLOCK * BLOCK], np.uint8).reshape(-1, BLOCK)
+    marks = np.ndarray(len(blocks), "<u4", rest, _MAGIC, (BLOCK,))
+    places = np.flatnonzero(marks == _USTAR)
     if not len(places) or places[0] != 0:
         _require(not blocks[0].any())
         return None
     kinds = blocks[places, _KIND]
-    if kinds[-1] == _EXTENSION:  # its content and its member may be in the next window
+    if kinds[-1] == _EXTENSION:  # its content and its member may not be at hand
         places, kinds = places[:-1], kinds[:-1]
         _require(bool(len(places)))
     headers = blocks[places]
@@ -103,7 +113,9 @@ def _read_headers(window: Window, size: int, offset: int) -> _Headers | None:
     stops = offsets + BLOCK + -(-sizes // BLOCK) * BLOCK
     _require(bool((stops[:-1] == offsets[1:]).all() and stops[-1] <= size))
     _check_extensions(blocks, places, kinds, sizes)
-    return _Headers(offsets, stops, kinds, headers[:, _NAME])
+    files = np.flatnonzero(kinds == _FILE)
+    extended = np.append(False, kinds[:-1] == _EXTENSION)[files]
+    return Members(offsets[files - extended], stops[files], headers[files, _NAME])
 
 
 def _sizes(headers: Bytes) -> Offsets:
@@ -145,22 +157,17 @@ def _check_extensions(blocks: Bytes, places: Offsets, kinds: Bytes, sizes: Offse
     _require(not any(word in contents for word in OVERRIDES))
 
 
-def _samples(offsets: Offsets, stops: Offsets, kinds: Bytes, names: Bytes) -> Layout:
-    files = np.flatnonzero(kinds == _FILE)
-    extended = np.zeros(len(files), np.bool_)
-    extended[1:] = kinds[files[1:] - 1] == _EXTENSION
-    extended[0] = files[0] > 0
-    starts = offsets[files - extended]
-    names, dots = _plain_names(names[files])
+def _samples(starts: Offsets, stops: Offsets, names: Bytes) -> Layout:
+    names, dots = _plain_names(names)
     positions = np.arange(names.shape[1])
     is_key = positions < dots[:, None]
     keys = np.where(is_key, names, 0).astype(np.uint8)
     same = (keys[1:] == keys[:-1]).all(axis=1)
     firsts = np.flatnonzero(np.concatenate([[True], ~same]))
     _check_extensions_differ(np.where(is_key, names, _lower(names)), firsts)
-    lasts = np.append(firsts[1:], len(files)) - 1
+    lasts = np.append(firsts[1:], len(names)) - 1
     texts = np.ascontiguousarray(keys[firsts]).view(f"S{keys.shape[1]}")[:, 0].tolist()
-    return Layout([text.decode() for text in texts], starts[firsts], stops[files][lasts])
+    return Layout([text.decode() for text in texts], starts[firsts], stops[lasts])
 
 
 def _plain_names(names: Bytes) -> tuple[Bytes, Offsets]:

@@ -70,11 +70,10 @@ class SortedKeys:
         place = bisect_left(self.table, wanted)
         return place < len(self.table) and bool(self.table[place] == wanted)
 
-    def places(self, keys: Sequence[str]) -> NDArray[np.int64]:
+    def places(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
         """The place of each key in the table, -1 where it is not in it."""
-        encoded = [key.encode() for key in keys]
         width = self.table.dtype.itemsize
-        wanted = np.array([key if len(key) <= width else b"" for key in encoded], f"S{width}")
+        wanted = np.array([key if len(key) <= width else b"" for key in keys], f"S{width}")
         found = np.searchsorted(self.table, wanted)
         found[found == len(self.table)] = 0
         right = self.table[found] == wanted if len(self.table) else np.zeros(len(keys), np.bool_)

@@ -71,6 +71,12 @@ class Window:
         begin = offset - self._first
         return self._buffer[begin : begin + length]
 
+    def rest(self, offset: int, least: int) -> memoryview:
+        """All that is at hand from `offset` on, `least` bytes unless the file ends before."""
+        if not self._first <= offset <= self._stop - min(least, self._file.size - offset):
+            self._move_to(offset, min(least, self._file.size - offset))
+        return self._buffer[offset - self._first : self._stop - self._first]
+
     def _move_to(self, offset: int, length: int) -> None:
         if length > len(self._buffer):
             self._buffer = memoryview(bytearray(length))

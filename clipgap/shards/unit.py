@@ -15,7 +15,7 @@ from clipgap.shards.archive import ArchiveSum, ArchiveWriter
 from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.companions import kept_rows, statistics, write_rows
 from clipgap.shards.finding import TarShard
-from clipgap.shards.index import ShardIndex, index_shard
+from clipgap.shards.index import Draft, ShardIndex, index_shard
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 from clipgap.store.files import File, LocalFile, LocalVolume
@@ -79,8 +79,7 @@ class Worker:
             for part in unit.parts:
                 shard = self._plan.shards[part.shard]
                 with self._at_hand(shard) as file:
-                    index = self._index(shard, file)
-                    archive.copy(file, index.pieces(part.start, part.stop))
+                    index = self._copy(unit, part, file, archive)
                 keys = index.keys[part.start : part.stop]
                 kept += len(keys)
                 if part.start == 0:
@@ -103,11 +102,23 @@ class Worker:
         """How many samples of a shard are kept."""
         shard = self._plan.shards[part.shard]
         with self._at_hand(shard) as file:
-            return len(self._index(shard, file).keys)
+            chooser = chooser_for(self._plan.selector, shard.path)
+            return len(index_shard(shard, file, chooser, {}).keys)
 
-    def _index(self, shard: TarShard, file: File) -> ShardIndex:
-        captions = {} if self._plan.captions is None else self._plan.captions.of(shard.name)
-        return index_shard(shard, file, chooser_for(self._plan.selector, shard.path), captions)
+    def _copy(self, unit: Unit, part: Part, file: File, archive: ArchiveWriter) -> ShardIndex:
+        """Append the samples of a part."""
+        shard, captions = self._plan.shards[part.shard], self._plan.captions
+        chooser = chooser_for(self._plan.selector, shard.path)
+        new_captions = {} if captions is None else captions.of(shard.name)
+        draft = Draft(archive, chooser) if unit.parts == (Part(part.shard),) else None
+        index = index_shard(shard, file, chooser, new_captions, draft)
+        pieces = list(index.pieces(part.start, part.stop))
+        if draft is None:
+            archive.copy(file, pieces)
+        elif not draft.is_what(pieces):
+            archive.start_again()
+            archive.copy(file, pieces)
+        return index
 
     def _missing(self, shard: TarShard, index: ShardIndex) -> list[Problem]:
         policy = self._plan.settings.missing
