@@ -34,11 +34,9 @@ def test_kernels_are_as_planned(capability: int) -> None:
         *("quantise", "filter i8", "filter fp16", "expand", "score", "decide", "merge")
     }
     for one in found:
-        assert one["spilled"] == 0, f"{one['kernel']} {one['config']} spills registers"
-        assert one["per_processor"] >= one["planned"], (
-            f"{one['kernel']} {one['config']} is too large"
-        )
-        assert one["as_planned"]
+        assert one.spilled == 0, f"{one.kernel} {one.config} spills registers"
+        assert one.per_processor >= one.planned, f"{one.kernel} {one.config} is too large"
+        assert one.as_planned
 
 
 @pytest.mark.parametrize("capability", MEANT)

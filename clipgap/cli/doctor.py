@@ -62,8 +62,8 @@ def _describe_built(built: list[BuiltKernel]) -> Iterator[str]:
                 f"  {instructions or '-'}{'' if one.as_planned else '  NOT AS PLANNED'}"
             )
     yield (
-        "Registers of a thread; shared memory of a program; spilled: bytes of a thread that lie in\n"
-        "memory for want of registers; resident: programs that fit on a multiprocessor, and how many\n"
+        "Registers of a thread; shared memory of a program; spilled: bytes of a thread that lie\n"
+        "in memory for want of registers; resident: programs that fit on a multiprocessor / that\n"
         "the tile's plan counts on."
     )
 
