@@ -277,6 +277,39 @@ def test_errors_of_the_device_are_told(error: RuntimeError, said: str) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_a_device_lost_in_the_middle_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import clipgap
+    from clipgap.store import StoreWriter
+
+    with StoreWriter(tmp_path / "train", 16) as store:
+        for seed in range(4):
+            store.add(synthetic.clip_like(40, 16, seed=seed))
+    tests = {"t": synthetic.clip_like(9, 16, seed=9)}
+    clipgap.scan(tmp_path / "train", tests, k=3, out=tmp_path / "whole", device="cpu")
+
+    start, begun = GpuScanner.start, []
+
+    def failing(self: GpuScanner, *block: np.ndarray) -> object:
+        begun.append(block)
+        if len(begun) == 6:
+            with devices.telling(self.device):
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return start(self, *block)
+
+    monkeypatch.setattr(GpuScanner, "start", failing)
+    out = tmp_path / "scan"
+    with pytest.raises(MissingDependency, match="up to the last checkpoint are kept"):
+        clipgap.scan(
+            tmp_path / "train", tests, k=3, out=out, kernel="triton", block_rows=20, overwrite=True
+        )
+    assert not (out / "manifest.json").exists()
+    clipgap.scan(tmp_path / "train", tests, k=3, out=out, device="cpu", resume=True)
+    for file in sorted(path for path in out.rglob("*") if path.is_file()):
+        assert file.read_bytes() == (tmp_path / "whole" / file.relative_to(out)).read_bytes()
+
+
 def test_other_errors_pass(device: torch.device) -> None:
     with pytest.raises(RuntimeError, match="our bug"), devices.telling(device):
         raise RuntimeError("our bug")

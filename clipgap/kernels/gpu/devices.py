@@ -107,7 +107,7 @@ def telling(device: torch.device) -> Iterator[None]:
         if "CUDA error" not in str(error) and "CUDA driver" not in str(error):
             raise
         raise MissingDependency(
-            f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. Finished "
-            "shards are kept. `nvidia-smi` and the kernel's log (dmesg, 'NVRM: Xid') say more; go "
-            "on with --resume, or with --resume --device cpu."
+            f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. Shards up to "
+            "the last checkpoint are kept. `nvidia-smi` and the system's log (dmesg, 'NVRM: Xid') "
+            "say more; go on with --resume, or without the GPU with --resume --device cpu."
         ) from error
