@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from itertools import cycle
@@ -242,6 +243,7 @@ def test_a_gpu_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_gpu_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(devices, "has_hardware", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
@@ -250,6 +252,15 @@ def test_a_gpu_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         MissingDependency, match=r"8\.0 \(A100\) or newer; found Tesla V100 \(capability 7\.0\)"
     ):
         devices.usable_devices()
+
+
+def test_a_scan_without_a_gpu_does_not_load_torch() -> None:
+    code = "import sys, clipgap.kernels.choose as c; print(c.resolve(), 'torch' in sys.modules)"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    if choose.resolve(device="cpu") == "cpu" and not devices.has_hardware():
+        assert done.stdout.split() == ["cpu", "False"]
 
 
 def test_kernel_and_device_must_fit() -> None:
@@ -300,7 +311,7 @@ def test_a_device_lost_in_the_middle_keeps_what_is_finished(
 
     monkeypatch.setattr(GpuScanner, "start", failing)
     out = tmp_path / "scan"
-    with pytest.raises(MissingDependency, match="up to the last checkpoint are kept"):
+    with pytest.raises(MissingDependency, match="before the last checkpoint is kept"):
         clipgap.scan(
             tmp_path / "train", tests, k=3, out=out, kernel="triton", block_rows=20, overwrite=True
         )

@@ -33,6 +33,9 @@ def usable_devices() -> list[torch.device]:
     for package in ("torch", "triton"):
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(f"{package} is not installed; `pip install {package}`")
+    # Looked at first: importing torch takes seconds and hundreds of megabytes.
+    if not interpreted() and not has_hardware():
+        raise MissingDependency("there is no NVIDIA GPU (no /dev/nvidia0)")
     import torch
 
     if interpreted():
@@ -69,8 +72,6 @@ def describe(devices: list[torch.device]) -> str:
 def _why_no_cuda(version: str) -> str:
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return "CUDA_VISIBLE_DEVICES hides all GPUs; unset it"
-    if not has_hardware():
-        return "there is no NVIDIA GPU (no /dev/nvidia0)"
     return (
         f"there is an NVIDIA GPU, but torch's CUDA {version} cannot use it: the driver is missing "
         f"or too old. `nvidia-smi` shows the driver; CUDA {version.split('.')[0]} needs "
@@ -107,7 +108,8 @@ def telling(device: torch.device) -> Iterator[None]:
         if "CUDA error" not in str(error) and "CUDA driver" not in str(error):
             raise
         raise MissingDependency(
-            f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. Shards up to "
-            "the last checkpoint are kept. `nvidia-smi` and the system's log (dmesg, 'NVRM: Xid') "
-            "say more; go on with --resume, or without the GPU with --resume --device cpu."
+            f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. What was "
+            "finished before the last checkpoint is kept. `nvidia-smi` and the system's log (dmesg, "
+            "'NVRM: Xid') say more; go on with --resume, or without the GPU with --resume "
+            "--device cpu."
         ) from error
