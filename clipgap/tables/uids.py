@@ -1,7 +1,8 @@
 """DataComp's subset file: the 128-bit uids of the kept samples, sorted, as `np.dtype("u8,u8")`.
 
-Sorting needs all uids at once, and those of a billion rows do not fit into memory. So they are
-collected in sorted runs on disk, which are merged slice by slice.
+A uid that several kept rows have is listed once: DataComp's resharder copies a sample as often as
+its uid is listed. Sorting needs all uids at once, and those of a billion rows do not fit into
+memory. So they are collected in sorted runs on disk, which are merged slice by slice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -73,17 +74,16 @@ class UidRuns:
         with self._lock:
             self._spill()
         runs = [np.load(run, mmap_mode="r") for run in self._runs]
-        header = {
-            "descr": np.lib.format.dtype_to_descr(UID),
-            "fortran_order": False,
-            "shape": (sum(run.shape[1] for run in runs),),
-        }
-        with write_atomic(path) as temporary, temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
+        with write_atomic(path) as temporary, temporary.open("w+b") as file:
+            start, n = _write_header(file, sum(run.shape[1] for run in runs)), 0
             for high, low in _slices(runs):
                 uids = np.empty(len(high), UID)
                 uids["f0"], uids["f1"] = high, low
                 file.write(uids.view(np.uint8).data)
+                n += len(uids)
+            file.seek(0)
+            if _write_header(file, n) != start:  # NumPy leaves room for any number of digits
+                raise AssertionError("the header of an .npy file grew")
 
     def discard(self) -> None:
         """Remove the runs."""
@@ -99,10 +99,18 @@ class UidRuns:
         self._held, self._holding = [], 0
 
 
+def _write_header(file: IO[bytes], n: int) -> int:
+    """Write the header of an .npy file of n uids, and say where it ends."""
+    descr = np.lib.format.dtype_to_descr(UID)
+    header = {"descr": descr, "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.tell()
+
+
 def _slices(
     runs: list[NDArray[np.uint64]],
 ) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
-    """The merged runs, in order, in slices of about _RUN uids."""
+    """The merged runs, in order and without repetition, in slices of about _RUN uids."""
     samples = np.sort(
         np.concatenate([np.zeros(0, np.uint64), *(run[0, ::_STRIDE] for run in runs)])
     )
@@ -111,7 +119,10 @@ def _slices(
     for slice_ in range(len(cuts) + 1):
         parts = [run[:, at[slice_] : at[slice_ + 1]] for run, at in zip(runs, places, strict=True)]
         if parts:
-            yield _sorted(np.concatenate(parts, axis=1))
+            high, low = _sorted(np.concatenate(parts, axis=1))
+            first = np.ones(len(high), np.bool_)
+            first[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+            yield high[first], low[first]
 
 
 def _sorted(uids: NDArray[np.uint64]) -> tuple[Any, Any]:
