@@ -109,7 +109,7 @@ def telling(device: torch.device) -> Iterator[None]:
             raise
         raise MissingDependency(
             f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. What was "
-            "finished before the last checkpoint is kept. `nvidia-smi` and the system's log (dmesg, "
-            "'NVRM: Xid') say more; go on with --resume, or without the GPU with --resume "
+            "finished before the last checkpoint is kept. `nvidia-smi` and the system's log "
+            "(dmesg, 'NVRM: Xid') say more; go on with --resume, or without the GPU with --resume "
             "--device cpu."
         ) from error
