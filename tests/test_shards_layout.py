@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tarfile
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,9 @@ def test_across_windows(path: Path, format: str, monkeypatch: pytest.MonkeyPatch
     archive = tar_bytes([entry for each in samples for entry in each], FORMATS[format])
     for blocks in (3, 4, 5, 11, 64):
         monkeypatch.setattr("clipgap.shards.layout._LEAST", blocks * BLOCK)
-        monkeypatch.setattr("clipgap.shards.layout.Window", partial(Window, window=blocks * BLOCK))
+        monkeypatch.setattr(
+            "clipgap.shards.layout.Window", lambda file, n=blocks: Window(file, n * BLOCK)
+        )
         found = quickly(path, archive)
         assert found is not None and (found, [], True) == strictly(path)
 
