@@ -1,6 +1,6 @@
-"""Forks scans, kills them, looks at what they left, and lets another child go on.
+"""Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Run by `test_resume_kill.py`; prints one line of JSON.
+Started by `test_resume_kill.py` and `test_filter_kill.py`; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 import resource
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +20,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-import clipgap
 from clipgap.errors import InputError
-from clipgap.scan import engine
+from clipgap.scan import engine, scan
+from clipgap.shards import filter_shards
 from tests.worlds import tree
 
 REFUSED = 3
@@ -38,16 +39,30 @@ WRITES = [
 ]
 
 
+Run = Callable[[Path, bool], object]
+"""Makes an output folder, or with True goes on with it."""
+
+
+def scan_run(inputs: dict[str, Any]) -> Run:
+    """A scan that writes a checkpoint whenever it can."""
+    engine._Writer._checkpoint_is_due = lambda self: True  # type: ignore[method-assign]
+    return lambda out, resume: scan(
+        inputs["train"], inputs["tests"], k=3, block_rows=9, threads=1, out=out, resume=resume
+    )
+
+
+def filter_run(inputs: dict[str, Any]) -> Run:
+    return lambda out, resume: filter_shards(
+        inputs["shards"], inputs["keep"], out, workers=1, resume=resume
+    )
+
+
 class Driver:
-    def __init__(self, train: str, tests: dict[str, str], folder: str) -> None:
-        self.train, self.tests, self.folder = train, tests, Path(folder)
+    def __init__(self, run: Run, folder: str) -> None:
+        self.run, self.folder = run, Path(folder)
         self.folder.mkdir()
         self.wrong: list[str] = []
         self.seconds = 0.0
-        engine._Writer._checkpoint_is_due = lambda self: True  # type: ignore[method-assign]
-
-    def scan(self, out: Path, resume: bool = False) -> None:
-        clipgap.scan(self.train, self.tests, k=3, block_rows=9, threads=1, out=out, resume=resume)
 
     def child(self, body: Callable[[], None], kill_after: float | None = None) -> int:
         """Run in a fork; its wait status."""
@@ -73,7 +88,7 @@ class Driver:
 
         def body() -> None:
             count = kill_at_write(None)
-            self.scan(self.folder / "whole")
+            self.run(self.folder / "whole", False)
             counter.write_text(str(count()))
 
         assert self.child(body) == 0
@@ -87,7 +102,7 @@ class Driver:
             self.wrong.append(f"{what}: a file that is not whole is visible")
         if "manifest.json" in left and left.keys() != self.whole.keys():
             self.wrong.append(f"{what}: a manifest before its files")
-        if self.child(lambda: self.scan(out, resume=True)) != 0:
+        if self.child(lambda: self.run(out, True)) != 0:
             self.wrong.append(f"{what}: could not go on")
         elif tree(out) != self.whole:
             self.wrong.append(f"{what}: went on to another result")
@@ -95,12 +110,12 @@ class Driver:
 
     def every_write(self) -> dict[str, Any]:
         writes, killed = self.undisturbed(), 0
-        out = self.folder / "scan"
+        out = self.folder / "out"
         for n in range(1, writes + 1):
 
             def body(n: int = n) -> None:
                 kill_at_write(n)
-                self.scan(out)
+                self.run(out, False)
 
             killed += os.WIFSIGNALED(self.child(body))
             self.look_and_resume(out, f"write {n}")
@@ -109,10 +124,10 @@ class Driver:
     def random_times(self) -> dict[str, Any]:
         self.undisturbed()
         chance, killed = random.Random(0), 0
-        out = self.folder / "scan"
+        out = self.folder / "out"
         while killed < KILLS:
             moment = chance.uniform(0, self.seconds)
-            if os.WIFSIGNALED(self.child(lambda: self.scan(out), kill_after=moment)):
+            if os.WIFSIGNALED(self.child(lambda: self.run(out, False), kill_after=moment)):
                 killed += 1
             else:  # it was faster than the first run
                 self.seconds *= 0.9
@@ -123,12 +138,12 @@ class Driver:
         """No file may grow beyond a limit, as on a disk that is full."""
         self.undisturbed()
         sizes = sorted({path.stat().st_size for path in self.folder.rglob("*") if path.is_file()})
-        out, refused = self.folder / "scan", 0
+        out, refused = self.folder / "out", 0
         for size in sizes:
 
             def body(size: int = size) -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size - 1, resource.RLIM_INFINITY))
-                self.scan(out)
+                self.run(out, False)
 
             status = self.child(body)
             refused += os.WIFEXITED(status) and os.WEXITSTATUS(status) == REFUSED
@@ -161,9 +176,25 @@ def visible(name: str) -> bool:
     return not any(part.startswith(".") for part in Path(name).parts)
 
 
+def run_driver(what: str, inputs: dict[str, Any], folder: Path, mode: str) -> dict[str, Any]:
+    """Start this file as a process that has everything imported, so that forks are cheap."""
+    arguments = {"what": what, "inputs": inputs, "folder": str(folder), "mode": mode}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kill_driver", json.dumps(arguments)],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return seen
+
+
 def main() -> None:
     arguments = json.loads(sys.argv[1])
-    driver = Driver(arguments["train"], arguments["tests"], arguments["folder"])
+    make = {"scan": scan_run, "filter": filter_run}[arguments["what"]]
+    driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
         "every write": driver.every_write,
         "random times": driver.random_times,

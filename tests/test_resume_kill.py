@@ -6,17 +6,13 @@ take seconds.
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.kill_driver import run_driver
 from tests.worlds import World, make_world
-
-DRIVER = Path(__file__).with_name("kill_driver.py")
 
 
 @pytest.fixture
@@ -25,23 +21,12 @@ def world(tmp_path: Path) -> World:
 
 
 def drive(world: World, mode: str) -> dict[str, Any]:
-    """Run the driver; it kills and resumes scans and says what it saw."""
-    arguments = {
+    """Kill and resume scans; what was seen."""
+    inputs = {
         "train": str(world.train),
         "tests": {name: str(path) for name, path in world.test_paths.items()},
-        "folder": str(world.folder / "runs"),
-        "mode": mode,
     }
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_driver", json.dumps(arguments)],
-        cwd=DRIVER.parent.parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return seen
+    return run_driver("scan", inputs, world.folder / "runs", mode)
 
 
 def test_killed_at_every_write(world: World) -> None:
