@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,10 @@ def usable_devices() -> list[torch.device]:
         )
     if not torch.cuda.is_available():
         raise MissingDependency(_why_no_cuda(torch.version.cuda))
+    if not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))):
+        raise MissingDependency(
+            "Triton needs a C compiler to launch kernels; install gcc or clang, or name one by CC"
+        )
     found = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
     usable = [device for device in found if torch.cuda.get_device_capability(device) >= OLDEST]
     if not usable:
@@ -93,11 +98,13 @@ def free_bytes(device: torch.device) -> int | None:
 
 @contextmanager
 def telling(device: torch.device) -> Iterator[None]:
-    """CUDA's errors in words: memory that is short, a device that is gone."""
+    """Makes the device current; CUDA's errors in words: memory that is short, a device lost."""
     import torch
 
     try:
-        yield
+        # Kernels are launched on the current device, and there may be several.
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            yield
     except torch.OutOfMemoryError as error:
         free = free_bytes(device) or 0
         raise MissingDependency(
@@ -105,7 +112,7 @@ def telling(device: torch.device) -> Iterator[None]:
             f"scan fewer test sets at a time, or use --device cpu. ({str(error).splitlines()[0]})"
         ) from error
     except RuntimeError as error:
-        if "CUDA error" not in str(error) and "CUDA driver" not in str(error):
+        if not any(said in str(error) for said in ("CUDA error", "CUDA driver", "Error [CUDA]")):
             raise
         raise MissingDependency(
             f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. What was "

@@ -103,7 +103,6 @@ class GpuScanner:
             capability = 0
             self._processors = 1
             if self._on_gpu:
-                torch.cuda.set_device(device)
                 major, minor = torch.cuda.get_device_capability(device)
                 capability = major * 10 + minor
                 self._processors = torch.cuda.get_device_properties(device).multi_processor_count
@@ -158,18 +157,19 @@ class GpuScanner:
             return [lists_of(found, self.k) for found in self._sets]
 
     def load_topk(self, lists: list[TopK]) -> None:
-        for found, held in zip(self._sets, lists, strict=True):
-            load_lists(found, self.bounds, held)
+        with telling(self.device):
+            for found, held in zip(self._sets, lists, strict=True):
+                load_lists(found, self.bounds, held)
 
     def kth(self) -> list[torch.Tensor]:
         """Lower bounds of the k-th best, panel by panel; for other devices to take note of."""
-        return [panel.kth for found in self._sets for panel in found.panels]
+        return [panel.kth for panel in self._panels()]
 
     def raise_kth(self, kth: list[torch.Tensor]) -> None:
         """Take note of bounds that another device has reached."""
-        panels = [panel for found in self._sets for panel in found.panels]
-        for panel, bound in zip(panels, kth, strict=True):
-            panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
+        with telling(self.device):
+            for panel, bound in zip(self._panels(), kth, strict=True):
+                panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
 
     def _upload(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
         if isinstance(array, torch.Tensor):
@@ -287,8 +287,8 @@ class GpuScanner:
             winners.best, winners.margin, self._candidates, 8 * self._processors,
         )  # fmt: skip
         # A row that has risen has left its earlier holder behind.
-        winners.nearest[winners.best > before[0]] = _BEHIND
-        winners.witness[winners.margin > before[1]] = _BEHIND
+        winners.nearest.masked_fill_(winners.best > before[0], _BEHIND)
+        winners.witness.masked_fill_(winners.margin > before[1], _BEHIND)
         refine.decide(
             self._pair, self._paired, self._scores, panel.given, tau,
             winners.best, winners.nearest, winners.margin, winners.witness, 4 * self._processors,

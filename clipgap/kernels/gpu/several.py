@@ -74,13 +74,10 @@ class SeveralGpus:
             scanner.load_topk(lists)
 
     def _share_bounds(self) -> None:
-        # Going round once tells the last what all others know; the next talk spreads it.
-        for giver, taker in zip(
-            self._scanners, self._scanners[1:] + self._scanners[:1], strict=True
-        ):
-            if giver.device.type == "cuda":
-                # The bounds must be complete before another device's stream reads them.
-                torch.cuda.current_stream(giver.device).synchronize()
+        # Going round once tells the last what all others know; the next talk spreads it. A copy
+        # between devices waits for the streams of both, and lets the host go on.
+        takers = self._scanners[1:] + self._scanners[:1]
+        for giver, taker in zip(self._scanners, takers, strict=True):
             taker.raise_kth(giver.kth())
 
 
