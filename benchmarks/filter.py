@@ -2,7 +2,7 @@
 
     python benchmarks/filter.py --gigabytes 8 --rounds 5 --folder /a/folder/on/that/disk
 
-Makes shards as img2dataset writes them (a PAX header at each member, about 27 kB a sample) and takes
+Makes shards as img2dataset writes them (a PAX header at each member, 27 kB a sample) and takes
 turns: `cp -r` followed by `sync` of each file, and `clipgap filter` with keep-lists of all and of
 half of the samples. Both sides are timed as whole processes, start-up included, with what they read
 in the page cache and with all that they wrote on the disk. Rows are appended to

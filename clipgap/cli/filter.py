@@ -73,7 +73,7 @@ def filter_shards(
     workers: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=1, help="Shards at a time.", show_default="two more than cores"
+            metavar="N", min=1, help="Shards at a time.", show_default="one more than cores"
         ),
     ] = None,
     out: Annotated[

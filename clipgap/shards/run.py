@@ -268,8 +268,8 @@ class _Watch:
 
 def _in_parallel(function: Callable[[T], U], items: Sequence[T], how: How) -> Iterator[tuple[T, U]]:
     """Results as they come. When asked to stop, those at hand are finished first."""
-    # Two more than cores, since a shard that is being flushed to the disk needs none.
-    threads = how.workers or thread_count() + 2
+    # One more than cores, since a shard that is being flushed to the disk needs none.
+    threads = how.workers or thread_count() + 1
     waiting = iter(items)
     left = len(items)
     running: dict[Future[U], T] = {}
