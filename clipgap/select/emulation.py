@@ -155,7 +155,12 @@ class _Run:
             )
             for names in self.sets
         ]
-        together = Shortfall("any")
+        together = Shortfall(
+            "any",
+            tau_lower=sum(one.tau_lower for one in found),
+            tau_higher=sum(one.tau_higher for one in found),
+            tau_unsure=sum(one.tau_unsure for one in found),
+        )
         done, shards = 0, len(self.tables.shard_rows)
         for shard, rows in enumerate(self.tables.shard_rows):
             report(Progress("emulating", done, self.tables.rows, 0, shard, shards))
@@ -166,6 +171,7 @@ class _Run:
                 one.count(*mask)
             together.count(*(np.logical_or.reduce(part) for part in zip(*masks, strict=True)))
             done += rows
+        together.full_lists = sum(one.full_lists for one in found)
         return Emulation(self.numbers.name, self.candidates, tuple(found), together)
 
     def _shard(

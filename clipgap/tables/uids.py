@@ -23,9 +23,9 @@ UID = np.dtype("u8,u8")
 """High and low half, as in DataComp's own files."""
 
 _DIGITS = 32
-_RUN = 1 << 21
+_RUN = 1 << 19
 """Uids of a run, and about as many of a slice."""
-_STRIDE = 1 << 14
+_STRIDE = 1 << 12
 """Every so many uids of a run, one helps to choose the slices."""
 
 _NOT_HEX = 255

@@ -1,0 +1,151 @@
+"""How fast `clipgap split` is on tables from disk, and how little memory it takes.
+
+    python benchmarks/split.py --shards 40 --rounds 3
+
+Makes scan tables of six test sets, with keys and without, and runs each rule on them in a process
+of its own, the cases taking turns: once only counting, once writing the keep-list. Rates are rows a
+second and core (of processor time, all threads together); beside them stands how long pyarrow takes
+to decode the columns that the rule looks at, and nothing else. The tables are read from the page
+cache. Rows are appended to `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.scan_tables import Made, make_scan
+from clipgap.scan import open_scan
+from clipgap.select import Core, Far, Prune, Rand, split
+
+SETS = ("val", "sketch", "r", "a", "v2", "objectnet")
+SHARD_ROWS = 500_000
+CASES: dict[str, tuple[str, ...]] = {
+    "prune by one": ("pruned_val",),
+    "prune by six": tuple(f"pruned_{name}" for name in SETS),
+    "prune by six, offset 0.01": tuple(f"margin_{name}" for name in SETS),
+    "far by one": ("sim_val",),
+    "core by six": tuple(f"sim_{name}" for name in SETS),
+    "rand": (),
+}
+
+
+def rule_of(case: str, rows: int) -> Any:
+    quarter = rows // 4
+    return {
+        "prune by one": Prune(SETS[:1]),
+        "prune by six": Prune(SETS),
+        "prune by six, offset 0.01": Prune(SETS, 0.01),
+        "far by one": Far(quarter, SETS[:1]),
+        "core by six": Core(quarter, SETS),
+        "rand": Rand(quarter),
+    }[case]
+
+
+def child(scan: Path, case: str, how: str, threads: int) -> dict[str, float]:
+    """One measured run; imports and the opening of files are over before the clock starts."""
+    rows, columns = open_scan(scan).rows, list(CASES[case])
+    out = scan.parent / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    began, before = time.perf_counter(), time.process_time()
+    if how == "pyarrow":
+        for part in sorted((scan / "train").iterdir()):
+            file = pq.ParquetFile(part)
+            for group in range(file.num_row_groups):
+                file.read_row_group(group, columns=columns, use_threads=False)
+    else:
+        split(scan, rule_of(case, rows), out=out if how == "write" else None, threads=threads)
+    return {
+        "seconds": time.perf_counter() - began,
+        "processor_seconds": time.process_time() - before,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def run_child(scan: Path, case: str, how: str, threads: int) -> dict[str, float]:
+    command = [sys.executable, __file__, "--child", str(scan), case, how, str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure(folder: Path, shards: int, rounds: int) -> list[dict[str, Any]]:
+    scans = {}
+    for keys in ("none", "numbers"):
+        scans[keys] = folder / keys
+        make_scan(folder / keys, Made(shards, SHARD_ROWS, SETS, keys))
+    kinds = [("none", "pyarrow"), ("none", "count"), ("none", "write"), ("numbers", "write")]
+    cases = [
+        (case, keys, how, threads)
+        for case in CASES
+        for keys, how in kinds
+        for threads in ((1,) if how == "pyarrow" else (1, 2))
+        if CASES[case] or how != "pyarrow"
+    ]
+    runs: dict[Any, list[dict[str, float]]] = {one: [] for one in cases}
+    for _ in range(rounds):
+        for one in cases:
+            case, keys, how, threads = one
+            runs[one].append(run_child(scans[keys], case, how, threads))
+    rows = shards * SHARD_ROWS
+    found = []
+    for (case, keys, how, threads), each in runs.items():
+        spent = {name: median(run[name] for run in each) for name in each[0]}
+        base = runs.get((case, "none", "pyarrow", 1))
+        decode = median(run["processor_seconds"] for run in base) if base else None
+        found.append(
+            {
+                "suite": "split",
+                "case": case,
+                "keys": keys,
+                "does": how,
+                "threads": threads,
+                "rows": rows,
+                "rounds": rounds,
+                "mrows_per_second_and_core": round(rows / spent["processor_seconds"] / 1e6, 2),
+                "mrows_per_second": round(rows / spent["seconds"] / 1e6, 2),
+                "seconds_for_400m_rows": round(4e8 / rows * spent["seconds"], 1),
+                "of_decoding": decode and round(spent["processor_seconds"] / decode, 2),
+                "peak_mib": round(spent["peak_mib"], 1),
+            }
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shards", type=int, default=40, help="of 500,000 rows")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--folder", type=Path, help="where the tables go for the time being")
+    parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        scan, case, how, threads = options.child
+        print(json.dumps(child(Path(scan), case, how, int(threads))))
+        return
+    with tempfile.TemporaryDirectory(prefix="clipgap-split-", dir=options.folder) as folder:
+        rows = measure(Path(folder), options.shards, options.rounds)
+    for row in rows:
+        print(
+            f"{row['case']:26} {row['does']:8} keys {row['keys']:8} threads {row['threads']} "
+            f"{row['mrows_per_second_and_core']:7.1f} M rows/s/core "
+            f"{row['mrows_per_second']:7.1f} M rows/s  {row['peak_mib']:6.0f} MiB"
+        )
+    made = origin()
+    print(append(default_folder(), [{**made, **row} for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
