@@ -201,7 +201,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path, stranger: str) -> None
     path.parent.mkdir(parents=True)
     path.write_text("{}")
     before = tree(tmp_path)
-    with pytest.raises(InputError, match="not (a|that of a) clipgap keep-list"):
+    with pytest.raises(InputError, match=r"not (a|that of a) clipgap keep-list"):
         KeepWriter(tmp_path / "k", store_of(2), RULE, overwrite=True)
     assert tree(tmp_path) == before
     (tmp_path / "file").touch()
