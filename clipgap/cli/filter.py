@@ -38,7 +38,7 @@ def filter_shards(
         ),
     ],
     keep: Annotated[
-        Path, typer.Option(metavar="KEEP", help="The keep-list, from `clipgap split` or `dedup`.")
+        Path, typer.Option(metavar="KEEP", help="The keep-list, from `clipgap split`.")
     ],
     running: Running,
     merge: Annotated[

@@ -1,7 +1,7 @@
 """Which samples of which tar files a keep-list keeps.
 
 A keep-list names rows of a store of embeddings. Where each shard of that store was made from one
-tar file (as `clipgap embed` does), a sample is found by the name of its shard and its key. Where
+tar file and bears its name, a sample is found by the name of its shard and its key. Where
 one array covers many tar files (as in LAION), only keys are left to go by, and a keep-list that has
 a key twice is refused, since nothing would tell the two samples apart.
 """
@@ -101,7 +101,7 @@ class KeepSelector:
         if opened.kept and not opened.has_keys:
             raise InputError(
                 f"{opened.path}: has no keys, so its rows cannot be found in tar files. Split a "
-                "store that has keys, such as one made by clipgap embed."
+                "store that has keys: see docs/formats.md for where each format holds them."
             )
         matched = _match_names(opened, shard_urls)
         if matched is None:
