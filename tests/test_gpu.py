@@ -187,7 +187,7 @@ def test_bounds_hold_and_are_not_idle(
     rows = bounds.rows(torch.from_numpy(x).to(here), 64)
     products = rows.operand[:20].double() @ panel.operand[:30].double().T
     upper = products + rows.offset[:20, None].double() + panel.start[None, :30].double()
-    lower = upper - rows.width[:20, None].double() - panel.width
+    lower = upper - rows.width[:20, None].double() - panel.thickness[None, :30].double()
     unit = bounds.unit if isinstance(bounds, Grid) else 1.0
     scores = exact_scores(x, t[panel.given.cpu().numpy()])
     assert (upper.cpu().numpy() * unit >= scores).all()

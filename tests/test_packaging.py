@@ -42,6 +42,7 @@ def tree(tmp_path: Path) -> Path:
     made = shutil.ignore_patterns("__pycache__", "_cpu.so", "_cpu_build.json")
     shutil.copytree(ROOT / "clipgap", tree / "clipgap", ignore=made)
     shutil.copytree(ROOT / "csrc", tree / "csrc")
+    shutil.copytree(ROOT / "triton_kernels", tree / "triton_kernels", ignore=made)
     if (ROOT / "build" / "cpu").exists():
         shutil.copytree(ROOT / "build" / "cpu", tree / "build" / "cpu")
     return tree

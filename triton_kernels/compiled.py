@@ -82,7 +82,7 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
     yield plan("quantise", _source(quantise.quantise_kernel, types, **shape), quantise.WARPS)
 
     for operand, size, sums in (("i8", 1, "i32"), ("fp16", 2, "fp32")):
-        types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 7 + ["*i32 *i32 i32 i32 i32"])
+        types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 8 + ["*i32 *i32 i32 i32 i32"])
         for config in configs.filter_configs(size, capability):
             shape = {
                 "D": padded,

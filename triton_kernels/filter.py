@@ -8,7 +8,9 @@ sum starts at what row and column add to it, so that it ends as an *upper bound*
 
 A pair survives when u reaches one of three lower bounds: the row's best so far, the column's k-th
 best (`floor`), or the row's best margin so far. The first and last rise while the kernel runs: the
-largest u of a row in a tile, less the row's `width`, is below the score of some pair of that tile.
+largest u of a row in a tile, each less its column's `thickness`, less the row's `width`, is below
+the score of some pair of that tile. (With one thickness for all columns, a few columns that do not
+fit the grid would widen every window.)
 
 Survivors leave as words: a row, a group of 32 columns, and one bit for each column. A tile packs
 its words with one prefix sum and reserves its part of the queue with one atomic addition. When the
@@ -48,7 +50,8 @@ def filter_kernel(
     start,  # by column; likewise
     floor,  # by column
     tau,  # by column, rounded down; read only with MARGIN
-    width,  # by row
+    thickness,  # by column: how far a lower bound lies below an upper bound
+    width,  # by row, likewise
     best,  # by row, raised
     margin,  # by row, raised; only with MARGIN
     queue,  # (3, capacity) int32: row, word of columns, bits
@@ -89,15 +92,19 @@ def filter_kernel(
 
         row_width = tl.load(width + row)
         best_so_far = tl.load(best + row)
-        top = tl.maximum(tl.max(left, 1), tl.max(right, 1))
+        left_thickness = tl.load(thickness + left_column)
+        right_thickness = tl.load(thickness + right_column)
+        top = tl.maximum(
+            tl.max(left - left_thickness[None, :], 1), tl.max(right - right_thickness[None, :], 1)
+        )
         reach = tl.maximum(best_so_far, top - row_width)
         tl.atomic_max(best + row, reach, mask=reach > best_so_far, sem="relaxed")
         lead = reach
         if MARGIN:
             most = tl.load(margin + row)
             room = tl.maximum(
-                tl.max(left - tl.load(tau + left_column)[None, :], 1),
-                tl.max(right - tl.load(tau + right_column)[None, :], 1),
+                tl.max(left - (tl.load(tau + left_column) + left_thickness)[None, :], 1),
+                tl.max(right - (tl.load(tau + right_column) + right_thickness)[None, :], 1),
             )
             lead = tl.maximum(most, room - row_width)
             tl.atomic_max(margin + row, lead, mask=lead > most, sem="relaxed")
@@ -125,7 +132,7 @@ def filter(
     rows: torch.Tensor,
     columns: torch.Tensor,
     row_terms: tuple[torch.Tensor, torch.Tensor],
-    column_terms: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    column_terms: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     best: torch.Tensor,
     margin: torch.Tensor | None,
     queue: torch.Tensor,
@@ -135,15 +142,16 @@ def filter(
 ) -> None:
     """Queue what survives of rows × columns.
 
-    `row_terms` are offset and width, `column_terms` start, floor and tau, all of the type of the
-    sums: int32 for int8 operands, float32 for float16.
+    `row_terms` are offset and width, `column_terms` start, floor, tau and thickness, all of the
+    type of the sums: int32 for int8 operands, float32 for float16.
     """
     offset, width = row_terms
-    start, floor, tau = column_terms
+    start, floor, tau, thickness = column_terms
     row_tiles, column_tiles = len(rows) // config.rows, len(columns) // config.columns
     programs = min(programs, row_tiles * column_tiles)
     filter_kernel[(programs,)](
-        rows, columns, offset, start, floor, tau, width, best, best if margin is None else margin,
+        rows, columns, offset, start, floor, tau, thickness, width,
+        best, best if margin is None else margin,
         queue, queued, queue.shape[1], row_tiles, column_tiles,
         D=rows.shape[1], MARGIN=margin is not None,
         BM=config.rows, BN=config.columns, BK=config.depth, BAND=config.band, PROGRAMS=programs,

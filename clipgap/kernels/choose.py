@@ -89,13 +89,13 @@ def available_kernels() -> list[KernelInfo]:
 def _triton_info(name: str, what: str) -> KernelInfo:
     from clipgap.kernels.gpu import devices
 
+    if devices.interpreted():
+        # Never chosen by itself: it is many times slower than any other kernel.
+        return KernelInfo(name, False, "interpreted on the CPU, for tests; name it to run it")
     try:
         found = devices.usable_devices()
     except MissingDependency as error:
         return KernelInfo(name, False, str(error))
-    if devices.interpreted():
-        # Never chosen by itself: it is many times slower than any other kernel.
-        return KernelInfo(name, False, "interpreted on the CPU, for tests; name it to run it")
     return KernelInfo(name, True, f"{what} in Triton on {devices.describe(found)}")
 
 

@@ -40,7 +40,7 @@ class Rows:
 
     operand: torch.Tensor  # (places, depth)
     offset: torch.Tensor  # (places,)
-    width: torch.Tensor  # (places,): u less this, less the columns' width, is below the score
+    width: torch.Tensor  # (places,): u less this, less the column's thickness, is below the score
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Columns:
 
     operand: torch.Tensor
     start: torch.Tensor
-    width: float  # largest of all columns, in the kernel's numbers
+    thickness: torch.Tensor
 
 
 class Bounds(Protocol):
@@ -138,8 +138,9 @@ class Grid:
         slack = found.norm * self.usual_residual + longest_row * excess
         start = self._above(found.shift + slack)
         # Room for the outward rounding of offset, start and the widths.
-        width = float(self._above(2 * slack).max()) + 8
-        return Columns(found.integers, self._padded(start, places), width)
+        thickness = torch.zeros(places, dtype=self.sums, device=self.device)
+        thickness[: len(slack)] = self._above(2 * slack) + 8
+        return Columns(found.integers, self._padded(start, places), thickness)
 
     def below(self, values: torch.Tensor) -> torch.Tensor:
         units: torch.Tensor = (values / self.unit).floor() - 1
@@ -184,7 +185,8 @@ class Half:
     def columns(self, rows: torch.Tensor, places: int) -> Columns:
         start = torch.full((places,), self.absent, device=self.device)
         start[: len(rows)] = 0.0
-        return Columns(self._operand(rows, places), start, HALF_ROUNDING)
+        thickness = torch.full((places,), HALF_ROUNDING, device=self.device)
+        return Columns(self._operand(rows, places), start, thickness)
 
     def below(self, values: torch.Tensor) -> torch.Tensor:
         return (values - HALF_ROUNDING).clamp_(self.always, self.never).float()

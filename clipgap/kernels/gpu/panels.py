@@ -30,10 +30,10 @@ class Panel:
     """Some columns of one test set; tensors have `places` rows, the first `count` of them real."""
 
     count: int
-    width: float
     resident: bool  # on the device for good
     operand: torch.Tensor
     start: torch.Tensor
+    thickness: torch.Tensor
     tau_floor: torch.Tensor  # τ in the kernel's numbers, rounded down; empty without a margin
     halves: torch.Tensor  # (count, d) float16
     given: torch.Tensor  # (count,) int32: row of the test set
@@ -175,10 +175,10 @@ def _panel(
     floor[:count] = bounds.always
     return Panel(
         count=count,
-        width=found.width,
         resident=True,
         operand=found.operand,
         start=found.start,
+        thickness=found.thickness,
         tau_floor=tau_floor.to(device),
         halves=halves,
         given=torch.from_numpy(order.astype(np.int32)).to(device),

@@ -262,14 +262,9 @@ class GpuScanner:
         """Survivors into `self._pair`; returns whether some did not fit."""
         self._queued = self._zeros((1,), torch.int32)
         self._paired = self._zeros((1,), torch.int32)
-        width = (
-            rows.width + int(panel.width)
-            if rows.width.dtype == torch.int32
-            else rows.width + panel.width
-        )
         filter.filter(
-            rows.operand, panel.operand, (rows.offset, width),
-            (panel.start, panel.floor, panel.tau_floor), best, margin,
+            rows.operand, panel.operand, (rows.offset, rows.width),
+            (panel.start, panel.floor, panel.tau_floor, panel.thickness), best, margin,
             self._queue, self._queued, self.config, self._processors * self.config.per_processor,
         )  # fmt: skip
         expand.expand(self._queue, self._queued, self._pair, self._paired, 4 * self._processors)
@@ -315,7 +310,7 @@ class GpuScanner:
         def run(config: configs.FilterConfig) -> None:
             filter.filter(
                 rows.operand, panel.operand, (rows.offset, rows.width),
-                (panel.start, floor, panel.tau_floor), never, margin,
+                (panel.start, floor, panel.tau_floor, panel.thickness), never, margin,
                 self._queue, queued, config, self._processors * config.per_processor,
             )  # fmt: skip
 
