@@ -11,7 +11,7 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import command
-from clipgap.cli.scan import tests_by_name
+from clipgap.cli.scan import MovedTests, MovedTrain, tests_by_name
 from clipgap.cli.shell import Shell
 
 if TYPE_CHECKING:
@@ -38,16 +38,8 @@ def emulate(
             metavar="float32|tf32|float16", help="What thresholds and scores are rounded to."
         ),
     ] = "float32",
-    train: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="Where the training store lies now, if it has moved."),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=STORE", help="Where a test set lies now, if it has moved. Repeatable."
-        ),
-    ] = None,
+    train: MovedTrain = None,
+    test: MovedTests = None,
 ) -> None:
     """Say what shortcuts would have pruned instead of the exact rule.
 

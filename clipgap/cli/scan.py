@@ -33,6 +33,20 @@ Tests = Annotated[
         help="A test set: its name in the tables, and where its embeddings are. Repeatable.",
     ),
 ]
+MovedTrain = Annotated[
+    str | None,
+    typer.Option(
+        "--train", metavar="STORE", help="Where the training store lies now, if it has moved."
+    ),
+]
+MovedTests = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--test",
+        metavar="NAME=STORE",
+        help="Where a test set lies now, if it has moved. Repeatable.",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgap.cli.frame import command
-from clipgap.cli.scan import tests_by_name
+from clipgap.cli.scan import MovedTests, MovedTrain, tests_by_name
 from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
 
@@ -80,16 +80,8 @@ def verify(
     ],
     for_scans: ForScans,
     for_splits: ForSplits,
-    train: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="Where the training store lies now, if it has moved."),
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=STORE", help="Where a test set lies now, if it has moved. Repeatable."
-        ),
-    ] = None,
+    train: MovedTrain = None,
+    test: MovedTests = None,
 ) -> int:
     """Prove a scan or a split right, or name the file and row that is wrong.
 

@@ -135,7 +135,7 @@ def _make_triton(kind: str) -> Callable[[Sequence[TestSet], int, int | None], Sc
     def make(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
         from clipgap.kernels.gpu.devices import usable_devices
 
-        devices = usable_devices()
+        devices = usable_devices()  # says what is missing before what needs it is imported
         from clipgap.kernels.gpu.scanner import GpuScanner
         from clipgap.kernels.gpu.several import SeveralGpus
 

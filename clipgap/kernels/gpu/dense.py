@@ -11,10 +11,8 @@ from clipgap.kernels.gpu.panels import Panel, cut
 
 TILE_ROWS = 2048
 TILE_COLUMNS = 16_384
-
-
-def scores_of(rows: torch.Tensor, panel: Panel, first: int, last: int) -> torch.Tensor:
-    return rows.double() @ panel.halves[first:last].double().T
+BEHIND = 2**31 - 1
+"""A test row behind all others: what a row holds before any."""
 
 
 class RowWinners:
@@ -22,19 +20,16 @@ class RowWinners:
 
     def __init__(self, rows: int, device: torch.device) -> None:
         self.score = torch.full((rows,), -torch.inf, dtype=torch.float64, device=device)
-        self.column = torch.full((rows,), _BEHIND, dtype=torch.int32, device=device)
+        self.column = torch.full((rows,), BEHIND, dtype=torch.int32, device=device)
 
     def take(self, here: slice, values: torch.Tensor, given: torch.Tensor) -> None:
         best = values.amax(1)
         holds = values == best[:, None]
-        column = torch.where(holds, given[None, :], _BEHIND).amin(1)
+        column = torch.where(holds, given[None, :], BEHIND).amin(1)
         score, held = self.score[here], self.column[here]
         wins = (best > score) | ((best == score) & (column < held))
         self.score[here] = torch.where(wins, best, score)
         self.column[here] = torch.where(wins, column, held)
-
-
-_BEHIND = 2**31 - 1
 
 
 def decide(
@@ -58,7 +53,7 @@ def decide(
         held_id = torch.empty((0, bottom - top), dtype=torch.int64, device=rows.device)
         for first, last in cut(len(rows), TILE_ROWS):
             here = slice(first, last)
-            scores = scores_of(rows[here], panel, top, bottom)
+            scores = rows[here].double() @ panel.halves[top:bottom].double().T
             best.take(here, scores, panel.given[top:bottom])
             if margin is not None:
                 margin.take(here, scores - panel.tau[top:bottom], panel.given[top:bottom])

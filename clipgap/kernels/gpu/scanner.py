@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.gpu import dense
 from clipgap.kernels.gpu.bounds import Rows
+from clipgap.kernels.gpu.dense import BEHIND
 from clipgap.kernels.gpu.devices import free_bytes, telling
 from clipgap.kernels.gpu.panels import DeviceSet, Panel, lists_of, load_lists, prepare
 from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
@@ -36,7 +37,6 @@ SAMPLE_LOSS = 2.0**-8  # of a float16 matrix product that ends in float16
 # Pairs and words of survivors. Interpreted, every launch copies all that it is given.
 QUEUES = (1 << 15, 1 << 14) if INTERPRETED else (1 << 23, 1 << 22)
 _LOWEST = -(2**63)
-_BEHIND = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Winners:
             return torch.full((n,), _LOWEST, dtype=torch.int64, device=device)
 
         def behind() -> torch.Tensor:
-            return torch.full((n,), _BEHIND, dtype=torch.int32, device=device)
+            return torch.full((n,), BEHIND, dtype=torch.int32, device=device)
 
         return cls(lowest(), behind(), lowest(), behind())
 
@@ -262,14 +262,25 @@ class GpuScanner:
         """Survivors into `self._pair`; returns whether some did not fit."""
         self._queued = self._zeros((1,), torch.int32)
         self._paired = self._zeros((1,), torch.int32)
-        filter.filter(
-            rows.operand, panel.operand, (rows.offset, rows.width),
-            (panel.start, panel.floor, panel.tau_floor, panel.thickness), best, margin,
-            self._queue, self._queued, self.config, self._processors * self.config.per_processor,
-        )  # fmt: skip
+        self._launch(self.config, rows, panel, panel.floor, best, margin)
         expand.expand(self._queue, self._queued, self._pair, self._paired, 4 * self._processors)
         # A count that ran past 2^31 is negative.
         return _overflow(self._queued, self._queue) | _overflow(self._paired, self._pair)
+
+    def _launch(
+        self,
+        config: configs.FilterConfig,
+        rows: Rows,
+        panel: Panel,
+        floor: torch.Tensor,
+        best: torch.Tensor,
+        margin: torch.Tensor | None,
+    ) -> None:
+        filter.filter(
+            rows.operand, panel.operand, (rows.offset, rows.width),
+            (panel.start, floor, panel.tau_floor, panel.thickness), best, margin,
+            self._queue, self._queued, config, self._processors * config.per_processor,
+        )  # fmt: skip
 
     def _refine(
         self, rows: torch.Tensor, ids: torch.Tensor, panel: Panel, winners: _Winners
@@ -282,8 +293,8 @@ class GpuScanner:
             winners.best, winners.margin, self._candidates, 8 * self._processors,
         )  # fmt: skip
         # A row that has risen has left its earlier holder behind.
-        winners.nearest.masked_fill_(winners.best > before[0], _BEHIND)
-        winners.witness.masked_fill_(winners.margin > before[1], _BEHIND)
+        winners.nearest.masked_fill_(winners.best > before[0], BEHIND)
+        winners.witness.masked_fill_(winners.margin > before[1], BEHIND)
         refine.decide(
             self._pair, self._paired, self._scores, panel.given, tau,
             winners.best, winners.nearest, winners.margin, winners.witness, 4 * self._processors,
@@ -305,21 +316,14 @@ class GpuScanner:
         never = torch.full_like(rows.offset, self.bounds.never)
         floor = torch.full_like(panel.floor, self.bounds.never)
         margin = never.clone() if len(panel.tau) else None
-        queued = self._zeros((1,), torch.int32)
-
-        def run(config: configs.FilterConfig) -> None:
-            filter.filter(
-                rows.operand, panel.operand, (rows.offset, rows.width),
-                (panel.start, floor, panel.tau_floor, panel.thickness), never, margin,
-                self._queue, queued, config, self._processors * config.per_processor,
-            )  # fmt: skip
+        self._queued = self._zeros((1,), torch.int32)
 
         def milliseconds(config: configs.FilterConfig) -> float:
             begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            run(config)  # compiles
+            self._launch(config, rows, panel, floor, never, margin)  # compiles
             begin.record()
-            run(config)
+            self._launch(config, rows, panel, floor, never, margin)
             end.record()
             end.synchronize()
             return float(begin.elapsed_time(end))
