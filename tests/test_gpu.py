@@ -25,7 +25,7 @@ from tests.test_kernels import KINDS, SIZES, make_blocks, make_tests
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
-from clipgap.kernels.gpu import panels, scanner  # noqa: E402
+from clipgap.kernels.gpu import panels, scanner, triton_steps  # noqa: E402
 from clipgap.kernels.gpu.bounds import Grid, Half  # noqa: E402
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
 from clipgap.kernels.gpu.several import SeveralGpus  # noqa: E402
@@ -95,7 +95,7 @@ def test_panels_and_columns_that_come_over_one_at_a_time(
 def test_a_queue_that_overflows_is_decided_densely(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, pairs: int, words: int
 ) -> None:
-    monkeypatch.setattr(scanner, "QUEUES", (pairs, words))
+    monkeypatch.setattr(triton_steps, "QUEUES", (pairs, words))
     dense = []
     monkeypatch.setattr(
         GpuScanner,

@@ -15,7 +15,6 @@ import triton.language as tl
 from . import INTERPRETED
 
 BLOCK = 128  # coordinates in one Hadamard transform; rows are padded to whole blocks
-STAGES = 7
 ROWS = 64 if INTERPRETED else 32  # rows of a program
 WARPS = 4
 

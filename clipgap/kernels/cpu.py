@@ -46,6 +46,14 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_counters_get": (_Counters, [_Pointer]),
     "cg_row_block": (_Size, [_Pointer]),
+    "cg_pairs": (
+        _Size,
+        [_Pointer, _Pointer, _Size, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3],
+    ),
+    "cg_add_to_sums": (
+        None,
+        [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
+    ),
     "cg_upper_bounds": (ctypes.c_int, [_Pointer, _Pointer, _Size, _Pointer]),
     "cg_refine": (None, [ctypes.c_int, _Size, _Size, _Pointer, _Pointer, _Pointer]),
     "cg_peak_fma": (ctypes.c_double, [ctypes.c_int, ctypes.c_double]),
@@ -160,6 +168,25 @@ def admit(
     )
 
 
+def add_to_sums(
+    sums: NDArray[np.float64],
+    rows: NDArray[np.float16],
+    group: NDArray[np.int32],
+    threads: int | None = None,
+) -> None:
+    """Add rows (n, d) to the sums (groups, d) of their groups."""
+    assert sums.flags.c_contiguous and rows.flags.c_contiguous and group.dtype == np.int32
+    library().cg_add_to_sums(
+        thread_count(threads),
+        _address(rows),
+        _address(np.ascontiguousarray(group)),
+        len(rows),
+        rows.shape[1],
+        len(sums),
+        _address(sums),
+    )
+
+
 class CpuScanner(OneAtATime):
     """`Scanner` over the shared library."""
 
@@ -227,6 +254,29 @@ class CpuScanner(OneAtATime):
         ):
             raise MemoryError("not enough memory for a block of rows")
         return result
+
+    def pairs(
+        self, rows: NDArray[np.float16], group: int, limit: float
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+        """Row, column and score of each pair with test set `group` whose score exceeds `limit`."""
+        rows = self._checked(rows)
+        room = len(rows) * self.sizes[group]
+        row, column = np.empty(room, np.int32), np.empty(room, np.int32)
+        score = np.empty(room)
+        found = self._library.cg_pairs(
+            self._handle,
+            _address(rows),
+            len(rows),
+            group,
+            limit,
+            _address(row),
+            _address(column),
+            _address(score),
+        )
+        if found < 0:
+            raise MemoryError("not enough memory for the pairs of a block of rows")
+        # Copies, so that the room for pairs that were not found is given back.
+        return row[:found].copy(), column[:found].copy(), score[:found].copy()
 
     def upper_bounds(self, rows: NDArray[np.float16]) -> NDArray[np.float64]:
         """What the filter believes each score (n, columns) could be at most."""

@@ -8,6 +8,7 @@ larger means more similar, and both round outwards: a bound may be too wide, nev
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +16,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipgap.triton_kernels import quantise
-
+BLOCK, STAGES = 128, 7
+"""Coordinates and stages of a Hadamard transform; operands are padded to whole blocks."""
 STORED_NORM_MAX = 1.01
 # Rotation and residual in float32: one rounding a stage and a few around them, on vectors no longer
 # than 2.02, come to less than this.
@@ -31,7 +32,8 @@ HALF_ROUNDING = 4e-6
 
 MAX_INTEGER = 127
 SMALLEST_UNIT = 2.0**-24  # so that all sums of integers stay below 2^28
-SAMPLE = 1024
+SAMPLE = 4096  # test points that centre and step are chosen on
+AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,23 @@ class Columns:
     operand: torch.Tensor
     start: torch.Tensor
     thickness: torch.Tensor
+
+
+class Quantise(Protocol):
+    """Integers and measures of rows; see triton_kernels/quantise.py."""
+
+    def __call__(
+        self,
+        rows: torch.Tensor,
+        centre: torch.Tensor,
+        signs: torch.Tensor,
+        step: float,
+        limit: float,
+        integers: torch.Tensor,
+        measures: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    ) -> None:
+        """Fill `integers` (places, padded), and shift, residual², integer², norm² of the rows."""
+        ...
 
 
 class Bounds(Protocol):
@@ -81,11 +100,13 @@ class Grid:
     operand, sums = torch.int8, torch.int32
     always, never, absent = -(2.0**28), 2.0**28, -(2.0**29)
 
-    def __init__(self, sample: NDArray[np.float16], device: torch.device) -> None:
+    def __init__(
+        self, sample: NDArray[np.float16], device: torch.device, quantise: Quantise
+    ) -> None:
         """Centre and step are chosen on a sample of the test points; any choice is correct."""
-        self.device = device
+        self.device, self._quantise = device, quantise
         self.d = sample.shape[1]
-        self.depth = -(-self.d // quantise.BLOCK) * quantise.BLOCK
+        self.depth = -(-self.d // BLOCK) * BLOCK
         values = sample.astype(np.float64)
         centre = np.zeros(self.depth)
         centre[: self.d] = values.mean(axis=0).astype(np.float16)
@@ -96,12 +117,32 @@ class Grid:
         padded = np.zeros((len(values), self.depth))
         padded[:, : self.d] = values
         self.step, self.limit = _choose_step(_rotate((padded - centre) * signs))
-        self.unit = self.step**2 / quantise.BLOCK
+        self.unit = self.step**2 / BLOCK
         self.usual_residual = self.norm_max = 0.0
 
-    def set_usual(self, residual: float, norm_max: float) -> None:
-        """Constants that split the bound between rows and columns; set once, before any of them."""
-        self.usual_residual, self.norm_max = residual, norm_max
+    @classmethod
+    def fit(
+        cls,
+        points: Sequence[NDArray[np.float16]],
+        device: torch.device,
+        quantise: Quantise,
+        multiple: int,
+    ) -> Grid:
+        """A grid for all these test points."""
+        every = max(1, sum(map(len, points)) // SAMPLE)
+        grid = cls(np.concatenate([rows[::every] for rows in points]), device, quantise)
+        residual, norm = [], 0.0
+        for rows in points:
+            for start in range(0, len(rows), AT_ONCE):
+                here = torch.from_numpy(np.ascontiguousarray(rows[start : start + AT_ONCE]))
+                found = grid.measure(here.to(device), -(-len(here) // multiple) * multiple)
+                residual.append(found.residual.cpu())
+                norm = max(norm, float(found.norm.max()))
+        # The bound is split between rows and columns by the residual that nine of ten columns keep
+        # to.
+        ordered = torch.cat(residual).sort().values
+        grid.usual_residual, grid.norm_max = float(ordered[(len(ordered) - 1) * 9 // 10]), norm
+        return grid
 
     def measure(self, rows: torch.Tensor, places: int) -> _Measures:
         """Integers of rows (n, d), and what was lost."""
@@ -109,11 +150,11 @@ class Grid:
         integers = torch.empty((places, self.depth), dtype=torch.int8, device=self.device)
         shift = torch.empty(places, dtype=torch.float64, device=self.device)
         sums = torch.empty((3, places), dtype=torch.float32, device=self.device)
-        quantise.quantise(
+        self._quantise(
             rows, self._centre, self._signs, self.step, self.limit, integers, (shift, *sums)
         )
         # The transform leaves out its factor 1/sqrt(block); lengths take it in here.
-        lengths = sums[:, :n].double().sqrt() * ((1.0 + SUM_ERROR) / math.sqrt(quantise.BLOCK))
+        lengths = sums[:, :n].double().sqrt() * ((1.0 + SUM_ERROR) / math.sqrt(BLOCK))
         return _Measures(
             integers, shift[:n], lengths[0] + ROTATION_ERROR, lengths[1] * self.step,
             lengths[2] + ROTATION_ERROR,
@@ -132,7 +173,7 @@ class Grid:
 
     def columns(self, rows: torch.Tensor, places: int) -> Columns:
         found = self.measure(rows, places)
-        grid_norm = 0.5 * self.step * math.sqrt(self.depth / quantise.BLOCK)
+        grid_norm = 0.5 * self.step * math.sqrt(self.depth / BLOCK)
         longest_row = STORED_NORM_MAX + math.sqrt(self.centre_sq) + grid_norm + ROTATION_ERROR
         excess = (found.residual - self.usual_residual).clamp_(min=0.0)
         slack = found.norm * self.usual_residual + longest_row * excess
@@ -199,8 +240,8 @@ class Half:
 
 def _rotate(y: NDArray[np.float64]) -> NDArray[np.float64]:
     """The transform of the quantise kernel, for choosing a step."""
-    blocks = y.reshape(-1, quantise.BLOCK)
-    for _ in range(quantise.STAGES):
+    blocks = y.reshape(-1, BLOCK)
+    for _ in range(STAGES):
         left, right = blocks[:, 0::2], blocks[:, 1::2]
         blocks = np.concatenate([left + right, left - right], axis=1)
     return blocks.reshape(y.shape)
@@ -210,7 +251,7 @@ def _choose_step(rotated: NDArray[np.float64]) -> tuple[float, float]:
     """The step that leaves the least behind: small steps clip, large ones round."""
     # Points may all be equal, and then lie at their own centre.
     spread = max(math.sqrt(float(np.square(rotated).mean())), 1e-4)
-    smallest = math.sqrt(quantise.BLOCK * SMALLEST_UNIT)
+    smallest = math.sqrt(BLOCK * SMALLEST_UNIT)
     best, chosen = math.inf, (smallest, 1.0)
     for reach in (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 12.0, 24.0):
         step = float(np.float32(max(reach * spread / MAX_INTEGER, smallest)))

@@ -8,11 +8,10 @@ from __future__ import annotations
 import torch
 
 from clipgap.kernels.gpu.panels import Panel, cut
+from clipgap.kernels.gpu.steps import BEHIND, Candidates
 
 TILE_ROWS = 2048
 TILE_COLUMNS = 16_384
-BEHIND = 2**31 - 1
-"""A test row behind all others: what a row holds before any."""
 
 
 class RowWinners:
@@ -39,7 +38,7 @@ def decide(
     k: int,
     best: RowWinners,
     margin: RowWinners | None,
-    candidates: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    candidates: Candidates,
 ) -> None:
     """Decide rows × panel; leaves at most k candidates a column for the merge.
 

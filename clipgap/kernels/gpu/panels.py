@@ -18,11 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipgap.kernels.gpu.bounds import Bounds, Columns, Grid, Half
+from clipgap.kernels.gpu.bounds import Bounds, Columns
 from clipgap.kernels.interface import NO_ID, TestSet, TopK
 
 PANEL = 65_536
-_SAMPLE = 4096
 
 
 @dataclass(frozen=True)
@@ -94,15 +93,14 @@ class DeviceSet:
 
 
 def prepare(
-    kind: str,
+    bounds: Bounds,
     tests: Sequence[TestSet],
     k: int,
     device: torch.device,
     multiple: int,
     room: int | None,
-) -> tuple[Bounds, list[DeviceSet]]:
+) -> list[DeviceSet]:
     """All test sets on the device, or at home where they need more than `room` bytes."""
-    bounds = _bounds(kind, tests, device, multiple)
     sets, resident = [], 0
     for test in tests:
         decides, fixed, witness, odd = _margin_rule(test)
@@ -115,7 +113,7 @@ def prepare(
         sets.append(
             DeviceSet(len(test.rows), test.gap is not None, decides, fixed, witness, odd, panels)
         )
-    return bounds, sets
+    return sets
 
 
 def lists_of(found: DeviceSet, k: int) -> TopK:
@@ -135,25 +133,6 @@ def load_lists(found: DeviceSet, bounds: Bounds, lists: TopK) -> None:
         panel.list_score.copy_(torch.from_numpy(lists.sim[given]))
         panel.list_id.copy_(torch.from_numpy(lists.id[given]))
         panel.raise_kth(bounds, panel.list_score[:, -1])
-
-
-def _bounds(kind: str, tests: Sequence[TestSet], device: torch.device, multiple: int) -> Bounds:
-    d = tests[0].rows.shape[1]
-    if kind == "float16":
-        return Half(d, device)
-    every = max(1, sum(len(test.rows) for test in tests) // _SAMPLE)
-    grid = Grid(np.concatenate([test.rows[::every] for test in tests]), device)
-    residual, norm = [], 0.0
-    for test in tests:
-        for start in range(0, len(test.rows), PANEL):
-            rows = torch.from_numpy(np.ascontiguousarray(test.rows[start : start + PANEL]))
-            found = grid.measure(rows.to(device), -(-len(rows) // multiple) * multiple)
-            residual.append(found.residual.cpu())
-            norm = max(norm, float(found.norm.max()))
-    # The residual that nine of ten columns keep to.
-    ordered = torch.cat(residual).sort().values
-    grid.set_usual(float(ordered[(len(ordered) - 1) * 9 // 10]), norm)
-    return grid
 
 
 def _panel(

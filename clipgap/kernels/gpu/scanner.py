@@ -4,7 +4,6 @@ A block is cut into parts that never hold more rows than were seen before, so th
 k best rise in step with what is offered to them. For each part and each panel of test points:
 
     filter    queue the pairs whose upper bound can still matter
-    expand    words of the queue to pairs
     score     exact float64 scores; the rows' maxima and the columns' candidates
     decide    which test row holds each maximum
     merge     candidates into the lists of the k best
@@ -24,39 +23,15 @@ import torch
 from numpy.typing import NDArray
 
 from clipgap.kernels.gpu import dense
-from clipgap.kernels.gpu.bounds import Rows
-from clipgap.kernels.gpu.dense import BEHIND
+from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
 from clipgap.kernels.gpu.devices import free_bytes, telling
 from clipgap.kernels.gpu.panels import DeviceSet, Panel, lists_of, load_lists, prepare
+from clipgap.kernels.gpu.steps import BEHIND, Steps, Survivors, Winners
 from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
-from clipgap.triton_kernels import INTERPRETED, configs, expand, filter, merge, refine
 
 FIRST_ROWS = 2048  # of the first part
 SAMPLE_ROWS = 4096  # give the columns' bounds a start
 SAMPLE_LOSS = 2.0**-8  # of a float16 matrix product that ends in float16
-# Pairs and words of survivors. Interpreted, every launch copies all that it is given.
-QUEUES = (1 << 15, 1 << 14) if INTERPRETED else (1 << 23, 1 << 22)
-_LOWEST = -(2**63)
-
-
-@dataclass(frozen=True)
-class _Winners:
-    """What a part knows of its rows for one test set."""
-
-    best: torch.Tensor  # (n,) int64, a float64 in the order of integers
-    nearest: torch.Tensor  # (n,) int32
-    margin: torch.Tensor
-    witness: torch.Tensor
-
-    @classmethod
-    def none(cls, n: int, device: torch.device) -> _Winners:
-        def lowest() -> torch.Tensor:
-            return torch.full((n,), _LOWEST, dtype=torch.int64, device=device)
-
-        def behind() -> torch.Tensor:
-            return torch.full((n,), BEHIND, dtype=torch.int32, device=device)
-
-        return cls(lowest(), behind(), lowest(), behind())
 
 
 @dataclass(frozen=True)
@@ -92,48 +67,38 @@ class GpuScanner:
         k: int,
         device: torch.device,
         kind: str = "int8",
-        config: configs.FilterConfig | None = None,  # otherwise the fastest, found by timing
+        config: Any = None,  # of the filter; otherwise the fastest, found by timing
+        steps: Steps | None = None,
     ) -> None:
-        self.name = f"triton/{kind}"
         self.tests, self.k, self.device = list(tests), k, device
         self.counters = Counters()  # of blocks whose results were fetched
         self._begun = 0  # rows
         self._on_gpu = device.type == "cuda"
+        d = tests[0].rows.shape[1]
         with telling(device):
-            capability = 0
-            self._processors = 1
             if self._on_gpu:
-                major, minor = torch.cuda.get_device_capability(device)
-                capability = major * 10 + minor
-                self._processors = torch.cuda.get_device_properties(device).multi_processor_count
                 self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
             # Half of what is free is left to blocks, queues and the dense way.
             free = free_bytes(device)
-            self._multiple = configs.LARGEST_TILE if self._on_gpu else configs.INTERPRETED.columns
-            self.bounds, self._sets = prepare(
-                kind, tests, k, device, self._multiple, None if free is None else free // 2
+            self._steps = steps or make_steps(kind, device, d)
+            self.name, multiple = self._steps.name, self._steps.multiple
+            points = [test.rows for test in tests]
+            self.bounds: Bounds = (
+                Half(d, device)
+                if kind == "float16"
+                else Grid.fit(points, device, self._steps.quantise, multiple)
             )
-            size = self.bounds.operand.itemsize
-            self._configs: tuple[configs.FilterConfig, ...] = (configs.INTERPRETED,)
-            if self._on_gpu:
-                self._configs = configs.filter_configs(size, capability)
-            self.config = config or self._configs[0]
-            self._tuned = config is not None or len(self._configs) == 1
-            self._allocate()
-
-    def _allocate(self) -> None:
-        widest = max(panel.count for found in self._sets for panel in found.panels)
-        entries = max(8 * self.k, 16)
-        slots = 1 << (entries - 1).bit_length()
-        self._candidates = (
-            self._zeros((widest,), torch.int32),
-            self._zeros((widest, slots - self.k), torch.float64),
-            self._zeros((widest, slots - self.k), torch.int64),
-        )
-        pairs, words = QUEUES
-        self._queue = self._zeros((3, words), torch.int32)
-        self._pair = self._zeros((2, pairs), torch.int32)
-        self._scores = self._zeros((self._pair.shape[1],), torch.float64)
+            room = None if free is None else free // 2
+            self._sets = prepare(self.bounds, tests, k, device, multiple, room)
+            self.config = config or self._steps.configs[0]
+            self._tuned = config is not None or len(self._steps.configs) == 1
+            widest = max(panel.count for panel in self._panels())
+            slots = (1 << (max(8 * k, 16) - 1).bit_length()) - k
+            self._candidates = (
+                self._zeros((widest,), torch.int32),
+                self._zeros((widest, slots), torch.float64),
+                self._zeros((widest, slots), torch.int64),
+            )
 
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -240,10 +205,10 @@ class GpuScanner:
         floods: torch.Tensor,
     ) -> None:
         n = len(rows)
-        places = -(-n // self._multiple) * self._multiple
+        places = -(-n // self._steps.multiple) * self._steps.multiple
         known = self.bounds.rows(rows, places)
         for g, found in enumerate(self._sets):
-            winners = _Winners.none(n, self.device)
+            winners = Winners.none(n, self.device)
             best = torch.full(
                 (places,), self.bounds.always, dtype=known.offset.dtype, device=self.device
             )
@@ -251,61 +216,36 @@ class GpuScanner:
             for panel in found.panels:
                 with panel.on(self.device) as columns:
                     self._tune(known, columns)
-                    flooded = self._filter(known, columns, best, margin)
-                    floods[g] += flooded | self._refine(rows, ids, columns, winners)
-                    floods[-1:] += self._paired
+                    let_through = self._steps.filter(
+                        self.config, known, columns, columns.floor, best, margin
+                    )
+                    floods[g] += let_through.lost
+                    floods[g] += self._refine(let_through, rows, ids, columns, winners, floods[-1:])
             _write(found, out, here, g, winners)
 
-    def _filter(
-        self, rows: Rows, panel: Panel, best: torch.Tensor, margin: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Survivors into `self._pair`; returns whether some did not fit."""
-        self._queued = self._zeros((1,), torch.int32)
-        self._paired = self._zeros((1,), torch.int32)
-        self._launch(self.config, rows, panel, panel.floor, best, margin)
-        expand.expand(self._queue, self._queued, self._pair, self._paired, 4 * self._processors)
-        # A count that ran past 2^31 is negative.
-        return _overflow(self._queued, self._queue) | _overflow(self._paired, self._pair)
-
-    def _launch(
-        self,
-        config: configs.FilterConfig,
-        rows: Rows,
-        panel: Panel,
-        floor: torch.Tensor,
-        best: torch.Tensor,
-        margin: torch.Tensor | None,
-    ) -> None:
-        filter.filter(
-            rows.operand, panel.operand, (rows.offset, rows.width),
-            (panel.start, floor, panel.tau_floor, panel.thickness), best, margin,
-            self._queue, self._queued, config, self._processors * config.per_processor,
-        )  # fmt: skip
-
     def _refine(
-        self, rows: torch.Tensor, ids: torch.Tensor, panel: Panel, winners: _Winners
+        self,
+        found: Survivors,
+        rows: torch.Tensor,
+        ids: torch.Tensor,
+        panel: Panel,
+        winners: Winners,
+        refined: torch.Tensor,
     ) -> torch.Tensor:
-        """Decide the pairs in `self._pair`; returns whether a column had too many candidates."""
-        tau = panel.tau if len(panel.tau) else None
+        """Decide the survivors; returns whether a column had too many candidates."""
         before = winners.best.clone(), winners.margin.clone()
-        refine.score(
-            self._pair, self._paired, rows, ids, panel.halves, tau, panel.kth, self._scores,
-            winners.best, winners.margin, self._candidates, 8 * self._processors,
-        )  # fmt: skip
+        refined += self._steps.score(found, rows, ids, panel, winners, self._candidates)
         # A row that has risen has left its earlier holder behind.
         winners.nearest.masked_fill_(winners.best > before[0], BEHIND)
         winners.witness.masked_fill_(winners.margin > before[1], BEHIND)
-        refine.decide(
-            self._pair, self._paired, self._scores, panel.given, tau,
-            winners.best, winners.nearest, winners.margin, winners.witness, 4 * self._processors,
-        )  # fmt: skip
+        self._steps.decide(found, panel, winners)
         flooded = (self._candidates[0] > self._candidates[1].shape[1]).any()
         self._merge(panel)
         return flooded
 
     def _merge(self, panel: Panel) -> None:
         count, score, ids = (tensor[: panel.count] for tensor in self._candidates)
-        merge.merge((count, score, ids), panel.list_score, panel.list_id)
+        self._steps.merge((count, score, ids), panel.list_score, panel.list_id)
         panel.raise_kth(self.bounds, panel.list_score[:, -1])
 
     def _tune(self, rows: Rows, panel: Panel) -> None:
@@ -316,19 +256,18 @@ class GpuScanner:
         never = torch.full_like(rows.offset, self.bounds.never)
         floor = torch.full_like(panel.floor, self.bounds.never)
         margin = never.clone() if len(panel.tau) else None
-        self._queued = self._zeros((1,), torch.int32)
 
-        def milliseconds(config: configs.FilterConfig) -> float:
+        def milliseconds(config: Any) -> float:
             begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            self._launch(config, rows, panel, floor, never, margin)  # compiles
+            self._steps.filter(config, rows, panel, floor, never, margin)  # compiles
             begin.record()
-            self._launch(config, rows, panel, floor, never, margin)
+            self._steps.filter(config, rows, panel, floor, never, margin)
             end.record()
             end.synchronize()
             return float(begin.elapsed_time(end))
 
-        self.config = min(self._configs, key=milliseconds)
+        self.config = min(self._steps.configs, key=milliseconds)
 
     def decide_densely(self, g: int, rows: torch.Tensor, ids: torch.Tensor, out: _Tables) -> None:
         """The whole of one test set for a block, without the filter."""
@@ -381,11 +320,18 @@ class _Block:
         )
 
 
-def _overflow(count: torch.Tensor, queue: torch.Tensor) -> torch.Tensor:
-    return ((count > queue.shape[1]) | (count < 0)).any()
+def make_steps(kind: str, device: torch.device, d: int) -> Steps:
+    """The kernels behind a kind of filter, imported only where they run."""
+    if kind == "cuda":
+        from clipgap.kernels.gpu.cuda_steps import CudaSteps
+
+        return CudaSteps.on(device, d)
+    from clipgap.kernels.gpu.triton_steps import TritonSteps
+
+    return TritonSteps(device, 1 if kind == "int8" else 2)
 
 
-def _write(found: DeviceSet, out: _Tables, here: slice, g: int, winners: _Winners) -> None:
+def _write(found: DeviceSet, out: _Tables, here: slice, g: int, winners: Winners) -> None:
     out.sim[here, g], out.nn[here, g] = _value_of(winners.best), winners.nearest
     if found.decides_margin:
         out.margin[here, g], out.witness[here, g] = _value_of(winners.margin), winners.witness

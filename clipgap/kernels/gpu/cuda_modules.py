@@ -1,0 +1,146 @@
+"""Compiled CUDA kernels: from the wheel, or compiled here by NVRTC and kept. The one place for CuPy.
+
+The wheel holds machine code for sm_80 and sm_90a, PTX for newer chips, and the sources. A file that
+is not there, or that the driver does not take, is no reason to stop: the sources are compiled for
+the device, and the result is kept by the hash of what went into it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import warnings
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from clipgap.errors import MissingDependency
+from clipgap.kernels.gpu.cuda_steps import Argument, Module
+from clipgap.tables.atomic import write_atomic
+
+BUILT = Path(__file__).parents[1] / "_cuda"
+"""What setup.py built: kernels-sm_80.cubin, kernels-sm_90a.cubin, kernels-compute_80.ptx, sources."""
+SOURCES = BUILT / "src"
+UNIT = "kernels.cu"
+OPTIONS = ("-std=c++17",)
+
+
+def load(device: torch.device) -> tuple[Module, int, int]:
+    """The kernels for a device, the capability (80 or 90) whose filter they hold, and the bytes of
+    shared memory that a block can have."""
+    if importlib.util.find_spec("cupy") is None:
+        cuda = (torch.version.cuda or "13").partition(".")[0]
+        raise MissingDependency(
+            f"kernel 'cuda' is launched by CuPy, which is not installed; "
+            f"`pip install 'clipgap[cuda{cuda}]'`"
+        )
+    import cupy
+
+    index = device.index or 0
+    shared = cupy.cuda.Device(index).attributes["MaxSharedMemoryPerBlockOptin"]
+    major, minor = torch.cuda.get_device_capability(device)
+    return _load(index, major, minor), 90 if (major, minor) == (9, 0) else 80, int(shared)
+
+
+@lru_cache
+def _load(index: int, major: int, minor: int) -> Module:
+    file, target = chosen(major, minor)
+    reasons = []
+    if file.exists():
+        try:
+            return CupyModule(file, index)
+        except Exception as error:  # whatever the driver has against it
+            reasons.append(f"{file.name}: {_first_line(error)}")
+    else:
+        reasons.append(f"{file.name} was not built (no nvcc at install time)")
+    try:
+        module = CupyModule(compiled(target), index)
+    except Exception as error:
+        reasons.append(f"NVRTC for {target}: {_first_line(error)}")
+        raise MissingDependency(
+            "the CUDA kernels cannot be loaded; use --kernel triton. " + "; ".join(reasons)
+        ) from error
+    if file.exists():
+        warnings.warn(f"CUDA kernels compiled here by NVRTC: {reasons[0]}", stacklevel=2)
+    return module
+
+
+def chosen(major: int, minor: int) -> tuple[Path, str]:
+    """The file for a chip, and what to compile for where the file does not serve."""
+    if (major, minor) == (9, 0):
+        return BUILT / "kernels-sm_90a.cubin", "sm_90a"
+    if major == 8:
+        return BUILT / "kernels-sm_80.cubin", f"sm_{major}{minor}"
+    return BUILT / "kernels-compute_80.ptx", f"sm_{major}{minor}"
+
+
+def compiled(target: str) -> Path:
+    """Machine code for a chip by NVRTC, kept for the next time."""
+    from cupy.cuda import nvrtc
+
+    unit = (SOURCES / UNIT).read_text()
+    headers = sorted(SOURCES.glob("*.cuh"))
+    texts = [header.read_text() for header in headers]
+    version = ".".join(map(str, nvrtc.getVersion()))
+    identity = "\0".join([version, target, *OPTIONS, unit, *texts])
+    name = f"kernels-{target}-{hashlib.sha256(identity.encode()).hexdigest()[:20]}.cubin"
+    kept = _cache() / name
+    if kept.exists():
+        return kept
+    program = nvrtc.createProgram(unit, UNIT, texts, [header.name for header in headers])
+    try:
+        nvrtc.compileProgram(program, [f"--gpu-architecture={target}", *OPTIONS])
+        code: bytes = nvrtc.getCUBIN(program)
+    except nvrtc.NVRTCError as error:
+        raise RuntimeError(f"{error}: {nvrtc.getProgramLog(program).strip()}") from error
+    finally:
+        nvrtc.destroyProgram(program)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with write_atomic(kept) as file:
+        file.write_bytes(code)
+    return kept
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "clipgap" / "cuda"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+class CupyModule:
+    """Kernels on one GPU."""
+
+    def __init__(self, file: Path, index: int) -> None:
+        import cupy
+
+        self._cupy, self._index = cupy, index
+        with cupy.cuda.Device(index):
+            self._module = cupy.RawModule(path=str(file))
+            self._module.get_function("decide")  # loads it
+        self._functions: dict[str, Any] = {}
+
+    def launch(
+        self, kernel: str, blocks: int, threads: int, shared: int, arguments: list[Argument]
+    ) -> None:
+        with self._cupy.cuda.Device(self._index):
+            function = self._functions.get(kernel)
+            if function is None:
+                function = self._functions[kernel] = self._module.get_function(kernel)
+            if shared > function.max_dynamic_shared_size_bytes:
+                function.max_dynamic_shared_size_bytes = shared
+            stream = torch.cuda.current_stream(self._index).cuda_stream
+            with self._cupy.cuda.ExternalStream(stream):
+                function((blocks,), (threads,), tuple(map(_passed, arguments)), shared_mem=shared)
+
+
+def _passed(argument: Argument) -> np.uintp | np.int32 | np.float32:
+    if argument is None:
+        return np.uintp(0)
+    return np.uintp(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument

@@ -1,0 +1,182 @@
+// What the kernels ask of a GPU beyond CUDA C++: one function an instruction, no logic.
+//
+// Addresses of shared memory are 32-bit numbers, as the instructions take them. The tests give a
+// header that does the same on a CPU (CLIPGAP_EMULATED), so that the kernels run there unchanged.
+#pragma once
+
+using u16 = unsigned short;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+constexpr u32 ALL_LANES = 0xffffffffu;
+
+#ifndef CLIPGAP_EMULATED
+
+#define CLIPGAP_KERNEL extern "C" __global__
+#define CLIPGAP_SHARED(name) extern __shared__ __align__(1024) unsigned char name[]
+
+__device__ __forceinline__ u32 shared_address(const void* pointer) {
+    return static_cast<u32>(__cvta_generic_to_shared(pointer));
+}
+
+__device__ __forceinline__ float half_to_float(u16 bits) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+    return value;
+}
+
+// 16 bytes from global to shared memory, on their own way until copy_wait.
+__device__ __forceinline__ void copy_async(u32 to, const void* from) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+__device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+// Until at most PENDING groups of this thread's copies are under way.
+template <int PENDING>
+__device__ __forceinline__ void copy_wait() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+// All `threads` threads that name this barrier meet.
+__device__ __forceinline__ void meet(int barrier, int threads) {
+    asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+
+// Four 8 x 16-byte matrices; lane l gives the address of row l % 8 of matrix l / 8 and gets four
+// bytes of row l / 4 of each.
+__device__ __forceinline__ void load_matrices(u32 (&into)[4], u32 address) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(into[0]), "=r"(into[1]), "=r"(into[2]), "=r"(into[3])
+                 : "r"(address)
+                 : "memory");
+}
+
+// 16 x 8 sums of 32 products each. A thread has two neighbours of row lane / 4 and of that plus 8.
+__device__ __forceinline__ void multiply(int* upper, int* lower, const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+r"(upper[0]), "+r"(upper[1]), "+r"(lower[0]), "+r"(lower[1])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+
+#define CLIPGAP_CLUSTER(size) __cluster_dims__(size, 1, 1)
+
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 rank;
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+__device__ __forceinline__ void cluster_meet() {
+    asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
+}
+
+__device__ __forceinline__ void signal_init(u32 signal, u32 arrivals) {
+    asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(signal), "r"(arrivals) : "memory");
+}
+__device__ __forceinline__ void signal_fence() {
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+// One arrival, and so many bytes more before the phase ends.
+__device__ __forceinline__ void signal_expect(u32 signal, u32 bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(signal), "r"(bytes)
+                 : "memory");
+}
+__device__ __forceinline__ void signal_arrive(u32 signal) {
+    asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(signal) : "memory");
+}
+// The same signal of another block of the cluster.
+__device__ __forceinline__ void signal_arrive_at(u32 signal, u32 rank) {
+    asm volatile(
+        "{\n"
+        ".reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %0, %1;\n"
+        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "}" ::"r"(signal),
+        "r"(rank)
+        : "memory");
+}
+// Until the phase of this parity has ended, for all blocks of the cluster.
+__device__ __forceinline__ void signal_wait(u32 signal, u32 parity) {
+    asm volatile(
+        "{\n"
+        ".reg .pred done;\n"
+        "again:\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "@!done bra again;\n"
+        "}" ::"r"(signal),
+        "r"(parity)
+        : "memory");
+}
+
+// A stretch of global memory into shared memory; its bytes count towards `signal`.
+__device__ __forceinline__ void copy_bulk(u32 to, const void* from, u32 bytes, u32 signal) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(signal)
+        : "memory");
+}
+// To the same place in every block of `blocks`, each of whose own signals counts the bytes.
+__device__ __forceinline__ void copy_bulk_to(u32 to, const void* from, u32 bytes, u32 signal, u16 blocks) {
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
+        "[%0], [%1], %2, [%3], %4;" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(signal), "h"(blocks)
+        : "memory");
+}
+
+template <int REGISTERS>
+__device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+template <int REGISTERS>
+__device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+}
+
+// Registers written before are seen by the products after.
+__device__ __forceinline__ void products_fence() {
+    asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void products_commit() {
+    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+template <int PENDING>
+__device__ __forceinline__ void products_wait() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
+}
+
+// 64 x COLUMNS sums of 32 products each by four warps: warp w has rows 16 w to 16 w + 15, laid out
+// as by `multiply`. Operands lie in shared memory, described by `operand_of`.
+#define CLIPGAP_SUMS(j) \
+    "+r"(upper[2 * (j)]), "+r"(upper[2 * (j) + 1]), "+r"(lower[2 * (j)]), "+r"(lower[2 * (j) + 1])
+#define CLIPGAP_SUMS_4(j) \
+    CLIPGAP_SUMS(j), CLIPGAP_SUMS((j) + 1), CLIPGAP_SUMS((j) + 2), CLIPGAP_SUMS((j) + 3)
+
+__device__ __forceinline__ void multiply_group(int (&upper)[16], int (&lower)[16], u64 a, u64 b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
+        "%32, %33, 1;"
+        : CLIPGAP_SUMS_4(0), CLIPGAP_SUMS_4(4)
+        : "l"(a), "l"(b));
+}
+__device__ __forceinline__ void multiply_group(int (&upper)[32], int (&lower)[32], u64 a, u64 b) {
+    asm volatile(
+        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
+        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
+        "%64, %65, 1;"
+        : CLIPGAP_SUMS_4(0), CLIPGAP_SUMS_4(4), CLIPGAP_SUMS_4(8), CLIPGAP_SUMS_4(12)
+        : "l"(a), "l"(b));
+}
+
+#undef CLIPGAP_SUMS_4
+#undef CLIPGAP_SUMS
+
+#endif  // sm_90a
+#endif  // not emulated

@@ -1,0 +1,81 @@
+"""The CUDA kernels on a CPU: `CudaSteps` over the same sources, compiled as C++ (emulated.h)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, Shape, shape_for
+from clipgap.kernels.gpu.cuda_steps import Argument, CudaSteps
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "csrc" / "cuda"
+PAIRS = 1 << 15
+
+
+@lru_cache(maxsize=1)
+def library() -> ctypes.CDLL:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler to run the CUDA kernels on a CPU with")
+    made = ROOT / "build" / "emulated" / "_cuda.so"
+    made.parent.mkdir(parents=True, exist_ok=True)
+    # Fibers jump between stacks, which fortified longjmp takes for an error.
+    command = [
+        *(compiler, "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off"),
+        *("-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"),
+        *("-Wno-unknown-pragmas", "-Wno-parentheses", "-Wno-unused-parameter"),
+        *("-o", str(made), str(Path(__file__).parent / "emulated.cpp")),
+    ]
+    subprocess.run(command, check=True)
+    found = ctypes.CDLL(str(made))
+    found.emulated_launch.restype = ctypes.c_char_p
+    return found
+
+
+class EmulatedModule:
+    """`Module` on the CPU. `late`: what a GPU does some time before a wait is done at the wait."""
+
+    def __init__(self, late: bool) -> None:
+        self.late = late
+
+    def launch(
+        self, kernel: str, blocks: int, threads: int, shared: int, arguments: list[Argument]
+    ) -> None:
+        held = []
+        for argument in arguments:
+            if argument is None or isinstance(argument, torch.Tensor):
+                assert argument is None or argument.is_contiguous()
+                held.append(ctypes.c_void_p(None if argument is None else argument.data_ptr()))
+            elif isinstance(argument, np.float32):
+                held.append(ctypes.c_float(argument))
+            else:
+                held.append(ctypes.c_int(argument))
+        pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
+        cluster = 2 if kernel.startswith("filter_sm90") else 1
+        wrong = library().emulated_launch(
+            kernel.encode(), blocks, threads, cluster, shared, int(self.late), pointers
+        )
+        assert wrong is None, f"{kernel}: {wrong.decode()}"
+
+
+def emulated_steps(
+    capability: int,
+    d: int,
+    *,
+    shared: int | None = None,
+    late: bool = False,
+    processors: int = 3,
+    pairs: int = PAIRS,
+    shape: Shape | None = None,
+) -> CudaSteps:
+    shape = shape or shape_for(capability, shared or MOST_SHARED[capability], -(-d // 128) * 128)
+    return CudaSteps(EmulatedModule(late), torch.device("cpu"), shape, processors, pairs)
