@@ -27,7 +27,7 @@ _LONGEST = 1.01**2
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs in the order of their rows; rows and columns count from 0 within what was given."""
+    """Pairs in no particular order; rows and columns count from 0 within what was given."""
 
     row: NDArray[np.int64]
     column: NDArray[np.int64]

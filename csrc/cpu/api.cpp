@@ -158,6 +158,44 @@ void cg_topk_set(cg_scanner* self, const double* sim, const int64_t* ids) {
 cg_counters cg_counters_get(const cg_scanner* self) { return self->scanner.counters; }
 int64_t cg_row_block(const cg_scanner* self) { return self->scanner.row_block(); }
 
+int64_t cg_pairs(cg_scanner* self, const uint16_t* rows, int64_t n, int set, double limit,
+                 int32_t* row, int32_t* column, double* score) {
+  try {
+    int64_t count = 0;
+    for (const auto& part : self->scanner.pairs(rows, n, set, limit)) {
+      for (const clipgap::Pair& pair : part) {
+        row[count] = pair.row, column[count] = pair.column, score[count] = pair.score;
+        ++count;
+      }
+    }
+    return count;
+  } catch (const std::bad_alloc&) {
+    return -1;
+  }
+}
+
+void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n, int64_t d,
+                    int64_t groups, double* sums) {
+  const Kernels& kernels = *fastest();
+  // Each thread has groups of its own, so no two add to the same sum.
+  const auto work = [&](int64_t first, int64_t last) {
+    const clipgap::DefaultFloats floats;
+    std::vector<double> wide(d);
+    for (int64_t i = 0; i < n; ++i) {
+      if (group_of[i] < first || group_of[i] >= last) continue;
+      kernels.widen(rows + i * d, 1, d, 1, wide.data());
+      double* sum = sums + group_of[i] * d;
+      for (int64_t j = 0; j < d; ++j) sum[j] += wide[j];
+    }
+  };
+  std::vector<std::thread> others;
+  for (int t = 1; t < threads; ++t) {
+    others.emplace_back(work, groups * t / threads, groups * (t + 1) / threads);
+  }
+  work(0, groups / threads);
+  for (std::thread& other : others) other.join();
+}
+
 int cg_upper_bounds(cg_scanner* self, const uint16_t* rows, int64_t n, double* bounds) {
   try {
     self->scanner.upper_bounds(rows, n, bounds);

@@ -47,6 +47,18 @@ CG_API void cg_topk_set(cg_scanner*, const double* sim, const int64_t* ids);
 CG_API cg_counters cg_counters_get(const cg_scanner*);
 CG_API int64_t cg_row_block(const cg_scanner*);
 
+// Every pair of a row and a column of one test set whose score exceeds `limit`, in no
+// particular order; both count from 0 within what was given. The arrays have room for n pairs a column
+// of that set. Returns how many there are, or -1 when memory runs out.
+CG_API int64_t cg_pairs(cg_scanner*, const uint16_t* rows, int64_t n, int set, double limit,
+                        int32_t* row, int32_t* column, double* score);
+
+// --- sums -------------------------------------------------------------------------------------
+// Adds each row to the sum (groups, d) of its group. Float16 values are multiples of 2^-24, so sums of
+// fewer than 2^28 rows are exact, whatever the order.
+CG_API void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
+                           int64_t d, int64_t groups, double* sums);
+
 // --- single steps, for tests ------------------------------------------------------------------
 // Upper bounds of all scores (n, columns) as the filter sees them; never below the exact score.
 CG_API int cg_upper_bounds(cg_scanner*, const uint16_t* rows, int64_t n, double* bounds);

@@ -62,6 +62,11 @@ void RowBlock::begin_set(int64_t set) {
               columns_.decides_margin[set] && unbounded < 0 ? kAlways : kNever);
 }
 
+void RowBlock::begin_search(double limit) {
+  for (int64_t i = 0; i < n_; ++i) best_bound[i] = bound_of(i, limit);
+  std::fill_n(margin_bound.begin(), n_, kNever);
+}
+
 void RowBlock::improve_best(int64_t row, double score, int32_t column) {
   if (score < best[row] || (score == best[row] && column >= best_column[row])) return;
   best[row] = score, best_column[row] = column;

@@ -18,6 +18,8 @@ class RowBlock {
   void take(const uint16_t* rows, int64_t n);
   // Puts every row back to "nothing known" for a test set.
   void begin_set(int64_t set);
+  // Lets the filter drop every pair whose score cannot exceed `limit`.
+  void begin_search(double limit);
 
   int64_t panels() const { return (n_ + columns_.kernels->tile_rows - 1) / columns_.kernels->tile_rows; }
   int64_t size() const { return n_; }

@@ -49,7 +49,7 @@ class Worker {
       block_.begin_set(set);
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
-        filter(p);
+        filter(p, topk_.bounds());
         // In the first panel all survive, for want of bounds, and the best of a row ends that.
         if (p > first_panel && double(found_) > kFlood * double(n * kernels_.tile_columns)) {
           decide_densely(p, set);
@@ -62,6 +62,26 @@ class Worker {
         out.sim[to] = block_.best[i], out.nn[to] = block_.best_column[i];
         out.margin[to] = block_.margin[i], out.witness[to] = block_.witness[i];
       }
+    }
+  }
+
+  // The pairs of these rows with columns of one test set whose score exceeds `limit`.
+  void pairs(const uint16_t* rows, int64_t n, int64_t first, int64_t set, double limit,
+             std::vector<Pair>& found) {
+    block_.take(rows, n);
+    block_.begin_search(limit);
+    const std::vector<int32_t> no_bounds(columns_.places(), kNever);
+    for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
+      filter(p, no_bounds.data());
+      for (int64_t i = 0; i < found_; ++i) {
+        if (i + kAhead < found_) prefetch(queue_[i + kAhead]);
+        const int64_t d = columns_.d, place = queue_[i].column;
+        const double score = kernels_.dot(rows + queue_[i].row * d, &columns_.halves[place * d], d);
+        if (score <= limit) continue;
+        const int64_t column = columns_.given[place] - columns_.set_first[set];
+        found.push_back({int32_t(first + queue_[i].row), int32_t(column), score});
+      }
+      refined += found_;
     }
   }
 
@@ -107,14 +127,14 @@ class Worker {
   }
 
   // One panel of columns, hot in the first-level cache, against all rows of the block.
-  void filter(int64_t p) {
+  void filter(int64_t p, const int32_t* column_bounds) {
     const int64_t place = p * kernels_.tile_columns;
     found_ = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
       compute_tile(p, q);
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.best_bound[row], &block_.margin_bound[row],
-                              &block_.offset[row], topk_.bounds() + place,
+                              &block_.offset[row], column_bounds + place,
                               &columns_.tau_floor[place]};
       found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(place),
                                    block_.rows_in_panel(q), &queue_[found_]);
@@ -274,16 +294,30 @@ void Scanner::raise_column_bounds(const uint16_t* rows, int64_t n) {
   for (int64_t place = 0; place < columns_.places(); ++place) topk_.raise(place, least[place]);
 }
 
+// Rows that a thread takes at a time: few enough for its cache, and for every thread to get some.
+int64_t Scanner::share_of(int64_t n) const {
+  const int64_t shared = (n + threads_ - 1) / threads_;
+  return std::min(row_block_, whole_panels(shared + columns_.kernels->tile_rows - 1,
+                                           *columns_.kernels));
+}
+
 void Scanner::scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results out) {
   if (topk_.empty()) raise_column_bounds(rows, n);
-  const int64_t shared = (n + threads_ - 1) / threads_;
-  const int64_t block = std::min(row_block_, whole_panels(shared + columns_.kernels->tile_rows - 1,
-                                                          *columns_.kernels));
-  run(n, block, [&](Worker& worker, int64_t first, int64_t count) {
+  run(n, share_of(n), [&](Worker& worker, int64_t first, int64_t count) {
     worker.scan(rows + first * columns_.d, ids + first, count, first, out);
   });
   counters.rows += n;
   counters.pairs += n * columns_.count;
+}
+
+std::vector<std::vector<Pair>> Scanner::pairs(const uint16_t* rows, int64_t n, int set,
+                                              double limit) {
+  const int64_t block = share_of(n);
+  std::vector<std::vector<Pair>> found((n + block - 1) / block);
+  run(n, block, [&](Worker& worker, int64_t first, int64_t count) {
+    worker.pairs(rows + first * columns_.d, count, first, set, limit, found[first / block]);
+  });
+  return found;
 }
 
 void Scanner::upper_bounds(const uint16_t* rows, int64_t n, double* bounds) {

@@ -21,12 +21,18 @@ struct Results {  // (n, sets), row-major
   int32_t* witness;
 };
 
+struct Pair {
+  int32_t row, column;  // within the rows and the test set they were looked for in
+  double score;
+};
+
 class Scanner {
  public:
   Scanner(const Kernels*, int threads, int64_t row_block, int64_t d, int sets, const int64_t* sizes,
           const uint16_t* columns, const double* tau, const uint8_t* has_tau, int k);
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results);
+  std::vector<std::vector<Pair>> pairs(const uint16_t* rows, int64_t n, int set, double limit);
   void upper_bounds(const uint16_t* rows, int64_t n, double* bounds);
 
   const Columns& columns() const { return columns_; }
@@ -38,6 +44,7 @@ class Scanner {
  private:
   template <class Task>
   void run(int64_t n, int64_t block, const Task& task);
+  int64_t share_of(int64_t n) const;
   void raise_column_bounds(const uint16_t* rows, int64_t n);
 
   Columns columns_;
