@@ -60,6 +60,12 @@ class Output:
             )
         return None if keep.damaged() else keep
 
+    def require_free(self) -> None:
+        """Refuse, before any work, what `writer` would refuse after it."""
+        state = KeepWriter.folder(self.path).state()
+        if state != "empty" and not (self.overwrite or self.resume):
+            raise KeepWriter.folder(self.path).require_flag(state)
+
     def writer(self) -> KeepWriter:
         # A split takes minutes, so one that was interrupted starts again.
         overwrite = self.overwrite or self.resume

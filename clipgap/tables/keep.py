@@ -215,12 +215,17 @@ class KeepWriter:
         self._details: dict[str, Any] = {}
         self.manifest: dict[str, Any] = {}
         """What was written last; empty until then."""
-        self._folder = OutputFolder(self.path, FORMAT, "keep-list", (_KEEP, _BITMAP))
+        self._folder = self.folder(self.path)
         self._uids = UidRuns(self._folder.progress / "uids")
         state = self._folder.state()
         if state != "empty" and not overwrite:
             raise self._folder.require_flag(state)
         self._folder.start({"rule": dict(rule)}, (_KEEP, _BITMAP, DATACOMP, REFERENCE))
+
+    @staticmethod
+    def folder(path: Path) -> OutputFolder:
+        """The folder as a writer would see it; nothing is touched."""
+        return OutputFolder(path, FORMAT, "keep-list", (_KEEP, _BITMAP))
 
     @property
     def kept(self) -> int:
