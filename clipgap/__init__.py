@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from clipgap.select import emulate as emulate
     from clipgap.select import split as split
     from clipgap.select import verify_split as verify_split
+    from clipgap.select.dedup import dedup as dedup
+    from clipgap.select.dedup import plan_dedup as plan_dedup
     from clipgap.shards import KeepSelector as KeepSelector
     from clipgap.shards import KeepStage as KeepStage
     from clipgap.shards import filter_shards as filter_shards
@@ -44,12 +46,14 @@ _HOMES = {
     "Store": "clipgap.store",
     "StoreWriter": "clipgap.store",
     "combine": "clipgap.select",
+    "dedup": "clipgap.select.dedup",
     "emulate": "clipgap.select",
     "filter_shards": "clipgap.shards",
     "gap": "clipgap.scan",
     "kept_samples": "clipgap.shards",
     "open_scan": "clipgap.scan",
     "open_store": "clipgap.store",
+    "plan_dedup": "clipgap.select.dedup",
     "plan_scan": "clipgap.scan",
     "scan": "clipgap.scan",
     "split": "clipgap.select",

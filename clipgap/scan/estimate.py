@@ -30,10 +30,27 @@ def estimate(
     plan: ScanPlan, *, kernel: str = "auto", device: str = "auto", threads: int | None = None
 ) -> Estimate:
     """Run the kernel that would run, for about a second; its rate does not depend on N or M."""
+    dim, columns, k = plan.train.dim, plan.test_rows, plan.settings.k
+    return estimate_scores(
+        plan.operations, dim, columns, k, kernel=kernel, device=device, threads=threads
+    )
+
+
+def estimate_scores(
+    operations: int,
+    dim: int,
+    columns: int,
+    k: int,
+    *,
+    kernel: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+) -> Estimate:
+    """The same for so many operations on scores against so many columns."""
     side = _SIDE_ON_GPU if resolve(kernel, device) in ON_GPU else _SIDE
-    dim, columns = plan.train.dim, min(plan.test_rows, side)
+    columns = min(columns, side)
     test = TestSet("estimate", synthetic.clip_like(columns, dim, seed=1))
-    scanner = make_scanner([test], plan.settings.k, kernel=kernel, device=device, threads=threads)
+    scanner = make_scanner([test], k, kernel=kernel, device=device, threads=threads)
     rows, ids = synthetic.clip_like(side, dim), np.arange(side)
     scanner.scan(rows, ids)  # the first block fills the lists, which a long scan forgets
     began, done = time.perf_counter(), 0
@@ -41,4 +58,4 @@ def estimate(
         scanner.scan(rows, ids)
         done += side
     rate = 2.0 * done * columns * dim / spent
-    return Estimate(scanner.name, rate, plan.operations / rate)
+    return Estimate(scanner.name, rate, operations / rate)

@@ -18,7 +18,7 @@ from clipgap.scan.job import How
 from clipgap.scan.progress import OnProgress, Progress
 from clipgap.select.dedup.rows import BLOCK_ROWS, RowSource, Watch
 from clipgap.select.dedup.run import Run
-from clipgap.select.dedup.semdedup import write_semdedup
+from clipgap.select.dedup.semdedup import require_written, write_semdedup
 from clipgap.select.dedup.settings import Clustering, Settings
 from clipgap.select.dedup.state import State
 from clipgap.select.output import Output
@@ -231,6 +231,8 @@ class _Task:
         finished = [output.finished() for output in outputs]
         work = common_name(out)
         if all(finished):
+            if self.semdedup is not None:
+                require_written(self.semdedup, settings.epsilons)
             State.discard(work)
             return _from_lists([keep for keep in finished if keep is not None])
         for output, keep in zip(outputs, finished, strict=True):

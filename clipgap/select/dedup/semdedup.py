@@ -13,6 +13,7 @@ paths say what is made of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,7 @@ def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
     with ExitStack() as files:
         lists = []
         for epsilon in run.settings.epsilons:
-            path = files.enter_context(write_atomic(folder / f"kept_eps={epsilon!r}.txt"))
+            path = files.enter_context(write_atomic(_list_name(folder, epsilon)))
             lists.append(files.enter_context(path.open("wb")))
         for group in labels.groups(_ROWS_AT_ONCE):
             run.source.watch.check()
@@ -65,6 +66,19 @@ def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
                 for number, file in enumerate(lists):
                     kept = paths[~run.dropped(number, ids)]
                     file.write(b"".join(name + b"\n" for name in kept.tolist()))
+
+
+def require_written(folder: Path, epsilons: Sequence[float]) -> None:
+    """Refuse if the files are wanted of a run that is over, and whose clusters are gone."""
+    if not all(_list_name(folder, epsilon).exists() for epsilon in epsilons):
+        raise InputError(
+            f"the keep-list is complete, but {folder} has not all of SemDeDup's files, and the "
+            "clusters were not kept. Give --overwrite to make all of it again."
+        )
+
+
+def _list_name(folder: Path, epsilon: float) -> Path:
+    return folder / f"kept_eps={epsilon!r}.txt"
 
 
 def _table(

@@ -113,6 +113,7 @@ class Settings:
             "seed": self.seed,
             "bad_rows": self.bad_rows,
             "clustering": how,
+            "audit": self.audit,
         }
 
 

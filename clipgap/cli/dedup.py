@@ -1,0 +1,304 @@
+"""`clipgap dedup`."""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command
+from clipgap.cli.shell import Shell
+from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clipgap.scan import Progress
+    from clipgap.select.dedup import Dedup, Deduplicated
+
+QUARANTINED = 4
+"""Exit code: finished, but some rows were set aside."""
+
+
+@dataclass(frozen=True)
+class DedupOptions:
+    """What is a duplicate, and which of several stays; named as in the Python API."""
+
+    clusters: Annotated[
+        int | None,
+        typer.Option(metavar="K", help="Compare rows within K clusters. Or give --exact."),
+    ] = None
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Compare all rows with all, without clusters.")
+    ] = False
+    mode: Annotated[
+        str,
+        typer.Option(
+            metavar="greedy|chain|components",
+            help="A row goes if a kept row before it is near; if any row before it is, as "
+            "SemDeDup has it; or if it is not the first of all that are connected.",
+        ),
+    ] = "greedy"
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="first|centroid-far|centroid-near|random",
+            help="Which rows come first, and so stay: by row number, by distance from the "
+            "centroid, or at random.",
+        ),
+    ] = "first"
+    seed: Annotated[int, typer.Option(metavar="S", help="For all that is random.")] = 0
+    iterations: Annotated[
+        int, typer.Option(metavar="N", help="Of k-means, unless it comes to rest before.")
+    ] = 20
+    seeding: Annotated[
+        str,
+        typer.Option(metavar="random|kmeans++", help="How k-means chooses its first centroids."),
+    ] = "random"
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Rows that kmeans++ chooses among.", show_default="8 a cluster"
+        ),
+    ] = None
+    audit: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Compare N rows with the whole store, to estimate how many duplicates lie in "
+            "different clusters.",
+        ),
+    ] = 0
+    bad_rows: Annotated[
+        str,
+        typer.Option(
+            metavar="error|quarantine",
+            help="Rows with NaN or infinity: stop there, or set them aside and keep none.",
+        ),
+    ] = "error"
+
+
+@dataclass(frozen=True)
+class MeansOptions:
+    """What it is done with; no result depends on it."""
+
+    kernel: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|triton|cuda|triton-float16|cpu|torch|numpy",
+            help="What assigns rows to clusters.",
+        ),
+    ] = "auto"
+    device: Annotated[
+        str, typer.Option(metavar="auto|cuda|cpu", help="Where rows are assigned.")
+    ] = "auto"
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads to compute with.", show_default="all cores"),
+    ] = None
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "dedup")(dedup)
+
+
+def dedup(
+    shell: Shell,
+    store: Annotated[str, typer.Argument(metavar="STORE", help="The store to deduplicate.")],
+    epsilon: Annotated[
+        list[float],
+        typer.Option(
+            metavar="ε",
+            help="Rows are duplicates when their similarity exceeds 1 - ε. Repeatable.",
+        ),
+    ],
+    options: DedupOptions,
+    means: MeansOptions,
+    running: Running,
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            metavar="GIB",
+            help="Memory for rows; what is larger is read several times.",
+            show_default="a quarter of the machine's",
+        ),
+    ] = None,
+    semdedup: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Also write clusters and lists as SemDeDup does."),
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="KEEP",
+            help="The folder to make; with several ε its name holds {epsilon}. Needed unless "
+            "--dry-run.",
+        ),
+    ] = None,
+) -> int:
+    """Drop near duplicates: rows too similar to another row of their cluster.
+
+    Clusters come from spherical k-means; within them every pair is decided exactly. Makes a
+    keep-list for each ε.
+    """
+    from clipgap.select.dedup import common_name
+    from clipgap.select.dedup import dedup as run
+
+    if running.dry_run:
+        shell.result(*_plan(store, epsilon, options, means))
+        return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the keep-list shall become")
+    shell.check_settings_file(common_name(out))
+    stop = threading.Event()
+    with shell.progress() as display, stop_on_signals(stop, shell.note):
+        found = run(
+            store,
+            epsilon,
+            **asdict(options),
+            **asdict(means),
+            out=out,
+            semdedup=semdedup,
+            memory=None if memory is None else int(memory * 2**30),
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=_Watch(display, lambda: shell.save_settings(common_name(out))),
+            stop=stop,
+        )
+    shell.result(_outcome(found), describe(found))
+    return QUARANTINED if found.lists[0].sizes["quarantined"] else 0
+
+
+class _Watch:
+    """Shows progress, and saves the settings once the work has begun."""
+
+    def __init__(self, display: Callable[[Progress], None], begun: Callable[[], None]) -> None:
+        self._display, self._begun = display, begun
+        self._has_begun = False
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.stage != "reading headers" and not self._has_begun:
+            self._has_begun = True
+            self._begun()
+        self._display(progress)
+
+
+def _plan(
+    store: str, epsilon: list[float], options: DedupOptions, means: MeansOptions
+) -> tuple[dict[str, Any], Iterator[str]]:
+    from clipgap.scan.estimate import estimate_scores
+    from clipgap.select.dedup import plan_dedup
+
+    plan = plan_dedup(store, epsilon, **asdict(options))
+    columns = options.clusters or plan.store.rows
+    expected = estimate_scores(plan.operations, plan.store.dim, columns, 1, **asdict(means))
+    described = {**plan.describe(), "expected": asdict(expected)}
+    return described, _describe_plan(described)
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    store, clustering = plan["store"], plan["settings"]["clustering"]
+    yield "Would deduplicate:"
+    yield (
+        f"  store     {store['path']} ({store['format']}): {words.plural(store['rows'], 'row')} of "
+        f"{store['dim']:,} in {words.plural(store['shards'], 'shard')}, "
+        f"{words.size(store['bytes'])}"
+    )
+    if clustering is None:
+        yield "  clusters  none: all rows are compared with all"
+    else:
+        yield (
+            f"  clusters  {words.count(clustering['clusters'])}, in at most "
+            f"{words.plural(clustering['iterations'], 'iteration')}"
+        )
+    yield f"  work      about {words.operations(plan['operations'])}, if clusters come out even"
+    expected = plan["expected"]
+    yield (
+        f"  time      about {words.duration(expected['seconds'])} with {expected['kernel']}, which "
+        f"just ran at {words.rate(expected['flops_per_second'])} here"
+    )
+
+
+def _outcome(found: Dedup) -> dict[str, Any]:
+    return {
+        "clustering": found.clustering,
+        "lists": [
+            {
+                "epsilon": one.epsilon,
+                "out": None if one.keep is None else one.keep.path,
+                "rule": one.rule,
+                "sizes": one.sizes,
+                "audit": one.audit,
+            }
+            for one in found.lists
+        ],
+        "already_complete": found.already_complete,
+    }
+
+
+def describe(found: Dedup) -> Iterator[RenderableType]:
+    """How many rows stay at each ε, how the clustering went, and what it missed."""
+    from rich.table import Table
+
+    if found.already_complete:
+        yield "Everything is already complete; every checksum holds."
+    if found.clustering is not None:
+        yield _describe_clustering(found)
+    table = Table()
+    for name in ("ε", "rows", "removed", "kept", "share"):
+        table.add_column(name, justify="right")
+    for one in found.lists:
+        sizes = one.sizes
+        share = f"{sizes['kept'] / sizes['rows']:.2%}" if sizes["rows"] else ""
+        numbers = [words.count(sizes[name]) for name in ("rows", "removed", "kept")]
+        table.add_row(f"{one.epsilon:g}", *numbers, share)
+    yield table
+    if quarantined := found.lists[0].sizes["quarantined"]:
+        yield f"  set aside, never kept: {words.plural(quarantined, 'row')} (zero, NaN or infinite)"
+    for one in found.lists:
+        yield from _describe_audit(one)
+    for one in found.lists:
+        if one.keep is not None:
+            yield f"Keep-list: {shlex.quote(str(one.keep.path))}"
+
+
+def _describe_clustering(found: Dedup) -> str:
+    facts = found.clustering
+    assert facts is not None
+    rest = "came to rest" if facts["converged"] else "stopped"
+    return (
+        f"Clusters: {words.count(facts['clusters'])}, {words.count(facts['empty'])} of them empty, "
+        f"the largest of {words.plural(facts['largest'], 'row')}; k-means {rest} after "
+        f"{words.plural(facts['iterations'], 'iteration')}"
+    )
+
+
+def _describe_audit(one: Deduplicated) -> Iterator[str]:
+    audit = one.audit
+    if audit is None:
+        return
+    rows, pairs = audit["rows_share"], audit["pairs_share"]
+    yield (
+        f"Audit at ε = {one.epsilon:g}, {words.plural(audit['sampled'], 'row')} compared with all, "
+        f"{audit['confidence']:.0%} intervals:"
+    )
+    yield f"  rows with a duplicate in another cluster: {_share(rows)}"
+    if pairs is None:
+        yield "  none of them has a duplicate anywhere"
+    else:
+        missed = words.plural(round(audit["missed_pairs"]), "pair")
+        yield f"  duplicate pairs that clustering missed: {_share(pairs)}, about {missed}"
+
+
+def _share(share: dict[str, float]) -> str:
+    return f"{share['share']:.2%} ({share['low']:.2%} to {share['high']:.2%})"
