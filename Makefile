@@ -5,7 +5,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
-SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/cpu/*.cpp csrc/cpu/*.h)
+SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
 .PHONY: help demo test check bench clean
 
@@ -29,7 +29,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/clipgap bench --quick
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info clipgap/kernels/_cpu.so clipgap/kernels/_cpu_build.json
+	rm -rf $(VENV) build dist *.egg-info clipgap/kernels/_c*
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

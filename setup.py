@@ -1,9 +1,12 @@
-"""Builds the C++ kernels into one plain shared library, `clipgap/kernels/_cpu.so`.
+"""Builds the kernels for CPUs and for GPUs.
 
-The library has a C ABI and is loaded with ctypes, so one wheel serves every Python version. Each
-instruction set has source files of its own, and the one that runs is chosen at run time. The build
-never stops an install: without a working compiler the reason goes to `_cpu_build.json`, which
-`clipgap doctor` reads, and a slower kernel runs.
+CPU: one plain shared library, `clipgap/kernels/_cpu.so`. It has a C ABI and is loaded with ctypes,
+so one wheel serves every Python version. Each instruction set has source files of its own, and the
+one that runs is chosen at run time. The build never stops an install: without a working compiler
+the reason goes to `_cpu_build.json`, which `clipgap doctor` reads, and a slower kernel runs.
+
+GPU: `clipgap/kernels/_cuda/`, machine code for sm_80 and sm_90a and PTX for newer chips where there
+is an nvcc, and the sources, which are compiled where they run otherwise.
 """
 
 from __future__ import annotations
@@ -25,9 +28,11 @@ from setuptools.command.build import build
 
 ROOT = Path(__file__).parent.resolve()
 SOURCES = ROOT / "csrc" / "cpu"
+CUDA_SOURCES = ROOT / "csrc" / "cuda"
 PACKAGE = Path("clipgap", "kernels")
 LIBRARY = "_cpu.so"
 RECORD = "_cpu_build.json"
+CUDA = "_cuda"
 
 COMMON = (
     "-O3 -std=c++17 -fPIC -fvisibility=hidden -ffp-contract=off -fno-math-errno"
@@ -39,6 +44,12 @@ BY_SUFFIX = {
         "-mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni"
         " -mavx2 -mfma -mf16c -mbmi2 -mprefer-vector-width=512"
     ).split(),
+}
+CUDA_FLAGS = "-O3 -std=c++17 -Werror all-warnings".split()
+CUDA_TARGETS = {  # file: what nvcc is to make
+    "kernels-sm_80.cubin": "-cubin -arch=sm_80".split(),
+    "kernels-sm_90a.cubin": "-cubin -arch=sm_90a".split(),
+    "kernels-compute_80.ptx": "-ptx -arch=compute_80".split(),
 }
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -123,6 +134,48 @@ def build_library(target: Path) -> dict[str, object]:
     }
 
 
+def find_nvcc() -> str | None:
+    """None where there is none: the sources go along and are compiled where they run."""
+    if named := os.environ.get("NVCC"):
+        if shutil.which(named) is None:
+            raise BuildFailed(f"the compiler named by NVCC, {named}, does not exist")
+        return named
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def build_cuda(folder: Path) -> None:
+    """Put the sources into `folder`, and what nvcc makes of them where there is one."""
+    shutil.rmtree(folder, ignore_errors=True)
+    sources = folder / "src"
+    sources.mkdir(parents=True)
+    texts = sorted(CUDA_SOURCES.glob("*.cu*"))
+    for text in texts:
+        shutil.copy(text, sources)
+    nvcc = find_nvcc()
+    if nvcc is None or not texts:
+        return
+    version = run([nvcc, "--version"])
+    kept = ROOT / "build" / "cuda"
+    kept.mkdir(parents=True, exist_ok=True)
+
+    def compile_one(name: str) -> None:
+        command = [nvcc, *CUDA_FLAGS, *CUDA_TARGETS[name], str(CUDA_SOURCES / "kernels.cu"), "-o"]
+        content = b"".join(text.read_bytes() for text in texts)
+        identity = "\0".join([version, *command[1:-2]]).encode() + content
+        file = kept / f"{hashlib.sha256(identity).hexdigest()[:20]}-{name}"
+        if not file.exists():
+            sys.stdout.write(f"compiling csrc/cuda for {name}\n")
+            for old in kept.glob(f"*-{name}"):
+                old.unlink()
+            partial = file.with_suffix(f".{os.getpid()}.partial")
+            run([*command, str(partial)])
+            partial.replace(file)
+        shutil.copy(file, folder / name)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, CUDA_TARGETS))
+
+
 class build_kernels(Command):  # noqa: N801
     """Sub-command of `build`: the shared library and the record of how it was made."""
 
@@ -154,12 +207,20 @@ class build_kernels(Command):  # noqa: N801
             )
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        try:
+            build_cuda(self.folder / CUDA)
+        except BuildFailed as failure:
+            sys.stderr.write(
+                f"WARNING: clipgap's CUDA kernels were not built: {failure}\n"
+                "They will be compiled where they run.\n"
+            )
 
     def get_source_files(self) -> list[str]:
-        return [str(path.relative_to(ROOT)) for path in sorted(SOURCES.glob("*"))]
+        files = [*SOURCES.glob("*"), *CUDA_SOURCES.glob("*")]
+        return [str(path.relative_to(ROOT)) for path in sorted(files)]
 
     def get_outputs(self) -> list[str]:
-        made = (self.folder / LIBRARY, self.folder / RECORD)
+        made = (self.folder / LIBRARY, self.folder / RECORD, *(self.folder / CUDA).rglob("*.*"))
         return [str(path) for path in made if path.exists()]
 
     def get_output_mapping(self) -> dict[str, str]:

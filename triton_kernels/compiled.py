@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -21,15 +17,11 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from . import configs, expand, filter, merge, quantise, refine
+from .sass import functions_of, resident
 
 CAPABILITIES = (80, 90, 100)
-SHARED_MEMORY = {80: 163 << 10, 90: 227 << 10, 100: 227 << 10}
-REGISTERS = 65_536
-"""Of a multiprocessor, on all of these chips."""
-_MOST_THREADS = 2048
 _PROGRAMS = 528
 
-_MATRIX = re.compile(r"\b(IMMA|HMMA|IGMMA|HGMMA|UTCIMMA|UTCHMMA|UTCQMMA|DMMA)\b")
 _PTX_MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")
 
 
@@ -133,45 +125,20 @@ def inspect(plan: Plan) -> Built:
     """Build a kernel, and look at what came out."""
     target = GPUTarget("cuda", plan.capability, 32)
     built = triton.compile(plan.source, target=target, options=plan.options)
-    usage = _usage(built.asm["cubin"])
+    (function,) = functions_of(built.asm["cubin"]).values()
     threads, shared = 32 * plan.options["num_warps"], int(built.metadata.shared)
-    # Registers are handed out in eights; each program costs 1 KiB of shared memory by itself.
-    by_registers = REGISTERS // (-(-usage["REG"] // 8) * 8 * threads)
-    by_memory = SHARED_MEMORY[plan.capability] // (shared + 1024)
     return Built(
         kernel=plan.kernel,
         config=plan.config,
         capability=plan.capability,
-        registers=usage["REG"],
+        registers=function.registers,
         shared=shared,
-        spilled=usage["STACK"] + usage["LOCAL"],
-        per_processor=min(by_registers, by_memory, _MOST_THREADS // threads),
+        spilled=function.spilled,
+        per_processor=resident(plan.capability, threads, function.registers, shared),
         planned=plan.per_processor,
-        instructions=dict(Counter(_MATRIX.findall(_disassembly(built.asm["cubin"])))),
+        instructions=function.instructions,
         ptx=tuple(sorted(set(_PTX_MATRIX.findall(built.asm["ptx"])))),
     )
-
-
-def _tool(name: str) -> str:
-    return str(Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / name)
-
-
-def _run(tool: str, arguments: list[str], cubin: bytes) -> str:
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        command = [_tool(tool), *arguments, file.name]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def _usage(cubin: bytes) -> dict[str, int]:
-    text = _run("cuobjdump", ["-res-usage"], cubin)
-    found = re.findall(r"\b(REG|STACK|LOCAL):(\d+)", text)
-    return {name: int(value) for name, value in found}
-
-
-def _disassembly(cubin: bytes) -> str:
-    return _run("nvdisasm", ["-c"], cubin)
 
 
 def main(capability: str) -> None:

@@ -47,17 +47,18 @@ def doctor(
 def _describe_built(built: list[BuiltKernel]) -> Iterator[str]:
     from clipgap.kernels.gpu.compiled import CHIPS
 
+    wide = max(len(one.kernel) for one in built)
     for capability, name in CHIPS.items():
         yield f"sm_{capability} ({name})"
         yield (
-            f"  {'kernel':<12} {'tile':<18} {'registers':>9} {'shared':>10} {'spilled':>8}"
+            f"  {'kernel':<{wide}} {'tile':<18} {'registers':>9} {'shared':>10} {'spilled':>8}"
             f" {'resident':>8}  matrix instructions"
         )
         for one in (one for one in built if one.capability == capability):
             resident = f"{one.per_processor:,} / {one.planned:,}"
             instructions = ", ".join(f"{n:,} {what}" for what, n in one.instructions.items())
             yield (
-                f"  {one.kernel:<12} {one.config or '-':<18} {one.registers:>9,}"
+                f"  {one.kernel:<{wide}} {one.config or '-':<18} {one.registers:>9,}"
                 f" {words.binary_size(one.shared):>10} {one.spilled:>6,} B {resident:>8}"
                 f"  {instructions or '-'}{'' if one.as_planned else '  NOT AS PLANNED'}"
             )

@@ -81,7 +81,7 @@ class ScanSettings:
     kernel: Annotated[
         str,
         typer.Option(
-            metavar="auto|triton|triton-float16|cpu|torch|numpy",
+            metavar="auto|triton|cuda|triton-float16|cpu|torch|numpy",
             help="What computes the scores. Any kernel gives the same tables.",
         ),
     ] = "auto"

@@ -15,7 +15,9 @@ from clipgap.kernels.oracle import OracleScanner
 
 MAX_K = 64
 DEVICES = ("auto", "cuda", "cpu")
-ON_GPU = ("triton", "triton-float16")
+ON_GPU = {"triton": "int8", "cuda": "cuda", "triton-float16": "float16"}
+"""Kernels for GPUs, with the kind of filter that each is to `GpuScanner`. Triton comes first: it is
+the one that `auto` takes until measurements on a device say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -64,39 +66,47 @@ def resolve(kernel: str = "auto", device: str = "auto") -> str:
 
 
 def fallback_note(kernel: str, device: str) -> str | None:
-    """What a user should hear when `auto` leaves a GPU of this machine unused, against its wish."""
+    """What a user should hear when `auto` cannot run what it would on this machine's GPU."""
     from clipgap.kernels.gpu import devices
 
     if kernel != "auto" or device != "auto" or not devices.has_hardware():
         return None
-    info = _triton_info("triton", "int8")
-    if info.available:
+    found = [_gpu_info(name) for name in ON_GPU]
+    if found[0].available:
         return None
-    return f"the GPU is not used, kernel {resolve()!r} runs instead: {info.detail}"
+    other = next((info for info in found if info.available), None)
+    if other is not None:
+        return f"kernel {other.name!r} runs instead of {found[0].name!r}: {found[0].detail}"
+    return f"the GPU is not used, kernel {resolve()!r} runs instead: {found[0].detail}"
 
 
 def available_kernels() -> list[KernelInfo]:
     """Every kernel, fastest first, with what runs or what is missing."""
     return [
-        _triton_info("triton", "int8 filter"),
-        _triton_info("triton-float16", "float16 filter"),
+        *map(_gpu_info, ON_GPU),
         _cpu_info(),
         _torch_info(),
         _numpy_info(),
     ]
 
 
-def _triton_info(name: str, what: str) -> KernelInfo:
+def _gpu_info(name: str) -> KernelInfo:
     from clipgap.kernels.gpu import devices
 
-    if devices.interpreted():
+    if name != "cuda" and devices.interpreted():
         # Never chosen by itself: it is many times slower than any other kernel.
         return KernelInfo(name, False, "interpreted on the CPU, for tests; name it to run it")
     try:
-        found = devices.usable_devices()
+        found = devices.usable_devices(_written_in(name))
     except MissingDependency as error:
         return KernelInfo(name, False, str(error))
-    return KernelInfo(name, True, f"{what} in Triton on {devices.describe(found)}")
+    operands = "float16" if name == "triton-float16" else "int8"
+    language = "CUDA C++" if name == "cuda" else "Triton"
+    return KernelInfo(name, True, f"{operands} filter in {language} on {devices.describe(found)}")
+
+
+def _written_in(name: str) -> str:
+    return "cuda" if name == "cuda" else "triton"
 
 
 def _cpu_info() -> KernelInfo:
@@ -131,24 +141,24 @@ def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanne
     return OracleScanner(tests, k)
 
 
-def _make_triton(kind: str) -> Callable[[Sequence[TestSet], int, int | None], Scanner]:
+def _make_on_gpu(name: str) -> Callable[[Sequence[TestSet], int, int | None], Scanner]:
     def make(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
         from clipgap.kernels.gpu.devices import usable_devices
 
-        devices = usable_devices()  # says what is missing before what needs it is imported
+        # Says what is missing before what needs it is imported.
+        devices = usable_devices(_written_in(name))
         from clipgap.kernels.gpu.scanner import GpuScanner
         from clipgap.kernels.gpu.several import SeveralGpus
 
         if len(devices) == 1:
-            return GpuScanner(tests, k, devices[0], kind)
-        return SeveralGpus(tests, k, devices, kind)
+            return GpuScanner(tests, k, devices[0], ON_GPU[name])
+        return SeveralGpus(tests, k, devices, ON_GPU[name])
 
     return make
 
 
 _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
-    "triton": _make_triton("int8"),
-    "triton-float16": _make_triton("float16"),
+    **{name: _make_on_gpu(name) for name in ON_GPU},
     "cpu": _make_cpu,
     "torch": _make_torch,
     "numpy": _make_numpy,

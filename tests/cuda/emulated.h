@@ -340,6 +340,10 @@ inline void load_matrices(unsigned (&into)[4], unsigned address) {
     const unsigned* rows = emulated::exchange(address);
     const int lane = emulated::lane();
     for (int matrix = 0; matrix < 4; ++matrix) {
+        // The eight rows of a matrix come from different banks, or it takes several turns.
+        unsigned banks = 0;
+        for (int i = 0; i < 8; ++i) banks |= 1u << (rows[8 * matrix + i] >> 4 & 7);
+        if (banks != 0xff) std::abort();
         const unsigned row = rows[8 * matrix + lane / 4];
         if (row % 16) std::abort();
         std::memcpy(&into[matrix], emulated::memory_at(row) + lane % 4 * 4, 4);

@@ -1,4 +1,4 @@
-"""Compiled CUDA kernels: from the wheel, or compiled here by NVRTC and kept. The one place for CuPy.
+"""Compiled CUDA kernels: from the wheel, or compiled here by NVRTC and kept; launched by CuPy.
 
 The wheel holds machine code for sm_80 and sm_90a, PTX for newer chips, and the sources. A file that
 is not there, or that the driver does not take, is no reason to stop: the sources are compiled for
@@ -8,7 +8,6 @@ the device, and the result is kept by the hash of what went into it.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import warnings
 from functools import lru_cache
@@ -23,21 +22,15 @@ from clipgap.kernels.gpu.cuda_steps import Argument, Module
 from clipgap.tables.atomic import write_atomic
 
 BUILT = Path(__file__).parents[1] / "_cuda"
-"""What setup.py built: kernels-sm_80.cubin, kernels-sm_90a.cubin, kernels-compute_80.ptx, sources."""
-SOURCES = BUILT / "src"
-UNIT = "kernels.cu"
+"""What setup.py put there."""
+CUBINS = {80: "kernels-sm_80.cubin", 90: "kernels-sm_90a.cubin"}
+PTX = "kernels-compute_80.ptx"
 OPTIONS = ("-std=c++17",)
 
 
 def load(device: torch.device) -> tuple[Module, int, int]:
     """The kernels for a device, the capability (80 or 90) whose filter they hold, and the bytes of
     shared memory that a block can have."""
-    if importlib.util.find_spec("cupy") is None:
-        cuda = (torch.version.cuda or "13").partition(".")[0]
-        raise MissingDependency(
-            f"kernel 'cuda' is launched by CuPy, which is not installed; "
-            f"`pip install 'clipgap[cuda{cuda}]'`"
-        )
     import cupy
 
     index = device.index or 0
@@ -72,37 +65,50 @@ def _load(index: int, major: int, minor: int) -> Module:
 def chosen(major: int, minor: int) -> tuple[Path, str]:
     """The file for a chip, and what to compile for where the file does not serve."""
     if (major, minor) == (9, 0):
-        return BUILT / "kernels-sm_90a.cubin", "sm_90a"
-    if major == 8:
-        return BUILT / "kernels-sm_80.cubin", f"sm_{major}{minor}"
-    return BUILT / "kernels-compute_80.ptx", f"sm_{major}{minor}"
+        return BUILT / CUBINS[90], "sm_90a"
+    return BUILT / (CUBINS[80] if major == 8 else PTX), f"sm_{major}{minor}"
 
 
 def compiled(target: str) -> Path:
     """Machine code for a chip by NVRTC, kept for the next time."""
     from cupy.cuda import nvrtc
 
-    unit = (SOURCES / UNIT).read_text()
-    headers = sorted(SOURCES.glob("*.cuh"))
-    texts = [header.read_text() for header in headers]
+    texts = [file.read_text() for file in _sources()]
     version = ".".join(map(str, nvrtc.getVersion()))
-    identity = "\0".join([version, target, *OPTIONS, unit, *texts])
+    identity = "\0".join([version, target, *OPTIONS, *texts])
     name = f"kernels-{target}-{hashlib.sha256(identity.encode()).hexdigest()[:20]}.cubin"
     kept = _cache() / name
-    if kept.exists():
-        return kept
-    program = nvrtc.createProgram(unit, UNIT, texts, [header.name for header in headers])
+    if not kept.exists():
+        code, _ = compile_here(target)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomic(kept) as file:
+            file.write_bytes(code)
+    return kept
+
+
+def compile_here(target: str) -> tuple[bytes, str]:
+    """Machine code for a chip by NVRTC, and what the compiler said."""
+    from cupy.cuda import nvrtc
+
+    unit, *headers = _sources()
+    texts = [file.read_bytes() for file in headers]
+    names = [file.name.encode() for file in headers]
+    program = nvrtc.createProgram(unit.read_text(), unit.name, texts, names)
     try:
         nvrtc.compileProgram(program, [f"--gpu-architecture={target}", *OPTIONS])
         code: bytes = nvrtc.getCUBIN(program)
+        # CuPy takes off the last byte, as it would a string's end; the file ends in zeros.
+        return code + b"\0" * (-len(code) % 8), nvrtc.getProgramLog(program).strip()
     except nvrtc.NVRTCError as error:
         raise RuntimeError(f"{error}: {nvrtc.getProgramLog(program).strip()}") from error
     finally:
         nvrtc.destroyProgram(program)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomic(kept) as file:
-        file.write_bytes(code)
-    return kept
+
+
+def _sources() -> list[Path]:
+    """The unit, then its headers."""
+    folder = BUILT / "src"
+    return [folder / "kernels.cu", *sorted(folder.glob("*.cuh"))]
 
 
 def _cache() -> Path:
@@ -140,7 +146,8 @@ class CupyModule:
                 function((blocks,), (threads,), tuple(map(_passed, arguments)), shared_mem=shared)
 
 
-def _passed(argument: Argument) -> np.uintp | np.int32 | np.float32:
-    if argument is None:
-        return np.uintp(0)
-    return np.uintp(argument.data_ptr()) if isinstance(argument, torch.Tensor) else argument
+def _passed(argument: Argument) -> np.generic:
+    """Pointers as numbers of their size; numbers as they are, for their type is the kernel's."""
+    if isinstance(argument, np.generic):
+        return argument
+    return np.uintp(0 if argument is None else argument.data_ptr())

@@ -1,20 +1,20 @@
 """How the CUDA filter is cut for a chip and a depth: one small table, and why.
 
-A block keeps its columns in shared memory, full depth, and rows stream by. More columns are better:
-each row slice that comes by serves all of them. So the table goes from wide to narrow, and the first
-shape that fits the chip's shared memory is taken.
+A block keeps its columns in shared memory, full depth, and rows stream by. More columns are
+better: each row slice that comes by serves all of them. So the table goes from wide to narrow, and
+the first shape that fits the chip's shared memory is taken.
 
-=====================  =======  ======  =========================================================
+=====================  =======  ======  ===================================================
 shape                  columns  stages  fits, with rows of d bytes (padded to 128)
-=====================  =======  ======  =========================================================
+=====================  =======  ======  ===================================================
 sm_90a, wgmma          128      3 to 8  H100 (227 KiB): d up to 1,408; 8 stages at d = 640
 sm_90a, wgmma          64       3 to 8  H100: d up to 2,816
 sm_80, mma.sync        128      2 x 4   A100 (163 KiB): d up to 768
-sm_80, mma.sync        128      2 x 2   A100: d up to 1,024. One slice under way a group is enough
-                                        for 16 bytes a clock, but nothing is to spare
-sm_80, mma.sync        64       2 x 4   A100: d up to 1,536. Chips with 99 KiB (A10, RTX): d = 512
-sm_80, mma.sync        64       2 x 2   A100: d up to 2,048. Chips with 99 KiB: d = 1,024
-=====================  =======  ======  =========================================================
+sm_80, mma.sync        128      2 x 2   A100: d up to 1,024. One slice under way a group is
+                                        enough for 16 bytes a clock, with nothing to spare
+sm_80, mma.sync        64       2 x 4   A100: d up to 1,536; 99 KiB (A10, RTX): 512
+sm_80, mma.sync        64       2 x 2   A100: d up to 2,048; 99 KiB: 1,024
+=====================  =======  ======  ===================================================
 
 Registers: a thread of the 128-column shapes holds 128 sums. sm_80: 256 threads of up to 255, one
 block on a multiprocessor. sm_90a: two groups of 128 threads with 232 each, 40 for the group that
@@ -23,6 +23,7 @@ copies. Narrow shapes hold half as many sums and are bound by shared memory inst
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clipgap.errors import MissingDependency
@@ -47,29 +48,36 @@ class Shape:
     threads: int
     cluster: int  # blocks that share rows
     shared: int  # bytes of a block
-    band: int  # column tiles that are worked on at the same time
+    band: int = 8  # column tiles that are worked on at the same time
 
     @property
     def name(self) -> str:
         return f"{TILE}x{self.columns}x{self.slice}/{self.stages}s"
 
 
-def shape_for(capability: int, shared: int, depth: int, band: int = 8) -> Shape:
-    """The shape for a chip with so much shared memory a block, and operands of `depth` bytes."""
+def every_shape(capability: int, shared: int, depth: int) -> Iterator[Shape]:
+    """The shapes that fit a chip with so much shared memory a block, the best first."""
     for columns in (128, 64):
         held = columns * (depth + _TERMS) + _SIGNALS
         if capability == 90:
             stages = min(8, (shared - held) // (TILE * 128))
             if stages >= 3:
                 used = held + stages * TILE * 128
-                return Shape(f"filter_sm90_{columns}", 128, columns, stages, 384, 2, used, band)
+                yield Shape(f"filter_sm90_{columns}", 128, columns, stages, 384, 2, used)
             continue
         for stages in (4, 2):
             used = held + 2 * stages * TILE * 64
             if used <= shared:
                 kernel = f"filter_sm80_{columns}_{stages}"
-                return Shape(kernel, 64, columns, 2 * stages, 256, 1, used, band)
-    raise MissingDependency(
-        f"kernel 'cuda' holds columns in shared memory, and {depth:,} dimensions do not fit into "
-        f"the {shared >> 10:,} KiB of this GPU; use --kernel triton"
-    )
+                yield Shape(kernel, 64, columns, 2 * stages, 256, 1, used)
+
+
+def shape_for(capability: int, shared: int, depth: int) -> Shape:
+    """The shape for operands of `depth` bytes."""
+    found = next(every_shape(capability, shared, depth), None)
+    if found is None:
+        raise MissingDependency(
+            f"kernel 'cuda' holds columns in shared memory, and {depth:,} dimensions do not fit "
+            f"into the {shared >> 10:,} KiB of this GPU; use --kernel triton"
+        )
+    return found

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 OLDEST = (8, 0)
+_NEEDED = {
+    "triton": {"torch": "torch", "triton": "triton"},
+    "cuda": {"torch": "torch", "cupy": "'clipgap[cuda13]'` (or `'clipgap[cuda12]'"},
+}
 
 
 def interpreted() -> bool:
@@ -29,17 +33,20 @@ def has_hardware() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
-def usable_devices() -> list[torch.device]:
-    """The devices a scan runs on; `MissingDependency` says why there are none."""
-    for package in ("torch", "triton"):
+def usable_devices(written_in: str = "triton") -> list[torch.device]:
+    """The devices that kernels written in `triton` or `cuda` run on; `MissingDependency` says why
+    there are none."""
+    in_triton = written_in == "triton"
+    for package, install in _NEEDED[written_in].items():
         if importlib.util.find_spec(package) is None:
-            raise MissingDependency(f"{package} is not installed; `pip install {package}`")
+            raise MissingDependency(f"{package} is not installed; `pip install {install}`")
+    interprets = in_triton and interpreted()
     # Looked at first: importing torch takes seconds and hundreds of megabytes.
-    if not interpreted() and not has_hardware():
+    if not interprets and not has_hardware():
         raise MissingDependency("there is no NVIDIA GPU (no /dev/nvidia0)")
     import torch
 
-    if interpreted():
+    if interprets:
         return [torch.device("cpu")]
     if torch.version.cuda is None:
         raise MissingDependency(
@@ -47,7 +54,7 @@ def usable_devices() -> list[torch.device]:
         )
     if not torch.cuda.is_available():
         raise MissingDependency(_why_no_cuda(torch.version.cuda))
-    if not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))):
+    if in_triton and not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))):
         raise MissingDependency(
             "Triton needs a C compiler to launch kernels; install gcc or clang, or name one by CC"
         )

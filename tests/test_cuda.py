@@ -1,0 +1,212 @@
+"""The CUDA kernels, run on the CPU thread by thread (tests/cuda), by equality with the oracle."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from clipgap import synthetic
+from clipgap.errors import MissingDependency
+from clipgap.kernels.interface import TestSet
+from clipgap.kernels.oracle import exact_scores
+from tests.kernels import assert_like_oracle
+from tests.test_kernels import KINDS, make_blocks, make_tests
+
+torch = pytest.importorskip("torch")
+
+from clipgap.kernels.gpu import bounds, cuda_shapes, cuda_steps, devices, scanner  # noqa: E402
+from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, every_shape, shape_for  # noqa: E402
+from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
+from tests.cuda.emulation import emulated_steps  # noqa: E402
+
+CPU = torch.device("cpu")
+LARGEST = dict.fromkeys(MOST_SHARED, 4 << 20)
+"""With so much shared memory every shape fits every depth."""
+
+
+def shapes(depth: int) -> list[tuple[int, cuda_shapes.Shape]]:
+    return [(chip, one) for chip in MOST_SHARED for one in every_shape(chip, LARGEST[chip], depth)]
+
+
+def cases() -> list[tuple[int, str, int, str, int, tuple[int, ...], str, int, bool]]:
+    """Every shape with several dimensions and kinds of data."""
+    ks, sizes = cycle((1, 6, 32, 64)), cycle(((1,), (90, 7), (300,), (129,)))
+    gaps, rows = cycle(("none", "all", "some")), cycle((1, 130, 270))
+    kinds, late = cycle(KINDS), cycle((True, False, True, True, False))
+    return [
+        (
+            chip,
+            shape.kernel,
+            d,
+            next(kinds),
+            next(ks),
+            next(sizes),
+            next(gaps),
+            next(rows),
+            next(late),
+        )
+        for d in (3, 129, 640)
+        for chip, shape in shapes(128)
+    ] + [
+        (chip, shape_for(chip, room, 1536).kernel, 1536, "clip-like", 6, (40,), "all", 20, True)
+        for chip, room in MOST_SHARED.items()
+    ]
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, case[1:5])))
+def test_equals_the_oracle(
+    case: tuple[int, str, int, str, int, tuple[int, ...], str, int, bool],
+) -> None:
+    chip, kernel, d, data, k, sizes, gap, n, late = case
+    shape = next(one for _, one in shapes(-(-d // 128) * 128) if one.kernel == kernel)
+    steps = emulated_steps(chip, d, late=late, shape=shape)
+    tests = make_tests(data, d, sizes, gap)
+    rows = synthetic.rows(data, 0, n, d, seed=1)
+    assert_like_oracle(GpuScanner(tests, k, CPU, "cuda", steps=steps), tests, k, make_blocks(rows))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("chip", MOST_SHARED)
+def test_bands_stretches_and_a_ring_that_goes_round(
+    chip: int, late: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More pieces than blocks, more slices than stages, and bounds that carry over."""
+    monkeypatch.setattr(scanner, "FIRST_ROWS", 150)
+    monkeypatch.setattr(scanner, "SAMPLE_ROWS", 100)
+    d = 300
+    shape = next(one for one in every_shape(chip, 120 << 10, 384) if one.columns == 128)
+    steps = emulated_steps(chip, d, late=late, shape=shape)
+    tests = make_tests("clip-like", d, (400, 5), "all")
+    rows = synthetic.clip_like(520, d, seed=1)
+    made = GpuScanner(tests, 6, CPU, "cuda", steps=steps)
+    blocks = [(rows[:450], np.arange(450)), (rows[450:], np.arange(450, 520))]
+    assert_like_oracle(made, tests, 6, blocks)
+    assert made.counters.refined < made.counters.pairs / 8, "the filter lets most pairs through"
+
+
+@pytest.mark.parametrize("chip", MOST_SHARED)
+def test_a_queue_that_overflows_is_decided_densely(
+    chip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense = []
+    decide = GpuScanner.decide_densely
+    monkeypatch.setattr(
+        GpuScanner, "decide_densely", lambda *given: (dense.append(1), decide(*given))
+    )
+    tests = make_tests("equal", 32, (70, 5), "some")
+    rows = synthetic.rows("equal", 0, 90, 32, seed=1)
+    steps = emulated_steps(chip, 32, pairs=64)
+    assert_like_oracle(GpuScanner(tests, 6, CPU, "cuda", steps=steps), tests, 6, make_blocks(rows))
+    assert dense
+
+
+def test_an_id_that_comes_twice_counts_once() -> None:
+    steps = emulated_steps(80, 64)
+    tests = [TestSet("t", synthetic.clip_like(20, 64, seed=2))]
+    rows = synthetic.rows("duplicates", 0, 40, 64, seed=1)
+    ids = np.arange(40)
+    once, twice = (GpuScanner(tests, 6, CPU, "cuda", steps=steps) for _ in range(2))
+    once.scan(rows, ids)
+    for _ in range(2):
+        twice.scan(rows, ids)
+    (one,), (two,) = once.topk(), twice.topk()
+    np.testing.assert_array_equal(one.sim, two.sim)
+    np.testing.assert_array_equal(one.id, two.id)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    d=st.integers(1, 300),
+    n=st.integers(1, 40),
+    chip=st.sampled_from(sorted(MOST_SHARED)),
+    seed=st.integers(0, 2**32 - 1),
+    spike=st.booleans(),
+)
+def test_integers_lie_as_the_filter_reads_them_and_bounds_hold(
+    d: int, n: int, chip: int, seed: int, spike: bool
+) -> None:
+    random = np.random.default_rng(seed)
+    x = random.standard_normal((n, d)) * np.exp(random.standard_normal(d))
+    x[:, random.integers(d)] += 30.0 * spike
+    rows = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    rows = rows[np.linalg.norm(rows.astype(np.float64), axis=1) <= 1.01]
+    if not len(rows):
+        return
+    points = torch.from_numpy(rows)
+    steps = emulated_steps(chip, d)
+    grid = bounds.Grid.fit([rows], CPU, steps.quantise, 256)
+    left, right = grid.rows(points, 256), grid.columns(points, 256)
+    p = untiled(right.operand, steps.configs[0].slice)[: len(rows)].double()
+    q = untiled(left.operand, steps.configs[0].slice)[: len(rows)].double()
+    upper = q @ p.T + left.offset[: len(rows), None] + right.start[None, : len(rows)]
+    lower = upper - left.width[: len(rows), None] - right.thickness[None, : len(rows)]
+    scores = exact_scores(rows, rows)
+    assert (upper.numpy() * grid.unit >= scores).all()
+    assert (lower.numpy() * grid.unit <= scores).all()
+    assert not untiled(left.operand, steps.configs[0].slice)[len(rows) :].any()
+
+
+def untiled(operand: torch.Tensor, slice: int) -> torch.Tensor:
+    """An operand row by row, from tiles of 128 rows, slices and permuted 16-byte chunks."""
+    places, depth = operand.shape
+    tiles = operand.reshape(places // 128, depth // slice, 128, slice // 16, 16)
+    row = np.arange(128)
+    turn = row % 8 if slice == 128 else row // 2 % 4
+    chunks = np.arange(slice // 16)
+    there = torch.from_numpy(chunks[None, :] ^ turn[:, None])
+    plain = torch.gather(tiles, 3, there[None, None, :, :, None].expand_as(tiles))
+    return plain.permute(0, 2, 1, 3, 4).reshape(places, depth)
+
+
+@pytest.mark.parametrize("chip", MOST_SHARED)
+def test_result_folders_are_those_of_the_cpu_kernel(
+    chip: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import clipgap
+
+    monkeypatch.setattr(devices, "usable_devices", lambda written_in: [CPU])
+    monkeypatch.setattr(
+        cuda_steps.CudaSteps, "on", classmethod(lambda cls, device, d: emulated_steps(chip, d))
+    )
+    train = synthetic.clip_like(300, 32, seed=1)
+    tests = {"a": synthetic.clip_like(40, 32, seed=2), "b": synthetic.clip_like(9, 32, seed=3)}
+    gap = clipgap.gap(
+        synthetic.clip_like(50, 32, seed=4), tests, out=tmp_path / "gap", kernel="numpy"
+    )
+
+    def folder(kernel: str) -> dict[str, bytes]:
+        out = tmp_path / kernel
+        clipgap.scan(train, tests, gap=gap, k=6, out=out, kernel=kernel, block_rows=70)
+        return {
+            str(p.relative_to(out)): p.read_bytes() for p in sorted(out.rglob("*")) if p.is_file()
+        }
+
+    assert folder("cuda") == folder("numpy")
+
+
+def test_shapes_fit_and_the_widest_comes_first() -> None:
+    assert shape_for(90, MOST_SHARED[90], 640).name == "128x128x128/8s"
+    assert shape_for(80, MOST_SHARED[80], 640).kernel == "filter_sm80_128_4"
+    assert shape_for(80, MOST_SHARED[80], 1024).kernel == "filter_sm80_128_2"
+    assert shape_for(80, 99 << 10, 1024).kernel == "filter_sm80_64_2"
+    for chip, room in MOST_SHARED.items():
+        for depth in range(128, 2049, 128):
+            assert shape_for(chip, room, depth).shared <= room
+    with pytest.raises(MissingDependency, match=r"8,192 dimensions do not fit into the 163 KiB"):
+        shape_for(80, MOST_SHARED[80], 8192)
+
+
+def test_a_machine_without_cupy_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = devices.importlib.util.find_spec
+    monkeypatch.setattr(
+        devices.importlib.util, "find_spec", lambda name: None if name == "cupy" else find(name)
+    )
+    with pytest.raises(
+        MissingDependency, match=r"cupy is not installed; `pip install 'clipgap\[cuda13\]'`"
+    ):
+        devices.usable_devices("cuda")
