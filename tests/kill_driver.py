@@ -1,6 +1,7 @@
 """Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Started by `test_resume_kill.py` and `test_filter_kill.py`; prints one line of JSON.
+Started by `test_resume_kill.py`, `test_filter_kill.py` and `test_dedup_folders.py`; prints one line
+of JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
 from clipgap.scan import engine, scan
+from clipgap.select.dedup import dedup
 from clipgap.shards import filter_shards
 from tests.worlds import tree
 
@@ -54,6 +56,12 @@ def scan_run(inputs: dict[str, Any]) -> Run:
 def filter_run(inputs: dict[str, Any]) -> Run:
     return lambda out, resume: filter_shards(
         inputs["shards"], inputs["keep"], out, workers=1, resume=resume
+    )
+
+
+def dedup_run(inputs: dict[str, Any]) -> Run:
+    return lambda out, resume: dedup(
+        inputs["store"], 0.05, clusters=3, iterations=1, threads=1, out=out, resume=resume
     )
 
 
@@ -193,7 +201,7 @@ def run_driver(what: str, inputs: dict[str, Any], folder: Path, mode: str) -> di
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
-    make = {"scan": scan_run, "filter": filter_run}[arguments["what"]]
+    make = {"scan": scan_run, "filter": filter_run, "dedup": dedup_run}[arguments["what"]]
     driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
         "every write": driver.every_write,

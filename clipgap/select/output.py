@@ -58,7 +58,10 @@ class Output:
                 "or replace it with --overwrite. The differences:",
                 problems,
             )
-        return None if keep.damaged() else keep
+        if keep.damaged():
+            return None
+        KeepWriter.folder(self.path).tidy()  # a kill may have come between the last two steps
+        return keep
 
     def require_free(self) -> None:
         """Refuse, before any work, what `writer` would refuse after it."""

@@ -116,6 +116,14 @@ class OutputFolder:
         remove_leftovers(self.path)
         sync_folder(self.path)
 
+    def remove(self) -> None:
+        """Delete the folder. What tells that it is ours goes last, should a kill cut this short."""
+        entries = list(self.progress.iterdir()) if self.progress.is_dir() else []
+        for entry in entries:
+            if entry != self._plan:
+                remove(entry)
+        remove(self.path)
+
     def damaged(self, files: Mapping[str, Sum]) -> list[str]:
         """Which of these files are missing or differ from their checksum."""
 

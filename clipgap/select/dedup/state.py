@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from clipgap.errors import InputError
 from clipgap.tables.atomic import sync_file, write_atomic
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import write_json
-from clipgap.tables.folder import OutputFolder, remove
+from clipgap.tables.folder import OutputFolder
 
 FORMAT = "clipgap-dedup"
 _LABELS = {
@@ -68,8 +69,10 @@ class State:
     def discard(out: Path) -> None:
         """Remove what a run left that was killed after its last keep-list."""
         folder = _folder(out)
-        if folder.state() == "unfinished":
-            remove(folder.path)
+        # What clipgap did not make is left alone, whatever it is called.
+        with suppress(InputError):
+            if folder.state() != "finished":
+                folder.remove()
 
     def save(self, name: str, document: Mapping[str, Any]) -> None:
         """Keep plain data; what arrays it speaks of is flushed to the disk first."""
@@ -124,7 +127,7 @@ class State:
         """The run is over."""
         self._arrays.clear()
         if self._folder is not None:
-            remove(self._folder.path)
+            self._folder.remove()
 
     def _open(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         if self._folder is None or 0 in shape:
@@ -135,12 +138,12 @@ class State:
                 np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
             sync_file(path)
         try:
-            array = np.lib.format.open_memmap(path, "r+")
+            held = np.load(path, mmap_mode="r")  # unlike r+, it does not lengthen a short file
         except (OSError, ValueError) as error:
             raise _damaged(path, error) from error
-        if array.shape != shape or array.dtype != dtype:
-            raise _damaged(path, f"it holds {array.dtype} {array.shape}")
-        return array
+        if held.shape != shape or held.dtype != dtype:
+            raise _damaged(path, f"it holds {held.dtype} {held.shape}")
+        return np.lib.format.open_memmap(path, "r+")
 
 
 def _folder(out: Path) -> OutputFolder:
