@@ -29,6 +29,8 @@ TINY = {
     "api.h": '#define CG_API __attribute__((visibility("default")))\nint answer();\n',
 }
 
+CUDA_FILES = {"kernels-sm_80.cubin", "kernels-sm_90a.cubin", "kernels-compute_80.ptx"}
+
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
@@ -39,12 +41,13 @@ def tree(tmp_path: Path) -> Path:
     tree.mkdir()
     for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    made = shutil.ignore_patterns("__pycache__", "_cpu.so", "_cpu_build.json")
+    made = shutil.ignore_patterns("__pycache__", "_cpu.so", "_cpu_build.json", "_cuda")
     shutil.copytree(ROOT / "clipgap", tree / "clipgap", ignore=made)
     shutil.copytree(ROOT / "csrc", tree / "csrc")
     shutil.copytree(ROOT / "triton_kernels", tree / "triton_kernels", ignore=made)
-    if (ROOT / "build" / "cpu").exists():
-        shutil.copytree(ROOT / "build" / "cpu", tree / "build" / "cpu")
+    for kept in ("cpu", "cuda"):
+        if (ROOT / "build" / kept).exists():
+            shutil.copytree(ROOT / "build" / kept, tree / "build" / kept)
     return tree
 
 
@@ -125,15 +128,22 @@ def test_the_wheel_carries_a_library_that_works(tree: Path) -> None:
         "clipgap"
     }
     assert use(package).startswith("cpu/")
+    cuda = package / "clipgap" / "kernels" / "_cuda"
+    sources = {path.name: path.read_bytes() for path in (ROOT / "csrc" / "cuda").iterdir()}
+    assert {path.name: path.read_bytes() for path in (cuda / "src").iterdir()} == sources
+    built = {path.name for path in cuda.glob("kernels-*")}
+    assert built == (CUDA_FILES if shutil.which("nvcc") else set())
 
 
 def test_without_a_compiler_the_install_succeeds_and_says_why(tree: Path) -> None:
-    package = wheel(tree, CXX="/nonexistent")
+    package = wheel(tree, CXX="/nonexistent", NVCC="/nonexistent")
     assert not (package / "clipgap" / "kernels" / "_cpu.so").exists()
     assert record(package) == {
         "built": False,
         "reason": "the compiler named by CXX, /nonexistent, does not exist",
     }
+    cuda = package / "clipgap" / "kernels" / "_cuda"
+    assert {path.name for path in cuda.iterdir()} == {"src"}, "to be compiled where it runs"
     said = use(package)
     assert not said.startswith("cpu/")
     assert "/nonexistent, does not exist" in said
