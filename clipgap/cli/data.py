@@ -1,0 +1,103 @@
+"""`clipgap data list` and `clipgap data check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import command
+from clipgap.cli.shell import Shell
+from clipgap.errors import InputError
+
+if TYPE_CHECKING:
+    from clipgap.clip.data import Checked, Registered
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    group = typer.Typer(
+        help="The sets that clipgap knows by name.", no_args_is_help=True, rich_markup_mode=None
+    )
+    command(group, "list")(list_sets)
+    command(group, "check")(check)
+    app.add_typer(group, name="data")
+
+
+def list_sets(shell: Shell) -> None:
+    """List the sets: what each should look like on disk, and where to get it.
+
+    Nothing is downloaded.
+    """
+    from clipgap.clip.data import registry
+
+    known = registry()
+    shell.result({"sets": [_entry(entry) for entry in known.values()]}, _describe(known.values()))
+
+
+def check(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `clipgap data list`.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder that holds the set.")],
+) -> int:
+    """Check that a folder holds a set: its classes, how many images, file names, checksums.
+
+    Images are counted, not decoded.
+    """
+    from clipgap.clip.data import check_set
+
+    checked = check_set(name, path)
+    shell.result(
+        {
+            "name": checked.name,
+            "path": checked.path,
+            "images": checked.images,
+            "holds": checked.holds,
+            "problems": checked.problems,
+        },
+        _report(checked),
+    )
+    return InputError.exit_code if checked.problems else 0
+
+
+def _entry(entry: Registered) -> dict[str, Any]:
+    return {
+        "name": entry.name,
+        "title": entry.title,
+        "images": entry.samples,
+        "classes": len(entry.keys),
+        "layout": entry.layout,
+        "example": entry.example,
+        "webdataset": entry.wds,
+        "get": entry.get,
+        "sources": entry.sources,
+    }
+
+
+def _describe(known: Any) -> Iterator[str]:
+    for entry in known:
+        yield f"{entry.name}: {entry.title}"
+        yield (
+            f"  {words.count(entry.samples)} images, "
+            f"{words.count(len(entry.keys))} classes; {entry.example}"
+        )
+        yield f"  {entry.get}"
+        if entry.wds:
+            yield f"  or shards with .cls members: https://huggingface.co/datasets/{entry.wds}"
+
+
+def _report(checked: Checked) -> Iterator[str]:
+    for line in checked.holds:
+        yield f"  ok     {line}"
+    for line in checked.problems:
+        yield f"  WRONG  {line}"
+    if checked.problems:
+        yield (
+            f"{checked.path} is not {checked.name} as it should be: "
+            f"{words.plural(len(checked.problems), 'problem')}."
+        )
+    else:
+        yield f"{checked.path} holds {checked.name}: {words.count(checked.images)} images."
