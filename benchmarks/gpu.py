@@ -13,32 +13,23 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import gpu_checks
 import numpy as np
 import torch
+from gpu_checks import FILTERS, KINDS, K, filters_here
 
-import clipgap
-from clipgap import synthetic
 from clipgap.bench.case import M_SIX, Case
 from clipgap.bench.results import append, default_folder, origin
-from clipgap.kernels.choose import resolve
 from clipgap.kernels.gpu.devices import usable_devices
 from clipgap.kernels.gpu.scanner import GpuScanner
-from clipgap.kernels.interface import TestSet
-from clipgap.kernels.oracle import OracleScanner
 
 DIMS, SIZES = (512, 640, 768, 1024), (16_384, 50_000, M_SIX)
-KINDS: tuple[synthetic.Kind, ...] = (
-    *("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"),
-)
-FILTERS = ("int8", "float16")
-K = 32
 
 
 @dataclass(frozen=True)
@@ -47,14 +38,13 @@ class Scale:
 
     rows: int
     rounds: int
-    check_rows: int
-    check_points: tuple[int, ...]
+    checked: gpu_checks.Size
     tile: int  # rows of the peers' tiles
     small_peer_rows: int  # for peers so slow that the whole would take minutes
 
 
-FULL = Scale(1_048_576, 5, 6000, (3000, 70), 16_384, 32_768)
-DRY = Scale(200, 1, 80, (40, 5), 128, 128)
+FULL = Scale(1_048_576, 5, gpu_checks.FULL, 16_384, 32_768)
+DRY = Scale(200, 1, gpu_checks.SMALL, 128, 128)
 
 
 @dataclass
@@ -66,54 +56,6 @@ class Contender:
     rows: int
     run: Callable[[], Any]
     rates: list[float] = field(default_factory=list)
-
-
-def check(device: torch.device, scale: Scale) -> None:
-    """Every kernel on every kind of data, by equality; stops at the first difference."""
-    for d in (3, 640, 1000):
-        for kind in KINDS:
-            rows = synthetic.rows(kind, 0, scale.check_rows, d, seed=1)
-            points = [
-                synthetic.rows(kind, 0, m, d, seed=2 + g) for g, m in enumerate(scale.check_points)
-            ]
-            reference = synthetic.rows(kind, 0, 50, d, seed=9).astype(np.float64)
-            tau = (reference @ points[0].astype(np.float64).T).max(axis=0)
-            tests = [TestSet("a", points[0], tau), TestSet("b", points[1])]
-            oracle = OracleScanner(tests, K)
-            ids = np.arange(len(rows))
-            half = len(rows) // 2
-            blocks = [(rows[half:], ids[half:]), (rows[:half], ids[:half])]
-            expected = [oracle.scan(*block) for block in blocks]
-            for filter in FILTERS:
-                scanner = GpuScanner(tests, K, device, filter)
-                for block, truth in zip(blocks, expected, strict=True):
-                    found = scanner.scan(*block)
-                    for name in ("sim", "nn", "margin", "witness"):
-                        same = np.array_equal(getattr(found, name), getattr(truth, name))
-                        assert same, f"{filter}, {kind}, d = {d}: {name} differs from the oracle"
-                for mine, theirs in zip(scanner.topk(), oracle.topk(), strict=True):
-                    same = np.array_equal(mine.sim, theirs.sim) and np.array_equal(
-                        mine.id, theirs.id
-                    )
-                    assert same, f"{filter}, {kind}, d = {d}: neighbours differ from the oracle"
-        print(f"d = {d}: both filters equal the oracle on {', '.join(KINDS)}", flush=True)
-
-
-def check_folders(scale: Scale) -> None:
-    """Result folders of the GPU kernels, byte for byte those of the CPU's."""
-    train = synthetic.clip_like(scale.check_rows, 640, seed=1)
-    tests = {"a": synthetic.clip_like(scale.check_points[0], 640, seed=2)}
-    with tempfile.TemporaryDirectory() as folder:
-        gap = clipgap.gap(train[:50], tests, out=Path(folder, "gap"), device="cpu")
-        contents = {}
-        for kernel in (resolve(device="cpu"), "triton", "triton-float16"):
-            out = Path(folder, kernel)
-            clipgap.scan(train, tests, gap=gap, out=out, kernel=kernel, block_rows=1000)
-            files = sorted(path for path in out.rglob("*") if path.is_file())
-            contents[kernel] = {path.relative_to(out): path.read_bytes() for path in files}
-    first, *others = contents.values()
-    assert all(other == first for other in others), f"folders differ: {list(contents)}"
-    print(f"result folders of {', '.join(contents)} are identical", flush=True)
 
 
 def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Contender]:
@@ -154,12 +96,12 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
     yield from _faiss(train, case, scale)
     yield from _cuvs(rows, points, scale, device)
 
-    def ours(filter: str, resident: bool) -> Callable[[], None]:
+    def ours(kind: str, resident: bool) -> Callable[[], None]:
         held = rows if resident else train
         names = torch.from_numpy(ids).to(device) if resident else ids
 
         def run() -> None:
-            scanner = GpuScanner(case.test_sets(), K, device, filter, tuned.get(filter))
+            scanner = GpuScanner(case.test_sets(), K, device, kind, tuned.get(kind))
             wait(device)
             began = time.perf_counter()
             begun = []
@@ -172,18 +114,30 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
                 block.result()
             wait(device)
             run.seconds = time.perf_counter() - began  # type: ignore[attr-defined]
-            tuned[filter] = scanner.config
+            tuned[kind] = scanner.config
             run.counters = scanner.counters  # type: ignore[attr-defined]
 
         return run
 
+    def alone(kind: str, few: int) -> Callable[[], None]:
+        scanner = GpuScanner(case.test_sets(), K, device, kind)
+
+        def run() -> None:
+            scanner.filter_alone(rows[:few])
+            wait(device)
+
+        return run
+
     tuned: dict[str, Any] = {}
-    for filter in FILTERS:
+    for filter, kind in filters_here(device).items():
         for resident in (True, False):
             where = "resident" if resident else "streamed"
             does = f"exact, both directions, lists of {K}, rows {where}"
-            name = f"clipgap triton {filter}, {where}"
-            yield Contender(name, does, scale.rows, ours(filter, resident))
+            name = f"clipgap {filter}, {where}"
+            yield Contender(name, does, scale.rows, ours(kind, resident))
+        few = min(scale.rows, GpuScanner.block_rows)
+        does = "the filter's product, its epilogue letting nothing through"
+        yield Contender(f"clipgap {filter}, filter alone", does, few, alone(kind, few))
 
 
 def _int8_gemm(
@@ -317,7 +271,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.axhline(best, color="0.5", linestyle="--", linewidth=1)
             right = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
             axes.annotate(f"{name}, best", (1, best), fontsize=8, color="0.3", **right)
-    for name, marker in (("clipgap triton int8", "o"), ("clipgap triton float16", "s")):
+    for filter, marker in zip(FILTERS, "oDs", strict=True):
+        name = f"clipgap {filter}"
         mine = [row for row in rows if row["contender"] == f"{name}, resident"]
         # A row comes in once, as float16; its results leave as 24 bytes a test set.
         intensity = [2 * r["tests"] * r["d"] / (2 * r["d"] + 24 * r["sets"]) for r in mine]
@@ -353,8 +308,8 @@ def main() -> None:
     if asked.rounds:
         scale = Scale(**{**scale.__dict__, "rounds": asked.rounds})
     if not asked.no_check:
-        check(device, scale)
-        check_folders(scale)
+        gpu_checks.check(device, scale.checked)
+        gpu_checks.check_folders(device, scale.checked)
     dims, sizes = ((64,), (100,)) if asked.dry_run else (asked.d, asked.m)
     stamp, everything = origin(), []
     for kind in asked.data:

@@ -248,21 +248,31 @@ class GpuScanner:
         self._steps.merge((count, score, ids), panel.list_score, panel.list_id)
         panel.raise_kth(self.bounds, panel.list_score[:, -1])
 
+    def filter_alone(self, rows: torch.Tensor) -> None:
+        """The filter of a block with bounds that let nothing through, for measuring it."""
+        known = self.bounds.rows(rows, -(-len(rows) // self._steps.multiple) * self._steps.multiple)
+        for panel in self._panels():
+            with panel.on(self.device) as here:
+                self._filter_nothing(self.config, known, here)
+
+    def _filter_nothing(self, config: Any, rows: Rows, panel: Panel) -> None:
+        never = torch.full_like(rows.offset, self.bounds.never)
+        floor = torch.full_like(panel.floor, self.bounds.never)
+        margin = never.clone() if len(panel.tau) else None
+        self._steps.filter(config, rows, panel, floor, never, margin)
+
     def _tune(self, rows: Rows, panel: Panel) -> None:
         """Time the configurations once, on the first part that is large enough to tell."""
         if self._tuned or len(rows.operand) * len(panel.operand) < 1 << 28:
             return
         self._tuned = True
-        never = torch.full_like(rows.offset, self.bounds.never)
-        floor = torch.full_like(panel.floor, self.bounds.never)
-        margin = never.clone() if len(panel.tau) else None
 
         def milliseconds(config: Any) -> float:
             begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-            self._steps.filter(config, rows, panel, floor, never, margin)  # compiles
+            self._filter_nothing(config, rows, panel)  # compiles
             begin.record()
-            self._steps.filter(config, rows, panel, floor, never, margin)
+            self._filter_nothing(config, rows, panel)
             end.record()
             end.synchronize()
             return float(begin.elapsed_time(end))
