@@ -146,8 +146,8 @@ class CupyModule:
                 function((blocks,), (threads,), tuple(map(_passed, arguments)), shared_mem=shared)
 
 
-def _passed(argument: Argument) -> np.integer[Any] | np.floating[Any]:
-    """Pointers as numbers of their size; numbers as they are, for their type is the kernel's."""
+def _passed(argument: Argument) -> Any:
+    """A pointer as a number of its size; a number as it is, for its type is the kernel's."""
     if argument is None or isinstance(argument, torch.Tensor):
         return np.uintp(0 if argument is None else argument.data_ptr())
     return argument
