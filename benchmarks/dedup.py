@@ -1,0 +1,196 @@
+"""How fast `clipgap dedup` is: its k-means, and its comparison within clusters.
+
+    python benchmarks/dedup.py --rounds 5
+
+Three races, each in one process, ours and the peer taking turns, each with the same threads:
+
+step     an iteration of k-means (assign, sum up, move) against the bare scan of the same rows with
+         the same centroids as test set, once with a scanner of its own each time, as k-means needs
+         it, and once with one that has seen all of the rows before
+kmeans   so many iterations from given seeds against faiss.Kmeans (spherical, no subsampling)
+within   one cluster, greedy, against the plain torch loop: float32 product of the cluster with
+         itself, upper triangle, maximum of each column, comparison with 1 - epsilon
+
+Data are `clipgap.synthetic.clip_like`; a cluster is the rows nearest to a point, and in a second
+race a third of its rows are copies with a little noise. Rows are appended to `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import faiss
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from clipgap import synthetic
+from clipgap.bench.results import append, default_folder, origin
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import TestSet
+from clipgap.machine import cores
+from clipgap.scan.job import How
+from clipgap.select.dedup.compare import Comparison
+from clipgap.select.dedup.decisions import make_decision
+from clipgap.select.dedup.kmeans import Centroids, step
+from clipgap.select.dedup.rows import RowSource, Watch
+from clipgap.store import array_store
+
+D = 512
+EPSILON = 0.05
+Halves = NDArray[np.float16]
+
+
+def race(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds of both, taking turns, and the median of the ratios of neighbours."""
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    for _ in range(rounds):
+        for name, run in (("ours", ours), ("peer", peer)):
+            began = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - began)
+    ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
+    return {
+        "rounds": rounds,
+        "seconds": round(median(seconds["ours"]), 4),
+        "peer_seconds": round(median(seconds["peer"]), 4),
+        "times_as_fast": round(median(ratios), 3),
+    }
+
+
+def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: How) -> dict[str, Any]:
+    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    centroids = step(Centroids(rows[:clusters].copy()), source, how)
+    ids, tests = np.arange(len(rows)), [TestSet("centroids", centroids.rows)]
+    warmed = make_scanner(tests, 1, threads=how.threads)
+
+    def scan() -> None:
+        scanner = warmed if warm else make_scanner(tests, 1, threads=how.threads)
+        for start in range(0, len(rows), scanner.block_rows):
+            here = slice(start, start + scanner.block_rows)
+            scanner.scan(rows[here], ids[here])
+
+    scan()
+    found = race(rounds, lambda: step(centroids, source, how), scan)
+    rate = 2.0 * len(rows) * clusters * D / found["seconds"]
+    return {
+        "race": "step",
+        "peer": "warm scan" if warm else "scan",
+        **found,
+        "gflops": round(rate / 1e9, 1),
+    }
+
+
+def race_kmeans(
+    rows: Halves, clusters: int, iterations: int, rounds: int, how: How
+) -> dict[str, Any]:
+    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    seeds, wide = rows[:clusters].copy(), rows.astype(np.float32)
+
+    def ours() -> None:
+        centroids = Centroids(seeds)
+        for _ in range(iterations):
+            centroids = step(centroids, source, how)
+
+    def peer() -> None:
+        kmeans = faiss.Kmeans(
+            D,
+            clusters,
+            niter=iterations,
+            spherical=True,
+            seed=1,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(rows),
+        )
+        kmeans.train(wide, init_centroids=wide[:clusters])
+
+    found = race(rounds, ours, peer)
+    return {"race": "kmeans", "peer": "faiss.Kmeans", "iterations": iterations, **found}
+
+
+def race_within(rows: Halves, copies: bool, rounds: int, how: How) -> dict[str, Any]:
+    if copies:
+        rows = with_copies(rows)
+    comparison = Comparison(1.0 - EPSILON, how, Watch())
+    wide = torch.from_numpy(rows.astype(np.float32))
+    kept = {}
+
+    def ours() -> None:
+        decision = make_decision("greedy", len(rows), [1.0 - EPSILON])
+        comparison.settle(rows, 0, decision)
+        kept["ours"] = int(decision.kept.sum())
+
+    def peer() -> None:
+        scores = wide @ wide.T
+        kept["peer"] = int((scores.triu_(1).max(0).values <= 1.0 - EPSILON).sum())
+
+    found = race(rounds, ours, peer)
+    return {
+        "race": "within",
+        "peer": "torch loop",
+        "copies": copies,
+        **found,
+        "kept": kept["ours"],
+        "kept_by_peer": kept["peer"],
+    }
+
+
+def cluster_of(rows: Halves, size: int) -> Halves:
+    """The rows nearest to the first one, in their order."""
+    scores = rows.astype(np.float32) @ rows[0].astype(np.float32)
+    return np.ascontiguousarray(rows[np.sort(np.argsort(-scores)[:size])])
+
+
+def with_copies(rows: Halves) -> Halves:
+    random = np.random.default_rng(0)
+    rows = rows.astype(np.float32)
+    third = len(rows) // 3
+    noise = random.standard_normal((third, D), np.float32) * 0.1 / np.sqrt(D)
+    rows[2 * third : 3 * third] = rows[:third] + noise
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows[random.permutation(len(rows))].astype(np.float16)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=131_072)
+    parser.add_argument("--clusters", type=int, default=4_096)
+    parser.add_argument("--cluster-rows", type=int, default=8_192)
+    parser.add_argument("--iterations", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    threads = cores()
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    how = replace(How(), threads=threads)
+    rows = synthetic.clip_like(options.rows, D)
+    cluster = cluster_of(rows, options.cluster_rows)
+    # The long race is run only twice: its figures are far apart.
+    found = [
+        *(race_step(rows, options.clusters, warm, options.rounds, how) for warm in (False, True)),
+        *(race_within(cluster, copies, options.rounds, how) for copies in (False, True)),
+        race_kmeans(rows, options.clusters, options.iterations, 2, how),
+    ]
+    for row in found:
+        print(row)
+    shared = {
+        **origin(),
+        "suite": "dedup",
+        "d": D,
+        "rows": options.rows,
+        "clusters": options.clusters,
+        "cluster_rows": options.cluster_rows,
+        "epsilon": EPSILON,
+        "threads": threads,
+        "faiss": faiss.__version__,
+    }
+    print(append(default_folder(), [{**shared, **row} for row in found]))
+
+
+if __name__ == "__main__":
+    main()
