@@ -9,6 +9,9 @@ import pytest
 from clipgap.kernels.gpu.compiled import BuiltKernel, built_kernels
 
 pytest.importorskip("triton")
+pytest.importorskip("torch")
+
+from clipgap.kernels.gpu import cuda_modules  # noqa: E402
 
 # The matrix instructions that were meant: in the machine code, and in the code before it.
 MEANT = {
@@ -24,7 +27,20 @@ def built() -> list[BuiltKernel]:
 
 
 def of(capability: int) -> list[BuiltKernel]:
-    return [one for one in built() if one.capability == capability]
+    """Those in Triton; tests/test_cuda_compiled.py looks at the others."""
+    found = [one for one in built() if one.capability == capability]
+    return [one for one in found if not one.kernel.startswith("cuda ")]
+
+
+def test_cuda_kernels_are_shown_where_they_were_built() -> None:
+    shown = [one for one in built() if one.kernel.startswith("cuda ")]
+    if not any(cuda_modules.BUILT.glob("*.cubin")):
+        assert not shown
+        return
+    assert {one.capability for one in shown} == {80, 90}
+    assert all(one.as_planned for one in shown)
+    wide = [one for one in shown if one.kernel == "cuda filter_sm90_128_margin"]
+    assert [(one.config, list(one.instructions)) for one in wide] == [("128x128x128/8s", ["IGMMA"])]
 
 
 @pytest.mark.parametrize("capability", MEANT)
