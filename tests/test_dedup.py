@@ -195,14 +195,14 @@ def test_no_kernel_thread_or_block_changes_a_result(kernel: str, threads: int) -
     rows = np.concatenate([DATA["crowd"], unit_rows(450, 12, 9)])  # some clusters for the C++ way
     options: dict[str, Any] = {"clusters": 2, "iterations": 5, "audit": 30, "keep": "centroid-far"}
     expected = dedup(rows, EPSILONS, **options, kernel="numpy", threads=1)
-    for block_rows, memory in ((1, 1 << 30), (64, 40_000)):
+    for block_rows, memory in ((11, 1 << 30), (64, 40_000)):
         found = dedup(
             rows,
             EPSILONS,
             **options,
             kernel=kernel,
             threads=threads,
-            block_rows=block_rows * (7 if kernel == "numpy" else 1),
+            block_rows=block_rows,
             memory=memory,
         )
         assert found.clustering == expected.clustering
