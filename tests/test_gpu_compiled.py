@@ -11,7 +11,7 @@ from clipgap.kernels.gpu.compiled import BuiltKernel, built_kernels
 pytest.importorskip("triton")
 pytest.importorskip("torch")
 
-from clipgap.kernels.gpu import cuda_modules  # noqa: E402
+from clipgap.kernels.gpu import cuda_modules
 
 # The matrix instructions that were meant: in the machine code, and in the code before it.
 MEANT = {
