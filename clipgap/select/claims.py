@@ -53,9 +53,7 @@ class Claims(ABC):
         )
 
     def at(self, id_: int) -> str:
-        """A row in words."""
-        shard = bisect_right(self._keep.offsets, id_) - 1
-        return place(self._keep, shard, id_ - self._keep.offsets[shard])
+        return row_at(self._keep, id_)
 
 
 class PruneClaims(Claims):
@@ -135,6 +133,12 @@ class OrderClaims(Claims):
     def _at(self, end: tuple[int, int]) -> str:
         rank, id_ = end
         return f"{self.at(id_)} with similarity {similarity_of(rank):.9g}"
+
+
+def row_at(keep: KeepList, id_: int) -> str:
+    """A row in words."""
+    shard = bisect_right(keep.offsets, id_) - 1
+    return place(keep, shard, id_ - keep.offsets[shard])
 
 
 def place(keep: KeepList, shard: int, row: int) -> str:

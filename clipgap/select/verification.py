@@ -7,8 +7,9 @@ A pruned split is proved by four claims, each over all rows:
 (c) maximality: removed rows are scored anew too, and each exceeds some threshold;
 (d) kept rows and reference rows together have the reference's gap at every test point.
 
-Splits by similarity are proved by their size and by the order of kept and removed rows. All other
-splits are made again and compared.
+Splits by similarity are proved by their size and by the order of kept and removed rows.
+Deduplicated stores are clustered again, and the rows of each cluster compared. All other splits are
+made again and compared.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from clipgap.select.again import check_again
 from clipgap.select.certificate import certificate
 from clipgap.select.claims import Claim, Claims, OrderClaims, PruneClaims
 from clipgap.select.columns import ScanTables, open_tables
+from clipgap.select.dedup.verify import dedup_claims
 from clipgap.select.joint_gap import check_joint_gap
 from clipgap.select.rescan import Feed, Means, read_blocks
 from clipgap.select.verify_files import check_bitmaps, check_files, check_keys
 from clipgap.select.witnesses import check_witnesses
+from clipgap.store import Store, open_store
 from clipgap.tables.documents import checksum, write_json
 from clipgap.tables.keep import KeepList, open_keep
 
@@ -74,10 +77,16 @@ def verify_split(
         proof.check_inputs(checks)
         if checks.all_good:
             claims += proof.claims()
-            for claim in claims:
-                checks.add(_title(claim), claim.problems, f"{claim.says}: {claim.rows:,} checked")
+    elif checks.all_good and rule["name"] == "dedup":
+        store = open_store(train or keep.manifest["store"]["path"])
+        checks.make("inputs", _check_store, keep, store)
+        checks.make("keys", check_keys, keep, store)
+        if checks.all_good:
+            claims += dedup_claims(keep, store, means)
     elif checks.all_good:
         checks.make("made again", check_again, keep, tables)
+    for claim in claims:
+        checks.add(_title(claim), claim.problems, f"{claim.says}: {claim.rows:,} checked")
     report = VerifyReport(str(path), tuple(checks.done))
     if certify is not None:
         scans = () if tables is None else tables.scans
@@ -165,6 +174,13 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
     if tables.within is not None and checksum(tables.within.manifest) != within["manifest_sha256"]:
         problems.add(f"{tables.within.path} is no longer the keep-list that was given as --within")
     return "what the split was made from is unchanged"
+
+
+def _check_store(keep: KeepList, store: Store, problems: Problems) -> str:
+    """The rows are those that the keep-list is about."""
+    found = differences(keep.manifest["store"], store.identity(), "inputs train")
+    problems.add_all(text for *_, text in found)
+    return f"{store.path} is unchanged"
 
 
 def _title(claim: Claim) -> str:

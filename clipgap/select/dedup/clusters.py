@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipgap.scan.progress import Progress
 from clipgap.select.dedup.compare import Comparison
-from clipgap.select.dedup.decisions import make_decision
+from clipgap.select.dedup.decisions import Decision
 from clipgap.select.dedup.rows import Ids, RowSource
 from clipgap.select.dedup.settings import Settings
 from clipgap.select.order import at_random
@@ -69,6 +69,7 @@ class Deduplication:
     source: RowSource
     comparison: Comparison
     room: int  # rows
+    decide: Callable[[Ids], Decision]  # takes the rows of a cluster, in the keep order
 
     def compare(self, group: range, done: int) -> tuple[Ids, NDArray[np.bool_]]:
         """The rows of a group and, for each epsilon, which of them are dropped.
@@ -86,7 +87,7 @@ class Deduplication:
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             if end - start > 1:
                 self.comparison.watch.check()
-                decision = make_decision(self.settings.mode, end - start, self.settings.limits)
+                decision = self.decide(ids[order[start:end]])
                 self.comparison.settle(rows[start:end], 0, decision)
                 dropped[:, order[start:end]] = ~decision.kept
             self._report(done + int(end))
@@ -97,7 +98,7 @@ class Deduplication:
         n = len(ids)
         order = self._keep_order(ids, np.zeros(n, np.int32))
         place = _inverse(order)
-        decision = make_decision(self.settings.mode, n, self.settings.limits)
+        decision = self.decide(ids[order])
         for first in range(0, n, self.room):
             tile = order[first : first + self.room]
             ascending = np.argsort(tile)

@@ -16,6 +16,7 @@ from clipgap.scan.progress import Progress
 from clipgap.select.dedup.audit import audit
 from clipgap.select.dedup.clusters import NONE, Deduplication, Labels
 from clipgap.select.dedup.compare import Comparison
+from clipgap.select.dedup.decisions import Decision, make_decision
 from clipgap.select.dedup.kmeans import Centroids, assign, step
 from clipgap.select.dedup.lowest import Lowest
 from clipgap.select.dedup.rows import Ids, RowSource
@@ -43,12 +44,34 @@ class Run:
 
     def decide(self) -> None:
         """Do all that is not done yet. Afterwards every row is kept or dropped."""
-        if self.state.load(_LABELLED) is None:
-            self.state.save(_LABELLED, self._label())
+        self.label()
         if self.settings.audit and self.state.load(_AUDIT) is None:
             found = audit(self.settings, self.labels, self.source, self.how)
             self.state.save(_AUDIT, {str(one.epsilon): one.to_json() for one in found})
-        self._compare()
+        begun = (self.state.load(_DECIDED) or {"clusters": 0})["clusters"]
+        mode, limits = self.settings.mode, self.settings.limits
+        for ids, gone, done in self.compare(
+            lambda ids: make_decision(mode, len(ids), limits), begun
+        ):
+            self._dropped[:, ids] = gone
+            self.state.save(_DECIDED, {"clusters": done})
+
+    def label(self) -> None:
+        """Give every row its cluster."""
+        if self.state.load(_LABELLED) is None:
+            self.state.save(_LABELLED, self._label())
+
+    def compare(
+        self, decide: Callable[[Ids], Decision], begin: int = 0
+    ) -> Iterator[tuple[Ids, NDArray[np.bool_], int]]:
+        """The rows of some clusters, which of them a decision drops, and where the next begin."""
+        # A row and its copies: as found, as columns of the filter, and on the way there.
+        room = max(1, self.memory // (8 * self.store.dim + 64))
+        comparison = Comparison(min(self.settings.limits), self.how, self.source.watch)
+        task = Deduplication(self.settings, self.labels, self.source, comparison, room, decide)
+        counts = self.labels.counts()
+        for group in self.labels.groups(room, begin):
+            yield *task.compare(group, int(counts[: group.start].sum())), group.stop
 
     @cached_property
     def labels(self) -> Labels:
@@ -127,7 +150,6 @@ class Run:
     # --- steps
 
     def _label(self) -> dict[str, Any]:
-        """Give every row its cluster."""
         label, sim = self.labels.label, self.labels.sim
         label[:] = NONE
         if self.settings.clustering is None:
@@ -182,15 +204,3 @@ class Run:
                 "converged": np.array(centroids.converged),
             },
         )
-
-    def _compare(self) -> None:
-        # A row and its copies: as found, as columns of the filter, and on the way there.
-        room = max(1, self.memory // (8 * self.store.dim + 64))
-        comparison = Comparison(min(self.settings.limits), self.how, self.source.watch)
-        task = Deduplication(self.settings, self.labels, self.source, comparison, room)
-        begun = (self.state.load(_DECIDED) or {"clusters": 0})["clusters"]
-        counts, dropped = self.labels.counts(), self._dropped
-        for group in self.labels.groups(room, begun):
-            ids, gone = task.compare(group, int(counts[: group.start].sum()))
-            dropped[:, ids] = gone
-            self.state.save(_DECIDED, {"clusters": group.stop})
