@@ -1,0 +1,1 @@
+"""Models: embeddings, training, evaluation. Only here is open_clip imported."""

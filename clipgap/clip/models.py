@@ -1,0 +1,175 @@
+"""Models by name, loaded in one way for embedding, training and evaluation.
+
+NAME            a model of open_clip; its weights are a tag of open_clip's, or a checkpoint file
+CONFIG.json     a model of open_clip by its configuration
+hf-hub:REPO     configuration and weights from the Hugging Face hub
+timm:NAME, torchvision:NAME    a network without its classifier: features of images only
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+from clipgap.clip.checkpoints import checkpoint_file
+from clipgap.clip.networks import HUB, config_file, import_open_clip, make, register_config
+from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.kernels.torch_kernel import import_torch
+from clipgap.tables.atomic import sha256_file
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+__all__ = [
+    "LoadedModel",
+    "Precision",
+    "autocast",
+    "check_device",
+    "identify",
+    "import_open_clip",
+    "load",
+    "register_config",
+    "resolve_device",
+]
+
+LOG = logging.getLogger(__name__)
+
+Precision = Literal["fp32", "amp", "bf16", "fp16"]
+
+_RANDOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in evaluation mode on its device."""
+
+    name: str
+    device: str
+    precision: Precision
+    dim: int  # of its image features
+    preprocess: Callable[[Image], Tensor]
+    tokenizer: Callable[[Any], Tensor] | None
+    clip: Any | None  # open_clip's model; None where there is no text tower
+    identity: Mapping[str, Any]  # as JSON: what tells this model from any other
+    encode: Callable[[Tensor], Tensor]
+
+    def image_features(self, batch: Tensor) -> Tensor:
+        """Features, not normalised, of preprocessed images that are on the model's device."""
+        import torch
+
+        with torch.no_grad(), autocast(self.precision, self.device):
+            return self.encode(batch.to(_input_type(self.precision)))
+
+
+def load(model: str, pretrained: str | None, device: str, precision: str = "fp32") -> LoadedModel:
+    """Load a model and its weights.
+
+    `pretrained` is a tag of the library's or a checkpoint file; the empty string stands for random
+    weights, always the same ones. With `hf-hub:` it may be None: the hub has the weights too.
+    """
+    identity = identify(model, pretrained)
+    check_device(device, precision)
+    with _reproducible():
+        network = make(model, pretrained or "", precision)
+    if pretrained == "" and not model.startswith(HUB):
+        LOG.warning("%s has random weights, since none were named", model)
+    network.module.to(device).eval().requires_grad_(False)
+    loaded = LoadedModel(
+        name=model,
+        device=device,
+        precision=cast(Precision, precision),
+        dim=0,
+        preprocess=network.preprocess,
+        tokenizer=network.tokenizer,
+        clip=network.clip,
+        identity={**identity, "preprocess": network.described},
+        encode=network.encode,
+    )
+    return _with_dim(loaded)
+
+
+def identify(model: str, pretrained: str | None) -> dict[str, Any]:
+    """What tells a model from others before it is loaded: names, and checksums of local files."""
+    if pretrained is None and not model.startswith(HUB):
+        raise UsageError(
+            f"{model}: name its weights with --pretrained: a tag, a checkpoint file, or '' for "
+            "random weights"
+        )
+    config = config_file(model) if model.endswith(".json") else None
+    checkpoint = checkpoint_file(pretrained)
+    return {
+        "model": config.name if config else model,
+        "config_sha256": sha256_file(config) if config else None,
+        "pretrained": checkpoint.name if checkpoint else pretrained or "",
+        "checkpoint_sha256": sha256_file(checkpoint) if checkpoint else None,
+    }
+
+
+def check_device(device: str, precision: str) -> None:
+    """Refuse a device that cannot be used here, and a precision that is none."""
+    import_torch()
+    import torch
+
+    if precision not in get_args(Precision):
+        raise UsageError(f"precision {precision!r}: choose {', '.join(get_args(Precision))}")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"{device!r} is no device; there are cpu, cuda and cuda:N") from error
+    if place.type == "cuda" and (place.index or 0) >= torch.cuda.device_count():
+        raise MissingDependency(f"{device} cannot be used here; --device cpu runs anywhere")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is the first GPU if there is one, else the CPU."""
+    import_torch()
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    check_device(device, "fp32")
+    return device
+
+
+def autocast(precision: str, device: str) -> Any:
+    """The context of a forward pass: with `amp`, float16 on GPUs and bfloat16 on CPUs."""
+    import torch
+
+    if precision != "amp":
+        return nullcontext()
+    kind = torch.device(device).type
+    return torch.autocast(kind, dtype=torch.bfloat16 if kind == "cpu" else torch.float16)
+
+
+def _input_type(precision: Precision) -> Any:
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)
+
+
+def _with_dim(model: LoadedModel) -> LoadedModel:
+    """Send one black image through all of it: that tells the number of features."""
+    from PIL import Image
+
+    batch = model.preprocess(Image.new("RGB", (32, 32)))[None].to(model.device)
+    features = model.image_features(batch)
+    if features.ndim != 2:
+        raise InputError(
+            f"{model.name}: gives features of shape {tuple(features.shape[1:])} for an image, "
+            "not one row"
+        )
+    return replace(model, dim=int(features.shape[1]))
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Random weights are the same in all processes, and the caller's random state stays."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_RANDOM_SEED)
+        yield

@@ -1,0 +1,232 @@
+"""Networks of three libraries, each made by name and brought into one form.
+
+Random weights are those of the random state at hand; `models.load` sees to that.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgap.clip.checkpoints import check_names, check_shapes, checkpoint_file, read_weights
+from clipgap.errors import InputError, MissingDependency, UsageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+    from torch.nn import Module
+
+HUB = "hf-hub:"
+DEFAULT_WEIGHTS = "default"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the libraries have in common."""
+
+    module: Module
+    encode: Callable[[Tensor], Tensor]
+    preprocess: Callable[[Image], Tensor]
+    described: Mapping[str, Any]  # the preprocessing
+    tokenizer: Callable[[Any], Tensor] | None = None
+    clip: Any | None = None
+
+
+def make(model: str, pretrained: str, precision: str) -> Network:
+    """The network that `model` names, with its weights, on the CPU."""
+    for prefix, maker in (("timm:", _timm), ("torchvision:", _torchvision)):
+        if model.startswith(prefix):
+            return maker(model.removeprefix(prefix), pretrained, precision)
+    return _open_clip(model, pretrained, precision)
+
+
+def import_open_clip() -> Any:
+    try:
+        import open_clip
+    except ImportError as error:
+        raise MissingDependency(
+            "open_clip is not installed; `pip install 'clipgap[train]'`"
+        ) from error
+    return open_clip
+
+
+def register_config(path: str) -> str:
+    """Make open_clip know the model that a configuration file describes; its name there."""
+    open_clip = import_open_clip()
+    file = config_file(path)
+    try:
+        config = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a JSON file: {error}") from error
+    for key in ("embed_dim", "vision_cfg", "text_cfg"):
+        if not isinstance(config, dict) or key not in config:
+            raise InputError(
+                f"{path}: not the configuration of an open_clip model, it has no {key!r}. In a "
+                "file from the Hugging Face hub the part 'model_cfg' is meant."
+            )
+    if file.stem in {built_in.stem for built_in in _built_in(open_clip)}:
+        raise UsageError(f"{path}: open_clip has a model of its own of that name; rename the file")
+    open_clip.add_model_config(file)  # of two files with one name, the last counts
+    return file.stem
+
+
+def config_file(path: str) -> Path:
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path}: there is no such model configuration")
+    return file
+
+
+def _open_clip(name: str, pretrained: str, precision: str) -> Network:
+    open_clip = import_open_clip()
+    if name.endswith(".json"):
+        name = register_config(name)
+    elif not name.startswith(HUB):
+        _require_known("open_clip has no model", name, open_clip.list_models())
+    checkpoint = checkpoint_file(pretrained)
+    if pretrained and checkpoint is None:
+        tags = [] if name.startswith(HUB) else open_clip.list_pretrained_tags_by_model(name)
+        _require_known(f"open_clip has for {name} no weights", pretrained, tags)
+    from_library = checkpoint is None and bool(pretrained or name.startswith(HUB))
+    try:
+        with _quiet():
+            clip = open_clip.create_model(
+                name,
+                pretrained=pretrained if from_library else None,
+                load_weights=from_library,
+                require_pretrained=from_library,
+                precision=precision,
+                pretrained_text=False,
+            )
+        tokenizer = open_clip.get_tokenizer(name)
+    except Exception as error:  # anything that configurations and downloads can come to
+        raise InputError(f"{name}: cannot be made: {_first_line(error)}") from error
+    if checkpoint is not None:
+        _load_clip(clip, checkpoint, name)
+    described = dict(clip.visual.preprocess_cfg)
+    preprocess = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**described), is_train=False
+    )
+    return Network(clip, clip.encode_image, preprocess, _plain(described), tokenizer, clip)
+
+
+def _load_clip(clip: Module, checkpoint: Path, name: str) -> None:
+    shapes = read_weights(checkpoint, "meta")
+    check_shapes(checkpoint, shapes, clip, name)
+    try:
+        import_open_clip().load_checkpoint(clip, str(checkpoint), weights_only=True)
+    except Exception as error:
+        check_names(checkpoint, shapes, clip, name)
+        raise InputError(f"{checkpoint}: does not fit {name}: {_first_line(error)}") from error
+
+
+def _timm(name: str, pretrained: str, precision: str) -> Network:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingDependency("timm is not installed; `pip install timm`") from error
+    if not timm.is_model(name):
+        _require_known("timm has no model", name, timm.list_models())
+    checkpoint = checkpoint_file(pretrained)
+    tagged = bool(pretrained) and checkpoint is None
+    full_name = f"{name}.{pretrained}" if tagged and pretrained != DEFAULT_WEIGHTS else name
+    try:
+        module = timm.create_model(full_name, pretrained=tagged, num_classes=0)
+    except Exception as error:
+        raise InputError(f"timm:{full_name}: cannot be made: {_first_line(error)}") from error
+    if checkpoint is not None:
+        heads = module.default_cfg["classifier"]
+        _load_headless(module, checkpoint, name, [heads] if isinstance(heads, str) else heads)
+    config = timm.data.resolve_model_data_config(module)
+    preprocess = timm.data.create_transform(**config, is_training=False)
+    return _without_text(module, precision, preprocess, _plain(config))
+
+
+def _torchvision(name: str, pretrained: str, precision: str) -> Network:
+    import torch
+    from torchvision import models
+
+    _require_known("torchvision has no model", name, models.list_models(module=models))
+    tags = models.get_model_weights(name)
+    checkpoint = checkpoint_file(pretrained)
+    tagged = bool(pretrained) and checkpoint is None
+    weights = tags.DEFAULT
+    if tagged and pretrained != DEFAULT_WEIGHTS:
+        _require_known(f"torchvision has for {name} no weights", pretrained, list(tags.__members__))
+        weights = tags[pretrained]
+    try:
+        module = models.get_model(name, weights=weights if tagged else None)
+    except Exception as error:
+        raise InputError(f"torchvision:{name}: cannot be made: {_first_line(error)}") from error
+    layers = module.named_modules()
+    head = [name for name, layer in layers if isinstance(layer, torch.nn.Linear)][-1]
+    parent, _, last = head.rpartition(".")
+    setattr(module.get_submodule(parent), last, torch.nn.Identity())
+    if checkpoint is not None:
+        _load_headless(module, checkpoint, name, [head])
+    preprocess = weights.transforms()
+    described = {"weights": weights.name, "transforms": repr(preprocess)}
+    return _without_text(module, precision, preprocess, described)
+
+
+def _load_headless(module: Module, checkpoint: Path, name: str, heads: Sequence[str]) -> None:
+    """Load a network's weights, whatever classes its classifier had."""
+    prefixes = tuple(f"{head}." for head in heads)
+    state = {
+        key: tensor
+        for key, tensor in read_weights(checkpoint).items()
+        if not key.startswith(prefixes)
+    }
+    check_shapes(checkpoint, state, module, name)
+    check_names(checkpoint, state, module, name)
+    module.load_state_dict(state)
+
+
+def _without_text(
+    module: Module,
+    precision: str,
+    preprocess: Callable[[Image], Tensor],
+    described: Mapping[str, Any],
+) -> Network:
+    import torch
+
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return Network(module.to(dtype) if dtype else module, module, preprocess, described)
+
+
+def _require_known(problem: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3, 0.4) or known[:3]
+        hint = f"did you mean {', '.join(near)}?" if near else "give a checkpoint file"
+        raise UsageError(f"{problem} {name!r}; {hint}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's warning of random weights, which it has when others load them too."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(before)
+
+
+def _built_in(open_clip: Any) -> list[Path]:
+    return list((Path(open_clip.__file__).parent / "model_configs").glob("*.json"))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _plain(described: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(described, default=str))
+    return plain
