@@ -104,7 +104,7 @@ def prepare(
     sets, resident = [], 0
     for test in tests:
         decides, fixed, witness, odd = _margin_rule(test)
-        order = _spread(len(test.rows))
+        order = spread(len(test.rows))
         panels = []
         for places in np.array_split(order, -(-len(order) // PANEL)):
             panel = _panel(bounds, test, places, k, device, multiple, decides)
@@ -183,7 +183,7 @@ def _margin_rule(test: TestSet) -> tuple[bool, float, int, bool]:
     return True, -math.inf, 0, bool((np.abs(test.gap[finite]) > 2.0).any())
 
 
-def _spread(m: int) -> NDArray[np.int64]:
+def spread(m: int) -> NDArray[np.int64]:
     """One stride through the set, coprime to its size."""
     stride = max(1, int(m * 0.6180339887498949))
     stride = next(s for s in range(stride, stride + m + 1) if math.gcd(s, m) == 1)
