@@ -2,7 +2,7 @@
 
     TRITON_INTERPRET=1 python benchmarks/simulate_survivors.py
 
-The bounds are the ones that the kernels use; the order of work is that of csrc/cuda/layout.cuh, with
+The bounds are those that the kernels use; the order of work is that of csrc/cuda/layout.cuh, with
 all column tiles of a band worked on at once, each raising its rows' bounds by its own columns only.
 Floors of the columns are left out: in a long scan few pairs reach them.
 """

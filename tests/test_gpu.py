@@ -280,6 +280,7 @@ def test_kernel_and_device_must_fit() -> None:
             "too little memory",
         ),
         (RuntimeError("CUDA error: unspecified launch failure\nmore"), "failed in the middle"),
+        (RuntimeError("CUDA_ERROR_LAUNCH_FAILED: unspecified"), "failed in the middle"),
     ],
 )
 def test_errors_of_the_device_are_told(error: RuntimeError, said: str) -> None:

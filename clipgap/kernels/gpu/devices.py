@@ -93,6 +93,9 @@ def _why_no_cuda(version: str) -> str:
 
 _OLDEST_DRIVER = {"11": "450 or newer", "12": "525 or newer", "13": "580 or newer"}
 
+# By torch, by Triton, and by CuPy.
+_SAID_BY_CUDA = ("CUDA error", "CUDA driver", "Error [CUDA]", "cudaError", "CUDA_ERROR")
+
 
 def free_bytes(device: torch.device) -> int | None:
     """Memory that a scan may take; None where it is not a device's."""
@@ -119,7 +122,7 @@ def telling(device: torch.device) -> Iterator[None]:
             f"scan fewer test sets at a time, or use --device cpu. ({str(error).splitlines()[0]})"
         ) from error
     except RuntimeError as error:
-        if not any(said in str(error) for said in ("CUDA error", "CUDA driver", "Error [CUDA]")):
+        if not any(said in str(error) for said in _SAID_BY_CUDA):
             raise
         raise MissingDependency(
             f"{device} failed in the middle of the scan: {str(error).splitlines()[0]}. What was "
