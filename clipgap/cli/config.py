@@ -40,7 +40,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     for key, value in _read(path).items():
         if key not in parameters:
             raise UsageError(_unknown_key(key, path, list(parameters)))
-        defaults[parameters[key].name] = _as_typed(parameters[key], value, f"{key!r} in {path}")
+        defaults[parameters[key].name] = as_typed(parameters[key], value, f"{key!r} in {path}")
     context.default_map = {**(context.default_map or {}), **defaults}
     return path
 
@@ -85,7 +85,7 @@ def _unknown_key(key: str, path: Path, known: list[str]) -> str:
     return f"unknown key {key!r} in {path}; {hint}"
 
 
-def _as_typed(parameter: Any, value: Any, where: str) -> Any:
+def as_typed(parameter: Any, value: Any, where: str) -> Any:
     """The value in the form in which the command line would have given it."""
     if getattr(parameter, "multiple", False) or getattr(parameter, "nargs", 1) == -1:
         if not isinstance(value, list) or not all(_is_scalar(item) for item in value):

@@ -11,7 +11,20 @@ from typing import Annotated, Any
 
 import typer
 
-from clipgap.cli import bench, data, dedup, demo, doctor, emulate, filter, scan, split, store, verify
+from clipgap.cli import (
+    bench,
+    data,
+    dedup,
+    demo,
+    doctor,
+    emulate,
+    filter,
+    scan,
+    split,
+    store,
+    verify,
+)
+from clipgap.cli import run as study
 from clipgap.cli.shell import LOG
 from clipgap.errors import ClipgapError, InputError, Interrupted
 
@@ -47,7 +60,7 @@ def _clipgap(
     """Options before the command."""
 
 
-for part in (scan, split, dedup, filter, verify, emulate, store, data, doctor, demo, bench):
+for part in (scan, split, dedup, filter, verify, emulate, store, data, study, doctor, demo, bench):
     part.register(app)
 
 
