@@ -47,7 +47,16 @@ def test_cuda_kernels_are_shown_where_they_were_built() -> None:
 def test_kernels_are_as_planned(capability: int) -> None:
     found = of(capability)
     assert {one.kernel for one in found} == {
-        *("quantise", "filter i8", "filter fp16", "expand", "score", "decide", "merge")
+        *(
+            "quantise",
+            "filter i8",
+            "filter fp16",
+            "expand i8",
+            "expand fp16",
+            "score",
+            "decide",
+            "merge",
+        )
     }
     for one in found:
         assert one.spilled == 0, f"{one.kernel} {one.config} spills registers"

@@ -79,6 +79,7 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
             shape = {
                 "D": padded,
                 "MARGIN": True,
+                "LEAST": -(2**31) if size == 1 else -1e30,
                 "BAND": config.band,
                 "PROGRAMS": _PROGRAMS,
                 "BM": config.rows,
@@ -90,9 +91,10 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
             name, planned = f"filter {operand}", config.per_processor
             yield Plan(name, config.name, capability, planned, source, options)
 
-    types = "*i32 *i32 i32 *i32 *i32 i32"
-    shape = {"WORDS": expand.WORDS, "PROGRAMS": _PROGRAMS}
-    yield plan("expand", _source(expand.expand_kernel, types, **shape), expand.WARPS)
+    for name, sums in (("i8", "i32"), ("fp16", "fp32")):
+        types = f"*i32 *i32 i32 *{sums} *{sums} *{sums} *{sums} *i32 *i32 i32"
+        shape = {"MARGIN": True, "WORDS": expand.WORDS, "PROGRAMS": _PROGRAMS}
+        yield plan(f"expand {name}", _source(expand.expand_kernel, types, **shape), expand.WARPS)
 
     types = "*i32 *i32 i32 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 *i32 *fp64 *i64 i32"
     shape = {"MARGIN": True, "PAIRS": refine.PAIRS, "CHUNK": refine.CHUNK, "PROGRAMS": _PROGRAMS}

@@ -29,17 +29,20 @@ import triton.language as tl
 from .configs import FilterConfig
 
 GROUP = 32  # columns of a word
+LEAST = {torch.int8: -(2**31), torch.float16: -1e30}
 
 
 @triton.jit
-def words_of(sums, reach, lead, floors, taus, MARGIN: tl.constexpr):
-    """One bit for each pair that survives: (rows, columns) to (rows, columns / 32)."""
+def words_of(sums, reach, lead, floors, taus, MARGIN: tl.constexpr, LEAST: tl.constexpr):
+    """One bit for each pair that survives, and the largest u of a word's survivors: (rows, columns)
+    to two of (rows, columns / 32)."""
     least = tl.minimum(reach[:, None], tl.load(floors)[None, :])
     if MARGIN:
         least = tl.minimum(least, lead[:, None] + tl.load(taus)[None, :])
     bit = (1 << tl.arange(0, 32)).to(tl.int32)[None, None, :]
     alive = tl.reshape(sums >= least, (sums.shape[0], sums.shape[1] // 32, 32))
-    return tl.sum(tl.where(alive, bit, 0), axis=2)
+    grouped = tl.reshape(sums, (sums.shape[0], sums.shape[1] // 32, 32))
+    return tl.sum(tl.where(alive, bit, 0), axis=2), tl.max(tl.where(alive, grouped, LEAST), axis=2)
 
 
 @triton.jit
@@ -54,13 +57,14 @@ def filter_kernel(
     width,  # by row, likewise
     best,  # by row, raised
     margin,  # by row, raised; only with MARGIN
-    queue,  # (3, capacity) int32: row, word of columns, bits
+    queue,  # (4, capacity) int32: row, word of columns, bits, largest u (its bits if float32)
     queued,  # (1,) int32
     capacity,
     row_tiles,
     column_tiles,
     D: tl.constexpr,
     MARGIN: tl.constexpr,
+    LEAST: tl.constexpr,  # below every u
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
@@ -108,11 +112,14 @@ def filter_kernel(
             )
             lead = tl.maximum(most, room - row_width)
             tl.atomic_max(margin + row, lead, mask=lead > most, sem="relaxed")
-        words = tl.join(
-            words_of(left, reach, lead, floor + left_column, tau + left_column, MARGIN),
-            words_of(right, reach, lead, floor + right_column, tau + right_column, MARGIN),
+        left_words, left_most = words_of(
+            left, reach, lead, floor + left_column, tau + left_column, MARGIN, LEAST
         )
-        words = tl.reshape(words, (BM * BN // 32,))
+        right_words, right_most = words_of(
+            right, reach, lead, floor + right_column, tau + right_column, MARGIN, LEAST
+        )
+        words = tl.reshape(tl.join(left_words, right_words), (BM * BN // 32,))
+        most_u = tl.reshape(tl.join(left_most, right_most), (BM * BN // 32,))
         some = (words != 0).to(tl.int32)
         count = tl.sum(some)
         if count > 0:
@@ -126,6 +133,8 @@ def filter_kernel(
             tl.store(queue + place, their_row, mask=fits)
             tl.store(queue + capacity + place, their_group, mask=fits)
             tl.store(queue + 2 * capacity + place, words, mask=fits)
+            upper = most_u if most_u.dtype == tl.int32 else most_u.to(tl.int32, bitcast=True)
+            tl.store(queue + 3 * capacity + place, upper, mask=fits)
 
 
 def filter(
@@ -153,7 +162,7 @@ def filter(
         rows, columns, offset, start, floor, tau, thickness, width,
         best, best if margin is None else margin,
         queue, queued, queue.shape[1], row_tiles, column_tiles,
-        D=rows.shape[1], MARGIN=margin is not None,
+        D=rows.shape[1], MARGIN=margin is not None, LEAST=LEAST[rows.dtype],
         BM=config.rows, BN=config.columns, BK=config.depth, BAND=config.band, PROGRAMS=programs,
         num_warps=config.warps, num_stages=config.stages,
     )  # fmt: skip

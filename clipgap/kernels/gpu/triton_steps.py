@@ -27,7 +27,7 @@ class TritonSteps:
             major, minor = torch.cuda.get_device_capability(device)
             self.configs = configs.filter_configs(operand_bytes, 10 * major + minor)
         pairs, words = QUEUES
-        self._words = torch.zeros((3, words), dtype=torch.int32, device=device)
+        self._words = torch.zeros((4, words), dtype=torch.int32, device=device)
         self._pairs = torch.zeros((2, pairs), dtype=torch.int32, device=device)
         self._scores = torch.zeros((pairs,), dtype=torch.float64, device=device)
 
@@ -49,7 +49,10 @@ class TritonSteps:
             (panel.start, floor, panel.tau_floor, panel.thickness), best, margin,
             self._words, words, config, self._processors * config.per_processor,
         )  # fmt: skip
-        expand.expand(self._words, words, self._pairs, count, 4 * self._processors)
+        expand.expand(
+            self._words, words, (floor, panel.tau_floor), best, margin,
+            self._pairs, count, 4 * self._processors,
+        )  # fmt: skip
         lost = overflow(words, self._words.shape[1]) | overflow(count, self._pairs.shape[1])
         return Survivors(self._pairs, count, best, margin, floor, lost)
 
