@@ -1,0 +1,226 @@
+"""From shards and a keep-list to a trained model.
+
+LOGS/NAME/manifest.json      settings, data, checkpoint, last loss; written last
+LOGS/NAME/checkpoints/       epoch_E.pt
+LOGS/NAME/losses.jsonl       loss, learning rate and speed by step
+LOGS/NAME/keys/              with log_keys: the samples of every batch of every rank
+LOGS/NAME/quarantine.jsonl   samples that could not be used
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from clipgap import __version__
+from clipgap.clip.train.options import Place, TrainOptions
+from clipgap.clip.train.plan import TrainPlan, plan_train
+from clipgap.clip.train.ranks import Ranks
+from clipgap.errors import InputError, UsageError
+from clipgap.machine import versions
+from clipgap.tables.atomic import write_atomic
+from clipgap.tables.changes import changes, refuse_changes
+from clipgap.tables.documents import read_manifest
+from clipgap.tables.files import FileSum
+from clipgap.tables.folder import OutputFolder, State, remove
+
+FORMAT = "clipgap-train"
+QUARANTINE = "quarantine.jsonl"
+_MADE = (
+    *("checkpoints", "keys", "losses.jsonl", "quarantine", QUARANTINE),
+    *("out.log", "params.txt", "processes.log", "tensorboard"),
+)
+_LABELS = {
+    "shards": "training shard",
+    "keep_sha256": "keep-list",
+    "options": "option",
+    "batches": "batches:",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is."""
+
+    stage: str
+    samples: int = 0
+    total: int = 0
+    earlier: int = 0  # of an earlier run that this one goes on with
+    seconds: float = 0.0
+    loss: float | None = None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    already_complete: bool = False
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / str(self.manifest["checkpoint"]["path"])
+
+    @property
+    def final_loss(self) -> float:
+        return float(self.manifest["final_loss"])
+
+    @property
+    def quarantined(self) -> int:
+        return int(self.manifest["counts"]["quarantined"])
+
+
+def train(
+    train_data: str | Path,
+    *,
+    logs: str | Path,
+    name: str,
+    keep: str | Path | None = None,
+    add_reference: str | Path | None = None,
+    resume: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+    **options: Any,
+) -> TrainResult:
+    """Train CLIP with open_clip, or with objective="classify" a network of torchvision's.
+
+    `keep` is a keep-list that the samples are filtered by while they are read. `add_reference`
+    names further shards, of which all is taken. The options are those of `TrainOptions`:
+    `model="ViT-B-32"`, `epochs=32`, `batch_size=256`, … and `arguments=("--wd", "0.1")` for any
+    flag of open_clip_train. A process for each device is started, unless torchrun or Slurm has
+    done that already. When `stop` is set, the step at hand is finished, a checkpoint is written
+    and the run ends with `Interrupted`; `resume="latest"` goes on from there, to the same result.
+    """
+    place = Place(
+        str(train_data),
+        Path(logs),
+        name,
+        None if keep is None else Path(keep),
+        None if add_reference is None else str(add_reference),
+    )
+    plan = plan_train(place, _options(options))
+    return run_train(
+        plan, place.folder, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
+    )
+
+
+def run_train(
+    plan: TrainPlan,
+    folder: Path,
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> TrainResult:
+    """Carry out what `plan_train` has planned; see `train`."""
+    from clipgap.clip.train.driver import launch, run_here
+
+    if resume not in (None, "latest"):
+        raise UsageError(f"--resume {resume!r}: give 'latest'; a whole checkpoint is looked for")
+    ranks, stop = Ranks.of_environment(), stop or threading.Event()
+    output = OutputFolder(folder, FORMAT, "training run")
+    if ranks.launched and ranks.rank:
+        run_here(plan, folder, stop)
+        return TrainResult(folder, {})
+    state = output.state()
+    if state == "finished" and resume and not overwrite:
+        return _checked(output, plan)
+    _prepare(output, state, plan, resume is not None, overwrite)
+    if ranks.launched:
+        run_here(plan, folder, stop)
+    else:
+        launch(plan, folder, stop, on_progress or (lambda progress: None))
+    manifest = _manifest(plan, folder)
+    output.finish(manifest)
+    return TrainResult(folder, manifest)
+
+
+def open_train(path: str | Path) -> TrainResult:
+    """A finished run."""
+    folder = Path(path)
+    unfinished = "Go on with it: `clipgap train … --resume latest`."
+    return TrainResult(folder, read_manifest(folder, FORMAT, "training run", unfinished))
+
+
+def _options(values: Mapping[str, Any]) -> TrainOptions:
+    if "arguments" in values:
+        values = {**values, "arguments": tuple(values["arguments"])}
+    try:
+        return TrainOptions(**values)
+    except TypeError as error:
+        raise UsageError(f"train: {str(error).partition(') ')[2] or error}") from None
+
+
+def _prepare(
+    output: OutputFolder, state: State, plan: TrainPlan, resume: bool, overwrite: bool
+) -> None:
+    if state != "empty" and not (resume or overwrite):
+        raise output.require_flag(state)
+    if state == "unfinished" and not overwrite:
+        _compare(output.path, output.started_with(), plan)
+        output.go_on(plan.to_json())
+    else:
+        output.start(plan.to_json(), _MADE)
+
+
+def _checked(output: OutputFolder, plan: TrainPlan) -> TrainResult:
+    """A run that is done: is it the one that is wanted, and is its checkpoint sound?"""
+    result = open_train(output.path)
+    _compare(output.path, result.manifest["plan"], plan)
+    kept = result.manifest["checkpoint"]
+    files = {kept["path"]: FileSum(kept["sha256"], kept["size"])}
+    if output.damaged(files):
+        raise InputError(
+            f"{result.checkpoint} is damaged: its SHA-256 or size is not that of the manifest. "
+            "Train again with --overwrite."
+        )
+    output.tidy()
+    return TrainResult(output.path, result.manifest, already_complete=True)
+
+
+def _compare(folder: Path, before: Mapping[str, Any], plan: TrainPlan) -> None:
+    now = json.loads(json.dumps(plan.to_json()))
+    refuse_changes(folder, list(changes(before, now, _LABELS)))
+
+
+def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
+    from clipgap.clip.train.checkpoints import FOLDER, name_of
+    from clipgap.clip.train.order import Position
+    from clipgap.clip.train.quarantine import FOLDER as NOTED
+    from clipgap.clip.train.quarantine import entries
+    from clipgap.clip.train.steps import read_losses
+
+    problems = entries(folder / NOTED)
+    with write_atomic(folder / QUARANTINE) as temporary:
+        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in problems]
+        temporary.write_text("".join(lines), encoding="utf-8")
+    remove(folder / NOTED)
+    last = read_losses(folder)[-1]
+    checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "kind": "train",
+        "plan": plan.to_json(),
+        "counts": {
+            "samples": plan.samples,
+            "reference": plan.reference_samples,
+            "samples_seen": plan.epochs * plan.batches.samples,
+            "steps": plan.steps,
+            "quarantined": len(problems),
+        },
+        "keep": plan.keep and {"path": plan.keep, "manifest_sha256": plan.keep_sha256},
+        "checkpoint": {"path": checkpoint, **asdict(FileSum.of(folder / checkpoint))},
+        "final_loss": last["loss"],
+        "versions": {"clipgap": __version__, **versions("torch", "open_clip_torch")},
+    }

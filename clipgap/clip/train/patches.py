@@ -1,0 +1,171 @@
+"""What has to be replaced inside open_clip_train so that it can be driven, all in one place.
+
+    data.get_wds_dataset      our shards: keep-list, white-listed members, an order that resumes
+    main.train_one_epoch      stops between steps, takes up an epoch in its middle, logs losses
+    main.get_latest_checkpoint, main.pt_load    only whole checkpoints, and no code out of them
+    zero_shot.accuracy        fails on NumPy 2
+    DistributedDataParallel   open_clip gives it device_ids, which CPUs don't have
+    torch.save                to a temporary name first
+
+`broken_promises` says what of this a version of open_clip_train no longer has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from clipgap.clip.train.checkpoints import saved_whole
+from clipgap.errors import MissingDependency
+
+PARAMETERS = {
+    ("main", "main"): "args",
+    ("main", "get_latest_checkpoint"): "path remote",
+    ("main", "pt_load"): "file_path map_location",
+    ("main", "train_one_epoch"): (
+        "model data loss epoch optimizer scaler scheduler dist_model args tb_writer"
+    ),
+    ("data", "get_wds_dataset"): "args preprocess_img is_train epoch floor tokenizer",
+    ("data", "DataInfo"): "dataloader sampler shared_epoch",
+    ("data", "SharedEpoch"): "epoch",
+    ("zero_shot", "accuracy"): "output target topk",
+    ("params", "parse_args"): "args",
+}
+"""Functions and classes that are called or replaced, and the parameters they have."""
+
+SENTENCES = {
+    ("main", "main"): (
+        "train_one_epoch(model, data, loss, epoch, optimizer, scaler, scheduler, dist_model, args",
+        "get_latest_checkpoint(checkpoint_path, remote=",
+        "checkpoint = pt_load(args.resume",
+        'start_epoch = checkpoint["epoch"]',
+        "torch.nn.parallel.DistributedDataParallel(model, device_ids=",
+        "torch.save(",
+        "resume_latest = args.resume == 'latest'",
+    ),
+    ("data", "get_dataset_fn"): ("return get_wds_dataset",),
+    ("train", "train_one_epoch"): (
+        "data['train'].set_epoch(epoch)",
+        "dataloader = data['train'].dataloader",
+        "for i, batch in enumerate(dataloader)",
+        "step = num_batches_per_epoch * epoch + i_accum",
+        "images, texts = batch",
+        "losses = loss(**",
+    ),
+    ("zero_shot", "run"): ("accuracy(logits, target, topk=(1, 5))",),
+}
+"""Words in their bodies without which a replacement would not be reached, or would do harm."""
+
+
+@dataclass(frozen=True)
+class Replacements:
+    """What our side puts in place of open_clip's."""
+
+    dataset: Callable[..., Any]
+    train_one_epoch: Callable[..., Any]
+    latest_checkpoint: Callable[..., str | None]
+    load: Callable[..., dict[str, Any]]
+
+
+@contextmanager
+def patched(ours: Replacements) -> Iterator[Callable[[Sequence[str]], Any]]:
+    """Give open_clip_train's main function, with everything in place while the block runs."""
+    check_promises()
+    main = import_trainer("main")
+    replaced = [
+        (import_trainer("data"), "get_wds_dataset", ours.dataset),
+        (main, "train_one_epoch", ours.train_one_epoch),
+        (main, "get_latest_checkpoint", ours.latest_checkpoint),
+        (main, "pt_load", ours.load),
+        (import_trainer("zero_shot"), "accuracy", accuracy),
+        (torch.nn.parallel, "DistributedDataParallel", AnyDeviceParallel),
+    ]
+    before = [getattr(module, name) for module, name, _ in replaced]
+    for module, name, replacement in replaced:
+        setattr(module, name, replacement)
+    try:
+        with saved_whole():
+            yield main.main
+    finally:
+        for (module, name, _), original in zip(replaced, before, strict=True):
+            setattr(module, name, original)
+
+
+def import_trainer(part: str) -> Any:
+    """A module of open_clip_train."""
+    try:
+        return importlib.import_module(f"open_clip_train.{part}")
+    except ImportError as error:
+        raise MissingDependency(
+            f"open_clip_train cannot be imported ({error}); `pip install 'clipgap[train]'`"
+        ) from error
+
+
+def check_promises() -> None:
+    """Refuse a version of open_clip_train that is not what the replacements were made for."""
+    if broken := broken_promises():
+        raise MissingDependency(
+            "this version of open_clip_train cannot be driven: "
+            f"{'; '.join(broken)}. `pip install 'open_clip_torch>=3.3,<3.4'`"
+        )
+
+
+def broken_promises() -> list[str]:
+    """What we rely on in open_clip_train and is not there, each in a sentence."""
+    broken = []
+    for (part, name), wanted in PARAMETERS.items():
+        function = getattr(import_trainer(part), name, None)
+        if function is None:
+            broken.append(f"open_clip_train.{part} has no {name}")
+            continue
+        has = " ".join(inspect.signature(function).parameters)
+        if has != wanted:
+            broken.append(f"open_clip_train.{part}.{name} takes ({has}), not ({wanted})")
+    for (part, name), sentences in SENTENCES.items():
+        function = getattr(import_trainer(part), name, None)
+        body = inspect.getsource(function) if function is not None else ""
+        broken += [
+            f"open_clip_train.{part}.{name} no longer says {sentence!r}"
+            for sentence in sentences
+            if sentence not in body
+        ]
+    return broken
+
+
+class AnyDeviceParallel(torch.nn.parallel.DistributedDataParallel):
+    """DistributedDataParallel that overlooks device_ids where the devices are CPUs."""
+
+    def __init__(self, module: torch.nn.Module, device_ids: Any = None, **rest: Any) -> None:
+        on_cpu = any(parameter.device.type == "cpu" for parameter in module.parameters())
+        super().__init__(module, device_ids=None if on_cpu else device_ids, **rest)
+
+
+class LaterEpoch(int):
+    """An epoch that is taken up after some of its steps.
+
+    open_clip counts steps as `steps_per_epoch * epoch + i`: the learning rate, tensorboard and
+    wandb all follow from that product.
+    """
+
+    steps: int
+
+    def __new__(cls, epoch: int, steps: int) -> LaterEpoch:
+        made = super().__new__(cls, epoch)
+        made.steps = steps
+        return made
+
+    def __rmul__(self, steps_per_epoch: int) -> int:
+        return steps_per_epoch * int(self) + self.steps
+
+
+def accuracy(output: Any, target: Any, topk: tuple[int, ...] = (1,)) -> list[float]:
+    """How many targets are among the k highest outputs, for each k."""
+    best = output.topk(max(topk), dim=1).indices
+    hits = best == target[:, None]
+    return [float(hits[:, :k].any(1).sum()) for k in topk]

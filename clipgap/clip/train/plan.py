@@ -1,0 +1,274 @@
+"""Everything that is known of a run before it begins: what goes to every rank, and into resume."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from clipgap.clip.checkpoints import checkpoint_file, read_weights
+from clipgap.clip.models import identify, resolve_device
+from clipgap.clip.networks import import_open_clip, register_config
+from clipgap.clip.train.batches import BatchPlan, plan_batches, split_global_batch
+from clipgap.clip.train.folders import count_folder, is_folder
+from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
+from clipgap.clip.train.order import Order
+from clipgap.clip.train.patches import check_promises, import_trainer
+from clipgap.clip.train.ranks import Ranks
+from clipgap.clip.train.shards import Counted, count_classes, count_shards
+from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.machine import cores
+from clipgap.shards import KeepSelector, find_shards
+from clipgap.tables.documents import checksum
+from clipgap.tables.keep import open_keep
+
+_MOST_WORKERS = 4
+_OWNED = {
+    "--train-data": "--train-data",
+    "--train-num-samples": "--train-num-samples",
+    "--dataset-type": "--train-data (only tar shards)",
+    "--dataset-resampled": "--train-data (each sample is seen once an epoch)",
+    "--train-data-upsampling-factors": "--add-reference",
+    "--horovod": "nothing: torchrun starts the processes",
+    "--trace": "nothing: a traced model cannot be trained",
+    "--resume": "--resume latest",
+    "--logs": "--logs",
+    "--name": "--name",
+    "--device": "--device",
+    "--log-local": "nothing: ranks share one folder",
+    "--copy-codebase": "nothing: the manifest names the versions",
+}
+"""Flags of open_clip_train that must not come behind `--`, and what to use instead."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """A run, ready to go."""
+
+    options: TrainOptions  # resolved
+    train_data: str
+    keep: str | None
+    keep_sha256: str | None  # of its manifest
+    identity: Mapping[str, Any]  # of the model
+    device: str  # "cpu" or "cuda"
+    shards: tuple[Counted, ...]
+    samples: int  # of an epoch
+    batches: BatchPlan
+    classes: tuple[str, ...] = ()  # for "classify"
+
+    @property
+    def order(self) -> Order:
+        samples = [shard.samples for shard in self.shards]
+        return Order(samples, self.options.seed, self.batches.stream_length)
+
+    @property
+    def epochs(self) -> int:
+        assert self.options.epochs is not None
+        return self.options.epochs
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.batches.steps
+
+    @property
+    def reference_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards if shard.reference)
+
+    @property
+    def is_folder(self) -> bool:
+        return is_folder(self.train_data)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "train", **asdict(self)}
+
+    @classmethod
+    def of_json(cls, document: Mapping[str, Any]) -> TrainPlan:
+        values = {name: value for name, value in document.items() if name != "kind"}
+        options = values["options"]
+        return cls(
+            **values
+            | {
+                "options": TrainOptions(**{**options, "arguments": tuple(options["arguments"])}),
+                "shards": tuple(Counted(**shard) for shard in values["shards"]),
+                "batches": BatchPlan(**values["batches"]),
+                "classes": tuple(values["classes"]),
+            }
+        )
+
+    def open_clip_arguments(self, place: Place) -> list[str]:
+        """The command line of open_clip_train for each rank."""
+        options = self.options
+        assert options.model is not None
+        model = options.model
+        given: dict[str, Any] = {
+            "--model": register_config(model) if model.endswith(".json") else model,
+            "--pretrained": options.pretrained or None,
+            "--train-data": self.train_data,
+            "--dataset-type": "webdataset",
+            "--train-num-samples": self.samples,
+            "--epochs": self.epochs,
+            "--batch-size": self.batches.batch,
+            "--accum-freq": self.batches.accum,
+            "--workers": self.batches.workers,
+            "--precision": options.precision,
+            "--device": self.device,
+            "--seed": options.seed,
+            "--lr": options.lr,
+            "--wd": options.wd,
+            "--warmup": options.warmup,
+            "--log-every-n-steps": options.log_every_n_steps,
+            "--report-to": options.report_to or None,
+            "--logs": str(place.logs),
+            "--name": place.name,
+            # With it, an open_clip whose folder is there goes on; where, is for us to say.
+            "--resume": "latest",
+        }
+        arguments = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+        arguments += ["--local-loss"] if options.local_loss else []
+        arguments += ["--gather-with-grad"] if options.gather_with_grad else []
+        return [*arguments, *options.arguments]
+
+
+def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) -> TrainPlan:
+    """Check everything that can be checked beforehand, and count samples and steps."""
+    options = options.resolved()
+    ranks = ranks or Ranks.of_environment()
+    device = resolve_device(options.device).partition(":")[0]
+    world = _world(options, ranks, device)
+    if options.precision is None:
+        options = replace(options, precision="fp32" if device == "cpu" else "amp")
+    options = replace(options, devices=None, device=device)  # the batch plan says how many
+    classify = options.objective == "classify"
+    classes: tuple[str, ...] = ()
+    selector = None
+    if is_folder(place.train_data):
+        if not classify:
+            raise InputError(f"{place.train_data}: holds no .tar files; training CLIP needs them")
+        selector, shards, classes = _open_folder(place)
+    else:
+        found = find_shards(place.train_data)
+        if place.keep is not None:
+            selector = KeepSelector.open(place.keep, [shard.path for shard in found])
+        shards = count_shards(place.train_data, selector, found, place.add_reference)
+        classes = count_classes(shards) if classify else ()
+    samples = options.train_num_samples or sum(shard.samples for shard in shards)
+    plan = TrainPlan(
+        options=options,
+        train_data=place.train_data,
+        keep=None if place.keep is None else str(place.keep),
+        keep_sha256=None if place.keep is None else checksum(open_keep(place.keep).manifest),
+        identity=_identity(options),
+        device=device,
+        shards=tuple(shards),
+        samples=samples,
+        batches=_batches(options, samples, world),
+        classes=classes,
+    )
+    if not classify:
+        check_promises()
+        _check_arguments(plan, place)
+    return plan
+
+
+def _world(options: TrainOptions, ranks: Ranks, device: str) -> int:
+    if ranks.launched:
+        if options.devices is not None:
+            raise UsageError(
+                "--devices is for torchrun to know when clipgap starts it; here it has been "
+                f"started with {ranks.world:,} processes"
+            )
+        return ranks.world
+    if options.devices is not None:
+        return options.devices
+    import torch
+
+    return torch.cuda.device_count() if device == "cuda" else 1
+
+
+def _batches(options: TrainOptions, samples: int, world: int) -> BatchPlan:
+    batch, accum = options.batch_size, options.accum_freq
+    if options.global_batch is not None:
+        largest = LARGEST_BATCH.get(options.recipe or "")
+        batch, accum = split_global_batch(options.global_batch, world, batch, accum, largest)
+    batch, accum = batch or BATCH_SIZE, accum or 1
+    if samples < world * batch * accum:
+        raise InputError(
+            f"{samples:,} samples are fewer than one step takes: {world:,} devices × {batch:,} "
+            f"samples × {accum:,} passes. Lower --batch-size or --global-batch."
+        )
+    workers = options.workers
+    if workers is None:
+        workers = min(_MOST_WORKERS, max(1, cores() // world))
+    return plan_batches(samples, world, batch, accum, workers)
+
+
+def _identity(options: TrainOptions) -> dict[str, Any]:
+    if options.objective == "classify":
+        from clipgap.clip.train.classify import check_arch
+
+        assert options.arch is not None
+        check_arch(options.arch)
+        return {"arch": options.arch}
+    model = options.model
+    assert model is not None
+    if not (model.endswith(".json") or ":" in model):
+        known = import_open_clip().list_models()
+        if model not in known:
+            near = difflib.get_close_matches(model, known, 3, 0.4) or known[:3]
+            raise UsageError(f"open_clip has no model {model!r}; did you mean {', '.join(near)}?")
+    if (checkpoint := checkpoint_file(options.pretrained)) is not None:
+        read_weights(checkpoint, "meta")  # refuses what would run code
+    return identify(model, options.pretrained)
+
+
+def _open_folder(place: Place) -> tuple[KeepSelector | None, list[Counted], tuple[str, ...]]:
+    if place.add_reference is not None:
+        raise UsageError("--add-reference adds tar shards to tar shards, not to a folder of images")
+    return count_folder(Path(place.train_data), place.keep)
+
+
+def _check_arguments(plan: TrainPlan, place: Place) -> None:
+    """Have open_clip_train parse its command line now, rather than in each rank."""
+    for argument in plan.options.arguments:
+        flag = argument.partition("=")[0]
+        if flag in _OWNED:
+            raise UsageError(f"{flag} after --: use {_OWNED[flag]} instead")
+    parsed = _parse(plan.open_clip_arguments(place))
+    changed = [
+        flag
+        for flag, value in (
+            ("--batch-size", plan.batches.batch),
+            ("--accum-freq", plan.batches.accum),
+            ("--workers", plan.batches.workers),
+            ("--epochs", plan.epochs),
+            ("--seed", plan.options.seed),
+        )
+        if getattr(parsed, flag[2:].replace("-", "_")) != value
+    ]
+    if changed:
+        raise UsageError(f"{changed[0]} after --: give it before, as an option of clipgap")
+    if "wandb" in parsed.report_to:
+        _need("wandb")
+    if "tensorboard" in parsed.report_to:
+        _need("tensorboard")
+
+
+def _need(package: str) -> None:
+    if find_spec(package) is None:
+        raise MissingDependency(f"--report-to {package}: `pip install {package}` first")
+
+
+def _parse(arguments: list[str]) -> Any:
+    """argparse prints what is wrong and leaves; here it becomes an error like any other."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return import_trainer("params").parse_args(arguments)
+    except SystemExit:
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        raise UsageError(f"open_clip_train does not take its flags: {reason}") from None

@@ -1,0 +1,134 @@
+"""The samples of a run: those of its shards that a keep-list keeps, and those of a reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from clipgap.clip.train.encoding import class_of
+from clipgap.clip.train.source import BadSample
+from clipgap.errors import InputError
+from clipgap.shards import (
+    KeepSelector,
+    OnProblem,
+    Sample,
+    TarShard,
+    find_shards,
+    read_samples,
+)
+from clipgap.shards.choosing import Choice, chooser_for
+from clipgap.shards.index import index_shard
+from clipgap.store.files import FILE_THREADS, read_bytes
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A shard and how many of its samples take part."""
+
+    path: str
+    bytes: int
+    samples: int
+    reference: bool = False  # taken whole, whatever the keep-list says
+
+
+class KeptShards:
+    """Reads the samples that take part, from the shards where they lie."""
+
+    def __init__(self, shards: Sequence[Counted], keep: str | None) -> None:
+        self._shards = find_shards([shard.path for shard in shards])
+        self._whole = [shard.reference for shard in shards]
+        filtered = [shard.path for shard in shards if not shard.reference]
+        self._selector = None if keep is None else KeepSelector.open(keep, filtered)
+
+    def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
+        """The samples of a shard that take part, in order."""
+        samples = read_samples(self._shards[shard], on_problem=on_problem)
+        if self._selector is None or self._whole[shard]:
+            return samples
+        return self._kept(samples, self._selector)
+
+    @staticmethod
+    def _kept(samples: Iterator[Sample], selector: KeepSelector) -> Iterator[Sample]:
+        for sample in samples:
+            if selector(sample.key, sample.shard):
+                yield sample
+
+
+def count_shards(
+    train_data: str, keep: KeepSelector | None, found: Sequence[TarShard], reference: str | None
+) -> list[Counted]:
+    """All shards of a run with their samples; where no list says how many, headers are read."""
+    counted = _count(found, keep)
+    if reference is not None:
+        added = find_shards(reference)
+        twice = {shard.path for shard in found} & {shard.path for shard in added}
+        if twice:
+            raise InputError(f"{min(twice)}: both in --train-data and in --add-reference")
+        counted += [
+            Counted(shard.path, shard.bytes, shard.samples, True) for shard in _count(added, None)
+        ]
+    if not any(shard.samples for shard in counted):
+        why = f" that {keep.keep.path} keeps" if keep is not None else ""
+        raise InputError(f"{train_data:.200}: holds no sample{why}, so there is nothing to learn")
+    return counted
+
+
+def count_classes(shards: Sequence[Counted]) -> tuple[str, ...]:
+    """The numbers of the classes that .cls members name, kept or not, so that splits agree."""
+
+    def highest(shard: TarShard) -> int:
+        number = -1
+        for sample in read_samples(shard, extensions=("cls",), on_problem=lambda problem: None):
+            with suppress(BadSample):  # told of when it is to be trained on
+                number = max(number, class_of(sample))
+        return number
+
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        classes = 1 + max(pool.map(highest, find_shards([shard.path for shard in shards])))
+    if not classes:
+        raise InputError(f"{shards[0].path}: no sample has a class (.cls with its number)")
+    return tuple(map(str, range(classes)))
+
+
+def _count(shards: Sequence[TarShard], keep: KeepSelector | None) -> list[Counted]:
+    def samples(shard: TarShard) -> int:
+        if keep is not None and keep.by == "shard":
+            return keep.keep.shards[keep.shard_of(shard.path)].kept
+        if keep is None and (promised := _promised(shard)) is not None:
+            return promised
+        chooser = _Everything() if keep is None else chooser_for(keep, shard.path)
+        return len(index_shard(shard, shard.file, chooser, {}).keys)
+
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        counts = list(pool.map(samples, shards))
+    return [
+        Counted(shard.path, shard.file.size, count)
+        for shard, count in zip(shards, counts, strict=True)
+    ]
+
+
+def _promised(shard: TarShard) -> int | None:
+    """What img2dataset, `clipgap filter` or a sizes.json say; a reader checks the first two."""
+    try:
+        if shard.stats is not None:
+            return int(json.loads(read_bytes(shard.stats, 0, shard.stats.size))["successes"])
+        sizes = Path(shard.path).with_name("sizes.json")
+        return int(json.loads(sizes.read_bytes())[Path(shard.path).name])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+class _Everything:
+    """Keeps all that a shard has."""
+
+    def choose(self, keys: Sequence[str]) -> Choice:
+        return Choice(np.ones(len(keys), np.bool_), [], [], np.zeros(0, np.int64))
+
+    def guess(self, keys: Sequence[bytes]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.ones(len(keys), np.bool_)
