@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from clipgap.clip.eval import EvalResult as EvalResult
+    from clipgap.clip.eval import evaluate as evaluate
+    from clipgap.clip.eval import open_evaluation as open_evaluation
     from clipgap.errors import ClipgapError as ClipgapError
     from clipgap.scan import ScanResult as ScanResult
     from clipgap.scan import gap as gap
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
+    "EvalResult": "clipgap.clip.eval",
     "KeepSelector": "clipgap.shards",
     "KeepStage": "clipgap.shards",
     "ScanResult": "clipgap.scan",
@@ -48,9 +52,11 @@ _HOMES = {
     "combine": "clipgap.select",
     "dedup": "clipgap.select.dedup",
     "emulate": "clipgap.select",
+    "evaluate": "clipgap.clip.eval",
     "filter_shards": "clipgap.shards",
     "gap": "clipgap.scan",
     "kept_samples": "clipgap.shards",
+    "open_evaluation": "clipgap.clip.eval",
     "open_scan": "clipgap.scan",
     "open_store": "clipgap.store",
     "plan_dedup": "clipgap.select.dedup",

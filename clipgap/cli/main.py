@@ -60,7 +60,21 @@ def _clipgap(
     """Options before the command."""
 
 
-for part in (scan, split, dedup, filter, verify, emulate, store, data, study, doctor, demo, bench):
+for part in (
+    scan,
+    split,
+    dedup,
+    filter,
+    verify,
+    emulate,
+    store,
+    eval,
+    data,
+    study,
+    doctor,
+    demo,
+    bench,
+):
     part.register(app)
 
 

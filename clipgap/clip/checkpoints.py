@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import InputError
 
@@ -17,7 +17,12 @@ _SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 
 
 def read_weights(path: Path, device: str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name; on the device "meta", only their shapes.
+    """The tensors of a checkpoint by name; on the device "meta", only their shapes."""
+    return weights_of(path, read_content(path, device))
+
+
+def read_content(path: Path, device: str = "cpu") -> Any:
+    """All that a checkpoint holds.
 
     Whatever the environment says, nothing but tensors and plain values is unpickled.
     """
@@ -27,13 +32,18 @@ def read_weights(path: Path, device: str = "cpu") -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            content = load_file(path, device="cpu" if device == "meta" else device)
-        else:
-            content = torch.load(path, map_location=device, weights_only=True)
+            return load_file(path, device="cpu" if device == "meta" else device)
+        return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such checkpoint") from None
     except Exception as error:  # whatever hostile and damaged files make of the parsers
         raise InputError(_why_refused(path, str(error))) from error
+
+
+def weights_of(path: Path, content: Any) -> dict[str, Tensor]:
+    """The tensors in what a checkpoint holds, by name."""
+    import torch
+
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping):
         raise InputError(f"{path}: holds no state_dict, so it is no checkpoint of a model")

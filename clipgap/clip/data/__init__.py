@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from clipgap.clip.data.check import Checked, check_set
 from clipgap.clip.data.classes import Classes
-from clipgap.clip.data.registry import Registered, find_set, registry
+from clipgap.clip.data.registry import Registered, find_set, registry, unknown_set
 from clipgap.clip.data.tables import LabelTable
 
 __all__ = [
@@ -15,4 +15,5 @@ __all__ = [
     "check_set",
     "find_set",
     "registry",
+    "unknown_set",
 ]

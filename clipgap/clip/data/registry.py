@@ -67,12 +67,18 @@ def registry() -> Mapping[str, Registered]:
 
 def find_set(name: str) -> Registered:
     """The set of this name, or a refusal that suggests one."""
+    found = registry().get(name)
+    if found is None:
+        raise unknown_set(name)
+    return found
+
+
+def unknown_set(name: str) -> UsageError:
+    """The refusal of a name that is none of the known ones."""
     known = registry()
-    if name in known:
-        return known[name]
     near = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(
+    return UsageError(
         f"{name!r} is no set that clipgap knows: {meant}It knows {', '.join(known)}. Any other "
         "set is evaluated with --classnames and --templates."
     )

@@ -1,0 +1,276 @@
+"""`clipgap eval`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command
+from clipgap.cli.shell import Shell
+from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clipgap.clip.eval import EvalPlan, EvalResult, Progress
+    from clipgap.scan import Progress as Shown
+
+QUARANTINED = 4
+"""Exit code: finished, but something was set aside."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "eval")(evaluate)
+
+
+def evaluate(
+    shell: Shell,
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CHECKPOINT...",
+            help="Checkpoint files, NAME=FILE, or pretrained tags of the model; NAME= is random "
+            "weights.",
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A set, again for each: a name of `clipgap data list`, or any with --classnames. "
+            "PATH is a folder of class folders, or shards with .cls members.",
+        ),
+    ],
+    running: Running,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="The model of the checkpoints: open_clip's NAME, hf-hub:REPO, or CONFIG.json. "
+            "Classifiers from `clipgap train` need none.",
+        ),
+    ] = None,
+    classnames: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[SET=]FILE",
+            help="Classes, one a line: NAME, or FOLDER, a tab and NAME. Without SET= for all sets "
+            "that clipgap does not know.",
+        ),
+    ] = None,
+    templates: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[SET=]FILE", help="Prompts, one a line, with {} for the class."),
+    ] = None,
+    group_by: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SET=COLUMN",
+            help="Accuracies by the values of a column of the set's table, too.",
+        ),
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|amp|bf16|fp16", help="Numbers that the model computes in.")
+    ] = "fp32",
+    draws: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Draws of the paired bootstrap.")
+    ] = 10_000,
+    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of the bootstrap.")] = 0,
+    device: Annotated[
+        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where the model runs.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 64,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Threads that decode images.")
+    ] = 4,
+    allow_bad: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="EVAL", help="The folder to make. Needed unless --dry-run."
+        ),
+    ] = None,
+) -> int:
+    """Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.
+
+    CLIP models are evaluated zero-shot, with the classifier that open_clip makes of class names
+    and prompts; classifiers by their own outputs. Rows are in the order of `clipgap embed`.
+    """
+    from clipgap.clip.eval import How, plan_evaluation, run_evaluation
+
+    if out is None and not running.dry_run:
+        raise UsageError("--out is missing: name the folder that the evaluation shall go to")
+    plan = plan_evaluation(
+        checkpoints,
+        data,
+        model=model,
+        classnames=classnames or (),
+        templates=templates or (),
+        group_by=group_by or (),
+        precision=precision,
+        draws=draws,
+        seed=seed,
+    )
+    if out is None or running.dry_run:
+        described = _described(plan)
+        shell.result(described, _describe_plan(described))
+        return 0
+    shell.check_settings_file(out)
+    stop = threading.Event()
+    with shell.progress() as display, stop_on_signals(stop, shell.note):
+        watch = _Watch(display, lambda: shell.save_settings(out))
+        how = How(device, batch_size, workers, running.resume, running.overwrite, watch, stop)
+        result = run_evaluation(plan, out, how)
+    shell.result(_outcome(result), _describe_outcome(result))
+    return QUARANTINED if result.problems > allow_bad else 0
+
+
+class _Watch:
+    """Shows progress, and saves the settings once the work has begun."""
+
+    def __init__(self, display: Callable[[Shown], None], begun: Callable[[], None]) -> None:
+        self._display, self._begun = display, begun
+        self._has_begun = False
+
+    def __call__(self, progress: Progress) -> None:
+        from clipgap.scan import Progress as Shown
+
+        if progress.stage != "checking" and not self._has_begun:
+            self._has_begun = True
+            self._begun()
+        self._display(
+            Shown(
+                progress.stage,
+                note=progress.note,
+                rows=progress.done,
+                total_rows=progress.total,
+                seconds=progress.seconds,
+            )
+        )
+
+
+def _described(plan: EvalPlan) -> dict[str, Any]:
+    return {
+        "checkpoints": [checkpoint.describe() for checkpoint in plan.checkpoints],
+        "sets": [
+            {
+                "name": data.name,
+                "path": data.path,
+                "samples": data.images.samples,
+                "classes": len(data.classes),
+                "templates": len(data.classes.templates),
+            }
+            for data in plan.sets
+        ],
+    }
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    yield f"Would evaluate {words.plural(len(plan['checkpoints']), 'checkpoint')} on"
+    for data in plan["sets"]:
+        samples = "" if data["samples"] is None else f"{words.plural(data['samples'], 'image')}, "
+        yield (
+            f"  {data['name']:<16} {samples}{words.count(data['classes'])} classes, "
+            f"{words.plural(data['templates'], 'prompt')}: {data['path']}"
+        )
+
+
+def _outcome(result: EvalResult) -> dict[str, Any]:
+    return {
+        "out": result.path,
+        "summary": result.summary.to_pylist(),
+        "paired": result.paired.to_pylist(),
+        "quarantined": result.problems,
+        "already_complete": result.already_complete,
+        "repaired": result.repaired,
+    }
+
+
+def _describe_outcome(result: EvalResult) -> Iterator[RenderableType]:
+    if result.already_complete:
+        yield f"{result.path} is already complete; every checksum holds."
+    elif result.repaired:
+        yield f"Made again: {', '.join(result.repaired)}."
+    yield _accuracies(result)
+    if result.paired.num_rows:
+        yield _differences(result)
+    if result.problems:
+        yield (
+            f"Quarantined: {words.plural(result.problems, 'image')} or shards, listed in "
+            f"{result.path}/quarantine.parquet"
+        )
+    yield f"Evaluation: {result.path}"
+
+
+def _accuracies(result: EvalResult) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("set", "group", "checkpoint"):
+        table.add_column(name)
+    for name in ("images", "top-1", "95 %", "top-5"):
+        table.add_column(name, justify="right")
+    rows = result.summary.to_pylist()
+    top5 = {_place(row): row["accuracy"] for row in rows if row["metric"] == "top5"}
+    worst = _worst_groups(rows)
+    for row in sorted(
+        (row for row in rows if row["metric"] == "top1"),
+        key=lambda row: (row["set"], row["group"] or ""),
+    ):
+        place = _place(row)
+        table.add_row(
+            row["set"],
+            (row["group"] or "all") + (" (worst)" if place in worst else ""),
+            row["checkpoint"],
+            words.count(row["samples"]),
+            f"{row['accuracy']:.2%}",
+            f"{row['low']:.2%} – {row['high']:.2%}",
+            f"{top5[place]:.2%}" if place in top5 else "",
+        )
+    return table
+
+
+def _differences(result: EvalResult) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("set", "difference in top-1"):
+        table.add_column(name)
+    for name in ("points", "95 %"):
+        table.add_column(name, justify="right")
+    for row in result.paired.to_pylist():
+        if row["group"] is None:
+            table.add_row(
+                row["set"],
+                f"{row['first']} − {row['second']}",
+                f"{100 * row['difference']:+.2f}",
+                f"{100 * row['low']:+.2f} – {100 * row['high']:+.2f}",
+            )
+    return table
+
+
+def _place(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["set"], row["group"], row["checkpoint"]
+
+
+def _worst_groups(rows: list[dict[str, Any]]) -> set[tuple[Any, ...]]:
+    """The group of lowest accuracy for each set and checkpoint, where there are several."""
+    worst: dict[tuple[str, str], dict[str, Any]] = {}
+    groups: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row["group"] is not None and row["metric"] == "top1":
+            key = row["set"], row["checkpoint"]
+            groups[key] = groups.get(key, 0) + 1
+            if key not in worst or row["accuracy"] < worst[key]["accuracy"]:
+                worst[key] = row
+    return {_place(row) for key, row in worst.items() if groups[key] > 1}

@@ -1,0 +1,117 @@
+"""Accuracies with intervals, and differences between checkpoints, from tables of samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from clipgap.clip.eval.scores import TOP
+from clipgap.clip.eval.statistics import paired_bootstrap, wilson
+from clipgap.errors import InputError
+
+SUMMARY_SCHEMA = pa.schema(
+    [
+        ("checkpoint", pa.string()),
+        ("set", pa.string()),
+        ("group", pa.string()),
+        ("metric", pa.string()),
+        ("samples", pa.int64()),
+        ("correct", pa.int64()),
+        ("accuracy", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+    ]
+)
+
+PAIRED_SCHEMA = pa.schema(
+    [
+        ("set", pa.string()),
+        ("group", pa.string()),
+        ("first", pa.string()),
+        ("second", pa.string()),
+        ("difference", pa.float64()),
+        ("low", pa.float64()),
+        ("high", pa.float64()),
+        ("draws", pa.int64()),
+        ("seed", pa.int64()),
+    ]
+)
+
+METRICS = {"top1": "correct", "top5": "correct5"}
+
+
+def summarise(
+    checkpoint: str, name: str, classes: int, table: pa.Table
+) -> Iterator[dict[str, Any]]:
+    """Rows of the summary: of all samples (group null), then of each group.
+
+    Where there are no more than five classes the right one is always among five, so top-5 is left
+    out.
+    """
+    for group, mask in _groups(table):
+        for metric, column in METRICS.items():
+            if metric == "top5" and classes <= TOP:
+                continue
+            right = _flags(table, column)[mask]
+            interval = wilson(int(right.sum()), len(right))
+            yield {
+                "checkpoint": checkpoint,
+                "set": name,
+                "group": group,
+                "metric": metric,
+                "samples": len(right),
+                "correct": int(right.sum()),
+                "accuracy": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+            }
+
+
+def compare(
+    name: str, tables: Mapping[str, pa.Table], draws: int, seed: int
+) -> Iterator[dict[str, Any]]:
+    """Rows of the paired table: top-1 of each checkpoint minus that of each later one."""
+    for first, second in combinations(tables, 2):
+        a, b = tables[first], tables[second]
+        if not a["key"].equals(b["key"]) or not a["label"].equals(b["label"]):
+            raise InputError(
+                f"{name}: {first} and {second} were evaluated on different samples, so the set "
+                "was changed between the two. Evaluate again with --overwrite."
+            )
+        right, other = _flags(a, "correct"), _flags(b, "correct")
+        for group, mask in _groups(a):
+            interval = paired_bootstrap(right[mask], other[mask], draws, seed)
+            yield {
+                "set": name,
+                "group": group,
+                "first": first,
+                "second": second,
+                "difference": interval.value,
+                "low": interval.low,
+                "high": interval.high,
+                "draws": draws,
+                "seed": seed,
+            }
+
+
+def as_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    return pa.Table.from_pylist(list(rows), schema=schema)
+
+
+def _groups(table: pa.Table) -> Iterator[tuple[str | None, NDArray[np.bool_]]]:
+    """All samples, and each group of them by name."""
+    yield None, np.ones(table.num_rows, np.bool_)
+    column = table["group"]
+    for group in sorted(column.drop_null().unique().to_pylist()):
+        yield group, pc.fill_null(pc.equal(column, group), False).to_numpy()
+
+
+def _flags(table: pa.Table, column: str) -> NDArray[np.bool_]:
+    flags: NDArray[np.bool_] = table[column].to_numpy()
+    return flags
