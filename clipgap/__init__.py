@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from clipgap.clip.eval import EvalResult as EvalResult
     from clipgap.clip.eval import evaluate as evaluate
     from clipgap.clip.eval import open_evaluation as open_evaluation
+    from clipgap.clip.train import open_train as open_train
+    from clipgap.clip.train import train as train
     from clipgap.errors import ClipgapError as ClipgapError
     from clipgap.scan import ScanResult as ScanResult
     from clipgap.scan import gap as gap
@@ -59,10 +61,12 @@ _HOMES = {
     "open_evaluation": "clipgap.clip.eval",
     "open_scan": "clipgap.scan",
     "open_store": "clipgap.store",
+    "open_train": "clipgap.clip.train",
     "plan_dedup": "clipgap.select.dedup",
     "plan_scan": "clipgap.scan",
     "scan": "clipgap.scan",
     "split": "clipgap.select",
+    "train": "clipgap.clip.train",
     "verify": "clipgap.scan",
     "verify_split": "clipgap.select",
 }

@@ -22,6 +22,7 @@ from clipgap.cli import (
     scan,
     split,
     store,
+    train,
     verify,
 )
 from clipgap.cli import run as study
@@ -68,6 +69,7 @@ for part in (
     verify,
     emulate,
     store,
+    train,
     eval,
     data,
     study,
