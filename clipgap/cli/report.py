@@ -1,0 +1,229 @@
+"""`clipgap report`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command
+from clipgap.cli.shell import Shell
+from clipgap.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipgap.report import ReportResult
+    from clipgap.report.sources import Sources
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "report")(report)
+
+
+def report(
+    shell: Shell,
+    scan: Annotated[
+        list[str],
+        typer.Option(
+            metavar="[NAME=]SCAN",
+            help="A scan of a training set; the first is the large set that galleries and curves "
+            "are about. Repeatable. Without NAME it is called like its folder.",
+        ),
+    ],
+    running: Running,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[NAME=]SCAN",
+            help="The scan of the reference set, from `clipgap gap`. Without it thresholds come "
+            "from the scan.",
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(metavar="[NAME=]KEEP", help="A keep-list of a scanned store. Repeatable."),
+    ] = None,
+    eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EVAL",
+            help="A folder of `clipgap eval`. A checkpoint that is called like a split, or like a "
+            "scan, was trained on it. Repeatable.",
+        ),
+    ] = None,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SHARDS",
+            help="Tar shards with the images of a test set, scan or reference. Repeatable.",
+        ),
+    ] = None,
+    paper: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A paper's figures, JSON or TOML, to stand beside ours."),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="html|md|json",
+            help="A page with figures and galleries, tables in Markdown, or the numbers alone; the "
+            "first two hold the numbers too.",
+        ),
+    ] = "html",
+    title: Annotated[
+        str, typer.Option(metavar="TEXT", help="What the page is called.")
+    ] = "Similarity report",
+    gallery: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Show N points of each test set in the gallery, spread over all similarities.",
+            show_default="all",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="REPORT", help="The folder to make. Needed unless --dry-run."
+        ),
+    ] = None,
+) -> int:
+    """Show scans, splits and evaluations on a page: figures, tables and galleries.
+
+    The folder opens from disk, without a server, and loads nothing from anywhere else. What has no
+    input is left out. report.json in it holds every number of the page.
+    """
+    from clipgap.report import plan_report
+    from clipgap.report import report as run
+
+    inputs: dict[str, Any] = {
+        "scans": _named(scan, "--scan"),
+        "reference": None if reference is None else _named([reference], "--reference"),
+        "splits": _named(split or [], "--split"),
+        "evals": eval or [],
+        "images": _images(images or []),
+        "paper": paper,
+    }
+    if running.dry_run:
+        sources = plan_report(**inputs)
+        described = _plan(sources)
+        shell.result(described, _describe_plan(described))
+        return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the report shall become")
+    shell.check_settings_file(out)
+    with shell.progress() as display:
+        result = run(
+            **inputs,
+            out=out,
+            format=format,
+            title=title,
+            gallery=gallery,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=display,
+        )
+    shell.save_settings(out)
+    shell.result(_outcome(result), _describe_outcome(result))
+    return 0
+
+
+def _named(given: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=PATH, or a path whose last folder is its name."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = Path(text).resolve().name, text
+        if not name or not path:
+            raise UsageError(f"{option} {text}: write it as NAME=PATH, or as a path alone")
+        if name in found:
+            raise UsageError(
+                f"{option}: {found[name]} and {path} are both called {name!r}; give one another "
+                f"name, as in {option} other={path}"
+            )
+        found[name] = path
+    return found
+
+
+def _images(given: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, shards = text.partition("=")
+        if not equals or not name or not shards:
+            raise UsageError(f"--images {text}: write it as NAME=SHARDS")
+        if name in found:
+            raise UsageError(f"--images {name}=… is given twice; join shards with '::'")
+        found[name] = shards
+    return found
+
+
+def _plan(sources: Sources) -> dict[str, Any]:
+    checkpoints = dict.fromkeys(name for one in sources.evaluations for name, _ in one.pairs)
+    known = {*sources.splits, *(one.name for one in sources.scans)}
+    return {
+        "scans": {one.name: one.scan.rows for one in sources.scans},
+        "reference": None if sources.reference is None else sources.reference.name,
+        "tests": {
+            test: sources.large(test).scan.test_input(test)["rows"]  # type: ignore[union-attr]
+            for test in sources.tests
+            if sources.large(test) is not None
+        },
+        "splits": {name: keep.kept for name, keep in sources.splits.items()},
+        "checkpoints": {name: name if name in known else None for name in checkpoints},
+        "images": dict(sources.images),
+        "paper": None if sources.paper is None else sources.paper.title,
+    }
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    yield "Would report on:"
+    for name, rows in plan["scans"].items():
+        yield f"  scan        {name}: {words.plural(rows, 'row')}"
+    if plan["reference"] is not None:
+        yield f"  reference   {plan['reference']}"
+    for name, points in plan["tests"].items():
+        yield f"  test set    {name}: {words.plural(points, 'point')}"
+    for name, kept in plan["splits"].items():
+        yield f"  split       {name}: {words.plural(kept, 'row')} kept"
+    for name, trained_on in plan["checkpoints"].items():
+        note = "" if trained_on else "; called like no split or scan, so its rows are unknown"
+        yield f"  checkpoint  {name}{note}"
+    for name, shards in plan["images"].items():
+        yield f"  images      {name}: {shards}"
+    if plan["paper"] is not None:
+        yield f"  paper       {plan['paper']}"
+
+
+def _outcome(result: ReportResult) -> dict[str, Any]:
+    files = result.manifest["files"].values()
+    return {
+        "out": result.path,
+        "page": result.page,
+        "files": len(files),
+        "bytes": sum(entry["size"] for entry in files),
+        "gallery": result.manifest["gallery"],
+        "already_complete": result.already_complete,
+    }
+
+
+def _describe_outcome(result: ReportResult) -> Iterator[str]:
+    found = _outcome(result)
+    if result.already_complete:
+        yield f"{result.path} is already complete; every checksum holds."
+    yield f"{words.plural(found['files'], 'file')}, {words.size(found['bytes'])}"
+    pictures = found["gallery"].get("pictures", {"wanted": 0, "problems": []})
+    if pictures["wanted"]:
+        yield (
+            f"  pictures: {words.count(pictures['found'])} of {words.count(pictures['wanted'])}; "
+            "the others show their keys"
+        )
+    if problems := pictures["problems"]:
+        yield from (f"  problem: {problem}" for problem in problems[:5])
+        if len(problems) > 5:
+            yield f"  … and {len(problems) - 5:,} more, listed in {result.path}/manifest.json"
+    yield f"Open {result.page}"

@@ -1,0 +1,263 @@
+"use strict";
+// The gallery: only the points of one page are in the document, and only data files that hold one
+// of them are loaded. All text comes in as textContent, never as markup.
+
+(() => {
+  const PER_PAGE = 8;
+  const KEPT_FILES = 40; // data files held in memory
+  const loaded = new Map(); // name -> promise of its data
+  const waiting = new Map(); // name -> resolve
+  const state = { about: null, set: 0, index: null, shown: [], page: 0, focus: 0, turn: 0 };
+  const $ = (id) => document.getElementById(id);
+
+  window.clipgapData = (name, data) => {
+    if (name === "gallery") return start(data);
+    waiting.get(name)?.(data);
+    waiting.delete(name);
+  };
+
+  const load = (name, file) => {
+    if (!loaded.has(name)) {
+      loaded.set(name, new Promise((resolve, reject) => {
+        waiting.set(name, resolve);
+        const script = document.createElement("script");
+        script.src = file;
+        script.onload = () => script.remove();
+        script.onerror = () => { script.remove(); loaded.delete(name); reject(new Error(file)); };
+        document.head.append(script);
+      }));
+      if (loaded.size > KEPT_FILES) loaded.delete(loaded.keys().next().value);
+    }
+    return loaded.get(name);
+  };
+
+  const element = (tag, classes, text) => {
+    const made = document.createElement(tag);
+    if (classes) made.className = classes;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+
+  const options = (select, entries) => {
+    select.replaceChildren(...entries.map(([value, text]) => {
+      const option = element("option", "", text);
+      option.value = value;
+      return option;
+    }));
+  };
+
+  const about = () => state.about.sets[state.set];
+  const count = (n) => n.toLocaleString("en");
+  const score = (s) => (s === null || s === undefined ? "–" : s.toFixed(3));
+  const className = (label) => about().classes[label] ?? `class ${label}`;
+
+  const start = (data) => {
+    state.about = data;
+    options($("set"), data.sets.map((set, n) => [n, `${set.name} (${count(set.points)})`]));
+    const wanted = decodeURIComponent(location.hash.slice(1));
+    const named = data.sets.findIndex((set) => set.name === wanted);
+    $("set").value = Math.max(0, named);
+    choose();
+  };
+
+  const choose = async () => {
+    state.set = Number($("set").value);
+    state.index = await load(`index/${state.set}`, `data/${state.set}/index.js`);
+    const labels = [...new Set(state.index.label ?? [])].filter((label) => label >= 0).sort((a, b) => a - b);
+    options($("label"), [["", "all"], ...labels.map((label) => [label, className(label)])]);
+    options($("split"), about().splits.map((name, n) => [n, name]));
+    $("moved").checked = false;
+    const has = {
+      label: labels.length > 0,
+      split: about().splits.length > 0,
+      threshold: state.index.threshold.some((value) => value !== null),
+    };
+    for (const part of document.querySelectorAll("[data-needs]")) part.hidden = !has[part.dataset.needs];
+    filter();
+  };
+
+  const number = (id) => ($(id).value === "" ? null : Number($(id).value));
+
+  const filter = () => {
+    const { similarity, threshold, label, moved } = state.index;
+    const [low, high] = [number("low"), number("high")];
+    const wanted = $("label").value === "" ? null : Number($("label").value);
+    const flags = $("moved").checked ? moved[Number($("split").value)] : null;
+    const shown = [];
+    for (let i = 0; i < similarity.length; i++) {
+      const s = similarity[i];
+      if (low !== null && !(s !== null && s >= low)) continue;
+      if (high !== null && !(s !== null && s <= high)) continue;
+      if (wanted !== null && label[i] !== wanted) continue;
+      if (flags !== null && flags[i] !== "1") continue;
+      shown.push(i);
+    }
+    if ($("order").value === "rising") shown.reverse();
+    if ($("order").value === "gap") {
+      const above = (i) => (threshold[i] === null || similarity[i] === null ? -Infinity : similarity[i] - threshold[i]);
+      shown.sort((a, b) => above(b) - above(a) || a - b);
+    }
+    state.shown = shown;
+    turnTo(0);
+  };
+
+  const pages = () => Math.max(1, Math.ceil(state.shown.length / PER_PAGE));
+  const onPage = (page) => state.shown.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
+
+  const point = async (place) => {
+    const file = Math.floor(place / state.about.page);
+    const path = `data/${state.set}/${String(file).padStart(4, "0")}.js`;
+    return (await load(`page/${state.set}/${file}`, path))[place % state.about.page];
+  };
+
+  const turnTo = async (page) => {
+    const turn = ++state.turn; // a later turn overtakes this one
+    state.page = Math.min(Math.max(0, page), pages() - 1);
+    const places = onPage(state.page);
+    const points = await Promise.all(places.map(point));
+    if (turn !== state.turn) return;
+    $("points").replaceChildren(...points.map((data, n) => card(places[n], data)));
+    if (!points.length) $("points").append(element("p", "note", "No test point meets these conditions."));
+    const all = state.index.similarity.length;
+    $("status").textContent = state.shown.length === all
+      ? `${count(all)} test points`
+      : `${count(state.shown.length)} of ${count(all)} test points`;
+    $("place").textContent = `${count(state.page + 1)} / ${count(pages())}`;
+    $("first").disabled = $("previous").disabled = state.page === 0;
+    $("next").disabled = $("last").disabled = state.page === pages() - 1;
+    state.focus = 0;
+    document.body.dataset.turned = String(turn);
+    onPage(state.page + 1).forEach((place) => point(place).catch(() => {})); // what comes next
+  };
+
+  const picture = (file, key) => {
+    if (file) {
+      const image = element("img");
+      image.loading = "lazy";
+      image.decoding = "async";
+      image.alt = key;
+      image.src = file;
+      image.onerror = () => image.replaceWith(placeholder(key));
+      return image;
+    }
+    return placeholder(key);
+  };
+
+  const placeholder = (key) => {
+    const box = element("span", "missing");
+    box.append(element("bdi", "", key));
+    return box;
+  };
+
+  const isWeb = (url) => {
+    try { return ["http:", "https:"].includes(new URL(url).protocol); } catch { return false; }
+  };
+
+  const neighbour = ([key, similarity, file, caption, url], copies) => {
+    const made = element("figure", "neighbour");
+    made.append(picture(file, key));
+    if (copies > 1) made.append(element("span", "copies", `×${copies}`));
+    const line = element("figcaption");
+    line.append(element("b", "", score(similarity)));
+    if (caption) line.append(element("bdi", "caption", caption));
+    made.append(line);
+    made.title = caption ? `${key}\n${caption}` : key;
+    if (url && isWeb(url)) {
+      const link = element("a", "source", "↗");
+      link.href = url;
+      link.rel = "noopener noreferrer nofollow";
+      link.title = url;
+      line.append(link);
+    }
+    return made;
+  };
+
+  const strip = (name, colour, neighbours, list, empty) => {
+    const row = element("div", "strip");
+    const title = element("h3", `s${colour}`);
+    title.append(element("bdi", "", name));
+    const box = element("div", "neighbours");
+    for (let i = 0; i < list.length; i += 2) box.append(neighbour(neighbours[list[i]], list[i + 1]));
+    if (!list.length) box.append(element("p", "note", empty));
+    row.append(title, box);
+    return row;
+  };
+
+  const card = (place, [row, key, file, marks, near, list, splits, reference, listed]) => {
+    const { similarity, threshold, label } = state.index;
+    const name = key ?? `row ${row}`;
+    const made = element("article", "point");
+    made.tabIndex = 0;
+    const test = element("div", "test");
+    test.append(picture(file, name));
+    const id = element("bdi", "id", name);
+    id.dir = "auto";
+    test.append(id);
+    if (label && label[place] >= 0) test.append(element("span", "label", className(label[place])));
+    if (threshold[place] !== null && similarity[place] !== null) {
+      const above = similarity[place] - threshold[place];
+      const text = `${Math.abs(above).toFixed(3)} ${above > 0 ? "above" : "below"} the reference`;
+      test.append(element("span", above > 0 ? "above" : "below", text));
+    }
+    about().checkpoints.forEach((checkpoint, n) => {
+      if (marks[n] === "-") return; // set aside by the evaluation
+      const mark = element("span", marks[n] === "1" ? "right" : "wrong", marks[n] === "1" ? "✓ " : "✗ ");
+      mark.append(element("bdi", "", checkpoint));
+      test.append(mark);
+    });
+    const strips = element("div", "strips");
+    strips.append(strip(about().training, 1, near, list, "no neighbours"));
+    if (about().splits.length) {
+      const n = Number($("split").value);
+      const left = splits[n] === 0 ? list : splits[n];
+      strips.append(strip(`after ${about().splits[n]}`, 3, near, left,
+        `all ${about().listed} listed neighbours are removed`));
+    }
+    if (about().neighbours_in_reference) {
+      strips.append(strip(about().reference, 2, reference, listed, "no neighbours"));
+    }
+    made.append(test, strips);
+    return made;
+  };
+
+  const focusOn = (n) => {
+    const cards = [...document.querySelectorAll(".point")];
+    if (!cards.length) return;
+    state.focus = Math.min(Math.max(0, n), cards.length - 1);
+    cards[state.focus].focus();
+    cards[state.focus].scrollIntoView({ block: "nearest" });
+  };
+
+  const keys = {
+    ArrowRight: () => turnTo(state.page + 1),
+    PageDown: () => turnTo(state.page + 1),
+    ArrowLeft: () => turnTo(state.page - 1),
+    PageUp: () => turnTo(state.page - 1),
+    Home: () => turnTo(0),
+    End: () => turnTo(pages() - 1),
+    ArrowDown: () => focusOn(document.activeElement.closest?.(".point") ? state.focus + 1 : 0),
+    ArrowUp: () => focusOn(state.focus - 1),
+    "/": () => $("low").focus(),
+  };
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target.closest("input, select")) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    if (keys[event.key]) {
+      event.preventDefault();
+      keys[event.key]();
+    }
+  });
+  $("filters").addEventListener("submit", (event) => event.preventDefault());
+  $("set").addEventListener("change", choose);
+  $("split").addEventListener("change", () => ($("moved").checked ? filter() : turnTo(state.page)));
+  for (const id of ["label", "moved", "order"]) $(id).addEventListener("change", filter);
+  for (const id of ["low", "high"]) $(id).addEventListener("input", filter);
+  $("first").addEventListener("click", keys.Home);
+  $("previous").addEventListener("click", keys.ArrowLeft);
+  $("next").addEventListener("click", keys.ArrowRight);
+  $("last").addEventListener("click", keys.End);
+})();

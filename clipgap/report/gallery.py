@@ -1,0 +1,264 @@
+"""The data files of the gallery.
+
+data/gallery.js        test sets, splits, checkpoints, classes
+data/N/index.js        of test set N, all points by falling similarity: what filters look at
+data/N/0000.js         the points themselves, PAGE of them a file, in the same order
+
+Browsers let a page from disk load scripts but not data, so each file calls `clipgapData`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.report.accuracy import Answers, answers
+from clipgap.report.neighbours import Neighbours, Selection
+from clipgap.report.pictures import Pictures, Wanted, read_pictures
+from clipgap.report.sources import Sources, TrainingSet
+
+PAGE = 100
+DIGITS = 6
+
+Write = Callable[[str, bytes], None]
+
+
+@dataclass(frozen=True)
+class TestGallery:
+    """What is shown of one test set."""
+
+    __test__ = False  # no test case, whatever pytest makes of the name
+
+    name: str
+    large: TrainingSet
+    keys: list[str | None]
+    similarity: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+    reference: str | None
+    order: NDArray[np.int64]  # points by falling similarity, then row
+    near: Neighbours
+    selection: Selection
+    splits: Mapping[str, Selection]
+    near_reference: Neighbours | None
+    reference_selection: Selection | None
+    answers: Mapping[str, Answers]
+
+    @classmethod
+    def of(cls, sources: Sources, test: str, most: int | None) -> TestGallery | None:
+        """None if no scan has neighbours in a large set."""
+        large = sources.large(test)
+        if large is None:
+            return None
+        near = Neighbours.read(large, test)
+        reference = sources.reference
+        there = reference is not None and test in reference.scan.test_names
+        near_reference = Neighbours.read(reference, test) if reference and there else None
+        named = sources.thresholds(test)
+        similarity = large.similarity(test)
+        order = np.lexsort([np.arange(len(similarity)), np.nan_to_num(-similarity, nan=np.inf)])
+        if most is not None and most < len(order):
+            # Evenly spread over the whole range of similarities.
+            order = order[np.linspace(0, len(order) - 1, most).round().astype(np.int64)]
+        return cls(
+            name=test,
+            large=large,
+            keys=large.scan.test(test)["key"].to_pylist(),
+            similarity=similarity,
+            thresholds=np.full(len(similarity), np.nan) if named is None else named[1],
+            reference=None if named is None else named[0],
+            order=order,
+            near=near,
+            selection=near.select(),
+            splits={
+                name: near.select(near.kept(keep))
+                for name, keep in sources.splits_of(large).items()
+            },
+            near_reference=near_reference,
+            reference_selection=None if near_reference is None else near_reference.select(),
+            answers=answers(sources, test),
+        )
+
+    @property
+    def shown(self) -> NDArray[np.bool_]:
+        """Neighbours in the large set that some list of the gallery shows."""
+        masks = [one.shown for one in (self.selection, *self.splits.values())]
+        return np.asarray(np.logical_or.reduce(masks) & self._points)
+
+    @property
+    def shown_in_reference(self) -> NDArray[np.bool_]:
+        assert self.reference_selection is not None
+        return self.reference_selection.shown & self._points
+
+    @property
+    def _points(self) -> NDArray[np.bool_]:
+        """A column that tells which points are in the gallery."""
+        column = np.zeros((len(self.keys), 1), np.bool_)
+        column[self.order] = True
+        return column
+
+    def moved(self, split: str) -> NDArray[np.bool_]:
+        """Points whose nearest neighbour the split removed."""
+        first = self.selection.shown[:, :1] & ~self.splits[split].shown[:, :1]
+        return first.any(axis=1)
+
+
+def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str, Any]:
+    """Write everything; gives what there is, for the page."""
+    made = [TestGallery.of(sources, test, most) for test in sources.tests]
+    galleries = [gallery for gallery in made if gallery is not None and len(gallery.order)]
+    pictures = _pictures(sources, galleries, write)
+    described = {
+        "page": PAGE,
+        "sets": [_describe(gallery, sources) for gallery in galleries],
+        "pictures": bool(sources.images),
+    }
+    write("data/gallery.js", script("gallery", described))
+    for number, gallery in enumerate(galleries):
+        write(f"data/{number}/index.js", script(f"index/{number}", _index(gallery)))
+        for page, points in enumerate(_pages(gallery, pictures)):
+            write(f"data/{number}/{page:04d}.js", script(f"page/{number}/{page}", points))
+    problems = [problem for one in pictures.values() for problem in one.problems]
+    wanted = sum(len(one.wanted) for one in pictures.values())
+    found = sum(bool(p.file) for one in pictures.values() for p in one.found.values())
+    return {
+        "sets": {gallery.name: len(gallery.order) for gallery in galleries},
+        "pictures": {"wanted": wanted, "found": found, "problems": problems},
+    }
+
+
+def script(name: str, data: Any) -> bytes:
+    """Data as a script that nothing in it can get out of."""
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f"clipgapData({json.dumps(name)},{text});\n".encode()
+
+
+def _pictures(sources: Sources, galleries: list[TestGallery], write: Write) -> dict[str, Pictures]:
+    wanted: dict[str, set[Wanted]] = {name: set() for name in sources.images}
+    for gallery in galleries:
+        if gallery.name in wanted:
+            points = (gallery.keys[point] for point in gallery.order.tolist())
+            wanted[gallery.name] |= {("", key) for key in points if key is not None}
+        for near, mask in _lists(gallery):
+            if near.training.name in wanted:
+                found = near.chosen(mask)
+                wanted[near.training.name] |= {(shard, key) for shard, key, _ in found if key}
+    return {
+        name: read_pictures(sources.images[name], number, wanted[name], write)
+        for number, name in enumerate(sources.images)
+    }
+
+
+def _lists(gallery: TestGallery) -> Iterator[tuple[Neighbours, NDArray[np.bool_]]]:
+    yield gallery.near, gallery.shown
+    if gallery.near_reference is not None:
+        yield gallery.near_reference, gallery.shown_in_reference
+
+
+def _describe(gallery: TestGallery, sources: Sources) -> dict[str, Any]:
+    classes = [one.classes(gallery.name) for one in sources.evaluations]
+    return {
+        "name": gallery.name,
+        "points": len(gallery.order),
+        "training": gallery.large.name,
+        "listed": int(gallery.near.listed.shape[1]),
+        "reference": gallery.reference,
+        "neighbours_in_reference": gallery.near_reference is not None,
+        "splits": list(gallery.splits),
+        "checkpoints": list(gallery.answers),
+        "classes": next((names for names in classes if names), []),
+    }
+
+
+def _index(gallery: TestGallery) -> dict[str, Any]:
+    order = gallery.order
+    labels = next((each.label for each in gallery.answers.values()), None)
+    flags = {name: gallery.moved(name)[order] for name in gallery.splits}
+    return {
+        "similarity": _rounded(gallery.similarity[order]),
+        "threshold": _rounded(gallery.thresholds[order]),
+        "label": None if labels is None else labels[order].tolist(),
+        "moved": ["".join("01"[flag] for flag in moved.tolist()) for moved in flags.values()],
+    }
+
+
+def _pages(gallery: TestGallery, pictures: Mapping[str, Pictures]) -> Iterator[list[Any]]:
+    """Points as the page reads them: [row, key, picture, marks, neighbours, list, lists of the
+    splits, neighbours in the reference, list of the reference].
+
+    A neighbour is [key, score, picture, caption, address]; a list is the places of neighbours, each
+    followed by the number of duplicates that it stands for. 0 is a split's list that is the same.
+    """
+    shown = gallery.shown
+    near = _Lists.of(gallery.near, shown, pictures)
+    own = near.places(gallery.selection)
+    splits = [near.places(selection) for selection in gallery.splits.values()]
+    reference = of_reference = None
+    if gallery.near_reference is not None and gallery.reference_selection is not None:
+        reference = _Lists.of(gallery.near_reference, gallery.shown_in_reference, pictures)
+        of_reference = reference.places(gallery.reference_selection)
+    marks = [np.where(a.known, a.correct + 0, 2) for a in gallery.answers.values()]
+    order = gallery.order.tolist()
+    for start in range(0, len(order), PAGE):
+        points = []
+        for point in order[start : start + PAGE]:
+            key = gallery.keys[point]
+            mine = pictures[gallery.name].get("", key) if gallery.name in pictures else None
+            points.append(
+                [
+                    point,
+                    key,
+                    mine.file if mine else "",
+                    "".join("01-"[mark[point]] for mark in marks),
+                    near.entries(point),
+                    own(point),
+                    [0 if (each := split(point)) == own(point) else each for split in splits],
+                    reference.entries(point) if reference else [],
+                    of_reference(point) if of_reference else [],
+                ]
+            )
+        yield points
+
+
+@dataclass(frozen=True)
+class _Lists:
+    """Shown neighbours of every point as plain lists."""
+
+    flat: list[list[Any]]
+    starts: list[int]
+    place: NDArray[np.int64]  # (points, k): of a neighbour among the shown ones of its point
+    mask: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, near: Neighbours, mask: NDArray[np.bool_], pictures: Mapping[str, Pictures]
+    ) -> _Lists:
+        known = pictures.get(near.training.name)
+        flat = []
+        for shard, key, sim in near.chosen(mask):
+            picture = known.get(shard, key) if known else None
+            entry: list[Any] = [key, round(sim, DIGITS)]
+            if picture is not None:
+                entry += [picture.file, picture.caption, picture.url]
+            flat.append(entry)
+        starts = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).tolist()
+        return cls(flat, starts, np.cumsum(mask, axis=1) - 1, mask)
+
+    def entries(self, point: int) -> list[list[Any]]:
+        return self.flat[self.starts[point] : self.starts[point + 1]]
+
+    def places(self, selection: Selection) -> Callable[[int], list[int]]:
+        """For each point its list, as places among its entries with their copies."""
+        shown = selection.shown & self.mask
+        pairs = np.stack([self.place[shown], selection.copies[shown]], axis=1).ravel().tolist()
+        ends = (2 * np.concatenate([[0], np.cumsum(shown.sum(axis=1))])).tolist()
+        return lambda point: pairs[ends[point] : ends[point + 1]]
+
+
+def _rounded(values: NDArray[np.float64]) -> list[float | None]:
+    return [None if value != value else round(value, DIGITS) for value in values.tolist()]

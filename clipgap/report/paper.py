@@ -1,0 +1,143 @@
+"""Published figures to stand beside one's own: a JSON or TOML file.
+
+title = "Table 1"                     # required
+source = "Mayilvahanan et al., 2024"
+x = "val"                             # in-distribution test set of the robustness line
+
+[[rows]]                  # of the table of accuracies, by checkpoint or split
+name = "sketch-pruned"
+removed = 8_342_783
+accuracy = {val = 68.34, sketch = 44.78}    # per cent, as papers print them
+
+[[tests]]                             # of the table of test sets
+name = "sketch"
+points = 50_889
+near_duplicates = {laion = 1553, imagenet = 18}   # by name of training set
+nearer = {laion = 97.94}              # per cent of points nearer to it than to the reference
+close = {laion = 8_859_133}           # training rows with a normalised similarity above 0.9
+
+[[models]]                            # reference models of the effective-robustness line
+name = "ResNet-50"
+accuracy = {val = 76.13, sketch = 24.09}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from clipgap.errors import InputError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+_PERCENT, _COUNTS, _TEXT, _COUNT = "percentages by name", "counts by name", "text", "a count"
+_TOP = {"title": _TEXT, "source": _TEXT, "x": _TEXT}
+_ENTRIES: dict[str, dict[str, str]] = {
+    "rows": {"name": _TEXT, "size": _COUNT, "removed": _COUNT, "accuracy": _PERCENT},
+    "tests": {
+        "name": _TEXT,
+        "points": _COUNT,
+        "near_duplicates": _COUNTS,
+        "nearer": _PERCENT,
+        "close": _COUNTS,
+    },
+    "models": {"name": _TEXT, "accuracy": _PERCENT},
+}
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The figures of a paper, as it prints them."""
+
+    title: str
+    source: str
+    x: str
+    rows: Mapping[str, Mapping[str, Any]]
+    tests: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Mapping[str, float]]  # accuracies in per cent, by model and test set
+    sha256: str
+
+    def accuracy(self, row: str, test: str) -> float | None:
+        """As a share."""
+        value = self.rows.get(row, {}).get("accuracy", {}).get(test)
+        return None if value is None else value / 100
+
+    def nearer(self, test: str, training: str) -> float | None:
+        """As a share."""
+        value = self.tests.get(test, {}).get("nearer", {}).get(training)
+        return None if value is None else value / 100
+
+    def count(self, test: str, what: str, training: str) -> int | None:
+        found: int | None = self.tests.get(test, {}).get(what, {}).get(training)
+        return found
+
+
+def read_paper(path: Path) -> Paper:
+    """Read and check the file; every mistake in it is named."""
+    try:
+        content = path.read_bytes()
+        load = tomllib.loads if path.suffix == ".toml" else json.loads
+        document = load(content.decode())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} holds no table of figures")
+    problems = [f"unknown entry {key!r}" for key in document if key not in {*_TOP, *_ENTRIES}]
+    problems += [f"no {key}" for key in ("title",) if key not in document]
+    problems += [f"{key} is not text" for key in _TOP if not isinstance(document.get(key, ""), str)]
+    for part, known in _ENTRIES.items():
+        entries = document.get(part, [])
+        if not isinstance(entries, list):
+            problems.append(f"{part} is not a list")
+            continue
+        for number, entry in enumerate(entries, start=1):
+            problems += [f"{part}, entry {number}: {text}" for text in _problems(entry, known)]
+    if problems:
+        raise InputError.listing(f"{path} is not a file of a paper's figures:", problems)
+    return Paper(
+        title=document["title"],
+        source=document.get("source", ""),
+        x=document.get("x", "val"),
+        rows={entry["name"]: entry for entry in document.get("rows", [])},
+        tests={entry["name"]: entry for entry in document.get("tests", [])},
+        models={entry["name"]: entry["accuracy"] for entry in document.get("models", [])},
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _problems(entry: Any, known: Mapping[str, str]) -> list[str]:
+    if not isinstance(entry, dict):
+        return ["not a table"]
+    found = [f"unknown entry {key!r}" for key in entry if key not in known]
+    if "name" not in entry:
+        found.append("no name")
+    if "points" not in known and "size" not in known and "accuracy" not in entry:
+        found.append("no accuracy")
+    return found + [
+        f"{key} is not {kind}"
+        for key, kind in known.items()
+        if key in entry and not _fits(entry[key], kind)
+    ]
+
+
+def _fits(value: Any, kind: str) -> bool:
+    if kind == _TEXT:
+        return isinstance(value, str) and bool(value)
+    if kind == _COUNT:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if not isinstance(value, dict):
+        return False
+    if kind == _COUNTS:
+        return all(_fits(each, _COUNT) for each in value.values())
+    return all(
+        isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= 100
+        for each in value.values()
+    )

@@ -1,0 +1,148 @@
+"""Thumbnails and captions of the samples that a gallery shows, from tar shards."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from clipgap.errors import MissingDependency
+from clipgap.machine import cores
+from clipgap.shards import Problem, Sample, TarShard, find_shards, read_samples
+
+EDGE = 144  # pixels of the longer edge: twice of what is shown, for fine screens
+MOST_PIXELS = 64_000_000
+CAPTION = 240  # characters
+_IMAGES = ("jpg", "jpeg", "png", "webp")
+_BATCH = 64
+
+Wanted = tuple[str, str]
+"""Shard and key; the shard is empty where only the key is known, as for test points."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of a sample: its thumbnail's file, caption and address."""
+
+    file: str  # empty if there is none
+    caption: str
+    url: str
+
+
+@dataclass
+class Pictures:
+    """The samples of one training or test set, by shard and key."""
+
+    wanted: set[Wanted]
+    found: dict[Wanted, Picture] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def get(self, shard: str, key: str | None) -> Picture | None:
+        return None if key is None else self.found.get((shard, key))
+
+
+def read_pictures(
+    source: str, number: int, wanted: set[Wanted], write: Callable[[str, bytes], None]
+) -> Pictures:
+    """Go through some shards once; thumbnails are handed to `write` with the name of their file.
+
+    A tar file that is called like a shard of the store is that shard. Elsewhere the key alone
+    decides, and a key that several samples have decides nothing.
+    """
+    pictures = Pictures(wanted)
+    shards = find_shards(source)
+    by_key: dict[str, list[Wanted]] = {}
+    for one in sorted(wanted):
+        by_key.setdefault(one[1], []).append(one)
+    known = {shard for shard, _ in wanted if shard}
+    by_name = any(shard.name in known for shard in shards)
+    seen: set[Wanted] = set()
+    ambiguous: set[Wanted] = set()
+
+    def meant() -> Iterator[tuple[Wanted, Sample]]:
+        for shard in shards:
+            for sample in _samples(shard, pictures.problems):
+                for one in by_key.get(sample.key, ()):
+                    if by_name and one[0] and one[0] != shard.name:
+                        continue
+                    if one in seen:
+                        ambiguous.add(one)
+                    else:
+                        seen.add(one)
+                        yield one, sample
+
+    with ThreadPoolExecutor(cores()) as pool:
+        pairs = meant()
+        while batch := list(islice(pairs, _BATCH)):
+            for (one, sample), made in zip(batch, pool.map(_thumbnail, batch), strict=True):
+                if isinstance(made, str):
+                    pictures.problems.append(made)
+                file = ""
+                if isinstance(made, bytes):
+                    name = hashlib.sha256("\0".join(one).encode()).hexdigest()[:16]
+                    file = f"thumbs/{number}/{name[:2]}/{name[2:]}.webp"
+                    write(file, made)
+                pictures.found[one] = Picture(file, *_words(sample))
+    for one in ambiguous:
+        pictures.found[one] = Picture("", "", "")
+    if ambiguous:
+        shown = ", ".join(repr(key) for _, key in sorted(ambiguous)[:3])
+        pictures.problems.append(
+            f"{source}: {len(ambiguous):,} keys are of several samples, among them {shown}; they "
+            "have no picture"
+        )
+    return pictures
+
+
+def _samples(shard: TarShard, problems: list[str]) -> Iterable[Sample]:
+    def note(problem: Problem) -> None:
+        problems.append(str(problem))
+
+    return read_samples(shard, extensions=(*_IMAGES, "txt", "json"), on_problem=note)
+
+
+def _thumbnail(pair: tuple[Wanted, Sample]) -> bytes | str | None:
+    """A small WebP; None if there is no image, or why it cannot be read."""
+    sample = pair[1]
+    content = next((sample.contents[e] for e in _IMAGES if e in sample.contents), None)
+    if content is None:
+        return None
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingDependency(
+            "thumbnails need Pillow: pip install 'clipgap[report]', or leave out --images"
+        ) from error
+    where = f"{sample.shard}, sample {sample.key!r}"
+    try:
+        # Only what can be decoded without running anything, and its size before its pixels.
+        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+            width, height = image.size
+            if width * height > MOST_PIXELS:
+                return f"{where}: an image of {width:,} × {height:,} pixels is not decoded"
+            image.draft("RGB", (2 * EDGE, 2 * EDGE))
+            small = image.convert("RGB")
+        small.thumbnail((EDGE, EDGE))
+        out = io.BytesIO()
+        small.save(out, "WEBP", quality=78, method=4)
+        return out.getvalue()
+    except Exception as error:  # whatever a decoder throws at damaged bytes
+        return f"{where}: cannot be decoded: {error}"
+
+
+def _words(sample: Sample) -> tuple[str, str]:
+    """Caption and address, if they are text."""
+    caption = sample.contents.get("txt", b"").decode("utf-8", "replace").strip()
+    url: Any = ""
+    try:
+        described = json.loads(sample.contents.get("json", b"{}"))
+        if isinstance(described, dict):
+            url = described.get("url", "")
+    except (ValueError, RecursionError):
+        pass
+    return caption[:CAPTION], url if isinstance(url, str) else ""

@@ -1,0 +1,215 @@
+"""What a report is made of: opened, named, and checked to belong together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.errors import InputError, UsageError
+from clipgap.report.evaluations import Evaluation, open_evaluation
+from clipgap.report.paper import Paper, read_paper
+from clipgap.scan.result import ScanResult, open_scan
+from clipgap.scan.sinks import part_name, test_name
+from clipgap.tables.documents import checksum
+from clipgap.tables.files import FileSum
+from clipgap.tables.keep import KeepList, open_keep
+
+Given = str | Path
+Named = Mapping[str, Given] | Sequence[Given] | Given
+"""Paths with names of their own, or paths that are called like their folders."""
+
+GAP_COLUMN = "reference"
+"""What the reference is called when only its thresholds are known, from the scan."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A scan under the name that the report gives to what was scanned."""
+
+    name: str
+    scan: ScanResult
+    is_reference: bool = False
+
+    def similarity(self, test: str) -> NDArray[np.float64]:
+        """s_test of each test point; NaN where it has no score."""
+        found = self.scan.tau(test)
+        return np.where(np.isfinite(found), found, np.nan)
+
+    def gap(self, test: str) -> NDArray[np.float64] | None:
+        """The threshold of each test point, NaN where it has none; None if the scan has none."""
+        column = self.scan.test(test)["gap"]
+        if column.null_count == len(column):
+            return None
+        values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
+        return np.where(np.isfinite(values), values, np.nan)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """All that goes into a report. The first scan is the large set that figures are about."""
+
+    scans: tuple[TrainingSet, ...]
+    reference: TrainingSet | None
+    splits: Mapping[str, KeepList]
+    evaluations: tuple[Evaluation, ...]
+    images: Mapping[str, str]  # name of a training or test set -> its tar shards
+    paper: Paper | None
+
+    @property
+    def training_sets(self) -> tuple[TrainingSet, ...]:
+        return self.scans if self.reference is None else (*self.scans, self.reference)
+
+    @cached_property
+    def tests(self) -> tuple[str, ...]:
+        """All test sets, in the order in which the scans name them."""
+        names = [name for training in self.training_sets for name in training.scan.test_names]
+        return tuple(dict.fromkeys(names))
+
+    def having(self, test: str) -> Iterator[TrainingSet]:
+        """The training sets that were scanned against a test set."""
+        return (one for one in self.training_sets if test in one.scan.test_names)
+
+    def large(self, test: str) -> TrainingSet | None:
+        """The set whose neighbours count: the first scan that has the test set."""
+        return next((one for one in self.scans if test in one.scan.test_names), None)
+
+    def thresholds(self, test: str) -> tuple[str, NDArray[np.float64]] | None:
+        """What the reference scores at each test point, and the reference's name."""
+        if self.reference is not None and test in self.reference.scan.test_names:
+            return self.reference.name, self.reference.similarity(test)
+        large = self.large(test)
+        gap = None if large is None else large.gap(test)
+        return None if gap is None else (GAP_COLUMN, gap)
+
+    def splits_of(self, training: TrainingSet) -> dict[str, KeepList]:
+        """The splits of the store that a scan is about."""
+        store = _fingerprint(training.scan.manifest["inputs"]["train"])
+        return {
+            name: keep
+            for name, keep in self.splits.items()
+            if _fingerprint(keep.manifest["store"]) == store
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """For the manifest: equal sources are equal here, wherever they lie."""
+        return {
+            "scans": {one.name: checksum(one.scan.manifest) for one in self.scans},
+            "reference": None
+            if self.reference is None
+            else {self.reference.name: checksum(self.reference.scan.manifest)},
+            "splits": {name: checksum(keep.manifest) for name, keep in self.splits.items()},
+            "evaluations": [checksum(one.manifest) for one in self.evaluations],
+            "images": dict(self.images),
+            "paper": None if self.paper is None else self.paper.sha256,
+        }
+
+
+def open_sources(
+    scans: Named,
+    reference: Named | None = None,
+    splits: Named = (),
+    evaluations: Sequence[Given] | Given = (),
+    images: Mapping[str, Given] | None = None,
+    paper: Given | None = None,
+) -> Sources:
+    """Open everything; what does not belong together is refused, all of it in one message."""
+    large = [TrainingSet(name, open_scan(path)) for name, path in named(scans, "scan").items()]
+    references = [] if reference is None else list(named(reference, "reference").items())
+    if not large:
+        raise UsageError("a report needs at least one scan")
+    if len(references) > 1:
+        raise UsageError("a report has one reference; give the others as scans")
+    opened = [TrainingSet(name, open_scan(path), True) for name, path in references]
+    paths = [evaluations] if isinstance(evaluations, str | Path) else evaluations
+    sources = Sources(
+        scans=tuple(large),
+        reference=opened[0] if opened else None,
+        splits={name: open_keep(path) for name, path in named(splits, "split").items()},
+        evaluations=tuple(open_evaluation(Path(path)) for path in paths),
+        images={name: str(path) for name, path in (images or {}).items()},
+        paper=None if paper is None else read_paper(Path(paper)),
+    )
+    _check_names(sources)
+    if problems := [*_damaged(sources), *_disagreements(sources)]:
+        raise InputError.listing("these inputs cannot go into one report:", problems)
+    return sources
+
+
+def named(given: Named, noun: str) -> dict[str, Given]:
+    """Paths by name; a path without one is called like its folder."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, Given] = {}
+    for path in [given] if isinstance(given, str | Path) else given:
+        name = Path(path).resolve().name
+        if name in found:
+            raise UsageError(
+                f"two {noun}s are called {name!r}: {found[name]} and {path}; name them apart, as "
+                f"in first={path}"
+            )
+        found[name] = path
+    return found
+
+
+def _check_names(sources: Sources) -> None:
+    known = [*sources.tests, *(one.name for one in sources.training_sets)]
+    for name, count in Counter(known).items():
+        if count > 1:
+            raise UsageError(f"{name!r} names two sets of images; name one of them otherwise")
+    for name in sources.images:
+        if name not in known:
+            raise UsageError(
+                f"--images {name}: there is no such training or test set; known are "
+                f"{', '.join(known)}"
+            )
+
+
+def _damaged(sources: Sources) -> Iterator[str]:
+    """Files that are read here and are not what their manifest says. `verify` checks the rest."""
+    for training in sources.training_sets:
+        folder = training.scan.path
+        if folder is None:
+            continue
+        files = training.scan.manifest["files"]
+        names = [test_name(test) for test in training.scan.test_names]
+        parts = range(len(training.scan.manifest["inputs"]["train"]["shards"]))
+        if training.scan.manifest["settings"]["train_table"]:
+            names += [part_name(part) for part in parts if not (folder / part_name(part)).is_file()]
+        for name in names:
+            path = folder / name
+            if not path.is_file():
+                yield f"{path} is missing"
+            elif name in files and FileSum.of(path) != FileSum(**files[name]):
+                yield f"{path} is damaged: its SHA-256 is not that of the manifest"
+
+
+def _disagreements(sources: Sources) -> Iterator[str]:
+    for test in sources.tests:
+        first, *others = sources.having(test)
+        for other in others:
+            ours, theirs = (one.scan.test_input(test) for one in (first, other))
+            if ours["sha256"] != theirs["sha256"]:
+                yield (
+                    f"test set {test!r} is another one in {first.scan.label} than in "
+                    f"{other.scan.label}"
+                )
+    stores = [_fingerprint(one.scan.manifest["inputs"]["train"]) for one in sources.scans]
+    for name, keep in sources.splits.items():
+        if _fingerprint(keep.manifest["store"]) not in stores:
+            yield f"split {name!r} ({keep.path}) is of a store that none of the scans is about"
+    for (checkpoint, test), count in Counter(
+        pair for one in sources.evaluations for pair in one.pairs
+    ).items():
+        if count > 1:
+            yield f"checkpoint {checkpoint!r} was evaluated on {test!r} in {count} evaluations"
+
+
+def _fingerprint(store: Mapping[str, Any]) -> tuple[tuple[int, str | None], ...]:
+    return tuple((shard["rows"], shard.get("fingerprint")) for shard in store["shards"])
