@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from clipgap.clip.embed import embed as embed
+    from clipgap.clip.embed import plan_embed as plan_embed
     from clipgap.clip.eval import EvalResult as EvalResult
     from clipgap.clip.eval import evaluate as evaluate
     from clipgap.clip.eval import open_evaluation as open_evaluation
     from clipgap.clip.train import open_train as open_train
     from clipgap.clip.train import train as train
     from clipgap.errors import ClipgapError as ClipgapError
-    from clipgap.report import report as report
     from clipgap.scan import ScanResult as ScanResult
     from clipgap.scan import gap as gap
     from clipgap.scan import open_scan as open_scan
@@ -54,6 +55,7 @@ _HOMES = {
     "StoreWriter": "clipgap.store",
     "combine": "clipgap.select",
     "dedup": "clipgap.select.dedup",
+    "embed": "clipgap.clip.embed",
     "emulate": "clipgap.select",
     "evaluate": "clipgap.clip.eval",
     "filter_shards": "clipgap.shards",
@@ -64,8 +66,8 @@ _HOMES = {
     "open_store": "clipgap.store",
     "open_train": "clipgap.clip.train",
     "plan_dedup": "clipgap.select.dedup",
+    "plan_embed": "clipgap.clip.embed",
     "plan_scan": "clipgap.scan",
-    "report": "clipgap.report",
     "scan": "clipgap.scan",
     "split": "clipgap.select",
     "train": "clipgap.clip.train",

@@ -17,10 +17,9 @@ from clipgap.cli import (
     dedup,
     demo,
     doctor,
+    embed,
     emulate,
-    eval,
     filter,
-    report,
     scan,
     split,
     store,
@@ -64,6 +63,7 @@ def _clipgap(
 
 
 for part in (
+    embed,
     scan,
     split,
     dedup,
@@ -75,7 +75,6 @@ for part in (
     eval,
     data,
     study,
-    report,
     doctor,
     demo,
     bench,

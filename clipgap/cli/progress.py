@@ -112,7 +112,8 @@ def _percent(progress: Progress) -> str:
 def _figures(progress: Progress) -> list[str]:
     figures = []
     if progress.total_rows:
-        figures.append(f"{words.count(progress.rows)} of {words.count(progress.total_rows)} rows")
+        done, total = words.count(progress.rows), words.count(progress.total_rows)
+        figures.append(f"{done} of {total} {progress.noun}")
     if progress.shards:
         figures.append(f"shard {words.count(progress.shard)} of {words.count(progress.shards)}")
     return figures + speed(progress)
@@ -122,7 +123,7 @@ def speed(progress: Progress) -> list[str]:
     """How fast it goes and how hard the data are; parts of a sentence."""
     figures = []
     if progress.rows_per_second:
-        figures.append(f"{words.count(progress.rows_per_second)} rows/s")
+        figures.append(f"{words.count(progress.rows_per_second)} {progress.noun}/s")
     if progress.flops_per_second:
         figures += [
             words.rate(progress.flops_per_second),

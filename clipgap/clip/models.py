@@ -34,6 +34,7 @@ __all__ = [
     "load",
     "register_config",
     "resolve_device",
+    "warn_if_random",
 ]
 
 LOG = logging.getLogger(__name__)
@@ -75,8 +76,7 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
     check_device(device, precision)
     with _reproducible():
         network = make(model, pretrained or "", precision)
-    if pretrained == "" and not model.startswith(HUB):
-        LOG.warning("%s has random weights, since none were named", model)
+    warn_if_random(model, pretrained)
     network.module.to(device).eval().requires_grad_(False)
     loaded = LoadedModel(
         name=model,
@@ -90,6 +90,11 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
         encode=network.encode,
     )
     return _with_dim(loaded)
+
+
+def warn_if_random(model: str, pretrained: str | None) -> None:
+    if pretrained == "" and not model.startswith(HUB):
+        LOG.warning("%s has random weights, since none were named", model)
 
 
 def identify(model: str, pretrained: str | None) -> dict[str, Any]:

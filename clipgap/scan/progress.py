@@ -21,6 +21,7 @@ class Progress:
     survivors: int = 0  # pairs that the filter let through
     refined: int = 0  # pairs whose exact score was computed
     kernel: str = ""
+    noun: str = "rows"  # what they are called
     note: str = ""  # a sentence for the user, e.g. about a test set without a gap
 
     @property

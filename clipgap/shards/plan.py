@@ -102,7 +102,10 @@ class FilterPlan:
     def units(self, kept: Sequence[int] | None) -> list[Unit]:
         """The shards to write; `kept` samples of each shard must be known if they are merged."""
         if self.settings.merge is None:
-            names = _file_names([shard.name for shard in self.shards])
+            names = file_names(
+                [shard.name for shard in self.shards],
+                "Filter them into several folders, or give --merge, which numbers them anew",
+            )
             return [Unit(name, (Part(i),)) for i, name in enumerate(names)]
         if kept is None:
             raise ValueError("merging needs the number of kept samples of each shard")
@@ -150,15 +153,14 @@ def plan_filter(
     return FilterPlan(source, found, selector, opened, settings)
 
 
-def _file_names(names: Sequence[str]) -> list[str]:
-    """Names of shards as names of files in one folder."""
+def file_names(names: Sequence[str], advice: str) -> list[str]:
+    """Names of shards as names of files in one folder; `advice` is for names that clash."""
     flat = [re.sub(r"[^\w.=@+-]", "_", name).lstrip(".") for name in names]
     counts = Counter(name.lower() for name in flat)
     clashes = [name for name, file in zip(names, flat, strict=True) if counts[file.lower()] > 1]
     if clashes:
         raise InputError.listing(
-            "these shards would get the same name in the output folder. Filter them into several "
-            "folders, or give --merge, which numbers them anew:",
+            f"these shards would get the same name in the output folder. {advice}:",
             clashes,
         )
     return flat

@@ -32,16 +32,19 @@ def read_samples(
     extensions: Collection[str] = SAFE_EXTENSIONS,
     largest: int = LARGEST_MEMBER,
     on_problem: OnProblem = refuse,
+    empty: bool = False,
 ) -> Iterator[Sample]:
     """Samples in the order of the shards, each with those members that have a known extension.
 
     A shard that is truncated or damaged, and a member with a hostile name, is told to `on_problem`,
     which may raise; by default it does. If it returns, what is concerned is left out. A sample of
-    which no member has a known extension is left out too.
+    which no member has a known extension is left out too, unless `empty` samples are wanted.
     """
     found = [shards] if isinstance(shards, TarShard) else find_shards(shards)
     for shard in found:
-        yield from _samples(shard, frozenset(extensions), largest, on_problem)
+        for sample in _samples(shard, frozenset(extensions), largest, on_problem):
+            if sample.contents or empty:
+                yield sample
 
 
 def _samples(
@@ -66,5 +69,4 @@ def _samples(
             on_problem(Problem(shard.path, "sample", group.key, reason, group.members[0].start))
             continue
         contents = {e: content for e, content in group.contents.items() if content is not None}
-        if contents:
-            yield Sample(group.key, shard.path, contents)
+        yield Sample(group.key, shard.path, contents)

@@ -60,26 +60,16 @@ class StoreWriter:
         table = self._table(name, len(block), keys, columns)
         admitted = admit(block)
         _refuse_bad(f"{self.path}, shard {name}", admitted)
-        array_file = self.path / EMBEDDINGS / f"{name}.npy"
-        with write_atomic(array_file) as temporary, temporary.open("wb") as file:
-            np.lib.format.write_array(file, admitted.rows, allow_pickle=False)
-        keys_sum = None
-        if table is not None:
-            key_file = self.path / KEYS / f"{name}.parquet"
-            with write_atomic(key_file) as temporary:
-                pq.write_table(table, temporary, row_group_size=_ROW_GROUP)
-            keys_sum = sha256_file(key_file)
-        normalised = int(np.count_nonzero(admitted.status == Status.NORMALISED))
-        self._entries.append(Entry(name, len(block), normalised, sha256_file(array_file), keys_sum))
+        self._entries.append(write_shard(self.path, name, admitted, table))
         return name
 
     def close(self) -> None:
         """Write the catalogue; from now on this is a store."""
         if not self._entries:
             raise InputError(f"{self.path}: a store needs at least one shard, none was added")
-        catalogue = Catalogue(self.dim, bool(self._with_keys), tuple(self._entries))
-        with write_atomic(self.path / STORE_FILE) as temporary:
-            temporary.write_text(catalogue.to_json(), encoding="utf-8")
+        write_catalogue(
+            self.path, Catalogue(self.dim, bool(self._with_keys), tuple(self._entries))
+        )
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -137,12 +127,39 @@ class StoreWriter:
         self._with_keys, self._columns = keys is not None, names
         if keys is None:
             return None
-        table = pa.table({KEY_COLUMN: ListedKeys.of(keys).keys})
-        for column, values in (columns or {}).items():
-            table = table.append_column(column, pa.array(values))
+        table = key_table(keys, columns or {})
         if table.num_rows != rows:
             raise InputError(f"{where}: {rows:,} rows but {table.num_rows:,} keys")
         return table
+
+
+def key_table(keys: Sequence[str] | pa.Array, columns: Mapping[str, Any]) -> pa.Table:
+    """Keys of a shard and what stands beside them."""
+    table = pa.table({KEY_COLUMN: ListedKeys.of(keys).keys})
+    for column, values in columns.items():
+        table = table.append_column(column, pa.array(values))
+    return table
+
+
+def write_shard(store: Path, name: str, admitted: Admitted, keys: pa.Table | None) -> Entry:
+    """Write the files of one shard into the folder of a store; what its catalogue says of it."""
+    array_file = store / EMBEDDINGS / f"{name}.npy"
+    with write_atomic(array_file) as temporary, temporary.open("wb") as file:
+        np.lib.format.write_array(file, admitted.rows, allow_pickle=False)
+    keys_sum = None
+    if keys is not None:
+        key_file = store / KEYS / f"{name}.parquet"
+        with write_atomic(key_file) as temporary:
+            pq.write_table(keys, temporary, row_group_size=_ROW_GROUP)
+        keys_sum = sha256_file(key_file)
+    normalised = int(np.count_nonzero(admitted.status == Status.NORMALISED))
+    return Entry(name, len(admitted.rows), normalised, sha256_file(array_file), keys_sum)
+
+
+def write_catalogue(store: Path, catalogue: Catalogue) -> None:
+    """The last file of a store: with it the folder is one."""
+    with write_atomic(store / STORE_FILE) as temporary:
+        temporary.write_text(catalogue.to_json(), encoding="utf-8")
 
 
 def _refuse_bad(where: str, admitted: Admitted) -> None:

@@ -1,0 +1,205 @@
+"""`clipgap embed`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command
+from clipgap.cli.shell import Shell
+from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import UsageError
+
+if TYPE_CHECKING:
+    from clipgap.clip.embed import EmbedPlan, EmbedResult, Progress
+    from clipgap.scan import Progress as Shown
+
+QUARANTINED = 4
+"""Exit code: finished, but something was set aside."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "embed")(embed)
+
+
+def embed(
+    shell: Shell,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; "
+            "or a folder of images, flat or with subfolders.",
+        ),
+    ],
+    running: Running,
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="A model of open_clip by name, its configuration as a .json file, hf-hub:REPO, "
+            "timm:NAME or torchvision:NAME.",
+        ),
+    ],
+    pretrained: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            help="A tag of open_clip's, or a checkpoint file; '' for random weights. Needed, but "
+            "for hf-hub:.",
+            show_default=False,
+        ),
+    ] = None,
+    captions: Annotated[
+        bool, typer.Option("--captions", help="Store the text (.txt) of each sample too.")
+    ] = False,
+    batch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Images that go through the model together.")
+    ] = 256,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Processes that share the devices and the shards.",
+            show_default="one for each GPU, one on the CPU",
+        ),
+    ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N", help="Where the model runs; cuda stands for all GPUs."
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|amp|bf16|fp16",
+            help="As in open_clip; amp is mixed, float16 on GPUs and bfloat16 on CPUs.",
+        ),
+    ] = "fp32",
+    allow_bad: Annotated[
+        int,
+        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
+    ] = 0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="STORE", help="The folder to make. Needed unless --dry-run."
+        ),
+    ] = None,
+) -> int:
+    """Embed images into a store.
+
+    Each tar file becomes a shard of the store with its name, each sample a row with its key. The
+    images of a folder come in the order of their paths, which are their keys. What cannot be
+    decoded is set aside and listed in quarantine.jsonl.
+    """
+    from clipgap.clip.embed import plan_embed, run_embed
+
+    plan = plan_embed(
+        data,
+        model,
+        pretrained,
+        captions=captions,
+        batch_size=batch_size,
+        workers=workers,
+        device=device,
+        precision=precision,
+    )
+    if running.dry_run:
+        described = _described(plan)
+        shell.result(described, _describe_plan(described))
+        return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the store shall go to")
+    shell.check_settings_file(out)
+    stop = threading.Event()
+    with shell.progress() as display, stop_on_signals(stop, shell.note):
+        watch = _Watch(display, lambda: shell.save_settings(out))
+        result = run_embed(
+            plan,
+            out,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=stop,
+        )
+    shell.result(_outcome(result), _describe_outcome(result))
+    return QUARANTINED if result.problems > allow_bad else 0
+
+
+class _Watch:
+    """Shows progress, and saves the settings once the work has begun."""
+
+    def __init__(self, display: Callable[[Shown], None], begun: Callable[[], None]) -> None:
+        self._display = display
+        self._begun = begun
+        self._has_begun = False
+
+    def __call__(self, progress: Progress) -> None:
+        from clipgap.scan import Progress as Shown
+
+        if progress.stage != "checking" and not self._has_begun:
+            self._has_begun = True
+            self._begun()
+        shown = Shown(
+            progress.stage,
+            rows=progress.images,
+            total_rows=progress.total_images,
+            earlier_rows=progress.earlier_images,
+            shard=progress.shards,
+            shards=progress.total_shards,
+            seconds=progress.seconds,
+            noun="images",
+        )
+        self._display(shown)
+
+
+def _described(plan: EmbedPlan) -> dict[str, Any]:
+    return {
+        "shards": len(plan.units),
+        "bytes": plan.bytes,
+        "images": plan.images,
+        "model": plan.identity,
+        "settings": plan.settings,
+        "workers": plan.devices,
+    }
+
+
+def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
+    images = "" if plan["images"] is None else f"{words.plural(plan['images'], 'image')} in "
+    yield f"{images}{words.plural(plan['shards'], 'shard')}, {words.size(plan['bytes'])}"
+    weights = plan["model"]["pretrained"] or "its own or random weights"
+    yield f"model {plan['model']['model']}, {weights}, {plan['settings'].precision}"
+    yield f"{words.plural(len(plan['workers']), 'worker')}: {', '.join(plan['workers'])}"
+    yield "nothing is written with --dry-run"
+
+
+def _outcome(result: EmbedResult) -> dict[str, Any]:
+    return {
+        "path": result.path,
+        "already_complete": result.already_complete,
+        "dim": result.manifest["dim"],
+        **result.manifest["counts"],
+    }
+
+
+def _describe_outcome(result: EmbedResult) -> Iterator[str]:
+    counts = result.manifest["counts"]
+    if result.already_complete:
+        yield f"{result.path} was complete already; its files are whole"
+    yield (
+        f"{result.path}: {words.plural(counts['images'], 'image')} in "
+        f"{words.plural(counts['shards'], 'shard')}, {result.manifest['dim']:,} dimensions"
+    )
+    if counts["without_caption"]:
+        yield f"{words.plural(counts['without_caption'], 'image')} without a caption"
+    if counts["problems"]:
+        yield f"{words.plural(counts['problems'], 'problem')} in quarantine: see quarantine.jsonl"
