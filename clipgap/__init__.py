@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from clipgap.clip.train import open_train as open_train
     from clipgap.clip.train import train as train
     from clipgap.errors import ClipgapError as ClipgapError
+    from clipgap.report import report as report
     from clipgap.scan import ScanResult as ScanResult
     from clipgap.scan import gap as gap
     from clipgap.scan import open_scan as open_scan
@@ -68,6 +69,7 @@ _HOMES = {
     "plan_dedup": "clipgap.select.dedup",
     "plan_embed": "clipgap.clip.embed",
     "plan_scan": "clipgap.scan",
+    "report": "clipgap.report",
     "scan": "clipgap.scan",
     "split": "clipgap.select",
     "train": "clipgap.clip.train",
