@@ -90,6 +90,18 @@ def test_bands_stretches_and_a_ring_that_goes_round(
 
 
 @pytest.mark.parametrize("chip", MOST_SHARED)
+def test_a_pair_that_only_its_column_asks_for(chip: int) -> None:
+    """A test point's nearest row may have a far nearer test point itself."""
+    d, rows = 64, synthetic.clip_like(400, 64, seed=1)
+    # Each row has a twin among the test points, so that no other pair can be its best.
+    points = np.concatenate([rows, synthetic.clip_like(600, 64, seed=2)])
+    tests = [TestSet("t", points)]
+    made = GpuScanner(tests, 1, CPU, "cuda", steps=emulated_steps(chip, d))
+    blocks = [(rows[a : a + 200], np.arange(a, a + 200)) for a in (0, 200)]
+    assert_like_oracle(made, tests, 1, blocks)
+
+
+@pytest.mark.parametrize("chip", MOST_SHARED)
 def test_a_queue_that_overflows_is_decided_densely(
     chip: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
