@@ -5,9 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from clipgap.kernels import cpu
 from clipgap.kernels.interface import BlockResult, Scanner, TestSet, TopK
 from clipgap.kernels.oracle import OracleScanner
 from clipgap.kernels.torch_kernel import TorchScanner
+from tests.building import built
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ("cpu/avx512vnni", "cpu/avx2", "cpu/portable", "torch")
@@ -52,27 +51,20 @@ def emulated_library() -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("no C++ compiler to build the emulated AVX-512 kernels with")
-    folder = ROOT / "build" / "emulated"
-    folder.mkdir(parents=True, exist_ok=True)
     sources = ROOT / "csrc" / "cpu"
-
-    def compile_one(source: Path) -> str:
-        made = folder / f"{source.stem}.o"
-        wide = source.stem.endswith(("_avx2", "_avx512vnni"))
-        command = [
-            *(compiler, "-O1", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
-            *("-pthread", "-Wno-psabi", "-DCLIPGAP_EMULATED_AVX512"),
-            *(("-mavx2", "-mfma", "-mf16c", "-mbmi2") if wide else ()),
-            *(("-include", str(ROOT / "tests" / "emulated_avx512.h")) if wide else ()),
-            *("-c", str(source), "-o", str(made)),
-        ]
-        subprocess.run(command, check=True, capture_output=True, text=True)
-        return str(made)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, sorted(sources.glob("*.cpp"))))
-    library = folder / "_cpu_emulated.so"
-    subprocess.run([compiler, "-shared", "-pthread", *objects, "-o", str(library)], check=True)
+    header = ROOT / "tests" / "emulated_avx512.h"
+    common = (
+        *(compiler, "-O1", "-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off"),
+        *("-pthread", "-Wno-psabi", "-DCLIPGAP_EMULATED_AVX512"),
+    )
+    wide = ("-mavx2", "-mfma", "-mf16c", "-mbmi2", "-include", str(header))
+    commands, objects = [], []
+    for source in sorted(sources.glob("*.cpp")):
+        objects.append(f"{{out}}.{source.stem}.o")
+        flags = wide if source.stem.endswith(("_avx2", "_avx512vnni")) else ()
+        commands.append([*common, *flags, "-c", str(source), "-o", objects[-1]])
+    commands.append([compiler, "-shared", "-pthread", *objects, "-o", "{out}"])
+    library = built("cpu", commands, [*sources.iterdir(), header])
     return cpu.load(library)
 
 

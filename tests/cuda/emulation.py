@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,9 +14,10 @@ import torch
 
 from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, Shape, shape_for
 from clipgap.kernels.gpu.cuda_steps import Argument, CudaSteps
+from tests.building import built
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "csrc" / "cuda"
+HERE = Path(__file__).parent
+SOURCES = HERE.parents[1] / "csrc" / "cuda"
 PAIRS = 1 << 15
 
 
@@ -26,17 +26,15 @@ def library() -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CXX", "g++"))
     if compiler is None:
         pytest.skip("no C++ compiler to run the CUDA kernels on a CPU with")
-    made = ROOT / "build" / "emulated" / "_cuda.so"
-    made.parent.mkdir(parents=True, exist_ok=True)
     # Fibers jump between stacks, which fortified longjmp takes for an error.
     command = [
         *(compiler, "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off"),
         *("-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"),
         *("-Wno-unknown-pragmas", "-Wno-parentheses", "-Wno-unused-parameter"),
-        *("-o", str(made), str(Path(__file__).parent / "emulated.cpp")),
+        *("-o", "{out}", str(HERE / "emulated.cpp")),
     ]
-    subprocess.run(command, check=True)
-    found = ctypes.CDLL(str(made))
+    sources = [*SOURCES.iterdir(), HERE / "emulated.cpp", HERE / "emulated.h"]
+    found = ctypes.CDLL(str(built("cuda", [command], sources)))
     found.emulated_launch.restype = ctypes.c_char_p
     return found
 
