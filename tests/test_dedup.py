@@ -97,7 +97,7 @@ def test_exact_compares_all_rows(data: str, mode: str, keep: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("keep", ORDERS)
-@pytest.mark.parametrize("block", [4, 2048])
+@pytest.mark.parametrize("block", [4, 1024])
 def test_clusters_larger_than_memory_are_tiled(
     mode: str, keep: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

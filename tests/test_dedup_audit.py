@@ -44,7 +44,7 @@ def truth(
 
 
 @pytest.mark.parametrize("data", ["crowd", "duplicates", "equal"])
-@pytest.mark.parametrize("block", [7, 2048])
+@pytest.mark.parametrize("block", [7, 1024])
 def test_counts_are_those_of_all_pairs(
     data: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,7 +19,7 @@ from clipgap.kernels.interface import TestSet
 PAIRS_AT_ONCE = 1 << 22
 """Pairs looked at in one go. All of them may exceed the limit, which bounds memory to 64 MiB."""
 
-FEW = 64
+FEW = 32
 """Columns below which preparing them for the C++ filter costs more than it saves."""
 
 _LONGEST = 1.01**2

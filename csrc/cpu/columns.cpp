@@ -57,12 +57,13 @@ void choose_rotation(Columns& columns, int64_t d, const uint16_t* rows) {
   columns.centre.assign(how.padded, 0.0f);
   columns.centre_halves.assign(d, 0);
   columns.signs.resize(how.padded);
-  std::vector<double> sum(d, 0.0);
+  std::vector<double> sum(d, 0.0), row(d);
   // A few thousand columns tell the mean well enough: any centre is correct.
   const int64_t every = std::max<int64_t>(1, columns.count / 4096);
   int64_t seen = 0;
   for (int64_t i = 0; i < columns.count; i += every, ++seen) {
-    for (int64_t j = 0; j < d; ++j) sum[j] += value_of(rows[i * d + j]);
+    columns.kernels->widen(rows + i * d, 1, d, 1, row.data());
+    for (int64_t j = 0; j < d; ++j) sum[j] += row[j];
   }
   columns.centre_sq = 0;
   for (int64_t j = 0; j < d; ++j) {
@@ -86,7 +87,9 @@ void choose_step(Columns& columns, const uint16_t* rows) {
   const Kernels& kernels = *columns.kernels;
   std::vector<int16_t> integers(how.padded);
   std::vector<float> scratch(how.padded);
-  const int64_t every = std::max<int64_t>(1, columns.count / 1024);
+  // A share of few columns, lest choosing take longer than all that is done with them.
+  const int64_t sampled = std::clamp<int64_t>(columns.count / 8, 16, 1024);
+  const int64_t every = std::max<int64_t>(1, columns.count / sampled);
 
   const auto residual_at = [&](float step, float limit, double* norm_sq) {
     how.step = step, how.limit = limit;

@@ -16,18 +16,21 @@ namespace clipgap {
 template <class T>
 struct HugePages {
   using value_type = T;
-  static constexpr std::size_t kPage = 2 << 20;
+  static constexpr std::size_t kPage = 2 << 20, kLine = 64;
 
   HugePages() = default;
   template <class U>
   HugePages(const HugePages<U>&) {}
 
   T* allocate(std::size_t n) {
-    const std::size_t bytes = (n * sizeof(T) + kPage - 1) / kPage * kPage;
-    void* memory = std::aligned_alloc(kPage, bytes);
+    // What does not fill a huge page would spend its time on clearing the rest of one.
+    const bool huge = n * sizeof(T) >= kPage;
+    const std::size_t unit = huge ? kPage : kLine;
+    const std::size_t bytes = (n * sizeof(T) + unit - 1) / unit * unit;
+    void* memory = std::aligned_alloc(unit, bytes);
     if (!memory) throw std::bad_alloc();
 #ifdef __linux__
-    madvise(memory, bytes, MADV_HUGEPAGE);  // a wish; small pages work as well
+    if (huge) madvise(memory, bytes, MADV_HUGEPAGE);  // a wish; small pages work as well
 #endif
     return static_cast<T*>(memory);
   }

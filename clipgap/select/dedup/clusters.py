@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.kernels.cpu import thread_count
 from clipgap.scan.progress import Progress
 from clipgap.select.dedup.compare import Comparison
 from clipgap.select.dedup.decisions import Decision
@@ -70,6 +75,8 @@ class Deduplication:
     comparison: Comparison
     room: int  # rows
     decide: Callable[[Ids], Decision]  # takes the rows of a cluster, in the keep order
+    before: int = 0  # rows that an earlier run has compared
+    began: float = field(default_factory=time.monotonic)
 
     def compare(self, group: range, done: int) -> tuple[Ids, NDArray[np.bool_]]:
         """The rows of a group and, for each epsilon, which of them are dropped.
@@ -83,15 +90,41 @@ class Deduplication:
         order = self._keep_order(ids, label)
         rows = self.source.take(ids, _inverse(order), "gathering clusters")
         dropped = np.zeros((len(self.settings.limits), len(ids)), np.bool_)
-        ends = np.cumsum(np.bincount(label - group.start, minlength=len(group)))
-        for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        ends = np.cumsum(np.bincount(label - group.start, minlength=len(group))).tolist()
+        clusters = list(pairwise([0, *ends]))
+
+        def settle(comparison: Comparison, cluster: tuple[int, int]) -> int:
+            start, end = cluster
             if end - start > 1:
-                self.comparison.watch.check()
+                comparison.watch.check()
                 decision = self.decide(ids[order[start:end]])
-                self.comparison.settle(rows[start:end], 0, decision)
+                comparison.settle(rows[start:end], 0, decision)
                 dropped[:, order[start:end]] = ~decision.kept
-            self._report(done + int(end))
+            return end - start
+
+        for compared in self._each(clusters, settle):
+            done += compared
+            self._report(done)
         return ids, dropped
+
+    def _each(
+        self,
+        clusters: list[tuple[int, int]],
+        settle: Callable[[Comparison, tuple[int, int]], int],
+    ) -> Iterator[int]:
+        """Settle many small clusters at once, each by one thread; large ones by all threads."""
+        threads = thread_count(self.comparison.how.threads)
+        share = clusters[-1][1] / (2 * threads) if threads > 1 else 0
+        for cluster in clusters:
+            if cluster[1] - cluster[0] > share:
+                yield settle(self.comparison, cluster)
+        small = [cluster for cluster in clusters if cluster[1] - cluster[0] <= share]
+        with ThreadPoolExecutor(threads, thread_name_prefix="clipgap-dedup") as pool:
+            try:
+                yield from pool.map(partial(settle, self.comparison.by_one_thread()), small)
+            except BaseException:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
 
     def _compare_tiled(self, ids: Ids) -> NDArray[np.bool_]:
         """A cluster that is larger than memory: each tile is settled, then shown all later rows."""
@@ -130,8 +163,10 @@ class Deduplication:
         return np.lexsort((ids, key, label))
 
     def _report(self, rows: int) -> None:
-        total = self.source.store.rows
-        self.comparison.watch.report(Progress("comparing", rows, total))
+        seconds = time.monotonic() - self.began
+        total, before = self.source.store.rows, self.before
+        progress = Progress("comparing", rows, total, before, seconds=seconds)
+        self.comparison.watch.report(progress)
 
 
 def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ rest of its cluster is found by reading the rest past it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +18,7 @@ from clipgap.scan.job import How
 from clipgap.select.dedup.decisions import Decision, Places
 from clipgap.select.dedup.rows import Rows, Watch
 
-BLOCK = 2048
+BLOCK = 1024
 """Rows that are settled together. Larger blocks waste more of the comparisons within a block,
 smaller ones are prepared more often."""
 
@@ -33,6 +33,10 @@ class Comparison:
     how: How
     watch: Watch
     block: int = BLOCK
+
+    def by_one_thread(self) -> Comparison:
+        """The same, for comparing several clusters at once."""
+        return replace(self, how=replace(self.how, threads=1))
 
     def settle(self, rows: Rows, first: int, decision: Decision) -> PairFinder:
         """Settle the rows of a tile, which begins at place `first` of the keep order."""

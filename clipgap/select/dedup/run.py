@@ -68,8 +68,11 @@ class Run:
         # A row and its copies: as found, as columns of the filter, and on the way there.
         room = max(1, self.memory // (8 * self.store.dim + 64))
         comparison = Comparison(min(self.settings.limits), self.how, self.source.watch)
-        task = Deduplication(self.settings, self.labels, self.source, comparison, room, decide)
         counts = self.labels.counts()
+        before = int(counts[:begin].sum())
+        task = Deduplication(
+            self.settings, self.labels, self.source, comparison, room, decide, before
+        )
         for group in self.labels.groups(room, begin):
             yield *task.compare(group, int(counts[: group.start].sum())), group.stop
 
