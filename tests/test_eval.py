@@ -5,16 +5,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import pickle
-import struct
-import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -23,53 +18,18 @@ import clipgap
 from clipgap.cli.main import main
 from clipgap.clip.data import registry
 from clipgap.clip.eval import plan as plan_module
-from clipgap.clip.eval import run as run_module
 from clipgap.clip.eval.contenders import zero_shot
 from clipgap.clip.models import load
-from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
+from clipgap.errors import InputError
 from tests.clip_worlds import (
     CLASSES,
     Picture,
     encoded,
-    pictures,
     render,
-    write_checkpoint,
-    write_config,
     write_folder,
-    write_shards,
     write_tar,
 )
-from tests.shards import member, tar_bytes
-
-TEMPLATES = ("a picture of a {}", "a {}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class World:
-    """A tiny model, two checkpoints of it, a set as a folder and as shards."""
-
-    root: Path
-    config: Path
-    first: Path
-    second: Path
-    folder: Path
-    shards: Path
-    made: Sequence[Picture]  # in the order of the shards
-    names: Path
-    prompts: Path
-
-    def arguments(self, **changes: Any) -> dict[str, Any]:
-        return {
-            "checkpoints": [f"a={self.first}", f"b={self.second}"],
-            "data": f"pics={self.folder}",
-            "model": str(self.config),
-            "classnames": str(self.names),
-            "templates": str(self.prompts),
-            "device": "cpu",
-            "workers": 2,
-            "batch_size": 7,
-            **changes,
-        }
+from tests.eval_worlds import TEMPLATES, World, make_world, samples, write_classifier
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -82,23 +42,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("eval")
-    config = write_config(root)
-    made = [picture for shard in write_shards(root / "shards", [9, 11]) for picture in shard]
-    names, prompts = root / "names.txt", root / "prompts.txt"
-    names.write_text("\n".join(CLASSES) + "\n")
-    prompts.write_text("\n".join(TEMPLATES) + "\n")
-    return World(
-        root,
-        config,
-        write_checkpoint(config, root / "a.pt", steps=150, seed=1),
-        write_checkpoint(config, root / "b.pt", seed=2),
-        write_folder(root / "folder", made),
-        root / "shards",
-        made,
-        names,
-        prompts,
-    )
+    return make_world(tmp_path_factory.mktemp("eval"), steps=150)
 
 
 def plain_loop(
@@ -125,11 +69,6 @@ def plain_loop(
 
 def by_path(made: Sequence[Picture]) -> list[Picture]:
     return sorted(made, key=lambda picture: f"{CLASSES[picture.label]}/{picture.key}.jpg")
-
-
-def samples(out: Path, checkpoint: str, name: str = "pics") -> dict[str, list[Any]]:
-    table = pq.read_table(out / "samples" / checkpoint / f"{name}.parquet")
-    return {column: table[column].to_pylist() for column in table.column_names}
 
 
 # --- what comes out -------------------------------------------------------------------------
@@ -208,6 +147,32 @@ def test_rows_do_not_depend_on_batches_threads_or_company(world: World, tmp_path
     together, single = samples(tmp_path / "x", "b"), samples(tmp_path / "y", "b")
     assert np.allclose(together.pop("margin"), single.pop("margin"), rtol=0, atol=1e-4)
     assert together == single
+
+
+@pytest.mark.parametrize("layout", ["folder", "shards"])
+def test_rows_are_those_of_embed(world: World, tmp_path: Path, layout: str) -> None:
+    """Bad images included: neither has a row for them."""
+    made = list(world.made[:6])
+    made.insert(2, dataclasses.replace(made[0], key="broken", jpeg=b"no image"))
+    made.insert(5, dataclasses.replace(made[1], key="cut", jpeg=made[1].jpeg[:300]))
+    if layout == "folder":
+        data = write_folder(tmp_path / "data", made)
+        Image.new("RGB", (9, 9)).save(data / CLASSES[1] / "x.GIF")
+        (data / CLASSES[0] / ".hidden.jpg").write_bytes(made[0].jpeg)
+        (data / CLASSES[3]).mkdir(exist_ok=True)
+        (data / CLASSES[3] / "linked").symlink_to(world.folder / CLASSES[2])
+    else:
+        write_tar(tmp_path / "data" / "10.tar", made[4:])
+        write_tar(tmp_path / "data" / "9.tar", made[:4])
+        data = tmp_path / "data"
+    clipgap.evaluate(out=tmp_path / "e", **world.arguments(data=f"pics={data}"))
+    clipgap.embed(data, str(world.config), str(world.first), out=tmp_path / "store", device="cpu")
+    store = clipgap.open_store(str(tmp_path / "store"))
+    keys = []
+    for number, shard in enumerate(store.shards):
+        keys += store.keys(number, 0, shard.rows).to_pylist()
+    assert samples(tmp_path / "e", "a")["key"] == keys
+    assert len(keys) == (12 if layout == "folder" else 6)
 
 
 def test_images_are_decoded_once_for_all_checkpoints(
@@ -315,22 +280,6 @@ def test_incomplete_sets_are_refused(world: World, tmp_path: Path) -> None:
 # --- classifiers ----------------------------------------------------------------------------
 
 
-def write_classifier(path: Path, names: Sequence[str], **changes: Any) -> Path:
-    import torchvision
-
-    torch.manual_seed(3)
-    module = torchvision.models.resnet18(num_classes=len(names))
-    content = {
-        "state_dict": module.state_dict(),
-        "epoch": 1,
-        "objective": "classify",
-        "arch": "resnet18",
-        "classes": list(names),
-    }
-    torch.save({**content, **changes}, path)
-    return path
-
-
 def test_classifiers_are_evaluated_over_their_own_classes(world: World, tmp_path: Path) -> None:
     import torchvision
 
@@ -364,244 +313,16 @@ def test_classifiers_are_evaluated_over_their_own_classes(world: World, tmp_path
     assert samples(tmp_path / "mixed", "a")["key"] == found["key"]
 
 
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"classes": ["red circle"] * 2}, "none twice"),
-        ({"classes": 7}, "does not name its classes"),
-        ({"arch": "resnet1"}, "'resnet1', which torchvision does not have"),
-        ({"arch": "resnet34"}, "another architecture than resnet34"),
-        ({"classes": ["green square", "x"]}, "another architecture"),
-        ({"classes": ["green square", "b", "c", "d"]}, "not trained on 3 of the 4"),
-    ],
-)
-def test_bad_classifiers(world: World, tmp_path: Path, changes: Any, said: str) -> None:
-    path = write_classifier(tmp_path / "net.pt", CLASSES, **changes)
-    with pytest.raises(InputError, match=said):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(checkpoints=str(path)))
-
-
-# --- resume ---------------------------------------------------------------------------------
-
-
-def tree(out: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(out).as_posix(): path.read_bytes()
-        for path in out.rglob("*")
-        if path.is_file()
-    }
-
-
-def test_resume_keeps_finished_units_and_gives_the_same_files(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(run_module, "TOGETHER", 1)
-    arguments = world.arguments(data=[f"pics={world.folder}", f"tars={world.shards}"])
-    clipgap.evaluate(out=tmp_path / "whole", **arguments)
-    stop, seen = threading.Event(), []
-
-    def watch(progress: clipgap.clip.eval.Progress) -> None:
-        seen.append((progress.stage, progress.note))
-        if progress.note == "tars" and progress.done > 20:
-            stop.set()
-
-    out = tmp_path / "cut"
-    with pytest.raises(Interrupted, match="--resume"):
-        clipgap.evaluate(out=out, **arguments, on_progress=watch, stop=stop)
-    assert not (out / "manifest.json").exists()
-    assert (out / "samples" / "a" / "pics.parquet").exists()
-    assert not (out / "samples" / "a" / "tars.parquet").exists()
-    with pytest.raises(InputError, match=r"unfinished evaluation\. Give --resume"):
-        clipgap.evaluate(out=out, **arguments)
-    with pytest.raises(ResumeError, match="seed"):
-        clipgap.evaluate(out=out, **arguments, seed=3, resume=True)
-    seen.clear()
-    clipgap.evaluate(out=out, **arguments, on_progress=watch, resume=True)
-    evaluated = [note for stage, note in seen if stage == "evaluating"]
-    assert list(dict.fromkeys(evaluated)) == ["tars", "pics"]
-    assert tree(out) == tree(tmp_path / "whole")
-    assert clipgap.evaluate(out=out, **arguments, resume=True).already_complete
-
-
-@pytest.mark.parametrize("name", ["samples/b/pics.parquet", "summary.parquet", "paired.parquet"])
-def test_damaged_files_are_made_again(world: World, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "e"
-    clipgap.evaluate(out=out, **world.arguments())
-    before = tree(out)
-    content = bytearray((out / name).read_bytes())
-    content[len(content) // 2] ^= 1
-    (out / name).write_bytes(content)
-    result = clipgap.evaluate(out=out, **world.arguments(), resume=True)
-    assert list(result.repaired) == [name]
-    assert tree(out) == before
-
-
-def test_changed_inputs_are_refused_on_resume(world: World, tmp_path: Path) -> None:
-    out = tmp_path / "e"
-    folder = write_folder(tmp_path / "pics", world.made[:6])
-    clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"))
-    with pytest.raises(InputError, match="already holds a finished evaluation"):
-        clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"))
-    write_folder(folder, pictures(1, seed=5))
-    with pytest.raises(ResumeError, match="set pics identity"):
-        clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"), resume=True)
-    clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"), overwrite=True)
-    assert len(samples(out, "a")["row"]) == 7
-
-
-# --- bad input ------------------------------------------------------------------------------
-
-
-def bomb() -> bytes:
-    """A PNG whose header claims a square of 60,000 pixels a side."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + checksum
-
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
-    return start + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
-def test_bad_images_and_hostile_members_are_set_aside(
-    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    good = world.made[:3]
-    write_tar(tmp_path / "plain" / "0.tar", good)
-    entries = []
-    for picture in good:
-        entries += [
-            member(f"{picture.key}.jpg", picture.jpeg),
-            member(f"{picture.key}.cls", str(picture.label).encode()),
-        ]
-    evil = [
-        member("../../x.jpg", good[0].jpeg),
-        member("bomb.png", bomb()),
-        member("bomb.cls", b"0"),
-        member("cut.jpg", good[0].jpeg[:200]),
-        member("cut.cls", b"1"),
-        member("code.pyd", pickle.dumps(print)),
-        member("code.cls", b"1"),
-    ]
-    (tmp_path / "0.tar").write_bytes(tar_bytes([*entries[:2], *evil, *entries[2:]]))
-    out = tmp_path / "e"
-    command = ["eval", f"a={world.first}", "--data", f"pics={tmp_path / '0.tar'}"]
-    command += ["--model", str(world.config), "--classnames", str(world.names)]
-    command += ["--templates", str(world.prompts), "--device", "cpu", "-o", str(out)]
-    assert main(command) == 4
-    assert "Quarantined: 3 images" in capsys.readouterr().out
-    assert samples(out, "a")["key"] == [picture.key for picture in good]
-    assert samples(out, "a")["row"] == [0, 1, 2]
-    listed = pq.read_table(out / "quarantine.parquet").to_pylist()
-    assert [row["name"] for row in listed] == ["../../x.jpg", "bomb", "cut"]
-    assert "pixels" in listed[1]["reason"]
-    assert main([*command, "--resume", "--allow-bad", "3"]) == 0
-
-
-def test_hostile_and_foreign_checkpoints(world: World, tmp_path: Path) -> None:
-    hostile = tmp_path / "hostile.pt"
-    torch.save({"state_dict": {}, "extra": print}, hostile)
-    with pytest.raises(InputError, match="refused, since it holds more than tensors"):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(checkpoints=str(hostile)))
-    other = write_config(tmp_path, "wide-clip", embed_dim=24)
-    foreign = write_checkpoint(other, tmp_path / "wide.pt")
-    with pytest.raises(InputError, match="checkpoint of another architecture"):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(checkpoints=str(foreign)))
-    with pytest.raises(InputError, match="no such checkpoint"):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(checkpoints="nowhere.pt"))
-    state = torch.load(world.first, weights_only=True)
-    state["state_dict"]["visual.ln_post.weight"].fill_(float("nan"))
-    torch.save(state, tmp_path / "nan.pt")
-    with pytest.raises(InputError, match="logits that are no numbers"):
-        clipgap.evaluate(
-            out=tmp_path / "e", **world.arguments(checkpoints=str(tmp_path / "nan.pt"))
-        )
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"model": None}, "with --model"),
-        ({"model": "timm:resnet18", "checkpoints": "x="}, "no text tower"),
-        ({"data": "pics"}, "should be NAME=PATH"),
-        ({"data": ["pics=x", "Pics=y"]}, "2 sets are called 'pics'"),
-        ({"data": "a b=x"}, "cannot be the name of a set"),
-        ({"checkpoints": ["x=", "x="]}, "2 checkpoints are called 'x'"),
-        ({"checkpoints": []}, "no checkpoint given"),
-        ({"data": []}, "no set given"),
-        ({"data": "imagenet_sketch=x", "classnames": ()}, "did you mean 'imagenet-sketch'"),
-        ({"templates": ()}, "prompts are missing"),
-        ({"draws": 0}, "one draw"),
-        ({"group_by": "pics=colour"}, "only sets with a table"),
-        ({"group_by": "colour"}, "should be SET=COLUMN"),
-        ({"batch_size": 0}, "must be 1 at least"),
-    ],
-)
-def test_bad_calls(world: World, tmp_path: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(**changes))
-    assert not (tmp_path / "e" / "manifest.json").exists()
-
-
-def test_layouts_that_do_not_fit(world: World, tmp_path: Path) -> None:
-    def evaluate(path: Path) -> None:
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(data=f"pics={path}"))
-
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    with pytest.raises(InputError, match="holds no images"):
-        evaluate(empty)
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    (flat / "1.jpg").write_bytes(world.made[0].jpeg)
-    with pytest.raises(InputError, match=r"1\.jpg is none of the 4 classes"):
-        evaluate(flat)
-    with pytest.raises(InputError, match="no such folder"):
-        evaluate(tmp_path / "nowhere")
-    rotten = tmp_path / "rotten" / CLASSES[0]
-    rotten.mkdir(parents=True)
-    (rotten / "1.jpg").write_bytes(b"no image")
-    with pytest.raises(InputError, match="no sample that can be evaluated"):
-        evaluate(rotten.parent)
-    shard = tmp_path / "0.tar"
-    for label, said in ((b"4", "none of the 4 classes"), (None, "has no .cls member")):
-        entries = [member("k.jpg", world.made[0].jpeg)]
-        entries += [member("k.cls", label)] if label else []
-        shard.write_bytes(tar_bytes(entries))
-        with pytest.raises(InputError, match=said):
-            evaluate(shard)
-
-
-@pytest.mark.parametrize(
-    ("names", "prompts", "said"),
-    [
-        ("one", "a {}", "names 1 classes"),
-        ("x\ny\nx", "a {}", "class 'x' is named 2 times"),
-        ("x\t\ny", "a {}", "a folder or a name is missing"),
-        ("x\ny", "", "holds no prompt"),
-        ("x\ny", "a photo", "should hold {} once"),
-        ("x\ny", "a {0.__class__}", "should hold {} once"),
-        ("x\ny", "a {} {}", "should hold {} once"),
-        ("x\ny", "a {", "should hold {} once"),
-    ],
-)
-def test_bad_lists(world: World, tmp_path: Path, names: str, prompts: str, said: str) -> None:
-    (tmp_path / "names").write_text(names)
-    (tmp_path / "prompts").write_text(prompts)
-    changes = {"classnames": str(tmp_path / "names"), "templates": str(tmp_path / "prompts")}
-    with pytest.raises(InputError, match=said):
-        clipgap.evaluate(out=tmp_path / "e", **world.arguments(**changes))
-
-
-def test_folders_may_be_called_otherwise_than_classes(world: World, tmp_path: Path) -> None:
-    (tmp_path / "data" / "f0").mkdir(parents=True)
-    (tmp_path / "data" / "f0" / "1.jpg").write_bytes(world.made[0].jpeg)
-    (tmp_path / "names").write_text("f1\tgreen square\nf0\tred circle\n")
-    changes = {"classnames": str(tmp_path / "names"), "data": f"pics={tmp_path / 'data'}"}
-    result = clipgap.evaluate(out=tmp_path / "e", **world.arguments(**changes))
-    assert samples(tmp_path / "e", "a")["label"] == [1]
-    assert result.manifest["sets"][0]["classes"] == ["green square", "red circle"]
+def test_classifiers_of_numbered_classes(world: World, tmp_path: Path) -> None:
+    """As trained on shards, where .cls members number the classes."""
+    path = write_classifier(tmp_path / "net.pt", ["0", "1", "2", "3"])
+    few = write_tar(tmp_path / "few.tar", world.made[:4])
+    arguments = world.arguments(checkpoints=str(path), data=f"pics={few}")
+    clipgap.evaluate(out=tmp_path / "named", **arguments)
+    clipgap.evaluate(str(path), f"pics={few}", tmp_path / "plain", device="cpu")
+    named, plain = samples(tmp_path / "named", "net"), samples(tmp_path / "plain", "net")
+    assert named["label"] == plain["label"] == [picture.label for picture in world.made[:4]]
+    assert named["prediction"] == plain["prediction"]
 
 
 # --- the command ----------------------------------------------------------------------------

@@ -206,7 +206,7 @@ def _describe_outcome(result: EvalResult) -> Iterator[RenderableType]:
         yield _differences(result)
     if result.problems:
         yield (
-            f"Quarantined: {words.plural(result.problems, 'image')} or shards, listed in "
+            f"Quarantined: {words.plural(result.problems, 'unit')}, listed in "
             f"{result.path}/quarantine.parquet"
         )
     yield f"Evaluation: {result.path}"

@@ -109,7 +109,11 @@ class Trained:
         return logits
 
     def _columns(self, classes: Classes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        place = {name: column for column, name in enumerate(self.classifier.classes)}
+        known = self.classifier.classes
+        place = {name: column for column, name in enumerate(known)}
+        # Trained on shards whose .cls members are numbers, it has no other names for classes.
+        if known == tuple(map(str, range(len(classes)))):
+            return np.arange(len(classes)), np.arange(len(classes))
         missing = [
             key
             for key, members in zip(classes.keys, classes.members, strict=True)
@@ -118,8 +122,8 @@ class Trained:
         if missing:
             raise InputError(
                 f"{self.name}: was not trained on {len(missing):,} of the {len(classes):,} "
-                f"classes of the set, among them {missing[0]!r}. It knows "
-                f"{', '.join(self.classifier.classes[:5])} …"
+                f"classes of the set, among them {missing[0]!r}. It knows {len(known):,}: "
+                f"{', '.join(known[:5])} …"
             )
         sizes = [len(members) for members in classes.members]
         columns = [place[member] for members in classes.members for member in members]

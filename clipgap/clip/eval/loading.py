@@ -73,8 +73,11 @@ def _ahead(
     ahead: int,
 ) -> Iterator[tuple[Item, Future[list[Tensor]]]]:
     """Items in order, with `ahead` of them in the hands of the workers."""
+    import torch
+
     waiting: deque[tuple[Item, Future[list[Tensor]]]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
+    # Threads that decode must not each ask for a team of threads for a small tensor.
+    with ThreadPoolExecutor(workers, "decode", lambda: torch.set_num_threads(1)) as pool:
         try:
             for item in items:
                 waiting.append((item, pool.submit(prepare, item)))

@@ -12,11 +12,13 @@ from typing import Protocol
 
 from clipgap.clip.data import Classes, LabelTable, Registered
 from clipgap.clip.data.labels import label_of_cls
+from clipgap.clip.embed.sources import images_of_folder
 from clipgap.clip.images import IMAGE_EXTENSIONS, BadImage
 from clipgap.errors import InputError, UsageError
-from clipgap.shards import OnProblem, TarShard, find_shards, read_samples
+from clipgap.shards import OnProblem, Problem, TarShard, find_shards, read_samples
 
 LOG = logging.getLogger(__name__)
+_EXTENSIONS = (*IMAGE_EXTENSIONS, "cls")
 _SHOWN = 5
 
 
@@ -114,16 +116,16 @@ class Shards:
     def items(self, on_problem: OnProblem) -> Iterator[Item]:
         labels = self.classes.labels
         for shard in self.shards:
-            for sample in read_samples(shard, on_problem=on_problem):
-                image = next((e for e in IMAGE_EXTENSIONS if e in sample.contents), None)
-                if image is not None:
-                    yield Item(
-                        sample.key,
-                        label_of_cls(sample, labels),
-                        None,
-                        f"{shard.path}, sample {sample.key!r}",
-                        sample.contents[image],
-                    )
+            for sample in read_samples(
+                shard, extensions=_EXTENSIONS, on_problem=on_problem, empty=True
+            ):
+                kind = next((e for e in IMAGE_EXTENSIONS if e in sample.contents), None)
+                if kind is None:
+                    on_problem(Problem(shard.path, "sample", sample.key, "has no image"))
+                    continue
+                where = f"{shard.path}, {sample.key}.{kind}"
+                label = label_of_cls(sample, labels)
+                yield Item(sample.key, label, None, where, sample.contents[kind])
 
 
 def open_set(
@@ -211,14 +213,12 @@ def _from_table(entry: Registered, root: Path, group_by: str | None) -> Files:
     )
 
 
-def images_below(root: Path) -> list[str]:
-    """Paths of the images in a folder, from it on, sorted."""
-    found = []
-    for parent, _, names in os.walk(root):
-        for name in names:
-            if name[0] != "." and name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-                found.append(Path(parent, name).relative_to(root).as_posix())
-    return sorted(found)
+def images_below(folder: Path) -> list[str]:
+    """Paths of the images in a folder, in the order in which `clipgap embed` takes them."""
+    try:
+        return sorted(path for path, _ in images_of_folder(folder))
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _holds_tars(path: str) -> bool:

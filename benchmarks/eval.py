@@ -1,0 +1,173 @@
+"""How fast `clipgap eval` is beside open_clip's own zero-shot loop on the same images.
+
+    python benchmarks/eval.py --model ViT-B-32 --images 512 --rounds 5
+
+Makes class folders of JPEG files of a usual size and takes turns: a plain loop of open_clip's
+functions (torch's DataLoader over an ImageFolder, `build_zero_shot_classifier`, forward, matrix
+product), and `clipgap.evaluate`, which also writes its tables. Both load the model (random
+weights), build the classifier and go through all images. For two checkpoints the loop has to be
+run twice. Rows are appended to `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from clipgap.bench.results import append, default_folder, origin
+
+CLASSES = ("circle", "square", "triangle", "cross", "star", "ring", "arrow", "heart")
+TEMPLATES = ("a photo of a {}.", "a picture of a {}.")
+WIDTH, HEIGHT = 500, 375
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Smooth noise, which takes about as long to decode as a photograph."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / CLASSES[number % len(CLASSES)] / f"{number:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        coarse = random.integers(0, 256, (HEIGHT // 12, WIDTH // 12, 3), np.uint8)
+        Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC).save(
+            path, quality=90
+        )
+
+
+def plain_loop(options: argparse.Namespace, folder: Path) -> float:
+    """Accuracy by open_clip's functions alone."""
+    import open_clip
+    import torch
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+
+    model, _, preprocess = open_clip.create_model_and_transforms(
+        options.model, device=options.device
+    )
+    model.eval()
+    images = ImageFolder(str(folder), preprocess)
+    loader = DataLoader(
+        images,
+        options.batch_size,
+        num_workers=options.workers,
+        pin_memory=options.device.startswith("cuda"),
+    )
+    amp = torch.autocast(options.device, dtype=torch.float16, enabled=options.precision == "amp")
+    right = 0
+    with torch.inference_mode(), amp:
+        classifier = open_clip.build_zero_shot_classifier(
+            model,
+            open_clip.get_tokenizer(options.model),
+            images.classes,
+            TEMPLATES,
+            device=options.device,
+        )
+        for batch, labels in loader:
+            features = model(image=batch.to(options.device, non_blocking=True))[0]
+            top = (100.0 * features @ classifier).topk(5, 1).indices.cpu()
+            right += int((top[:, 0] == labels).sum())
+    return right / len(images)
+
+
+def ours(options: argparse.Namespace, folder: Path, work: Path, checkpoints: int) -> float:
+    import clipgap
+
+    out = work / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    result = clipgap.evaluate(
+        [f"random{number}=" for number in range(checkpoints)],
+        f"pictures={folder}",
+        out,
+        model=options.model,
+        classnames=str(work / "classes.txt"),
+        templates=str(work / "templates.txt"),
+        device=options.device,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        workers=options.workers,
+    )
+    return float(result.summary["accuracy"][0].as_py())
+
+
+def measure(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    folder = work / "images"
+    make_images(folder, options.images)
+    (work / "classes.txt").write_text("\n".join(sorted(CLASSES)))
+    (work / "templates.txt").write_text("\n".join(TEMPLATES))
+    contenders: dict[str, Callable[[], float]] = {
+        "open_clip's loop": lambda: plain_loop(options, folder),
+        "clipgap eval": lambda: ours(options, folder, work, 1),
+        "open_clip's loop, twice": lambda: (
+            plain_loop(options, folder),
+            plain_loop(options, folder),
+        )[0],
+        "clipgap eval, two checkpoints": lambda: ours(options, folder, work, 2),
+    }
+    for warm_up in list(contenders.values())[:2]:
+        warm_up()
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(options.rounds):
+        for name, contender in contenders.items():
+            began = time.perf_counter()
+            contender()
+            seconds[name].append(time.perf_counter() - began)
+    bases = {1: "open_clip's loop", 2: "open_clip's loop, twice"}
+    return [
+        {
+            "suite": "eval",
+            "case": name,
+            "model": options.model,
+            "precision": options.precision,
+            "images": options.images,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "rounds": options.rounds,
+            "seconds": [round(each, 2) for each in runs],
+            "images_per_second": round(options.images / median(runs), 1),
+            "of_the_loop": round(
+                median(seconds[bases[2 if "tw" in name else 1]]) / median(runs), 3
+            ),
+        }
+        for name, runs in seconds.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
+    options = parser.parse_options()
+    with tempfile.TemporaryDirectory(prefix="clipgap-eval-") as folder:
+        rows = measure(options, Path(folder))
+    for row in rows:
+        print(
+            f"{row['case']:30} {row['images_per_second']:9,.1f} images/s  "
+            f"{row['of_the_loop']:6.3f} of the loop  {row['seconds']}"
+        )
+    made = origin() | device_of(options.device)
+    print(append(default_folder(), [{**made, **row} for row in rows]))
+
+
+def device_of(device: str) -> dict[str, str]:
+    """The name of the GPU, if one is used."""
+    import torch
+
+    return {"device": torch.cuda.get_device_name(device)} if device.startswith("cuda") else {}
+
+
+if __name__ == "__main__":
+    main()
