@@ -8,11 +8,11 @@ step     an iteration of k-means (assign, sum up, move) against the bare scan of
          the same centroids as test set, once with a scanner of its own each time, as k-means needs
          it, and once with one that has seen all of the rows before
 kmeans   so many iterations from given seeds against faiss.Kmeans (spherical, no subsampling)
-within   one cluster, greedy, against the plain torch loop: float32 product of the cluster with
-         itself, upper triangle, maximum of each column, comparison with 1 - epsilon
+within   clusters of one size, greedy, against the plain torch loop: float32 product of a cluster
+         with itself, upper triangle, maximum of each column, comparison with 1 - epsilon
 
-Data are `clipgap.synthetic.clip_like`; a cluster is the rows nearest to a point, and in a second
-race a third of its rows are copies with a little noise. Rows are appended to `benchmarks/results`.
+Data are `clipgap.synthetic.clip_like`; in a second race within clusters a third of the rows are
+copies with a little noise. Rows are appended to `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.machine import cores
 from clipgap.scan.job import How
+from clipgap.select.dedup.clusters import Deduplication, Labels
 from clipgap.select.dedup.compare import Comparison
 from clipgap.select.dedup.decisions import make_decision
 from clipgap.select.dedup.kmeans import Centroids, step
 from clipgap.select.dedup.rows import RowSource, Watch
+from clipgap.select.dedup.settings import Clustering, Settings
 from clipgap.store import array_store
 
 D = 512
 EPSILON = 0.05
+LARGE = 8192  # rows of a cluster: what SemDeDup has on LAION-440M with its 50,000 clusters
 Halves = NDArray[np.float16]
 
 
@@ -113,37 +116,48 @@ def race_kmeans(
     return {"race": "kmeans", "peer": "faiss.Kmeans", "iterations": iterations, **found}
 
 
-def race_within(rows: Halves, copies: bool, rounds: int, how: How) -> dict[str, Any]:
+def race_within(rows: Halves, size: int, copies: bool, rounds: int, how: How) -> dict[str, Any]:
     if copies:
         rows = with_copies(rows)
-    comparison = Comparison(1.0 - EPSILON, how, Watch())
+    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    for _ in source.blocks("reading"):
+        pass
+    label = (np.arange(len(rows)) // size).astype(np.int32)
+    labels = Labels(label, np.zeros(0), int(label[-1]) + 1)
+    limit = 1.0 - EPSILON
+    task = Deduplication(
+        Settings((EPSILON,), Clustering(labels.clusters)),
+        labels,
+        source,
+        Comparison(limit, how, Watch()),
+        len(rows),
+        lambda ids: make_decision("greedy", len(ids), [limit]),
+    )
     wide = torch.from_numpy(rows.astype(np.float32))
     kept = {}
 
     def ours() -> None:
-        decision = make_decision("greedy", len(rows), [1.0 - EPSILON])
-        comparison.settle(rows, 0, decision)
-        kept["ours"] = int(decision.kept.sum())
+        _, dropped = task.compare(range(labels.clusters), 0)
+        kept["ours"] = int((~dropped).sum())
 
     def peer() -> None:
-        scores = wide @ wide.T
-        kept["peer"] = int((scores.triu_(1).max(0).values <= 1.0 - EPSILON).sum())
+        kept["peer"] = 0
+        for start in range(0, len(wide), size):
+            cluster = wide[start : start + size]
+            most = (cluster @ cluster.T).triu_(1).max(0).values
+            kept["peer"] += int((most <= limit).sum())
 
     found = race(rounds, ours, peer)
     return {
         "race": "within",
         "peer": "torch loop",
+        "rows_compared": len(rows),
+        "cluster_rows": size,
         "copies": copies,
         **found,
         "kept": kept["ours"],
         "kept_by_peer": kept["peer"],
     }
-
-
-def cluster_of(rows: Halves, size: int) -> Halves:
-    """The rows nearest to the first one, in their order."""
-    scores = rows.astype(np.float32) @ rows[0].astype(np.float32)
-    return np.ascontiguousarray(rows[np.sort(np.argsort(-scores)[:size])])
 
 
 def with_copies(rows: Halves) -> Halves:
@@ -160,7 +174,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=131_072)
     parser.add_argument("--clusters", type=int, default=4_096)
-    parser.add_argument("--cluster-rows", type=int, default=8_192)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
@@ -169,11 +182,13 @@ def main() -> None:
     faiss.omp_set_num_threads(threads)
     how = replace(How(), threads=threads)
     rows = synthetic.clip_like(options.rows, D)
-    cluster = cluster_of(rows, options.cluster_rows)
     # The long race is run only twice: its figures are far apart.
     found = [
         *(race_step(rows, options.clusters, warm, options.rounds, how) for warm in (False, True)),
-        *(race_within(cluster, copies, options.rounds, how) for copies in (False, True)),
+        *(
+            race_within(rows[: 2 * LARGE], size, copies, options.rounds, how)
+            for size, copies in ((LARGE, False), (LARGE, True), (LARGE // 16, False))
+        ),
         race_kmeans(rows, options.clusters, options.iterations, 2, how),
     ]
     for row in found:
@@ -184,7 +199,6 @@ def main() -> None:
         "d": D,
         "rows": options.rows,
         "clusters": options.clusters,
-        "cluster_rows": options.cluster_rows,
         "epsilon": EPSILON,
         "threads": threads,
         "faiss": faiss.__version__,
