@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
-    options = parser.parse_options()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="clipgap-eval-") as folder:
         rows = measure(options, Path(folder))
     for row in rows:

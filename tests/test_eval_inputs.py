@@ -15,6 +15,7 @@ import torch
 
 import clipgap
 from clipgap.cli.main import main
+from clipgap.clip.eval import run as run_module
 from clipgap.errors import InputError, UsageError
 from tests.clip_worlds import (
     CLASSES,
@@ -209,3 +210,14 @@ def test_bad_classifiers(world: World, tmp_path: Path, changes: Any, said: str) 
     path = write_classifier(tmp_path / "net.pt", CLASSES, **changes)
     with pytest.raises(InputError, match=said):
         clipgap.evaluate(out=tmp_path / "e", **world.arguments(checkpoints=str(path)))
+
+
+def test_too_little_memory_is_said(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("Tried to allocate 2.00 TiB")
+
+    monkeypatch.setattr(run_module, "score", full)
+    with pytest.raises(InputError, match="cpu has not enough memory for 2 checkpoints"):
+        clipgap.evaluate(out=tmp_path / "e", **world.arguments())

@@ -88,8 +88,9 @@ def evaluate(
     ] = "auto",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 64,
     workers: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Threads that decode images.")
-    ] = 4,
+        int | None,
+        typer.Option(metavar="N", min=1, help="Threads that decode images.", show_default="cores"),
+    ] = None,
     allow_bad: Annotated[
         int,
         typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),

@@ -24,7 +24,7 @@ def evaluate(
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 64,
-    workers: int = 4,
+    workers: int | None = None,
     resume: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,

@@ -23,6 +23,7 @@ from clipgap.clip.eval.sets import EvalSet
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.models import load, resolve_device
 from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.kernels.cpu import thread_count
 from clipgap.shards import Problem
 from clipgap.shards.folder import QUARANTINE
 from clipgap.tables.changes import changes, refuse_changes
@@ -56,7 +57,7 @@ class How:
 
     device: str = "auto"
     batch_size: int = 64
-    workers: int = 4
+    workers: int | None = None  # as many as cores
     resume: bool = False
     overwrite: bool = False
     on_progress: OnProgress | None = None
@@ -105,7 +106,7 @@ def open_evaluation(path: str | Path) -> EvalResult:
 
 def run(plan: EvalPlan, out: Path, how: How) -> EvalResult:
     """Carry a plan out."""
-    if how.batch_size < 1 or how.workers < 1:
+    if how.batch_size < 1 or (how.workers is not None and how.workers < 1):
         raise UsageError("batch size and workers must be 1 at least")
     folder, described = EvalFolder(out), plan.describe()
     units = [(checkpoint.name, data.name) for checkpoint in plan.checkpoints for data in plan.sets]
@@ -152,6 +153,8 @@ class _Runner:
 
     def make(self, todo: set[Unit]) -> Iterator[tuple[Unit, Done]]:
         """Units as they are finished."""
+        import torch
+
         sizes = {data.name: data.images.samples for data in self.plan.sets}
         known = [sizes[name] for _, name in todo]
         self._total = 0 if None in known else sum(size or 0 for size in known)
@@ -164,8 +167,16 @@ class _Runner:
             loaded = {each.name: _load(each, device, self.plan.precision) for each in together}
             for data in self.plan.sets:
                 contenders = {n: each for n, each in loaded.items() if (n, data.name) in todo}
-                if contenders:
+                if not contenders:
+                    continue
+                try:
                     yield from self._evaluate(data, contenders)
+                except torch.OutOfMemoryError as error:
+                    raise InputError(
+                        f"{device} has not enough memory for {len(loaded):,} checkpoints and "
+                        f"batches of {self.how.batch_size:,} images. Choose a smaller --batch-size "
+                        "or fewer checkpoints, and go on with --resume."
+                    ) from error
 
     def _evaluate(
         self, data: EvalSet, contenders: Mapping[str, Contender]
@@ -182,7 +193,7 @@ class _Runner:
             data,
             list(different.values()),
             self.how.batch_size,
-            self.how.workers,
+            self.how.workers or thread_count(),
             problems.append,
         ):
             for name, each in contenders.items():
