@@ -2,7 +2,8 @@
 
 `$set` stands for the members of a list: a stage named with it becomes one stage for each, and an
 item of a list of options that holds it becomes one item for each. `{name}` is the output of a
-stage, a path or a value; `{{` and `}}` are braces.
+stage, a path or a value; `{name#kept}` is a size in the manifest of a stage's keep-list, known once
+it has run; `{{` and `}}` are braces.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from clipgap.study.lines import nearest
 from clipgap.study.recipe import NAME, Recipe
 
 _LIST = re.compile(r"\$([A-Za-z][A-Za-z0-9_]*)")
-_REFERENCE = re.compile(r"\{\{|\}\}|\{([A-Za-z][A-Za-z0-9_-]*)\}")
+_REFERENCE = re.compile(r"\{\{|\}\}|\{([A-Za-z][A-Za-z0-9_-]*)(#[a-z_]+)?\}")
+_SIZE = re.compile(r"\{([A-Za-z][A-Za-z0-9_-]*)#([a-z_]+)\}")
 
 Bound = Mapping[str, str]
 Options = Mapping[str, Sequence[str] | bool]
@@ -36,8 +38,12 @@ class Stage:
     options: Options  # with {names} still in them
     after: tuple[str, ...]  # stages whose output it reads
     paths: tuple[str, ...]  # entries of [paths] that it reads
-    arguments: tuple[str, ...]  # the call
+    arguments: tuple[str, ...]  # the call; a {name#size} is filled in by `sized`
     out: Path | None
+
+    def sized(self, size_of: Callable[[str, str], int]) -> list[str]:
+        """The call with the sizes that only a run of other stages could tell."""
+        return [_SIZE.sub(lambda m: str(size_of(m[1], m[2])), word) for word in self.arguments]
 
 
 def expand(recipe: Recipe, folder: Path) -> dict[str, Stage]:
@@ -119,7 +125,7 @@ class _Resolver:
             for key, value in options.items()
         }
         arguments = command.arguments({**called, **command.output(str(self.folder), name)})
-        self._check(command, arguments)
+        self._check(command, [_SIZE.sub("1", word) for word in arguments])
         return Stage(
             name=name,
             command=command,
@@ -177,6 +183,9 @@ class _Resolver:
                     name = found[1]
                     if name is None:
                         continue
+                    if found[2] and name not in self.names:
+                        raise InputError(f"{self._at(key)}: {name!r} is no stage, so it has no "
+                                         f"{found[2]}; {nearest(name, self.names)}")  # fmt: skip
                     if name not in known:
                         raise InputError(
                             f"{self._at(key)}: {{{name}}} is no stage, path or value; "
@@ -211,9 +220,11 @@ class _Resolver:
 
 
 def substitute(item: str, meaning: Callable[[str], str]) -> str:
-    """Replace {names} and double braces."""
+    """Replace {names} and double braces; sizes stay, for `Stage.sized`."""
 
     def replace(found: re.Match[str]) -> str:
+        if found[2]:
+            return found[0]
         return meaning(found[1]) if found[1] else found[0][0]
 
     return _REFERENCE.sub(replace, item)

@@ -17,10 +17,12 @@ from clipgap.errors import ClipgapError, InputError, Interrupted, UsageError
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint
+from clipgap.study.lines import nearest
 from clipgap.study.process import Stages, start_stages
 from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.shipped import find_recipe
 from clipgap.tables.atomic import write_atomic
+from clipgap.tables.keep import open_keep
 
 QUARANTINED = 4
 PRECIOUS_SECONDS = 600.0
@@ -214,7 +216,7 @@ class Study:
         self._ledger.begin(stage)
         began = time.monotonic()
         code = processes.run(
-            [stage.command.name, *flags, *stage.arguments],
+            [stage.command.name, *flags, *stage.sized(self._size)],
             stdout=self._ledger.result(stage.name),
             stop=stop,
         )
@@ -240,10 +242,19 @@ class Study:
         with tempfile.TemporaryDirectory() as folder, start_stages() as processes:
             scratch = Path(folder, "told.txt")
             for stage in ready:
-                call = [stage.command.name, "--dry-run", *stage.arguments]
+                call = [stage.command.name, "--dry-run", *stage.sized(self._size)]
                 code = processes.run(call, stdout=scratch)
                 told[stage.name] = scratch.read_text() if code == 0 else f"exit code {code}"
         return told
+
+    def _size(self, name: str, size: str) -> int:
+        """A size of the keep-list that a stage made."""
+        keep = open_keep(self.folder / name)
+        found = keep.manifest["sizes"].get(size)
+        if not isinstance(found, int):
+            known = [key for key, value in keep.manifest["sizes"].items() if type(value) is int]
+            raise InputError(f"{keep.path} has no size {size!r}; {nearest(size, known)}")
+        return found
 
     def _printed(self, name: str) -> str:
         path = self._ledger.result(name)
