@@ -36,6 +36,8 @@ def run_clip(session: Session) -> None:
                 torch.distributed.destroy_process_group()
     if failed:
         raise ClipgapError("open_clip_train refused to train; its log says why")
+    if session.rank == 0:
+        checkpoints.drop_stopped(session.folder)
 
 
 @dataclass

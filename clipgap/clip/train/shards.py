@@ -31,7 +31,7 @@ from clipgap.store.files import FILE_THREADS, read_bytes
 class Counted:
     """A shard and how many of its samples take part."""
 
-    path: str
+    name: str  # path or URL
     bytes: int
     samples: int
     reference: bool = False  # taken whole, whatever the keep-list says
@@ -41,9 +41,9 @@ class KeptShards:
     """Reads the samples that take part, from the shards where they lie."""
 
     def __init__(self, shards: Sequence[Counted], keep: str | None) -> None:
-        self._shards = find_shards([shard.path for shard in shards])
+        self._shards = find_shards([shard.name for shard in shards])
         self._whole = [shard.reference for shard in shards]
-        filtered = [shard.path for shard in shards if not shard.reference]
+        filtered = [shard.name for shard in shards if not shard.reference]
         self._selector = None if keep is None else KeepSelector.open(keep, filtered)
 
     def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
@@ -71,7 +71,7 @@ def count_shards(
         if twice:
             raise InputError(f"{min(twice)}: both in --train-data and in --add-reference")
         counted += [
-            Counted(shard.path, shard.bytes, shard.samples, True) for shard in _count(added, None)
+            Counted(shard.name, shard.bytes, shard.samples, True) for shard in _count(added, None)
         ]
     if not any(shard.samples for shard in counted):
         why = f" that {keep.keep.path} keeps" if keep is not None else ""
@@ -90,9 +90,9 @@ def count_classes(shards: Sequence[Counted]) -> tuple[str, ...]:
         return number
 
     with ThreadPoolExecutor(FILE_THREADS) as pool:
-        classes = 1 + max(pool.map(highest, find_shards([shard.path for shard in shards])))
+        classes = 1 + max(pool.map(highest, find_shards([shard.name for shard in shards])))
     if not classes:
-        raise InputError(f"{shards[0].path}: no sample has a class (.cls with its number)")
+        raise InputError(f"{shards[0].name}: no sample has a class (.cls with its number)")
     return tuple(map(str, range(classes)))
 
 

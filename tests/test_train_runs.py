@@ -1,0 +1,402 @@
+"""Runs of one rank in this process: stopped anywhere, fed with everything that is bad."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+import clipgap
+from clipgap.cli.main import main
+from clipgap.clip.train import TrainOptions, checkpoints, driver, plan_train
+from clipgap.clip.train.order import Position
+from clipgap.clip.train.ranks import Ranks
+from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
+from tests.clip_worlds import Picture, encoded, pictures, render, write_shards, write_tar
+from tests.shards import member, tar_bytes, write_keep
+from tests.train_worlds import (
+    AfterBatches,
+    TrainWorld,
+    launch_here,
+    losses,
+    make_train_world,
+    options,
+    planned,
+    same,
+    seen,
+    train_here,
+    weights,
+)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainWorld, set[tuple[str, str]]]:
+    return make_train_world(tmp_path_factory.mktemp("train"))
+
+
+@pytest.fixture
+def world(made: tuple[TrainWorld, set[tuple[str, str]]]) -> TrainWorld:
+    return made[0]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs need no other processes."""
+    monkeypatch.setattr(driver, "launch", launch_here)
+
+
+SETTINGS = [
+    pytest.param({"accum_freq": 1, "workers": 0}, id="plain"),
+    pytest.param({"accum_freq": 2, "workers": 2}, id="accumulating, two workers"),
+    pytest.param({"objective": "classify", "model": None, "arch": "squeezenet1_1"}, id="classify"),
+]
+
+
+@pytest.mark.parametrize("changes", SETTINGS)
+def test_stopped_anywhere_it_ends_the_same(
+    world: TrainWorld,
+    changes: dict[str, object],
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("clipgap.clip.train.classify._SIZE", 64)
+    name = request.node.callspec.id
+    changes = {"log_keys": True, "batch_size": 16, **changes}
+    plan, place = planned(world, f"{name} undisturbed", **changes)
+    undisturbed = train_here(plan, place)
+    plan, place = planned(world, f"{name} stopped", **changes)
+    for call in (3, 4):
+        with pytest.raises(Interrupted, match="--resume latest"):
+            train_here(plan, place, AfterBatches(call))
+    assert [p.name for p in (place.folder / "checkpoints").glob("*_batch_*.pt")]
+    stopped = train_here(plan, place)
+    assert losses(stopped) == losses(undisturbed)
+    assert seen(stopped) == seen(undisturbed)
+    assert same(weights(stopped, "epoch_2.pt"), weights(undisturbed, "epoch_2.pt"))
+    assert not list((place.folder / "checkpoints").glob("*_batch_*.pt"))
+
+
+def test_a_reference_is_added_whole(world: TrainWorld, here: None) -> None:
+    reference = world.folder / "reference"
+    added = write_shards(reference, [9, 0, 4], seed=50)
+    result = clipgap.train(
+        world.shards,
+        keep=world.keep,
+        add_reference=reference,
+        logs=world.folder / "logs",
+        name="reference",
+        model=str(world.config),
+        epochs=1,
+        batch_size=20,
+        workers=0,
+        device="cpu",
+        log_keys=True,
+    )
+    assert result.manifest["counts"]["reference"] == 13
+    assert result.manifest["counts"]["samples"] == 13 + 90
+    keys = {key for _, key in seen(result.path)[0]}
+    assert len(keys) == 103 and {p.key for inside in added for p in inside} <= keys
+
+
+class Harmful:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self._path,)
+
+
+def test_what_cannot_be_used_is_set_aside(
+    tmp_path: Path, world: TrainWorld, here: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hostile members never reach a decoder; bad samples are listed; the exit code says so."""
+    proof = tmp_path / "was here"
+    harm = pickle.dumps(Harmful(proof))
+    good = pictures(20, seed=60)
+    entries = [
+        entry
+        for picture in good
+        for entry in (
+            *(member(f"{picture.key}.{e}", harm) for e in ("pyd", "pkl", "pth", "pickle")),
+            member(f"{picture.key}.jpg", picture.jpeg),
+            member(f"{picture.key}.txt", picture.caption.encode()),
+        )
+    ]
+    image = good[0].jpeg
+    entries += [
+        *(member("garbage.jpg", b"\xff\xd8 no image"), member("garbage.txt", b"a")),
+        *(member("cut.jpg", image[:-100]), member("cut.txt", b"a")),
+        member("mute.jpg", image),
+        member("blind.txt", b"a caption"),
+        *(member("latin.jpg", image), member("latin.txt", b"\xe9\xff")),
+        *(member("../../escaped.jpg", image), member("../../escaped.txt", b"a")),
+        *(member("bomb.png", _bomb()), member("bomb.txt", b"a")),
+    ]
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    (shards / "0.tar").write_bytes(tar_bytes(entries))
+    whole = tar_bytes(e for p in pictures(8, seed=61) for e in _entries(p))
+    (shards / "1.tar").write_bytes(whole[: len(whole) * 2 // 3])
+    command = [
+        *("train", f"--train-data={shards}", f"--logs={tmp_path / 'logs'}", "--name=bad"),
+        *(f"--model={world.config}", "--epochs=2", "--batch-size=4", "--workers=0"),
+        *("--device=cpu", "--log-keys", "--json"),
+    ]
+    assert main(command) == 4
+    folder = tmp_path / "logs" / "bad"
+    noted = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    reasons = {Path(line["name"]).name: line["reason"] for line in noted if line["name"]}
+    wanted = {
+        "garbage": "not an image",
+        "cut": "decoded",
+        "mute": "no caption",
+        "blind": "no image",
+        "latin": "UTF-8",
+        "escaped.jpg": "outside",
+        "bomb": "pixels",
+    }
+    for name, reason in wanted.items():
+        assert reason in reasons[name], (name, reasons)
+    assert any(line["what"] == "shard" and line["shard"].endswith("1.tar") for line in noted)
+    assert json.loads(capsys.readouterr().out)["counts"]["quarantined"] == len(noted)
+    used = {key for samples in seen(folder).values() for _, key in samples}
+    assert {p.key for p in good} <= used and not used & wanted.keys()
+    assert not proof.exists()
+
+
+def _entries(picture: Picture) -> list[tuple[object, bytes]]:
+    caption = member(f"{picture.key}.txt", picture.caption.encode())
+    return [member(f"{picture.key}.jpg", picture.jpeg), caption]
+
+
+def _bomb() -> bytes:
+    """A PNG whose header claims 60,000 × 60,000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(b"\0")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+        for name, content in chunks
+    )
+
+
+def test_the_latest_checkpoint_is_a_whole_one(tmp_path: Path) -> None:
+    folder = tmp_path / checkpoints.FOLDER
+    folder.mkdir()
+    for position in (Position(1), Position(2), Position(2, 7), Position(10)):
+        content = {"state_dict": {"a": torch.arange(1000)}}
+        checkpoints.save(tmp_path, position, content)
+    assert checkpoints.latest(tmp_path) == folder / "epoch_10.pt"
+    whole = (folder / "epoch_10.pt").read_bytes()
+    for bad in (whole[:-1], whole[: len(whole) // 2], b"", _flipped(whole)):
+        (folder / "epoch_10.pt").write_bytes(bad)
+        assert checkpoints.latest(tmp_path) == folder / "epoch_2_batch_7.pt"
+    (folder / "epoch_2_batch_7.pt").unlink()
+    (folder / "tmp.pt").write_bytes(whole)
+    (folder / ".epoch_11.pt.0.clipgap-tmp").write_bytes(whole)
+    assert checkpoints.latest(tmp_path) == folder / "epoch_2.pt"
+
+
+def _flipped(content: bytes) -> bytes:
+    at = content.index(torch.arange(500, 510).numpy().tobytes())
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def test_a_failed_save_leaves_the_old_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "epoch_1.pt"
+    with checkpoints.saved_whole():
+        torch.save({"epoch": 1}, path)
+
+        def fail(*arguments: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("clipgap.tables.atomic.sync_file", fail)
+        with pytest.raises(InputError, match="No space left"):
+            torch.save({"epoch": 2}, path)
+    assert torch.load(path) == {"epoch": 1} and len(list(tmp_path.iterdir())) == 1
+
+
+class TestRefused:
+    def test_nothing_kept(self, world: TrainWorld) -> None:
+        keys = {f"{i:05d}": ["a"] for i in range(4)}
+        empty = write_keep(world.folder / "empty", keys, set())
+        with pytest.raises(InputError, match=r"holds no sample that .*empty keeps"):
+            planned(world, "x", {"keep": empty})
+
+    def test_fewer_samples_than_a_step(self, world: TrainWorld) -> None:
+        with pytest.raises(InputError, match=r"90 samples are fewer than one step.*64 samples"):
+            planned(world, "x", batch_size=64, devices=2)
+
+    def test_a_global_batch_that_does_not_divide(self, world: TrainWorld) -> None:
+        with pytest.raises(UsageError, match=r"--global-batch 15 and --global-batch 18"):
+            planned(world, "x", batch_size=None, global_batch=16, devices=3)
+
+    def test_a_keep_list_of_other_shards(self, world: TrainWorld) -> None:
+        keep = write_keep(world.folder / "other", {"00000": ["a"], "x": ["b"]}, {("00000", 0)})
+        with pytest.raises(InputError, match=r"does not fit these shards"):
+            planned(world, "x", {"keep": keep})
+
+    def test_a_checkpoint_that_would_run_code(
+        self, world: TrainWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+        torch.save({"state_dict": Harmful(tmp_path / "was here")}, tmp_path / "hostile.pt")
+        with pytest.raises(InputError, match=r"hostile\.pt: refused"):
+            planned(world, "x", pretrained=str(tmp_path / "hostile.pt"))
+        assert not (tmp_path / "was here").exists()
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"model": "ViT-B-33"}, r"no model 'ViT-B-33'; did you mean ViT-B-32"),
+            ({"model": None}, r"--model is missing"),
+            ({"model": "none.json"}, r"no such model configuration"),
+            ({"objective": "segment"}, r"choose clip, classify"),
+            ({"recipe": "vit"}, r"there is vit-b-32-paper"),
+            ({"epochs": 0}, r"--epochs 0"),
+            ({"workers": -1}, r"--workers -1"),
+            ({"arch": "resnet18"}, r"--arch has no meaning with --objective clip"),
+            ({"objective": "classify"}, r"--model has no meaning with --objective classify"),
+            ({"objective": "classify", "model": None}, r"--arch is missing"),
+            ({"objective": "classify", "model": None, "arch": "resnet1"}, r"did you mean resnet1"),
+            ({"arguments": ("--unknown", "3")}, r"unrecognized arguments: --unknown 3"),
+            ({"arguments": ("--opt",)}, r"expected one argument"),
+            ({"arguments": ("--train-data=x",)}, r"use --train-data instead"),
+            ({"arguments": ("--batch-size", "7")}, r"--batch-size after --: give it before"),
+            ({"precision": "fp8"}, r"invalid choice: 'fp8'"),
+            ({"device": "tpu"}, r"tpu"),
+        ],
+    )
+    def test_options(self, world: TrainWorld, changes: dict[str, object], message: str) -> None:
+        with pytest.raises((UsageError, InputError), match=message):
+            planned(world, "x", **changes)
+
+    def test_folders(self, world: TrainWorld, here: None) -> None:
+        plan, place = planned(world, "settings", epochs=1, batch_size=45)
+        with pytest.raises(Interrupted):
+            train_here(plan, place, AfterBatches(2))
+        command = [
+            *("train", f"--train-data={world.shards}", f"--keep={world.keep}"),
+            *(f"--model={world.config}", f"--logs={place.logs}", "--name=settings", "--epochs=1"),
+            *("--workers=0", "--device=cpu", "--lr=0.003", "--warmup=2", "--log-every-n-steps=1"),
+        ]
+        assert main([*command, "--batch-size=45"]) == 3
+        changed = plan_train(place, options(world, epochs=1, batch_size=30))
+        from clipgap.clip.train import run_train
+
+        with pytest.raises(ResumeError, match=r"batches: batch: was 45, is 30"):
+            run_train(changed, place.folder, resume="latest")
+        with pytest.raises(UsageError, match=r"give 'latest'"):
+            run_train(plan, place.folder, resume="epoch_1.pt")
+        assert main([*command, "--batch-size=45", "--resume=latest"]) == 0
+        checkpoint = place.folder / "checkpoints" / "epoch_1.pt"
+        checkpoint.write_bytes(checkpoint.read_bytes() + b"!")
+        with pytest.raises(InputError, match=r"epoch_1\.pt is damaged"):
+            run_train(plan, place.folder, resume="latest")
+
+    def test_a_stranger_in_the_way(self, world: TrainWorld) -> None:
+        with pytest.raises(UsageError, match="becomes the name of a folder"):
+            world.place("a/b")
+
+
+def test_dry_run_says_it_all(world: TrainWorld, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [
+        *("train", f"--train-data={world.shards}", f"--keep={world.keep}", "--logs=l", "--name=n"),
+        *(f"--model={world.config}", "--epochs=3", "--global-batch=32", "--batch-size=4"),
+        *("--devices=2", "--device=cpu", "--dry-run", "--json"),
+    ]
+    assert main(command) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["samples"], said["world_size"], said["accum_freq"]) == (90, 2, 4)
+    assert said["steps"] == 9 and said["global_batch"] == 32
+    assert "--nproc-per-node=2" in said["command"] and not Path("l").exists()
+
+
+def test_the_recipe_of_the_paper() -> None:
+    resolved = TrainOptions(recipe="vit-b-32-paper", epochs=2).resolved()
+    assert (resolved.model, resolved.epochs) == ("ViT-B-32", 2)
+    assert resolved.global_batch == 33_600
+
+
+def test_ranks_of_other_launchers() -> None:
+    torchrun = {"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4"}
+    assert Ranks.of_environment(torchrun) == Ranks(True, 3, 1, 4)
+    slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
+    assert Ranks.of_environment(slurm) == Ranks(True, 5, 1, 8)
+    assert not Ranks.of_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}).launched
+    assert not Ranks.of_environment({}).launched
+
+
+def test_one_of_the_ranks_that_torchrun_started(
+    world: TrainWorld, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tests.train_worlds import quiet
+
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    command = [
+        *("train", f"--train-data={world.shards}", f"--logs={world.folder / 'logs'}"),
+        *("--name=launched", f"--model={world.config}", "--epochs=1", "--batch-size=56"),
+        *("--workers=0", "--device=cpu", "--json"),
+    ]
+    with quiet():
+        assert main(command) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["samples"] == 112
+
+
+def test_validation_data_are_read_with_the_same_care(world: TrainWorld, tmp_path: Path) -> None:
+    write_tar(tmp_path / "val" / "0.tar", pictures(10, seed=70))
+    arguments = (f"--val-data={tmp_path / 'val'}", "--report-to=tensorboard")
+    plan, place = planned(world, "val", epochs=1, batch_size=45, arguments=arguments)
+    folder = train_here(plan, place)
+    found = json.loads((folder / "checkpoints" / "results.jsonl").read_text())
+    assert found["num_samples"] == 10 and found["clip_val_loss"] > 0
+    assert list((folder / "tensorboard").iterdir())
+
+
+def test_classes_in_folders_and_keep_lists_by_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipgap.clip.train.classify._SIZE", 64)
+    paths = []
+    for label, name in enumerate(("b", "a")):
+        for seed in range(10):
+            path = tmp_path / "images" / name / f"{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(render(label, seed), "PNG"))
+            paths.append(f"{name}/{seed}.png")
+    keep = write_keep(tmp_path / "keep", {"s": sorted(paths)}, {("s", row) for row in range(7)})
+    given = {
+        "train_data": str(tmp_path / "images"),
+        "logs": tmp_path / "logs",
+        "name": "n",
+        "keep": keep,
+    }
+    from clipgap.clip.train import Place
+
+    place = Place(**given)
+    what = TrainOptions(
+        objective="classify",
+        arch="squeezenet1_1",
+        epochs=1,
+        batch_size=7,
+        workers=0,
+        device="cpu",
+        log_keys=True,
+    )
+    plan = plan_train(place, what)
+    assert plan.samples == 7 and plan.classes == ("a", "b")
+    folder = train_here(plan, place)
+    assert {key for _, key in seen(folder)[0]} == set(sorted(paths)[:7])
+    content = torch.load(folder / "checkpoints" / "epoch_1.pt", weights_only=True)
+    assert (content["objective"], content["arch"]) == ("classify", "squeezenet1_1")
+    assert content["classes"] == ["a", "b"] and content["epoch"] == 1
