@@ -287,6 +287,11 @@ def test_what_cannot_be_done_is_said(options: dict[str, Any], error: Any, messag
         dedup(**{**arguments, **options})
 
 
+@pytest.mark.parametrize("epsilon", [np.float64(0.25), np.array([0.25]), [0.25], 0.25])
+def test_epsilons_come_in_any_form(epsilon: Any) -> None:
+    assert plan_dedup(unit_rows(9, 4, 0), epsilon, exact=True).settings.epsilons == (0.25,)
+
+
 def test_a_plan_computes_nothing() -> None:
     plan = plan_dedup(unit_rows(100, 8, 0), 0.1, clusters=5, iterations=3, audit=7)
     assert plan.operations == 2 * 100 * 5 * 8 * 4 + 100 * 100 * 8 // 5 + 2 * 7 * 100 * 8

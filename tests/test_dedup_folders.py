@@ -14,6 +14,7 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.scan.progress import Progress
+from clipgap.select import Far
 from clipgap.tables.keep import open_keep
 from tests.kill_driver import run_driver
 from tests.test_dedup import DATA
@@ -174,6 +175,26 @@ def test_killed_at_every_write(tmp_path: Path) -> None:
     seen = run_driver("dedup", inputs, tmp_path / "runs", "every write")
     assert seen["killed"] == seen["writes"] > 40
     assert seen["wrong"] == []
+
+
+def test_files_that_cannot_grow(tmp_path: Path) -> None:
+    np.save(tmp_path / "store.npy", DATA["crowd"])
+    inputs = {"store": str(tmp_path / "store.npy")}
+    seen = run_driver("dedup", inputs, tmp_path / "runs", "full disk")
+    assert seen["refused"] > 0
+    assert seen["wrong"] == []
+
+
+def test_a_split_goes_on_from_there(store: Path, tmp_path: Path) -> None:
+    found = clipgap.dedup(store, 0.05, out=tmp_path / "k", **OPTIONS).lists[0]
+    clipgap.scan(store, {"t": DATA["crowd"][:5]}, out=tmp_path / "scan")
+    half = found.sizes["kept"] // 2
+    split = clipgap.split(
+        tmp_path / "scan", Far(half, ("t",)), within=tmp_path / "k", out=tmp_path / "far"
+    )
+    for shard in range(len(SHARDS)):
+        assert not (split.mask(shard) & ~found.mask(shard)).any()
+    assert open_keep(tmp_path / "far").kept == half
 
 
 def test_semdedup_files(store: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from clipgap.kernels.choose import resolve
 from clipgap.machine import memory_bytes
 from clipgap.scan.job import How
 from clipgap.scan.progress import OnProgress, Progress
-from clipgap.select.dedup.rows import BLOCK_ROWS, RowSource, Watch
+from clipgap.select.dedup.rows import RowSource, Watch
 from clipgap.select.dedup.run import Run
 from clipgap.select.dedup.semdedup import require_written, write_semdedup
 from clipgap.select.dedup.settings import Clustering, Settings
@@ -109,7 +109,7 @@ def plan_dedup(
             "give either a number of clusters (--clusters) or exact (--exact), "
             "which compares all rows with all"
         )
-    several = (epsilon,) if isinstance(epsilon, int | float) else tuple(epsilon)
+    several = tuple(np.atleast_1d(epsilon).tolist())
     how = None if clusters is None else Clustering(clusters, iterations, seeding, sample)
     settings = Settings(several, how, mode, keep, seed, audit, bad_rows)
     opened = open_store(store)
@@ -172,7 +172,7 @@ def dedup(
     if room < 1:
         raise UsageError(f"memory is {room:,} bytes; it must be at least 1")
     watch = Watch(how.report, how.stop or threading.Event())
-    source = RowSource(plan.store, bad_rows, watch, room // 2, block_rows or BLOCK_ROWS)
+    source = RowSource(plan.store, bad_rows, watch, room // 2, block_rows)
     task = _Task(plan, how, source, room // 2, None if semdedup is None else Path(semdedup))
     if out is not None:
         return task.into(str(out))

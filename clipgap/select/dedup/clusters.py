@@ -143,10 +143,10 @@ class Deduplication:
             if not waiting.any():
                 continue
             for block, here in self.source.blocks("comparing a large cluster"):
-                at = np.flatnonzero(np.isin(here, ids, assume_unique=True))
-                places = place[np.searchsorted(ids, here[at])]
-                now = waiting[places]
-                self.comparison.spread(finder, first, block[at[now]], places[now], decision)
+                member = np.minimum(np.searchsorted(ids, here), n - 1)
+                places = place[member]
+                now = (ids[member] == here) & waiting[places]
+                self.comparison.spread(finder, first, block[now], places[now], decision)
         return ~decision.kept[:, place]
 
     def _keep_order(self, ids: Ids, label: NDArray[np.int32]) -> NDArray[np.int64]:

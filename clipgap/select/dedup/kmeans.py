@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +59,7 @@ def assign(
         threads=how.threads,
     )
 
-    def figures(rows: int) -> dict[str, object]:
+    def figures(rows: int) -> dict[str, Any]:
         done = scanner.counters
         return {
             "flops": 2.0 * rows * centroids.size,
@@ -68,7 +69,7 @@ def assign(
         }
 
     begun: deque[tuple[Rows, Ids, Pending]] = deque()
-    for rows, ids in source.blocks(stage, figures):
+    for rows, ids in source.blocks(stage, figures, scanner.block_rows):
         begun.append((rows, ids, scanner.start(rows, ids)))
         if len(begun) > scanner.ahead:
             yield _assigned(*begun.popleft())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +49,7 @@ class RowSource:
         bad_rows: str,
         watch: Watch,
         memory: int = 0,
-        block_rows: int = BLOCK_ROWS,
+        block_rows: int | None = None,
     ) -> None:
         self.store, self.watch = store, watch
         self._plan = ScanPlan("scan", store, {}, Settings(1, bad_rows, False, ()))
@@ -57,17 +58,24 @@ class RowSource:
         self._held: tuple[Rows, Ids] | None = None
 
     def blocks(
-        self, stage: str, figures: Callable[[int], dict[str, object]] = lambda rows: {}
+        self,
+        stage: str,
+        figures: Callable[[int], dict[str, Any]] = lambda rows: {},
+        suited: int = BLOCK_ROWS,
     ) -> Iterator[tuple[Rows, Ids]]:
-        """All rows, block by block; `figures` adds to what is reported after so many rows."""
+        """All rows, block by block; `figures` adds to what is reported after so many rows.
+
+        `suited` is the size of blocks unless another one was asked for.
+        """
         began, done, total = time.monotonic(), 0, self.store.rows
-        for rows, ids, last in self._held_blocks() if self._held else self._read_blocks():
+        read = self._held_blocks if self._held else self._read_blocks
+        for rows, ids, last in read(self._block_rows or suited):
             self.watch.check()
             yield rows, ids
             done += len(rows)
             seconds = time.monotonic() - began
             at = Progress(stage, last, total, seconds=seconds)
-            self.watch.report(Progress(**{**vars(at), **figures(done)}))
+            self.watch.report(replace(at, **figures(done)))
 
     def take(self, ids: Ids, place: NDArray[np.int64], stage: str) -> Rows:
         """Some rows, given by ascending ids, each put to its place among them."""
@@ -84,18 +92,18 @@ class RowSource:
             start = stop
         return taken
 
-    def _held_blocks(self) -> Iterator[tuple[Rows, Ids, int]]:
+    def _held_blocks(self, block_rows: int) -> Iterator[tuple[Rows, Ids, int]]:
         assert self._held is not None
         rows, ids = self._held
-        for start in range(0, len(rows), self._block_rows):
-            here = slice(start, start + self._block_rows)
+        for start in range(0, len(rows), block_rows):
+            here = slice(start, start + block_rows)
             yield rows[here], ids[here], int(ids[here][-1]) + 1
 
-    def _read_blocks(self) -> Iterator[tuple[Rows, Ids, int]]:
+    def _read_blocks(self, block_rows: int) -> Iterator[tuple[Rows, Ids, int]]:
         shape = (self.store.rows, self.store.dim)
         rows = np.empty(shape, np.float16) if self._fits else None
         ids, filled, last = np.empty(shape[0] if self._fits else 0, np.int64), 0, 0
-        with BlockReader(self._plan, self._block_rows, _READERS) as reader:
+        with BlockReader(self._plan, block_rows, _READERS) as reader:
             for block, _ in reader.blocks(range(len(self.store.shards))):
                 last += len(block.status)
                 if rows is not None:

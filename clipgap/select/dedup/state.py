@@ -10,6 +10,7 @@ The folder is removed when all keep-lists are written.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
-from clipgap.tables.atomic import sync_file, write_atomic
+from clipgap.tables.atomic import write_atomic
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import write_json
 from clipgap.tables.folder import OutputFolder
@@ -136,7 +137,7 @@ class State:
         if not path.exists():
             with write_atomic(path) as temporary:
                 np.lib.format.open_memmap(temporary, "w+", dtype, shape).flush()
-            sync_file(path)
+                _take_room(temporary)
         try:
             held = np.load(path, mmap_mode="r")  # unlike r+, it does not lengthen a short file
         except (OSError, ValueError) as error:
@@ -144,6 +145,13 @@ class State:
         if held.shape != shape or held.dtype != dtype:
             raise _damaged(path, f"it holds {held.dtype} {held.shape}")
         return np.lib.format.open_memmap(path, "r+")
+
+
+def _take_room(path: Path) -> None:
+    """Fill a file's holes: a disk that is full later would kill whoever writes to memory."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
 def _folder(out: Path) -> OutputFolder:
