@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
@@ -36,9 +37,9 @@ HOSTILE = (
 class Sizes:
     """How much to make."""
 
-    train: int = 1_500
-    reference: int = 400
-    tests: Mapping[str, int] = field(default_factory=lambda: {"val": 130, "sketch": 170})
+    train: int = 900
+    reference: int = 250
+    tests: Mapping[str, int] = field(default_factory=lambda: {"val": 90, "sketch": 110})
     dim: int = 48
     shards: int = 3
 
@@ -166,6 +167,12 @@ def make_study(folder: Path, sizes: Sizes | None = None) -> Study:
     write_eval(folder, sizes, {name: of for name, (_, of) in data.items()})
     (folder / "paper.toml").write_text(PAPER)
     return study
+
+
+def shared_study(factory: pytest.TempPathFactory) -> Study:
+    """One study for all tests of a run; they read it and write elsewhere."""
+    folder = factory.getbasetemp() / "report-study"
+    return Study(folder, Sizes()) if folder.exists() else make_study(folder)
 
 
 def unit(rows: NDArray[Any]) -> NDArray[np.float16]:

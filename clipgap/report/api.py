@@ -50,11 +50,14 @@ class _Files:
 
     folder: Path
     sums: dict[str, FileSum] = field(default_factory=dict)
+    _made: set[Path] = field(default_factory=set)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.folder / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._made:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._made.add(path.parent)
             path.write_bytes(content)
         except OSError as error:
             raise InputError(

@@ -12,6 +12,10 @@ from clipgap.report.contents import series_name
 from clipgap.report.findings import Findings
 from clipgap.report.svg import Drawing, Entry, colour_of, linear, logit
 
+LEAST_POINTS = 10
+MOST_CURVES = 6
+MOST_WHISKERS = 2  # curves that have their intervals drawn; more would hide each other
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -118,11 +122,12 @@ def _by_similarity(findings: Findings) -> Figure:
     drawings = []
     checkpoints = list(dict.fromkeys(one["checkpoint"] for one in findings["by_similarity"]))
     for test in dict.fromkeys(one["test"] for one in findings["by_similarity"]):
-        curves = [one for one in findings["by_similarity"] if one["test"] == test and one["bins"]]
+        of_test = [one for one in findings["by_similarity"] if one["test"] == test]
+        curves = [one for one in of_test if _full(one)][:MOST_CURVES]
         if not curves:
             continue
         training = curves[0]["training"]
-        bins = [b for one in curves for b in one["bins"]]
+        bins = [b for one in curves for b in _full(one)]
         drawing = Drawing(
             test,
             linear(
@@ -138,19 +143,26 @@ def _by_similarity(findings: Findings) -> Figure:
         )
         for one in curves:
             colour = colour_of(checkpoints.index(one["checkpoint"]))
-            middles = [((b["low"] + b["high"]) / 2, b) for b in one["bins"]]
+            middles = [((b["low"] + b["high"]) / 2, b) for b in _full(one)]
             drawing.path([(x, b["accuracy"]) for x, b in middles], f"curve s{colour}")
             for x, b in middles:
-                drawing.whisker(x, b["accuracy_low"], b["accuracy_high"], colour)
+                if len(curves) <= MOST_WHISKERS:
+                    drawing.whisker(x, b["accuracy_low"], b["accuracy_high"], colour)
                 drawing.dot(x, b["accuracy"], colour, _bin_tip(one["checkpoint"], b))
         drawings.append(drawing)
     return Figure(
         "accuracy-by-similarity",
         "Accuracy by similarity",
-        "Zero-shot accuracy on test points whose nearest training row is so similar, in bins of "
-        "0.05, with 95 % Wilson intervals.",
+        "Accuracy on test points whose nearest training row is so similar, in bins of 0.05 that "
+        f"hold {LEAST_POINTS} points or more, for the first {MOST_CURVES} checkpoints; bars: "
+        "95\u00a0% Wilson intervals.",
         drawings,
     )
+
+
+def _full(curve: dict[str, Any]) -> list[dict[str, Any]]:
+    """Bins with enough points to be drawn."""
+    return [b for b in curve["bins"] if b["points"] >= LEAST_POINTS]
 
 
 def _bin_tip(checkpoint: str, b: dict[str, Any]) -> str:
@@ -188,7 +200,8 @@ def _by_removed(findings: Findings) -> Figure:
         for curve in curves:
             colour = colour_of(families.index(curve["family"]))
             places = [(point["removed"] / scale, point) for point in curve["points"]]
-            drawing.path([(x, point["accuracy"]) for x, point in places], f"curve s{colour}")
+            if len(places) > 2:  # fewer are no curve, but the whole set and one split
+                drawing.path([(x, point["accuracy"]) for x, point in places], f"curve s{colour}")
             for x, point in places:
                 tip = f"{point['name']}: {point['removed']:,} removed, {point['accuracy']:.2%}"
                 drawing.whisker(x, point["low"], point["high"], colour)
@@ -197,7 +210,7 @@ def _by_removed(findings: Findings) -> Figure:
     return Figure(
         "accuracy-by-removed",
         "Accuracy by rows removed",
-        "Zero-shot accuracy of models trained on what each kind of split leaves, with 95 % Wilson "
+        "Accuracy of models trained on what each kind of split leaves, with 95\u00a0% Wilson "
         "intervals.",
         drawings,
     )
@@ -273,7 +286,7 @@ def _expit(value: float) -> float:
 
 def _density(findings: Findings) -> Figure:
     drawings = []
-    names = list(dict.fromkeys(series_name(series) for series in findings["normalised"]))
+    colours = _colours(findings)
     for test in dict.fromkeys(series["test"] for series in findings["normalised"]):
         # Where a set was pruned, what is left is what the figure is about.
         of_test = [series for series in findings["normalised"] if series["test"] == test]
@@ -292,7 +305,7 @@ def _density(findings: Findings) -> Figure:
             ]
             for series in shown
         }
-        legend = [Entry(name, colour_of(names.index(name))) for name in shares]
+        legend = [Entry(series_name(series), colours[series["training"]]) for series in shown]
         drawings.append(
             _steps(
                 test,

@@ -102,9 +102,10 @@ class TestGallery:
         return column
 
     def moved(self, split: str) -> NDArray[np.bool_]:
-        """Points whose nearest neighbour the split removed."""
-        first = self.selection.shown[:, :1] & ~self.splits[split].shown[:, :1]
-        return first.any(axis=1)
+        """Points whose nearest neighbour the split removed, with all copies of it."""
+        nearest = self.near.listed & (self.near.runs == 0)
+        stays = nearest & self.splits[split].shown
+        return np.asarray(nearest.any(axis=1) & ~stays.any(axis=1))
 
 
 def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str, Any]:

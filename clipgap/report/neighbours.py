@@ -60,7 +60,7 @@ class Neighbours:
         )
 
     @cached_property
-    def _runs(self) -> NDArray[np.int64]:
+    def runs(self) -> NDArray[np.int64]:
         """Numbers equal scores of a line alike. Scores are exact, so copies of an image tie."""
         first = np.ones(self.sim.shape, np.bool_)
         first[:, 1:] = self.sim[:, 1:] != self.sim[:, :-1]
@@ -71,13 +71,13 @@ class Neighbours:
         able = self.listed if allowed is None else self.listed & allowed
         lines = np.broadcast_to(np.arange(len(able))[:, None], able.shape)
         counts = np.zeros(able.shape, np.int64)
-        np.add.at(counts, (lines[able], self._runs[able]), 1)
+        np.add.at(counts, (lines[able], self.runs[able]), 1)
         # The run of the allowed neighbour before; runs only grow along a line.
-        before = np.maximum.accumulate(np.where(able, self._runs, -1), axis=1)
+        before = np.maximum.accumulate(np.where(able, self.runs, -1), axis=1)
         first = able.copy()
-        first[:, 1:] &= self._runs[:, 1:] != before[:, :-1]
+        first[:, 1:] &= self.runs[:, 1:] != before[:, :-1]
         shown = first & (np.cumsum(first, axis=1) <= SHOWN)
-        return Selection(shown, np.take_along_axis(counts, self._runs, axis=1))
+        return Selection(shown, np.take_along_axis(counts, self.runs, axis=1))
 
     def kept(self, keep: KeepList) -> NDArray[np.bool_]:
         """Which neighbours a split of the training set keeps."""

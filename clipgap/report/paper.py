@@ -65,20 +65,6 @@ class Paper:
     models: Mapping[str, Mapping[str, float]]  # accuracies in per cent, by model and test set
     sha256: str
 
-    def accuracy(self, row: str, test: str) -> float | None:
-        """As a share."""
-        value = self.rows.get(row, {}).get("accuracy", {}).get(test)
-        return None if value is None else value / 100
-
-    def nearer(self, test: str, training: str) -> float | None:
-        """As a share."""
-        value = self.tests.get(test, {}).get("nearer", {}).get(training)
-        return None if value is None else value / 100
-
-    def count(self, test: str, what: str, training: str) -> int | None:
-        found: int | None = self.tests.get(test, {}).get(what, {}).get(training)
-        return found
-
 
 def read_paper(path: Path) -> Paper:
     """Read and check the file; every mistake in it is named."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def _describe(
     scored = values[~np.isnan(values)]
     found: dict[str, Any] = {
         "scored": len(scored),
-        "mean": float(scored.mean()) if len(scored) else None,
+        "mean": fmean(scored.tolist()) if len(scored) else None,
         "median": float(np.median(scored)) if len(scored) else None,
         "near_duplicates": int(np.count_nonzero(scored > NEAR_DUPLICATE)),
         "near_duplicates_l2": int(np.count_nonzero(scored > NEAR_DUPLICATE_L2)),

@@ -44,7 +44,7 @@ def describe_rule(rule: Mapping[str, Any]) -> str:
     """The rule in one line, as options of the command that made it."""
     parts = []
     for key, value in rule.items():
-        if key == "name" or value in (None, [], {}):
+        if key == "name" or value in (None, [], {}) or (key == "offset" and not value):
             continue
         if isinstance(value, Mapping):
             value = value.get("path", "…")

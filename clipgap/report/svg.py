@@ -14,7 +14,7 @@ from html import escape
 WIDTH, HEIGHT = 440, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 46
 COLOURS = 8
-_GLYPH = 6.3  # mean width of a character of the legend
+_GLYPH = 5.7  # mean width of a character of the legend
 _LINE = 17
 
 Transform = Callable[[float], float]
@@ -61,7 +61,7 @@ class Drawing:
         rows: list[list[tuple[Entry, float]]] = [[]]
         at = 0.0
         for entry in self.legend:
-            width = 26 + _GLYPH * len(_short(entry.name))
+            width = 36 + _GLYPH * len(_short(entry.name))
             if at and at + width > WIDTH - LEFT - RIGHT:
                 rows.append([])
                 at = 0.0

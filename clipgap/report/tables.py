@@ -111,10 +111,11 @@ def to_latex(table: Table) -> str:
 
 def to_markdown(table: Table) -> str:
     rules = ["---" if column.kind == "text" else "---:" for column in table.columns]
-    lines = [_markdown_row(_title(column) for column in table.columns), _markdown_row(rules)]
+    titles = [escape_markdown(_title(column)) for column in table.columns]
+    lines = [_markdown_row(titles), _markdown_row(rules)]
     for row in table.rows:
         cells = zip(row, table.columns, strict=True)
-        lines.append(_markdown_row(_markdown_cell(cell, column.kind) for cell, column in cells))
+        lines.append(_markdown_row([_markdown_cell(cell, column.kind) for cell, column in cells]))
     return "\n".join(lines) + "\n"
 
 
@@ -130,8 +131,8 @@ def _title(column: Column) -> str:
     return f"{column.title} ({unit(column.kind)})" if unit(column.kind) else column.title
 
 
-def _markdown_row(cells: Sequence[str] | object) -> str:
-    return "| " + " | ".join(cells) + " |"  # type: ignore[arg-type]
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def _markdown_cell(cell: Cell, kind: Kind) -> str:

@@ -172,15 +172,35 @@
     return made;
   };
 
-  const strip = (name, colour, neighbours, list, empty) => {
+  // `left` is what a split leaves of the list; what is not in it is shown as removed.
+  const strip = (name, colour, neighbours, list, empty, left = list) => {
     const row = element("div", "strip");
     const title = element("h3", `s${colour}`);
     title.append(element("bdi", "", name));
     const box = element("div", "neighbours");
-    for (let i = 0; i < list.length; i += 2) box.append(neighbour(neighbours[list[i]], list[i + 1]));
+    const stays = new Set(left.filter((_, i) => i % 2 === 0));
+    for (let i = 0; i < list.length; i += 2) {
+      const made = neighbour(neighbours[list[i]], list[i + 1]);
+      if (!stays.has(list[i])) made.classList.add("gone");
+      box.append(made);
+    }
     if (!list.length) box.append(element("p", "note", empty));
     row.append(title, box);
     return row;
+  };
+
+  const answers = (marks) => {
+    const known = [...marks].map((mark, n) => [mark, about().checkpoints[n]]).filter(([mark]) => mark !== "-");
+    const line = ([mark, name]) => {
+      const made = element("span", mark === "1" ? "right" : "wrong", mark === "1" ? "✓ " : "✗ ");
+      made.append(element("bdi", "", name));
+      return made;
+    };
+    if (known.length <= 4) return known.map(line);
+    const right = known.filter(([mark]) => mark === "1");
+    const sum = element("span", right.length ? "right" : "wrong", `✓ ${right.length} of ${known.length} models`);
+    sum.title = known.map(([mark, name]) => `${mark === "1" ? "✓" : "✗"} ${name}`).join("\n");
+    return [sum];
   };
 
   const card = (place, [row, key, file, marks, near, list, splits, reference, listed]) => {
@@ -199,19 +219,15 @@
       const text = `${Math.abs(above).toFixed(3)} ${above > 0 ? "above" : "below"} the reference`;
       test.append(element("span", above > 0 ? "above" : "below", text));
     }
-    about().checkpoints.forEach((checkpoint, n) => {
-      if (marks[n] === "-") return; // set aside by the evaluation
-      const mark = element("span", marks[n] === "1" ? "right" : "wrong", marks[n] === "1" ? "✓ " : "✗ ");
-      mark.append(element("bdi", "", checkpoint));
-      test.append(mark);
-    });
+    test.append(...answers(marks));
     const strips = element("div", "strips");
-    strips.append(strip(about().training, 1, near, list, "no neighbours"));
+    const n = Number($("split").value);
+    const left = splits[n] || list; // 0: the same
+    strips.append(strip(about().training, 1, near, list, "no neighbours", left));
     if (about().splits.length) {
-      const n = Number($("split").value);
-      const left = splits[n] === 0 ? list : splits[n];
-      strips.append(strip(`after ${about().splits[n]}`, 3, near, left,
-        `all ${about().listed} listed neighbours are removed`));
+      const same = splits[n] === 0 && list.length;
+      strips.append(strip(`after ${about().splits[n]}`, 3, near, same ? [] : left,
+        same ? "the same: none of these is removed" : `all ${about().listed} listed neighbours are removed`));
     }
     if (about().neighbours_in_reference) {
       strips.append(strip(about().reference, 2, reference, listed, "no neighbours"));

@@ -1,0 +1,424 @@
+"""Reports: every number by an oracle, every format, what is refused, and that equal is equal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from markupsafe import escape
+
+import clipgap
+from clipgap.cli.main import main
+from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.report.paper import read_paper
+from clipgap.report.similarity import bin_of
+from clipgap.report.splits import describe_rule
+from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
+from clipgap.tables.files import FileSum
+from tests import report_oracle
+from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
+from tests.worlds import flip_bit, tree
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+APPROXIMATE = {"slope", "intercept", "expected", "effective_robustness"}
+APPROXIMATE |= {"accuracy_low", "accuracy_high"}
+"""Where oracle and report round differently on the way: a fit, and Wilson's square root."""
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return shared_study(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("report") / "report"
+    return clipgap.report(**study.inputs, out=out, title="A study").path
+
+
+def read(report: Path) -> Any:
+    return json.loads((report / "report.json").read_text())
+
+
+def assert_same(found: Any, expected: Any, where: str = "") -> None:
+    if isinstance(expected, dict):
+        for name in expected:
+            assert_same(found[name], expected[name], f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for number, (one, other) in enumerate(zip(found, expected, strict=True)):
+            assert_same(one, other, f"{where}[{number}]")
+    elif where.rpartition(".")[2] in APPROXIMATE:
+        assert found == pytest.approx(expected, rel=1e-11, abs=1e-14), where
+    else:
+        assert found == expected, where
+
+
+def test_every_number_by_an_oracle(study: Study, report: Path) -> None:
+    paper = tomllib.loads((study.folder / "paper.toml").read_text())
+    expected = report_oracle.findings(study.inputs, paper)
+    found = read(report)
+    assert_same(found, expected)
+    # Nothing is reported that the oracle does not know of.
+    assert found.keys() - expected.keys() == {"format", "version", "title", "paper", "versions"}
+    assert any(test["training"]["web"]["near_duplicates_l2"] for test in found["tests"])
+    assert found["paper"]["rows"] == paper["rows"]
+
+
+def test_tables_hold_the_numbers_of_the_report(report: Path) -> None:
+    found = read(report)
+    lines = list(csv.DictReader((report / "tables/accuracies.csv").open()))
+    rows = {(r["checkpoint"], r["set"]): r for r in found["accuracy"] if r["metric"] == "top1"}
+    removed = {split["name"]: split["removed"] for split in found["splits"]}
+    assert len(lines) == 10
+    for line in lines:
+        for test in ("val", "sketch"):
+            row = rows[line["training set"], test]
+            assert float(line[test]) == row["accuracy"]
+            assert float(line[f"{test} low"]) == row["low"]
+        name = line["training set"]
+        assert line["removed"] == str(removed.get(name, ""))
+        if name == "sketch-pruned":
+            assert (line["removed paper"], float(line["sketch paper"])) == ("8342783", 0.4478)
+    near = list(csv.DictReader((report / "tables/test-sets.csv").open()))
+    for line in near:
+        test = next(t for t in found["tests"] if t["name"] == line["test set"])
+        of = test["training"][line["training set"]]
+        assert int(line["near duplicates"]) == of["near_duplicates"]
+        assert float(line["median s"]) == of["median"]
+    latex = (report / "tables/accuracies.tex").read_text()
+    assert latex.count(r"\\") == 11
+    assert r"\toprule" in latex
+
+
+def gallery(report: Path, name: str) -> Any:
+    text = (report / "data" / name).read_text()
+    assert text.startswith("clipgapData(")
+    assert "<" not in text
+    return json.loads(f"[{text.strip()[len('clipgapData(') : -2]}]")[1]
+
+
+def test_gallery_shows_what_the_tables_say(study: Study, report: Path) -> None:
+    about = gallery(report, "gallery.js")
+    for number, of in enumerate(about["sets"]):
+        scan = pq.read_table(study.folder / f"scan/test/{of['name']}.parquet").to_pylist()
+        gap = pq.read_table(study.folder / f"gap/test/{of['name']}.parquet").to_pylist()
+        answers = {
+            name: pq.read_table(study.folder / f"eval/samples/{name}/{of['name']}.parquet")
+            for name in of["checkpoints"]
+        }
+        index = gallery(report, f"{number}/index.js")
+        pages = sorted((report / f"data/{number}").glob("0*.js"))
+        points = [p for page in pages for p in gallery(report, f"{number}/{page.name}")]
+        assert sorted(point[0] for point in points) == list(range(len(scan)))
+        assert index["similarity"] == sorted(index["similarity"], reverse=True)
+        kept = {name: clipgap_keep(study.folder / name) for name in of["splits"]}
+        for place, point in enumerate(points):
+            row, key, picture, marks, near, listed, splits, in_reference, of_reference = point
+            line = scan[row]
+            assert key == line["key"]
+            assert (report / picture).is_file()
+            assert index["similarity"][place] == round(line["nn_sim"][0], 6)
+            assert index["threshold"][place] == round(gap[row]["nn_sim"][0], 6)
+            assert index["label"][place] == answers["web"]["label"][row].as_py()
+            assert marks == "".join("01"[a["correct"][row].as_py()] for a in answers.values())
+            neighbours = list(
+                zip(line["nn_key"], line["nn_sim"], line["nn_shard"], line["nn_row"], strict=True)
+            )
+            assert shown(near, listed) == folded(neighbours)
+            other = zip(gap[row]["nn_key"], gap[row]["nn_sim"], strict=True)
+            assert shown(in_reference, of_reference) == folded(list(other))
+            for name, left, moved in zip(of["splits"], splits, index["moved"], strict=True):
+                rest = [n for n in neighbours if n[2:] in kept[name]]
+                assert shown(near, listed if left == 0 else left) == folded(rest)
+                best = rest[0][1] if rest else None
+                assert moved[place] == "01"[best != line["nn_sim"][0]]
+    assert any("1" in moved for moved in index["moved"])
+    assert any(copies > 1 for point in points for copies in point[5][1::2])
+
+
+def clipgap_keep(path: Path) -> set[tuple[int, int]]:
+    parts = [pq.read_table(part) for part in sorted((path / "keep").iterdir())]
+    table = pa.concat_tables(parts)
+    return set(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
+
+
+def shown(near: list[Any], places: list[int]) -> list[tuple[str, float, int]]:
+    pairs = zip(places[::2], places[1::2], strict=True)
+    return [(near[place][0], near[place][1], copies) for place, copies in pairs]
+
+
+def folded(neighbours: list[Any]) -> list[tuple[str, float, int]]:
+    """The first six scores that differ, each with its first key and how many have it."""
+    scores = list(dict.fromkeys(n[1] for n in neighbours))[:6]
+    same = {score: [n[0] for n in neighbours if n[1] == score] for score in scores}
+    return [(keys[0], round(score, 6), len(keys)) for score, keys in same.items()]
+
+
+def test_equal_inputs_give_equal_folders(study: Study, tmp_path: Path) -> None:
+    some = {name: study.inputs["images"][name] for name in ("val", "sketch")}
+    inputs = {**study.inputs, "images": some, "title": "A study"}
+    report = clipgap.report(**inputs, out=tmp_path / "report").path
+    again = clipgap.report(**inputs, out=tmp_path / "again").path
+    assert tree(again) == tree(report)
+    assert clipgap.report(**inputs, out=again, resume=True).already_complete
+    with pytest.raises(InputError, match="already holds a finished report"):
+        clipgap.report(**inputs, out=again)
+    with pytest.raises(ResumeError, match="settings title"):
+        clipgap.report(**{**inputs, "title": "Another"}, out=again, resume=True)
+    flip_bit(again / "report.json", 100)
+    assert not clipgap.report(**inputs, out=again, resume=True).already_complete
+    assert tree(again) == tree(report)
+    fewer = {**inputs, "splits": {}, "evals": []}
+    clipgap.report(**fewer, out=again, overwrite=True)
+    assert not (again / "split-1.html").exists()  # nothing is left of the report before
+    assert not (again / "tables/accuracies.csv").exists()
+
+
+def test_a_scan_alone_is_enough(study: Study, tmp_path: Path) -> None:
+    """What has no input is left out; thresholds come from the scan."""
+    made = clipgap.report(study.folder / "scan", out=tmp_path / "r")
+    page = made.page.read_text()
+    assert 'id="how-near"' in page
+    assert 'id="pruning"' in page
+    for absent in ('id="accuracy"', 'id="robustness"', 'id="splits"', "split-1.html", "paper"):
+        assert absent not in page
+    found, full = read(made.path), report_oracle.best(study.folder / "gap", "val")
+    val = found["tests"][0]
+    assert set(val["training"]) == {"scan", "reference"}
+    assert val["training"]["reference"]["near_duplicates"] == sum(s > 0.95 for s in full)
+    about = gallery(made.path, "gallery.js")
+    assert about["sets"][0]["neighbours_in_reference"] is False
+    assert not (made.path / "thumbs").exists()
+
+
+def test_without_thresholds_nothing_is_said_of_them(study: Study, tmp_path: Path) -> None:
+    made = clipgap.report(study.folder / "gap", out=tmp_path / "r")
+    assert [s["name"] for s in read(made.path)["tests"]] == ["val", "sketch"]
+    tests = {name: study.folder / "stores" / name for name in ("val",)}
+    clipgap.scan(study.folder / "stores/web", tests, out=tmp_path / "plain", train_table=False)
+    found = clipgap.report(tmp_path / "plain", out=tmp_path / "s", format="json")
+    assert read(found.path)["normalised"] == []
+    assert read(found.path)["tests"][0]["reference"] is None
+    assert sorted(tree(found.path)) == ["manifest.json", "report.json"]
+
+
+def test_fewer_points_in_the_gallery(study: Study, tmp_path: Path) -> None:
+    made = clipgap.report(study.folder / "scan", out=tmp_path / "r", gallery=7)
+    index = gallery(made.path, "0/index.js")["similarity"]
+    best = sorted(report_oracle.best(study.folder / "scan", "val"), reverse=True)
+    assert len(index) == 7
+    assert [index[0], index[-1]] == [round(best[0], 6), round(best[-1], 6)]
+
+
+def test_pictures_that_are_not_there(study: Study, tmp_path: Path) -> None:
+    """A damaged image, a bomb, a missing shard and a double key cost their pictures, no more."""
+    images = tmp_path / "images"
+    shutil.copytree(study.folder / "images/web", images)
+    first = images / "web-00000.tar"
+    content = bytearray(first.read_bytes())
+    content[512:1024] = b"\0" * 512  # the first image's bytes
+    first.write_bytes(content)
+    (images / "web-00001.tar").unlink()
+    shutil.copy(images / "web-00002.tar", images / "web-00003.tar")
+    inputs = {"scans": {"web": study.folder / "scan"}, "images": {"web": images}}
+    made = clipgap.report(**inputs, out=tmp_path / "r")
+    pictures = made.manifest["gallery"]["pictures"]
+    assert 0 < pictures["found"] < pictures["wanted"]
+    problems = "\n".join(pictures["problems"])
+    assert "are of several samples" in problems
+    point = gallery(made.path, "0/0000.js")[0]
+    assert point[2] == ""  # no images were given for the test set
+
+
+def test_what_people_read(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = str(tmp_path / "typed")
+    assert main(["report", *study.arguments, "--dry-run"]) == 0
+    planned = capsys.readouterr().out
+    for words in ("web: 900 rows", "sketch: 110 points", "near-90: 810 rows kept", "Table 1"):
+        assert words in planned
+    assert not Path(out).exists()
+    assert main(["report", *study.arguments, "-o", out, "--format", "md", "--json", "-q"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    text = Path(told["page"]).read_text()
+    assert "| sketch-pruned |" in text
+    assert "Accuracy by training set" in text
+    assert main(["report", "--config", f"{out}.toml", "--resume"]) == 0
+    assert "already complete" in capsys.readouterr().out
+    assert main(["report", *study.arguments, "-o", out]) == 3
+
+
+def test_calls_that_do_not_fit_together(
+    study: Study, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    scan, out = f"web={study.folder / 'scan'}", ["-o", str(tmp_path / "r")]
+    cases = [
+        (["--scan", scan], 2, "--out is missing"),
+        (["--scan", scan, "--scan", scan, *out], 2, "both called 'web'"),
+        (["--scan", "web=", *out], 2, "NAME=PATH"),
+        (["--scan", scan, "--images", "nope", *out], 2, "NAME=SHARDS"),
+        (["--scan", scan, "--images", "nope=x", *out], 2, "no such training or test set"),
+        (["--scan", f"val={study.folder / 'scan'}", *out], 2, "'val' names two sets"),
+        (["--scan", scan, "--format", "pdf", *out], 2, "not one of html, md, json"),
+        (["--scan", scan, "-o", str(study.folder / "scan")], 2, "both input and output"),
+        (["--scan", str(tmp_path), *out], 3, "not a finished scan"),
+        (["--scan", scan, "--split", str(study.folder / "scan"), *out], 3, "keep-list"),
+        (["--scan", scan, "--eval", str(study.folder / "scan"), *out], 3, "evaluation"),
+        (["--scan", scan, "--paper", str(tmp_path / "none.toml"), *out], 3, "cannot read"),
+        (["--scan", scan, "--images", f"web={tmp_path}", *out], 3, "no .tar files"),
+    ]
+    for arguments, code, message in cases:
+        assert main(["report", *arguments]) == code, arguments
+        assert message in capsys.readouterr().err, arguments
+
+
+def copied(study: Study, tmp_path: Path, part: str) -> Path:
+    shutil.copytree(study.folder / part, tmp_path / part)
+    return tmp_path / part
+
+
+def test_inputs_that_do_not_belong_together(study: Study, tmp_path: Path) -> None:
+    other = make_study(
+        tmp_path / "other", Sizes(train=200, reference=60, tests={"val": 40, "sketch": 30})
+    )
+    scan = study.folder / "scan"
+    with pytest.raises(InputError, match="'val' is another one"):
+        clipgap.report(scan, reference=other.folder / "gap", out=tmp_path / "r")
+    with pytest.raises(InputError, match="a store that none of the scans is about"):
+        clipgap.report(scan, splits=other.folder / "rand-90", out=tmp_path / "r")
+    with pytest.raises(InputError, match="evaluated on 'val' in 2 evaluations"):
+        clipgap.report(scan, evals=[study.folder / "eval"] * 2, out=tmp_path / "r")
+    with pytest.raises(UsageError, match="one reference"):
+        clipgap.report(scan, reference=[scan, other.folder / "gap"], out=tmp_path / "r")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: t.slice(0, t.num_rows - 1).append_column("x", pa.nulls(89)), None),
+        (lambda t: t.set_column(0, "row", pa.array(range(1, 91), pa.int64())), "90 test points"),
+        (lambda t: t.set_column(1, "key", pa.array(["no"] * 90)), "sample 0 is 'no'"),
+        (lambda t: t.drop_columns(["correct"]), "lacks the columns correct"),
+    ],
+)
+def test_evaluations_of_other_points(
+    study: Study, tmp_path: Path, damage: Callable[[Any], Any], message: str | None
+) -> None:
+    """Samples that were set aside may lack; samples that are others may not be there."""
+    folder = copied(study, tmp_path, "eval")
+    name = "samples/web/val.parquet"
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sums: dict[str, FileSum] = {}
+    put(folder, name, damage(pq.read_table(folder / name)), sums)
+    manifest["files"][name] = vars(sums[name])
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    inputs = {"scans": study.inputs["scans"], "evals": folder, "out": tmp_path / "r"}
+    if message is None:
+        clipgap.report(**inputs)
+        points = [p for p in gallery(tmp_path / "r", "0/0000.js") if p[0] == 89]
+        assert points[0][3][0] == "-"
+    else:
+        with pytest.raises(InputError, match=message):
+            clipgap.report(**inputs)
+
+
+def test_damaged_inputs_are_named(study: Study, tmp_path: Path) -> None:
+    scan = copied(study, tmp_path, "scan")
+    flip_bit(scan / "test/val.parquet", 2000)
+    with pytest.raises(InputError, match=r"test/val.parquet is damaged"):
+        clipgap.report(scan, out=tmp_path / "r")
+    evaluation = copied(study, tmp_path, "eval")
+    flip_bit(evaluation / "summary.parquet", 300)
+    with pytest.raises(InputError, match=r"summary.parquet is damaged"):
+        clipgap.report(study.folder / "scan", evals=evaluation, out=tmp_path / "r")
+
+
+def test_certificates(study: Study, tmp_path: Path) -> None:
+    keep = copied(study, tmp_path, "sketch-pruned")
+    assert main(["verify", str(keep), "-q"]) == 0
+    made = clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "r")
+    proof = read(made.path)["splits"][0]["certificate"]
+    assert proof["holds"] is True
+    assert all(claim["holds"] for claim in proof["claims"].values())
+    page = (made.path / "split-1.html").read_text()
+    assert all(str(escape(claim["says"])) in page for claim in proof["claims"].values())
+    # One that is about another keep-list proves nothing.
+    document = json.loads(Path(f"{keep}.certificate.json").read_text())
+    document["keep"]["manifest_sha256"] = "0" * 64
+    Path(f"{keep}.certificate.json").write_text(json.dumps(document))
+    made = clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "s")
+    assert read(made.path)["splits"][0]["certificate"] is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no title"),
+        ("title = 1", "title is not text"),
+        ('title = "t"\nextra = 1', "unknown entry 'extra'"),
+        ('title = "t"\nrows = 3', "rows is not a list"),
+        ('title = "t"\n[[rows]]\nsize = 3', "rows, entry 1: no name"),
+        ('title = "t"\n[[rows]]\nname = "a"\naccuracy = {v = 101.0}', "accuracy is not perc"),
+        ('title = "t"\n[[tests]]\nname = "a"\npoints = 1.5', "points is not a count"),
+        ('title = "t"\n[[models]]\nname = "a"', "models, entry 1: no accuracy"),
+        ("title", "cannot read"),
+    ],
+)
+def test_paper_files_that_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "paper.toml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_paper(tmp_path / "paper.toml")
+
+
+@given(st.lists(st.floats(-1.1, 1.1), min_size=1), st.sampled_from([20, 50]))
+@settings(max_examples=50, deadline=None)
+def test_bins_are_decided_by_their_edges(values: list[float], steps: int) -> None:
+    bins = bin_of(np.array(values), steps).tolist()
+    for value, b in zip(values, bins, strict=True):
+        assert b / steps <= value < (b + 1) / steps
+
+
+HOSTILE = "=1+1|`<b>&\\_{}%$#~^\n*"
+
+
+def test_texts_are_harmless_in_every_format() -> None:
+    table = Table(
+        "t", HOSTILE, "", (Column(HOSTILE), Column("n", "count")), ((Cell(HOSTILE), Cell(3)),)
+    )
+    (line,) = csv.DictReader(to_csv(table).splitlines(keepends=True))
+    assert line["n"] == "3"
+    assert next(iter(line.values())) == "'" + HOSTILE
+    markdown = to_markdown(table)
+    assert "<b>" not in markdown
+    assert markdown.count("\n") == 3
+    latex = to_latex(table)
+    assert r"\textbackslash{}\_\{\}\%\$\#\textasciitilde{}\textasciicircum{}" in latex
+
+
+def test_rules_in_words() -> None:
+    assert (
+        describe_rule({"name": "prune", "sets": ["a", "b"], "offset": 0.0}) == "prune · sets a, b"
+    )
+    assert describe_rule({"name": "near", "n": 1000, "by": ["a"]}) == "near · n 1,000 · by a"
+    assert (
+        describe_rule({"name": "union", "of": [{"path": "x"}, {"path": "y"}]}) == "union · of x, y"
+    )
+
+
+def test_classes_have_names(report: Path) -> None:
+    assert gallery(report, "gallery.js")["sets"][0]["classes"] == list(CLASSES)

@@ -1,0 +1,263 @@
+"""The pages in a real browser, from disk: what works, what is inert, what is never asked for."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clipgap
+from tests.report_worlds import HOSTILE, Study, shared_study
+
+REQUIRED = "CLIPGAP_REQUIRE_CHROMIUM"
+"""Set where a missing browser is a failure, as in CI; elsewhere these tests are skipped."""
+
+ARGUMENTS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update "
+    "--disable-sync --no-first-run"
+).split()
+TITLE = 'A study <script>document.title="owned"</script>'
+
+sync_api = pytest.importorskip("playwright.sync_api")
+
+
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    if found is None:
+        reason = "no Chromium: on Debian, apt-get install chromium"
+        if os.environ.get(REQUIRED):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return shared_study(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    inputs = study.inputs
+    # Names of users end up in pages too.
+    inputs["splits"] = {**inputs["splits"], HOSTILE[0]: study.folder / "rand-70"}
+    # The images of the reference are not there: placeholders.
+    inputs["images"] = {name: path for name, path in inputs["images"].items() if name != "curated"}
+    return clipgap.report(**inputs, out=tmp_path_factory.mktemp("pages") / "r", title=TITLE).path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    path = chromium()
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, headless=True)
+        yield started
+        started.close()
+
+
+class Watched:
+    """A page that remembers what it asked for and what went wrong."""
+
+    def __init__(self, context: Any, folder: Path) -> None:
+        self.page = context.new_page()
+        self.folder = folder
+        self.wrong: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self.wrong.append(message.text))
+        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
+        self.page.on("requestfailed", lambda request: self.wrong.append(request.url))
+        self.page.on("dialog", lambda dialog: self.wrong.append(dialog.message))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, name: str) -> Any:
+        self.page.goto((self.folder / name).as_uri())
+        if name == "gallery.html":
+            self.page.wait_for_selector(".point")
+        return self.page
+
+    def check(self) -> None:
+        assert self.wrong == []
+        assert [url for url in self.asked if not url.startswith(self.folder.as_uri())] == []
+        assert "owned" not in self.page.evaluate("document.title").replace(TITLE, "")
+        assert self.page.locator("body script:not([src])").count() == 0
+
+
+@pytest.fixture
+def watched(browser: Any, report: Path) -> Iterator[Watched]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light")
+    seen = Watched(context, report)
+    yield seen
+    seen.check()
+    context.close()
+
+
+def turned(page: Any, act: Any) -> None:
+    """Do something that turns the gallery's page, and wait until it has."""
+    before = page.evaluate("document.body.dataset.turned")
+    act()
+    page.wait_for_function("before => document.body.dataset.turned !== before", arg=before)
+
+
+def first_key(page: Any) -> str:
+    return str(page.locator(".point .id").first.text_content())
+
+
+def test_every_page_opens_and_is_reached(watched: Watched, tmp_path: Path) -> None:
+    page = watched.open("index.html")
+    assert page.locator("h1").text_content() == TITLE
+    assert page.locator("svg.chart").count() >= 9
+    page.screenshot(path=tmp_path / "index.png", full_page=True)
+    page.get_by_role("link", name="Gallery").click()
+    page.wait_for_selector(".point")
+    page.screenshot(path=tmp_path / "gallery.png")
+    page.get_by_role("link", name="Splits", exact=True).click()
+    assert page.locator("h1").text_content() == "sketch-pruned"
+    page.screenshot(path=tmp_path / "split.png", full_page=True)
+    page.locator(".tabs a").last.click()
+    assert page.locator("h1").text_content() == HOSTILE[0]
+    page.get_by_role("link", name="Report", exact=True).click()
+    page.get_by_role("link", name="near-90").first.click()
+    assert page.locator("h1").text_content() == "near-90"
+
+
+def test_tables_sort_by_what_they_hold(watched: Watched, report: Path) -> None:
+    page = watched.open("index.html")
+    lines = list(csv.DictReader((report / "tables/accuracies.csv").open()))
+    table = page.locator("#accuracies table")
+
+    def column(number: int) -> list[str]:
+        cells = table.locator(f"tbody td:nth-child({number})")
+        return [str(cell.get_attribute("data-sort")) for cell in cells.all()]
+
+    assert [float(v) for v in column(4)] == [float(line["val"]) for line in lines]
+    head = table.locator("th", has_text="val")
+    for order, reverse in (("descending", True), ("ascending", False)):
+        head.get_by_role("button").click()
+        assert head.get_attribute("aria-sort") == order
+        values = [float(v) for v in column(4)]
+        assert values == sorted(values, reverse=reverse)
+    table.locator("th").first.get_by_role("button").click()
+    assert column(1) == sorted(line["training set"] for line in lines)
+    removed = table.locator("th", has_text="removed")
+    removed.get_by_role("button").click()
+    assert column(3)[-1] == ""  # the whole set was not cut: nothing to sort by comes last
+    assert head.get_attribute("aria-sort") == "none"
+
+
+def test_dark_and_light(watched: Watched, browser: Any, report: Path, tmp_path: Path) -> None:
+    page = watched.open("index.html")
+
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    light = ground()
+    page.locator("#theme").click()
+    dark = ground()
+    assert dark != light
+    page.screenshot(path=tmp_path / "dark.png", full_page=True)
+    page.reload()
+    assert ground() == dark  # remembered
+    page.locator("#theme").click()
+    assert ground() == light
+    context = browser.new_context(color_scheme="dark")
+    other = Watched(context, report)
+    page = other.open("index.html")
+    assert ground() == dark  # as the system has it
+    line = "getComputedStyle(document.querySelector('.area')).stroke"
+    assert page.evaluate(line) != watched.page.evaluate(line)
+    other.check()
+    context.close()
+
+
+def test_gallery_turns_by_keyboard(watched: Watched) -> None:
+    page = watched.open("gallery.html")
+    keys = [first_key(page)]
+    assert page.locator(".point").count() == 8
+    for key in ("ArrowRight", "PageDown"):
+        turned(page, lambda key=key: page.keyboard.press(key))
+        keys.append(first_key(page))
+    assert len(set(keys)) == 3
+    turned(page, lambda: page.keyboard.press("ArrowLeft"))
+    assert first_key(page) == keys[1]
+    turned(page, lambda: page.keyboard.press("End"))
+    assert page.locator("#place").text_content() == "12 / 12"
+    assert page.locator(".point").count() == 90 - 11 * 8
+    assert page.locator("#next").is_disabled()
+    turned(page, lambda: page.keyboard.press("Home"))
+    assert first_key(page) == keys[0]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    focused = page.evaluate("document.activeElement.querySelector('.id').textContent")
+    assert focused == page.locator(".point .id").nth(1).text_content()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "low"
+    page.keyboard.press("ArrowRight")  # belongs to the field now
+    page.keyboard.press("Escape")
+    assert first_key(page) == keys[0]
+
+
+def test_gallery_filters(watched: Watched, study: Study) -> None:
+    page = watched.open("gallery.html")
+    sketch = clipgap.open_scan(study.folder / "scan").tau("sketch")
+    turned(page, lambda: page.select_option("#set", "1"))
+    assert page.locator("#status").text_content() == "110 test points"
+    turned(page, lambda: page.fill("#low", "0.9"))
+    wanted = int((sketch.round(6) >= 0.9).sum())
+    assert page.locator("#status").text_content() == f"{wanted} of 110 test points"
+    turned(page, lambda: page.fill("#high", "0.95"))
+    wanted = int(((sketch.round(6) >= 0.9) & (sketch.round(6) <= 0.95)).sum())
+    assert page.locator("#status").text_content() == f"{wanted} of 110 test points"
+    turned(page, lambda: page.fill("#low", "2"))
+    assert "No test point" in str(page.locator("#points").text_content())
+    turned(page, lambda: page.fill("#low", ""))
+    turned(page, lambda: page.fill("#high", ""))
+    turned(page, lambda: page.select_option("#label", label="ring"))
+    assert set(page.locator(".point .label").all_text_contents()) == {"ring"}
+    turned(page, lambda: page.select_option("#label", ""))
+    turned(page, lambda: page.check("#moved"))
+    assert page.locator(".point").first.locator(".gone").count() > 0
+    turned(page, lambda: page.uncheck("#moved"))
+    highest = first_key(page)
+    turned(page, lambda: page.select_option("#order", "rising"))
+    assert first_key(page) != highest
+
+
+def test_what_strangers_wrote_stays_text(watched: Watched) -> None:
+    page = watched.open("gallery.html")
+    captions = set(page.locator(".neighbour .caption").all_text_contents())
+    for text in HOSTILE[:3]:
+        assert any(text in caption for caption in captions), text
+    links = page.locator("a.source").all()
+    assert links
+    assert all(str(a.get_attribute("href")).startswith("https://example.org/") for a in links)
+    assert page.locator(".neighbour script, .neighbour img[src='x']").count() == 0
+
+
+def test_placeholders_and_thumbnails(watched: Watched) -> None:
+    page = watched.open("gallery.html")
+    strip = page.locator(".point").first.locator(".strip").last
+    missing = strip.locator(".missing").all_text_contents()
+    assert missing
+    assert all(text.startswith("curated-") for text in missing)
+    images = page.locator(".point").first.locator("img")
+    assert images.count() >= 2
+    assert {image.get_attribute("loading") for image in images.all()} == {"lazy"}
+    page.wait_for_function(
+        "[...document.querySelectorAll('.point:first-child img')].every(i => i.naturalWidth)"
+    )
+
+
+def test_a_narrow_screen_has_no_sideways_scroll(browser: Any, report: Path, tmp_path: Path) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 800})
+    seen = Watched(context, report)
+    for name in ("index.html", "gallery.html", "split-1.html"):
+        page = seen.open(name)
+        page.screenshot(path=tmp_path / f"narrow-{name}.png")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    seen.check()
+    context.close()
