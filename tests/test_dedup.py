@@ -180,6 +180,14 @@ def test_seeds_of_copies_are_all_different_rows() -> None:
     assert (seeds == rows[4]).all(axis=1).sum() == 1
 
 
+def test_no_row_is_drawn_twice() -> None:
+    """Even where all norms are a little below 1, so that no row is at distance 0 from itself."""
+    rows = np.full((30, 64), np.float16(0.1249))
+    rows[np.arange(30), np.arange(30)] = np.float16(0.125)
+    seeds = choose_seeds(rows, 30, "kmeans++", 0, Watch())
+    assert len(np.unique(seeds, axis=0)) == 30
+
+
 def test_far_rows_are_drawn_more_often_by_plus_plus() -> None:
     near = synthetic.adversarial("near-ties", 99, 16)
     sample = np.concatenate([near, -near[:1]])
