@@ -105,7 +105,7 @@ def _shape(tensor: Tensor) -> str:
 
 
 def _why_refused(path: Path, error: str) -> str:
-    if "Unsupported" in error or "GLOBAL" in error:
+    if "Unsupported global" in error or "Unsupported class" in error:
         return (
             f"{path}: refused, since it holds more than tensors and plain values: to load it would "
             "mean to run code that is in it. Save the model's state_dict alone, in a process "

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 BUFFERS = 4
 """Batches at a time: being computed, copied, decoded, begun."""
 
-_LEAST = 2
-"""Rows that go through the model at least: a product with one row is computed in another way."""
+_LEAST = 8
+"""Rows that go through the model at least: products of a few rows are computed in other ways."""
 
 
 @dataclass

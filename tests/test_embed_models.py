@@ -1,0 +1,202 @@
+"""Models by name: what is loaded, what is refused, and in which words."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from clipgap.clip.models import identify, load, register_config, resolve_device
+from clipgap.errors import ClipgapError, InputError, MissingDependency, UsageError
+from tests.clip_worlds import CONFIG, render, write_checkpoint, write_config
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("models")
+    config = write_config(folder)
+    return config, write_checkpoint(config, folder / "tiny.pt")
+
+
+def message(kind: type[ClipgapError], *arguments: Any) -> str:
+    with pytest.raises(kind) as caught:
+        load(*arguments)
+    return str(caught.value)
+
+
+def test_a_checkpoint_is_what_open_clip_makes_of_it(tiny: tuple[Path, Path]) -> None:
+    import open_clip
+
+    config, checkpoint = tiny
+    open_clip.add_model_config(config)
+    wanted, _, preprocess = open_clip.create_model_and_transforms(
+        config.stem, pretrained=str(checkpoint)
+    )
+    wanted.eval()
+    loaded = load(str(config), str(checkpoint), "cpu")
+    image = render(1, 9)
+    assert torch.equal(loaded.preprocess(image), preprocess(image))
+    batch = torch.stack([loaded.preprocess(render(label, 3)) for label in range(4)])
+    with torch.no_grad():
+        assert torch.equal(loaded.image_features(batch), wanted.encode_image(batch))
+    assert loaded.dim == 16 == loaded.image_features(batch).shape[1]
+    assert loaded.tokenizer is not None
+    words = ["a red circle", "a dog"]
+    assert torch.equal(loaded.tokenizer(words), open_clip.get_tokenizer(config.stem)(words))
+
+
+def test_random_weights_are_always_the_same(
+    tiny: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    config, checkpoint = tiny
+    batch = torch.rand(2, 3, 32, 32)
+    state = torch.random.get_rng_state()
+    first = load(str(config), "", "cpu")
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert "has random weights" in caplog.text
+    torch.manual_seed(123)
+    assert torch.equal(
+        first.image_features(batch), load(str(config), "", "cpu").image_features(batch)
+    )
+    trained = load(str(config), str(checkpoint), "cpu")
+    assert not torch.equal(first.image_features(batch), trained.image_features(batch))
+
+
+@pytest.mark.parametrize("precision", ["amp", "bf16"])
+def test_lower_precision_is_near(tiny: tuple[Path, Path], precision: str) -> None:
+    batch = torch.rand(2, 3, 32, 32)
+    exact = load(str(tiny[0]), str(tiny[1]), "cpu").image_features(batch)
+    rough = load(str(tiny[0]), str(tiny[1]), "cpu", precision).image_features(batch).float()
+    assert not torch.equal(exact, rough)
+    assert torch.cosine_similarity(exact, rough).min() > 0.999
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "timm:resnet10t"])
+def test_features_come_before_the_classifier(name: str) -> None:
+    loaded = load(name, "", "cpu")
+    assert loaded.dim == 512 and loaded.clip is None and loaded.tokenizer is None
+    features = loaded.image_features(loaded.preprocess(render(0, 0))[None])
+    assert features.shape == (1, 512) and features.min() >= 0  # pooled behind a ReLU
+
+
+def test_a_classifier_of_other_classes_gives_its_features(tmp_path: Path) -> None:
+    import torchvision
+
+    classifier = torchvision.models.resnet18(num_classes=7).eval()
+    torch.save({"state_dict": classifier.state_dict()}, tmp_path / "seven.pt")
+    loaded = load("torchvision:resnet18", str(tmp_path / "seven.pt"), "cpu")
+    batch = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = classifier(batch)
+        got = classifier.fc(loaded.image_features(batch))
+    assert torch.equal(got, wanted)
+
+
+def test_checkpoints_of_another_architecture_name_the_first_tensors(
+    tiny: tuple[Path, Path], tmp_path: Path
+) -> None:
+    wide = write_config(tmp_path, "wide", vision_cfg={**CONFIG["vision_cfg"], "width": 48})  # type: ignore[dict-item]
+    assert "visual.class_embedding is 32, wide has 48" in message(
+        InputError, str(wide), str(tiny[1]), "cpu"
+    )
+    # open_clip itself would stretch the position embeddings without a word.
+    larger = write_config(tmp_path, "larger", vision_cfg={**CONFIG["vision_cfg"], "image_size": 64})  # type: ignore[dict-item]
+    assert "visual.positional_embedding is 17 × 32, larger has 65 × 32" in message(
+        InputError, str(larger), str(tiny[1]), "cpu"
+    )
+    deep = write_config(tmp_path, "deep", vision_cfg={**CONFIG["vision_cfg"], "layers": 2})  # type: ignore[dict-item]
+    assert "visual.transformer.resblocks.1.ln_1.weight is missing" in message(
+        InputError, str(deep), str(tiny[1]), "cpu"
+    )
+    assert "conv1.weight is missing" in message(
+        InputError, "torchvision:resnet18", str(tiny[1]), "cpu"
+    )
+
+
+def test_hostile_checkpoints_run_nothing(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(os.environ, "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    touched = tmp_path / "touched"
+    torch.save({"state_dict": {"a": Hostile(touched)}}, tmp_path / "hostile.pt")
+    (tmp_path / "pickled.pt").write_bytes(pickle.dumps(Hostile(touched), 2))
+    for name in ("hostile.pt", "pickled.pt"):
+        for model in (str(tiny[0]), "torchvision:resnet18", "timm:resnet10t"):
+            assert "refused" in message(InputError, model, str(tmp_path / name), "cpu")
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"garbage", "not a checkpoint that can be read"),
+        (b"", "not a checkpoint that can be read"),
+        ({"state_dict": {}}, "holds no tensors"),
+        ([1, 2], "holds no state_dict"),
+    ],
+)
+def test_what_is_no_checkpoint(
+    tiny: tuple[Path, Path], tmp_path: Path, content: Any, why: str
+) -> None:
+    path = tmp_path / "bad.pt"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    assert why in message(InputError, str(tiny[0]), str(path), "cpu")
+
+
+def test_names_that_are_none(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    config = str(tiny[0])
+    assert "did you mean ViT-B-32" in message(UsageError, "ViT-B-33", "", "cpu")
+    assert "laion2b_e16" in message(UsageError, "ViT-B-32", "laion2b", "cpu")
+    assert "resnet101" in message(UsageError, "torchvision:resnet-101", "", "cpu")
+    assert "IMAGENET1K_V1" in message(UsageError, "torchvision:resnet18", "V1", "cpu")
+    assert "timm has no model" in message(UsageError, "timm:resnet10", "", "cpu")
+    assert "name its weights" in message(UsageError, "ViT-B-32", None, "cpu")
+    assert "no such checkpoint" in message(InputError, config, "nowhere.pt", "cpu")
+    assert "no such model configuration" in message(InputError, "nowhere.json", "", "cpu")
+    assert "fp32, amp" in message(UsageError, config, "", "cpu", "fp64")
+    assert "no device" in message(UsageError, config, "", "gpu")
+    if not torch.cuda.is_available():
+        message(MissingDependency, config, "", "cuda")
+        assert resolve_device("auto") == "cpu"
+    (tmp_path / "no.json").write_text("{]")
+    assert "not a JSON file" in message(InputError, str(tmp_path / "no.json"), "", "cpu")
+    (tmp_path / "hub.json").write_text('{"model_cfg": {}}')
+    assert "has no 'embed_dim'" in message(InputError, str(tmp_path / "hub.json"), "", "cpu")
+    broken = write_config(tmp_path, "broken", vision_cfg={"layers": "many"})
+    assert "cannot be made" in message(InputError, str(broken), "", "cpu")
+    with pytest.raises(UsageError, match="a model of its own of that name"):
+        register_config(str(write_config(tmp_path, "ViT-B-32")))
+
+
+def test_identity_follows_content_not_place(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+    config, checkpoint = tiny
+    moved = tmp_path / checkpoint.name
+    moved.write_bytes(checkpoint.read_bytes())
+    assert identify(str(config), str(moved)) == identify(str(config), str(checkpoint))
+    moved.write_bytes(checkpoint.read_bytes() + b"\0")
+    assert identify(str(config), str(moved)) != identify(str(config), str(checkpoint))
