@@ -10,7 +10,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 .PHONY: help demo test check bench clean
 
 help:
-	@echo "make demo    the main job on data it makes itself (under a minute)"
+	@echo "make demo    the main job on data it makes itself (a few minutes)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
 	@echo "make bench   our kernels and their peers side by side"
@@ -34,9 +34,9 @@ clean:
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-# Two stamps, so that the demo need not wait for torch and the tools of the tests.
+# Two stamps, so that the demo need not wait for the tools of the tests.
 $(VENV)/.installed: $(SOURCES) | $(BIN)/python
-	$(PIP) -e .
+	$(PIP) -e '.[train,report]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python

@@ -247,8 +247,18 @@ class AnyPythonWheel(bdist_wheel):
 
 setup(
     # Triton's own distribution has a top-level package `triton_kernels` too, so ours goes inside.
-    packages=[*find_packages(include=["clipgap", "clipgap.*"]), "clipgap.triton_kernels"],
-    package_dir={"clipgap.triton_kernels": "triton_kernels"},
+    # The recipes lie at the top for readers, and inside the package for `clipgap run NAME`.
+    packages=[
+        *find_packages(include=["clipgap", "clipgap.*"]),
+        "clipgap.triton_kernels",
+        "clipgap.recipes",
+        "clipgap.recipes.figures",
+    ],
+    package_dir={"clipgap.triton_kernels": "triton_kernels", "clipgap.recipes": "recipes"},
+    package_data={
+        "clipgap.recipes": ["*.toml", "*.json"],
+        "clipgap.recipes.figures": ["*.toml"],
+    },
     distclass=PlatformDistribution,
     cmdclass={
         "build": BuildWithKernels,

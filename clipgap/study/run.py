@@ -211,8 +211,7 @@ class Study:
         stage = step.stage
         flags = []
         if stage.out is not None and stage.out.exists():
-            again = step.finding.condition not in ("unfinished", "damaged")
-            flags = stage.command.going_on(again)
+            flags = stage.command.going_on(again=not _worth_mending(step.finding))
         self._ledger.begin(stage)
         began = time.monotonic()
         code = processes.run(
@@ -297,6 +296,12 @@ def _refuse(step: Step, allowed: bool) -> None:
             f"stage {name}: {found.why}. Its output took {found.seconds:,.0f} s to make, so it is "
             "kept until you give --overwrite, or undo the change"
         )
+
+
+def _worth_mending(found: Finding) -> bool:
+    """Whether to go on with what is there; what is made in no time is made anew, and whole."""
+    precious = found.seconds is not None and found.seconds > PRECIOUS_SECONDS
+    return found.condition == "unfinished" or (found.condition == "damaged" and precious)
 
 
 def _failure(step: Step, code: int) -> ClipgapError:

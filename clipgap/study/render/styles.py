@@ -23,7 +23,7 @@ def photo(mask: Mask, hue: float, random: Random) -> Picture:
     """Lit from one side, on a background with texture, with a shadow and a camera's noise."""
     size = len(mask)
     background = _colour(random.random(), random.uniform(0.1, 0.5), random.uniform(0.3, 0.9))
-    ground = background * (1 + 0.35 * _clouds(size, int(random.integers(3, 9)), random)[..., None])
+    ground = background * (1 + 0.2 * _clouds(size, int(random.integers(3, 9)), random)[..., None])
     shadow = np.roll(mask, random.integers(1, 1 + size // 12, 2).tolist(), (0, 1))
     ground = ground * (1 - 0.5 * _blurred(shadow, 2)[..., None])
     light = 0.75 + 0.5 * _slope(size, random) + 0.12 * _clouds(size, 6, random)

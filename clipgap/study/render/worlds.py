@@ -131,9 +131,9 @@ def _shape(style: str, label: int, hue: float, random: Random) -> Picture:
     drawn = mask(
         SHAPES[tuple(SHAPES)[label]],
         SIZE,
-        turn=random.uniform(-0.4, 0.4),
-        scale=random.uniform(0.5, 0.85),
-        at=tuple(random.uniform(-0.08, 0.08, 2)),
+        turn=random.uniform(-0.2, 0.2),
+        scale=random.uniform(0.65, 0.9),
+        at=tuple(random.uniform(-0.05, 0.05, 2)),
     )
     return STYLES[style](np.asarray(drawn, np.float32) / 255, hue, random)
 
