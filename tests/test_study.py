@@ -1,0 +1,321 @@
+"""Studies: what a recipe may say, in which order it runs, and what is done again and what not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from clipgap.cli.main import main
+from clipgap.errors import ClipgapError, InputError, UsageError
+from clipgap.study import Study, read_recipe, run_study, shipped_recipes
+from clipgap.study.lines import Lines
+from clipgap.study.recipe import Recipe
+from clipgap.tables.keep import open_keep
+from tests.worlds import make_world, tree
+
+RECIPE = """\
+[study]
+title = "Small"
+show = ["all-pruned"]
+
+[paths]
+train = { about = "the training store" }
+reference = { about = "the reference", default = "world/reference.npy" }
+a = { about = "a test set", default = "world/a.npy" }
+b = { about = "a test set", default = "world/b.2-x.npy" }
+
+[values]
+n = 20
+
+[lists]
+set = ["a", "b"]
+
+[stages.scan]
+command = "scan"
+train = "{train}"
+test = ["$set={$set}"]
+gap = "{gap}"
+k = 3
+
+[stages.gap]
+command = "gap"
+ref = "{reference}"
+test = ["$set={$set}"]
+
+[stages."$set-pruned"]
+command = "split"
+source = ["{scan}"]
+prune = ["$set"]
+
+[stages.all-pruned]
+command = "split"
+source = ["{scan}"]
+prune = [
+  "$set",
+]
+
+[stages.rand]
+command = "split"
+source = ["{scan}"]
+rand = "{all-pruned#kept}"
+
+[stages.far]
+command = "split"
+source = ["{scan}"]
+far = "{n}"
+by = ["$set"]
+
+[stages.proof]
+command = "verify"
+path = "{all-pruned}"
+"""
+ALL = {"scan", "gap", "a-pruned", "b-pruned", "all-pruned", "rand", "far", "proof"}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    make_world(tmp_path / "world")
+    file = tmp_path / "recipe.toml"
+    file.write_text(RECIPE)
+    return file
+
+
+def run(recipe: Path, **how: object) -> set[str]:
+    """The names of the stages that ran."""
+    result = run_study(
+        recipe,
+        recipe.parent / "out",
+        settings={"train": str(recipe.parent / "world" / "train"), **how.pop("settings", {})},  # type: ignore[dict-item]
+        **how,  # type: ignore[arg-type]
+    )
+    return {outcome.name for outcome in result.ran}
+
+
+def test_a_study_runs_once_and_then_only_what_changed(recipe: Path) -> None:
+    out = recipe.parent / "out"
+    assert run(recipe) == ALL
+    before = tree(out)
+    assert run(recipe) == set()
+    assert tree(out) == before
+
+    kept = {name: open_keep(out / name).manifest["counts"]["kept"] for name in ("rand", "far")}
+    assert kept["rand"] == open_keep(out / "all-pruned").manifest["counts"]["kept"]
+    assert kept["far"] == 20
+
+    # An option of one stage; then an input that all but the reference scan follow from.
+    assert run(recipe, settings={"n": "25"}) == {"far"}
+    world = recipe.parent / "world"
+    shard = world / "train" / "img_emb" / "img_emb_4.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    assert run(recipe, settings={"n": "25"}) == ALL - {"gap"}
+
+    # Another k makes other tables of the scan, but a reference scan knows nothing of it.
+    recipe.write_text(RECIPE.replace("k = 3", "k = 4"))
+    assert run(recipe, settings={"n": "25"}) == ALL - {"gap"}
+
+
+def test_an_input_that_only_looks_changed_costs_its_stage_alone(recipe: Path) -> None:
+    run(recipe)
+    os.utime(recipe.parent / "world" / "reference.npy", ns=(1, 1))
+    assert run(recipe) == {"gap"}
+
+
+def test_a_damaged_or_missing_output_is_mended(recipe: Path) -> None:
+    out = recipe.parent / "out"
+    run(recipe)
+    before = tree(out / "far")
+    part = next((out / "far" / "keep").iterdir())
+    part.write_bytes(part.read_bytes()[:-1])
+    assert run(recipe) == {"far"}
+    assert tree(out / "far") == before
+    (out / "scan" / "hist.parquet").unlink()
+    assert run(recipe) == {"scan"}
+
+
+def test_a_stage_that_failed_or_was_cut_short_is_taken_up(recipe: Path) -> None:
+    world = recipe.parent / "world"
+    shard = world / "train" / "img_emb" / "img_emb_2.npy"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-3])
+    with pytest.raises(ClipgapError, match=r"stage scan \(.*recipe.toml:17\) ended with exit") as e:
+        run(recipe)
+    assert e.value.exit_code == 3
+    shard.write_bytes(content)
+    assert run(recipe) == ALL - {"gap"}
+    record = recipe.parent / "out" / ".study" / "far.json"
+    document = json.loads(record.read_text())
+    record.write_text(json.dumps({"wanted": document["wanted"]}))  # begun, and then killed
+    assert run(recipe) == {"far"}
+
+
+def test_only_and_from(recipe: Path) -> None:
+    with pytest.raises(InputError, match="reads gap, which must run first"):
+        run(recipe, only=["scan"])
+    assert run(recipe, only=["gap"]) == {"gap"}
+    assert run(recipe) == ALL - {"gap"}
+    assert run(recipe, only=["far"]) == {"far"}
+    assert run(recipe, again_from=["all-pruned"]) >= {"all-pruned"}
+    with pytest.raises(UsageError, match="did you mean 'far'"):
+        run(recipe, only=["fra"])
+    with pytest.raises(UsageError, match="either"):
+        run(recipe, only=["far"], again_from=["gap"])
+
+
+def test_what_took_long_is_not_replaced_unasked(recipe: Path) -> None:
+    run(recipe)
+    record = recipe.parent / "out" / ".study" / "far.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "seconds": 601.0}))
+    with pytest.raises(InputError, match=r"far: far was 20, is 30. Its output took 601 s"):
+        run(recipe, settings={"n": "30"})
+    assert run(recipe) == set()
+    assert run(recipe, settings={"n": "30"}, overwrite=True) == {"far"}
+
+
+def test_what_is_not_of_the_study_stays(recipe: Path) -> None:
+    out = recipe.parent / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds no study"):
+        run(recipe)
+    (out / "notes.txt").unlink()
+    (out / ".study").mkdir()
+    (out / "gap").mkdir()
+    (out / "gap" / "precious").write_text("mine")
+    with pytest.raises(InputError, match="not from this study"):
+        run(recipe)
+    assert (out / "gap" / "precious").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ('k = 3', 'kk = 3', 22, "has no 'kk'; did you mean 'k'"),
+        ('k = 3', 'k = "many"', 22, "'k'"),
+        ('k = 3', "k = [3]", 22, "one number or string"),
+        ('k = 3', 'out = "x"', 22, "for `clipgap run` to give"),
+        ('k = 3', 'above = ["{train#kept}"]', 22, "'train' is no stage"),
+        ('command = "gap"', 'command = "gab"', 25, "no command 'gab'; did you mean 'gap'"),
+        ('gap = "{gap}"', 'gap = "{gapp}"', 21, "no stage, path or value; did you mean 'gap'"),
+        ('ref = "{reference}"', 'ref = "{scan}"', None, "go in a circle: scan → gap → scan"),
+        ('ref = "{reference}"', 'ref = "$set"', 26, "stands for several values"),
+        ('ref = "{reference}"', 'ref = "{gap}"', 24, "its own output"),
+        ('ref = "{reference}"', "", 24, "REF"),
+        ('"$set={$set}"]\ngap', '"$sett={$set}"]\ngap', 20, "did you mean 'set'"),
+        ("[stages.far]", "[stages.a-pruned]", None, "'a-pruned' is given twice"),
+        ("[values]\nn", "[values]\ntrain", 12, "'train' is given twice"),
+        ("[values]", "[valuse]", 11, "unknown key 'valuse'; did you mean 'values'"),
+        ("title =", "titel =", 2, "did you mean 'title'"),
+        ("n = 20", "n = [20]", 12, "must be a number"),
+        ('set = ["a", "b"]', "set = []", 15, "must be a list"),
+        ('"the training store"', '""', 6, "lacks `about`"),
+        ('show = ["all-pruned"]', 'show = ["al-pruned"]', 3, "no such stage"),
+        ("[study]", "[study", None, "not valid TOML"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_with_their_line(
+    recipe: Path, old: str, new: str, line: int | None, said: str
+) -> None:
+    assert RECIPE.count(old) >= 1
+    recipe.write_text(RECIPE.replace(old, new, 1))
+    with pytest.raises((InputError, UsageError)) as caught:
+        Study(recipe, recipe.parent / "out")
+    assert said in str(caught.value)
+    if line is not None:
+        assert f"recipe.toml:{line}: " in str(caught.value)
+    assert not (recipe.parent / "out").exists()
+
+
+def test_missing_data_is_named_all_at_once(recipe: Path) -> None:
+    (recipe.parent / "world" / "a.npy").unlink()
+    with pytest.raises(InputError) as caught:
+        run_study(recipe, recipe.parent / "out")
+    assert "recipe.toml:6): the training store. Say where it is: --set train=PATH" in str(
+        caught.value
+    )
+    assert "a.npy does not exist" in str(caught.value)
+    with pytest.raises(InputError, match="did you mean 'train'"):
+        run_study(recipe, settings={"trian": "x"})
+
+
+def test_lines_are_those_of_the_keys() -> None:
+    text = '''\
+# a = 1
+[first]
+a = """
+b = 2
+"""
+b = [
+  "c = 3",
+]
+c."d e" = { f = 1 }
+
+["se[cond"."x = y"]  # [third]
+g = 'h = "1"'
+'''
+    lines = Lines(text)
+    assert [lines.of("first", *path) for path in (("a",), ("b",), ("c", "d e"))] == [3, 6, 9]
+    assert lines.of("se[cond", "x = y", "g") == 12
+    assert lines.of("se[cond", "x = y", "none") == 11
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_fit_the_command_line(name: str, tmp_path: Path) -> None:
+    study = Study(name, tmp_path / "out")
+    plan = study.plan()
+    assert plan.to_run == list(study.stages)
+    needs = {path for path, place in study.recipe.paths.items() if not place.where}
+    assert all(any(line.startswith(f"{path} (") for line in plan.missing) for path in needs)
+    assert not (tmp_path / "out").exists()
+    assert_order(study.recipe, study)
+
+
+def assert_order(recipe: Recipe, study: Study) -> None:
+    seen: set[str] = set()
+    for name, stage in study.stages.items():
+        assert seen.issuperset(stage.after)
+        seen.add(name)
+    assert seen.issuperset(recipe.show)
+
+
+def test_figures_are_files_that_the_report_reads() -> None:
+    from clipgap.report.paper import read_paper
+
+    folder = next(iter(shipped_recipes().values())).parent / "figures"
+    table = read_paper(folder / "table1.toml")
+    pruned = table.rows["imagenet-sketch-pruned"]
+    assert (pruned["removed"], pruned["accuracy"]["imagenet-sketch"]) == (8_342_783, 44.78)
+    for name in ("table3", "table4", "waterbirds", "celeba"):
+        assert read_paper(folder / f"{name}.toml").title
+
+
+def test_the_command(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    world = recipe.parent / "world"
+    call = ["run", str(recipe), "--set", f"train={world / 'train'}", "-o", str(world / "out")]
+    assert main([*call, "--dry-run"]) == 0
+    said = capfd.readouterr().out
+    assert "▶ gap: to run: not made yet" in said
+    assert "| Would gap, reading each training row once:" in said
+    assert not (world / "out").exists()
+    assert main(call) == 0
+    said = capfd.readouterr()
+    assert "[1/8] gap: not made yet" in said.err
+    assert "8 stages in" in said.out
+    assert f"Keep-list: {world / 'out' / 'all-pruned'}" in said.out
+    assert main(call) == 0
+    assert "Nothing to do: all 8 stages" in capfd.readouterr().out
+    assert main([*call, "--json", "--from", "far"]) == 0
+    assert [one["name"] for one in json.loads(capfd.readouterr().out)["ran"]] == ["far"]
+    assert main(["run", "no-such-recipe"]) == 3
+    assert main([*call, "--set", "n"]) == 2
+
+
+def test_a_recipe_is_found_by_name_or_path() -> None:
+    file = shipped_recipes()["demo"]
+    assert read_recipe(file).name == "demo"
+    assert Study("demo").folder == Path("clipgap-demo")
+    assert Study(file).stages.keys() == Study("demo").stages.keys()
