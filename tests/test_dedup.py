@@ -200,10 +200,10 @@ def test_far_rows_are_drawn_more_often_by_plus_plus() -> None:
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_no_kernel_thread_or_block_changes_a_result(kernel: str, threads: int) -> None:
-    rows = np.concatenate([DATA["crowd"], unit_rows(450, 12, 9)])  # some clusters for the C++ way
+    rows = np.concatenate([DATA["crowd"], unit_rows(150, 12, 9)])  # some clusters for the C++ way
     options: dict[str, Any] = {"clusters": 2, "iterations": 5, "audit": 30, "keep": "centroid-far"}
     expected = dedup(rows, EPSILONS, **options, kernel="numpy", threads=1)
-    for block_rows, memory in ((11, 1 << 30), (64, 40_000)):
+    for block_rows, memory in ((29, 1 << 30), (64, 12_000)):
         found = dedup(
             rows,
             EPSILONS,
