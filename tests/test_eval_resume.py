@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import clipgap
+from clipgap.clip.data import Classes
 from clipgap.clip.eval import run as run_module
 from clipgap.errors import InputError, Interrupted, ResumeError
-from tests.clip_worlds import (
-    pictures,
-    write_folder,
-)
+from tests.clip_worlds import pictures, write_folder, write_tar
 from tests.eval_worlds import World, make_world, samples
 
 
@@ -98,3 +100,74 @@ def test_changed_inputs_are_refused_on_resume(world: World, tmp_path: Path) -> N
         clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"), resume=True)
     clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"), overwrite=True)
     assert len(samples(out, "a")["row"]) == 7
+
+
+class Stopped(BaseException):
+    """As a signal that nobody handles; killed processes are tested where files are written."""
+
+
+class Colour:
+    """A checkpoint that answers at once: by the mean colour of the image."""
+
+    prepared_as = "mean colour"
+
+    def preprocess(self, image: Image.Image) -> torch.Tensor:
+        return torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.float32)
+
+    def head(self, classes: Classes) -> Callable[[torch.Tensor], Any]:
+        return lambda batch: batch[:, : len(classes)].numpy()
+
+
+def test_stopped_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes, templates = tmp_path / "classes", tmp_path / "templates"
+    classes.write_text("red circle\ngreen square\nblue triangle\n")
+    templates.write_text("a {}")
+    broken = dataclasses.replace(pictures(1)[0], key="broken", jpeg=b"no image")
+    shards = [write_tar(tmp_path / f"{n}.tar", [*pictures(3, seed=n), broken]) for n in (0, 1)]
+    for name in ("a", "b"):
+        torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / f"{name}.pt")
+    monkeypatch.setattr(run_module, "_load", lambda *_: Colour())
+    monkeypatch.setattr(run_module, "TOGETHER", 1)
+
+    def evaluate(out: Path, resume: bool = False) -> None:
+        clipgap.evaluate(
+            [str(tmp_path / "a.pt"), str(tmp_path / "b.pt")],
+            [f"x={shards[0]}", f"y={shards[1]}"],
+            out,
+            model="none",
+            classnames=str(classes),
+            templates=str(templates),
+            device="cpu",
+            workers=1,
+            resume=resume,
+        )
+
+    calls, last = 0, 0
+
+    def counted(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == last:
+                raise Stopped
+            return original(*arguments, **options)
+
+        return call
+
+    for function in ("fsync", "replace", "unlink", "rmdir", "mkdir"):
+        monkeypatch.setattr(os, function, counted(getattr(os, function)))
+    evaluate(tmp_path / "whole")
+    writes, whole = calls, tree(tmp_path / "whole")
+    assert writes > 50
+    assert len(whole) == 8
+    for nth in range(1, writes + 1):
+        calls, last = 0, nth
+        out = tmp_path / str(nth)
+        with pytest.raises(Stopped):
+            evaluate(out)
+        left = {name: content for name, content in tree(out).items() if name[0] != "."}
+        assert left.items() <= whole.items(), "a file that is not whole is visible"
+        assert "manifest.json" not in left or left.keys() == whole.keys()
+        last = 0
+        evaluate(out, resume=True)
+        assert tree(out) == whole
