@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from clipgap.store import Store as Store
     from clipgap.store import StoreWriter as StoreWriter
     from clipgap.store import open_store as open_store
+    from clipgap.study import run_study as run_study
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
@@ -70,6 +71,7 @@ _HOMES = {
     "plan_embed": "clipgap.clip.embed",
     "plan_scan": "clipgap.scan",
     "report": "clipgap.report",
+    "run_study": "clipgap.study",
     "scan": "clipgap.scan",
     "split": "clipgap.select",
     "train": "clipgap.clip.train",

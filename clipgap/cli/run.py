@@ -104,7 +104,7 @@ def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
         shell.note(f"  {step.call}")
 
     with stop_on_signals(stop, shell.note):
-        result = study.run(on_stage=announce, stop=stop, **how)
+        result = study.run(quiet=shell.quiet, on_stage=announce, stop=stop, **how)
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.quarantined else 0
 

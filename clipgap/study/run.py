@@ -136,10 +136,14 @@ class Study:
         only: Sequence[str] = (),
         again_from: Sequence[str] = (),
         overwrite: bool = False,
+        quiet: bool = False,
         on_stage: OnStage = lambda starting: None,
         stop: threading.Event | None = None,
     ) -> StudyResult:
-        """Bring the study up to date; raises at the first stage that fails."""
+        """Bring the study up to date; raises at the first stage that fails.
+
+        What a stage shows while it runs goes to stderr, unless `quiet`.
+        """
         plan = self.plan(only, again_from)
         if plan.missing:
             raise InputError.listing(
@@ -161,7 +165,7 @@ class Study:
                     continue
                 _refuse(now, overwrite or name in forced)
                 on_stage(Starting(len(ran) + 1, total, now))
-                ran.append(self._run(now, processes, stop))
+                ran.append(self._run(now, processes, quiet, stop))
                 if stop is not None and stop.is_set():
                     raise Interrupted("stopped; the same command goes on from here")
         names = {outcome.name for outcome in ran}
@@ -207,11 +211,13 @@ class Study:
                         f"({states[earlier].why})"
                     )
 
-    def _run(self, step: Step, processes: Stages, stop: threading.Event | None) -> StageOutcome:
+    def _run(
+        self, step: Step, processes: Stages, quiet: bool, stop: threading.Event | None
+    ) -> StageOutcome:
         stage = step.stage
-        flags = []
+        flags = ["--quiet"] if quiet else []
         if stage.out is not None and stage.out.exists():
-            flags = stage.command.going_on(again=not _worth_mending(step.finding))
+            flags += stage.command.going_on(again=not _worth_mending(step.finding))
         self._ledger.begin(stage)
         began = time.monotonic()
         code = processes.run(
@@ -327,9 +333,10 @@ def run_study(
     only: Sequence[str] = (),
     again_from: Sequence[str] = (),
     overwrite: bool = False,
+    quiet: bool = False,
     on_stage: OnStage = lambda starting: None,
     stop: threading.Event | None = None,
 ) -> StudyResult:
     """Run a recipe: a file, or the name of one that clipgap brings."""
     study = Study(recipe, folder, settings)
-    return study.run(only, again_from, overwrite, on_stage, stop)
+    return study.run(only, again_from, overwrite, quiet, on_stage, stop)

@@ -1,0 +1,105 @@
+"""The worlds that are drawn, and the demo from end to end at a tiny size."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from clipgap.cli.main import main
+from clipgap.errors import InputError, ResumeError
+from clipgap.scan import open_scan
+from clipgap.study.render import render
+from clipgap.tables.keep import open_keep
+from tests.worlds import tree
+
+SMALL = {"web": 60, "reference": 30, "points": 24, "planted": 12}
+
+
+def members(shard: Path) -> dict[str, bytes]:
+    with tarfile.open(shard) as archive:
+        files = {member.name: archive.extractfile(member) for member in archive}
+        return {name: file.read() for name, file in files.items() if file is not None}
+
+
+def picture(content: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(content)), np.float64)
+
+
+@pytest.mark.parametrize("world", ["shapes", "digits"])
+def test_worlds_are_labelled_and_the_same_each_time(world: str, tmp_path: Path) -> None:
+    found = render(world, tmp_path / "one", **SMALL)
+    render(world, tmp_path / "two", **SMALL)
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
+    assert found.sets["web"] == 72
+    classes = (tmp_path / "one" / "classes.txt").read_text().splitlines()
+    web = members(tmp_path / "one" / "web" / "00000.tar")
+    assert len(web) == 4 * 72
+    copies = {
+        name.removesuffix(".json"): json.loads(content)["origin"].rpartition(" ")[2]
+        for name, content in web.items()
+        if name.endswith(".json") and json.loads(content)["origin"].startswith("near-duplicate")
+    }
+    assert len(copies) == 12
+    (near,) = {original[:-6] for original in copies.values()}
+    originals = members(tmp_path / "one" / near / "00000.tar")
+    for copy, original in copies.items():
+        assert web[f"{copy}.cls"] == originals[f"{original}.cls"]
+        # Nearer to its original than to any other image of that test set, pixel by pixel.
+        far = {
+            name: np.abs(picture(web[f"{copy}.jpg"]) - picture(content)).mean()
+            for name, content in originals.items()
+            if name.endswith(".jpg")
+        }
+        assert min(far, key=lambda name: far[name]) == f"{original}.jpg"
+        assert classes[int(web[f"{copy}.cls"])] in web[f"{copy}.txt"].decode()
+
+
+def test_a_rendered_folder_is_kept_mended_or_refused(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    render("shapes", out, **SMALL)
+    with pytest.raises(InputError, match="--resume"):
+        render("shapes", out, **SMALL)
+    assert render("shapes", out, **SMALL, resume=True).already_complete
+    with pytest.raises(ResumeError, match="--overwrite"):
+        render("shapes", out, **{**SMALL, "web": 61}, resume=True)
+    before = tree(out)
+    (out / "val" / "00000.tar").write_bytes(b"")
+    assert not render("shapes", out, **SMALL, resume=True).already_complete
+    assert tree(out) == before
+    assert main(["render", "circles", "-o", str(tmp_path / "none")]) == 2
+
+
+def test_the_demo_is_the_paper_in_miniature(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    small = {**SMALL, "half": 36, "epochs": 1, "batch": 16, "workers": 0}
+    settings = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
+    out = tmp_path / "demo"
+    assert main(["demo", "-q", "-o", str(out), *settings]) == 0
+    said = capfd.readouterr().out
+    assert str(out / "report") in said
+    for name in ("base", "sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned"):
+        assert name in said
+    assert (out / "report" / "index.html").exists()
+
+    # Equal sizes, and a gap that pruning closes: no kept row is above any threshold.
+    kept = {
+        name: open_keep(out / name).manifest["counts"]["kept"]
+        for name in ("sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned")
+    }
+    assert kept["sketch-pruned"] == kept["rand-pruned"]
+    assert kept["near-pruned"] == kept["half-rand-pruned"] == 36
+    margin = open_scan(out / "scan").train_table()["margin_sketch"].to_numpy()
+    assert kept["sketch-pruned"] == np.count_nonzero(margin <= 0)
+
+    before = tree(out)
+    assert main(["demo", "-q", "-o", str(out), *settings]) == 0
+    assert "Nothing to do" in capfd.readouterr().out
+    assert tree(out) == before
