@@ -87,8 +87,8 @@ void choose_step(Columns& columns, const uint16_t* rows) {
   const Kernels& kernels = *columns.kernels;
   std::vector<int16_t> integers(how.padded);
   std::vector<float> scratch(how.padded);
-  // A share of few columns, lest choosing take longer than all that is done with them.
-  const int64_t sampled = std::clamp<int64_t>(columns.count / 8, 16, 1024);
+  // Fewer of few columns, lest choosing take longer than all that is done with them.
+  const int64_t sampled = std::clamp<int64_t>(columns.count * columns.count / 8192, 16, 1024);
   const int64_t every = std::max<int64_t>(1, columns.count / sampled);
 
   const auto residual_at = [&](float step, float limit, double* norm_sq) {
