@@ -119,7 +119,8 @@ def run(arguments: list[str], out: Path) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     code = (
         "import resource, sys; from clipgap.cli.main import main; code = main(sys.argv[1:]);"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, file=sys.stderr);"
+        "used = resource.getrusage(resource.RUSAGE_SELF);"
+        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr);"
         "sys.exit(code)"
     )
     began = time.perf_counter()
@@ -133,6 +134,7 @@ def run(arguments: list[str], out: Path) -> dict[str, float]:
     told = json.loads(done.stdout)
     return {
         "seconds": round(seconds, 2),
+        "processor_seconds": round(float(done.stderr.split()[-2]), 2),
         "peak_mib": round(float(done.stderr.split()[-1]), 1),
         "files": told["files"],
         "megabytes": round(told["bytes"] / 1e6, 1),

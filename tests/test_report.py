@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
+from scipy.stats import spearmanr
 
 import clipgap
 from clipgap.cli.main import main
@@ -75,7 +76,8 @@ def test_every_number_by_an_oracle(study: Study, report: Path) -> None:
     found = read(report)
     assert_same(found, expected)
     # Nothing is reported that the oracle does not know of.
-    assert found.keys() - expected.keys() == {"format", "version", "title", "paper", "versions"}
+    beyond = {"format", "version", "title", "paper", "versions", "embeddings"}
+    assert found.keys() - expected.keys() == beyond
     assert any(test["training"]["web"]["near_duplicates_l2"] for test in found["tests"])
     assert found["paper"]["rows"] == paper["rows"]
 
@@ -218,6 +220,31 @@ def test_without_thresholds_nothing_is_said_of_them(study: Study, tmp_path: Path
     assert sorted(tree(found.path)) == ["manifest.json", "report.json"]
 
 
+def test_other_embeddings(study: Study, tmp_path: Path) -> None:
+    """Rank correlations, with ties: scores of few digits."""
+    tests = {}
+    for name, n in study.sizes.tests.items():
+        rows = np.random.default_rng(n).normal(size=(n, 8)).round(1)
+        tests[name] = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    clipgap.gap(tests["val"][:3], tests, out=tmp_path / "small", k=1)
+    (tmp_path / "p.toml").write_text('title = "Table 5"\nrho = {val = 0.93}')
+    inputs = {"embeddings": {"small": tmp_path / "small"}, "paper": tmp_path / "p.toml"}
+    made = clipgap.report({"web": study.folder / "scan"}, **inputs, out=tmp_path / "r", gallery=1)
+    for row in read(made.path)["embeddings"]:
+        pair = [report_oracle.best(tmp_path / "small", row["test"])]
+        pair.append(report_oracle.best(study.folder / "scan", row["test"]))
+        assert row["rho"] == pytest.approx(spearmanr(*pair).statistic, rel=1e-12)
+        assert row["histogram"] == report_oracle.histogram(pair[0], 50)
+    lines = list(csv.DictReader((made.path / "tables/embeddings.csv").open()))
+    assert [(line["test set"], line["ρ paper"]) for line in lines] == [
+        ("val", "0.93"),
+        ("sketch", ""),
+    ]
+    clipgap.gap(tests["val"], {"val": tests["val"][:4]}, out=tmp_path / "other")
+    with pytest.raises(InputError, match=r"'val' has 90 points in .* and 4 in"):
+        clipgap.report(study.folder / "scan", embeddings=tmp_path / "other", out=tmp_path / "s")
+
+
 def test_fewer_points_in_the_gallery(study: Study, tmp_path: Path) -> None:
     made = clipgap.report(study.folder / "scan", out=tmp_path / "r", gallery=7)
     index = gallery(made.path, "0/index.js")["similarity"]
@@ -273,7 +300,7 @@ def test_calls_that_do_not_fit_together(
         (["--scan", "web=", *out], 2, "NAME=PATH"),
         (["--scan", scan, "--images", "nope", *out], 2, "NAME=SHARDS"),
         (["--scan", scan, "--images", "nope=x", *out], 2, "no such training or test set"),
-        (["--scan", f"val={study.folder / 'scan'}", *out], 2, "'val' names two sets"),
+        (["--scan", f"val={study.folder / 'scan'}", *out], 2, "'val' names two of the inputs"),
         (["--scan", scan, "--format", "pdf", *out], 2, "not one of html, md, json"),
         (["--scan", scan, "-o", str(study.folder / "scan")], 2, "both input and output"),
         (["--scan", str(tmp_path), *out], 3, "not a finished scan"),

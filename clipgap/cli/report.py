@@ -65,6 +65,14 @@ def report(
         Path | None,
         typer.Option(metavar="FILE", help="A paper's figures, JSON or TOML, to stand beside ours."),
     ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]SCAN",
+            help="The first scan made again with another embedding: adds rank correlations. "
+            "Repeatable.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -107,6 +115,7 @@ def report(
         "evals": eval or [],
         "images": _images(images or []),
         "paper": paper,
+        "embeddings": _named(embedding or [], "--embedding"),
     }
     if running.dry_run:
         sources = plan_report(**inputs)
@@ -176,6 +185,7 @@ def _plan(sources: Sources) -> dict[str, Any]:
         "splits": {name: keep.kept for name, keep in sources.splits.items()},
         "checkpoints": {name: name if name in known else None for name in checkpoints},
         "images": dict(sources.images),
+        "embeddings": [one.name for one in sources.embeddings],
         "paper": None if sources.paper is None else sources.paper.title,
     }
 
@@ -195,6 +205,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  checkpoint  {name}{note}"
     for name, shards in plan["images"].items():
         yield f"  images      {name}: {shards}"
+    for name in plan["embeddings"]:
+        yield f"  embedding   {name}"
     if plan["paper"] is not None:
         yield f"  paper       {plan['paper']}"
 

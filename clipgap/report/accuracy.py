@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from clipgap.clip.eval.statistics import wilson
 from clipgap.errors import InputError
 from clipgap.report.similarity import bin_of
-from clipgap.report.sources import Sources
-from clipgap.scan.result import ScanResult
+from clipgap.report.sources import Sources, TrainingSet
 
 SIMILARITY_STEPS = 20  # bins of 0.05
 METRIC = "top1"
@@ -57,32 +56,32 @@ def answers(sources: Sources, test: str) -> dict[str, Answers]:
                 samples = evaluation.samples(checkpoint, test)
                 if samples is not None:
                     where = f"{evaluation.path}: checkpoint {checkpoint!r} on {test!r}"
-                    found[checkpoint] = _joined(samples, large.scan, test, where)
+                    found[checkpoint] = _joined(samples, large, test, where)
     return found
 
 
-def _joined(samples: Any, scan: ScanResult, test: str, where: str) -> Answers:
+def _joined(samples: Any, large: TrainingSet, test: str, where: str) -> Answers:
     """Row r of an evaluation is test point r of a scan; where both have keys these must agree."""
-    points = scan.test(test)
+    points, label = large.points(test).keys, large.scan.label
     rows = samples["row"].to_numpy()
-    if len(rows) and (rows[-1] >= points.num_rows or rows[0] < 0 or (np.diff(rows) <= 0).any()):
+    if len(rows) and (rows[-1] >= len(points) or rows[0] < 0 or (np.diff(rows) <= 0).any()):
         raise InputError(
-            f"{where} has samples up to row {rows.max():,}, the scan {scan.label} has "
-            f"{points.num_rows:,} test points; they must be the same set in the same order"
+            f"{where} has samples up to row {rows.max():,}, the scan {label} has "
+            f"{len(points):,} test points; they must be the same set in the same order"
         )
-    ours = points["key"].take(samples["row"]).to_pylist()
+    ours = points.take(samples["row"].combine_chunks()).to_pylist()
     for row, theirs, own in zip(rows.tolist(), samples["key"].to_pylist(), ours, strict=True):
         if None not in (theirs, own) and theirs != own:
             raise InputError(
-                f"{where}: sample {row:,} is {theirs!r}, but the scan {scan.label} has {own!r} "
+                f"{where}: sample {row:,} is {theirs!r}, but the scan {label} has {own!r} "
                 "there; they must be the same set in the same order"
             )
-    known, correct = np.zeros((2, points.num_rows), np.bool_)
-    label = np.full(points.num_rows, -1, np.int64)
+    known, correct = np.zeros((2, len(points)), np.bool_)
+    labels = np.full(len(points), -1, np.int64)
     known[rows] = True
     correct[rows] = samples["correct"].to_numpy(zero_copy_only=False)
-    label[rows] = samples["label"].to_numpy()
-    return Answers(known, correct, label)
+    labels[rows] = samples["label"].to_numpy()
+    return Answers(known, correct, labels)
 
 
 def by_similarity(sources: Sources) -> Iterator[dict[str, Any]]:

@@ -75,9 +75,10 @@ def plan_report(
     evals: Sequence[Given] | Given = (),
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
+    embeddings: Named = (),
 ) -> Sources:
     """Open and check everything that `report` would read."""
-    return open_sources(scans, reference, splits, evals, images, paper)
+    return open_sources(scans, reference, splits, evals, images, paper, embeddings)
 
 
 def report(
@@ -89,6 +90,7 @@ def report(
     evals: Sequence[Given] | Given = (),
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
+    embeddings: Named = (),
     format: str = "html",
     title: str = TITLE,
     gallery: int | None = None,
@@ -102,7 +104,8 @@ def report(
     as it is. The first scan is of the large set that galleries and curves are about. `evals` are
     folders of `clipgap eval`; a checkpoint belongs to the split, or the scan, that it is called
     like. `images` are tar shards by name of a test set, scan or reference. `paper` is a file of
-    published figures. `gallery` limits how many points of each test set the gallery shows.
+    published figures. `embeddings` are the first scan made again with other embeddings. `gallery`
+    limits how many points of each test set the gallery shows.
 
     Equal inputs give equal folders, byte for byte.
     """
@@ -115,7 +118,13 @@ def report(
     tell = on_progress or ignore
     tell(Progress("reading headers"))
     sources = plan_report(
-        scans, reference=reference, splits=splits, evals=evals, images=images, paper=paper
+        scans,
+        reference=reference,
+        splits=splits,
+        evals=evals,
+        images=images,
+        paper=paper,
+        embeddings=embeddings,
     )
     settings = {"format": format, "title": title, "gallery": gallery}
     folder = OutputFolder(Path(out), FORMAT, "report")
@@ -186,7 +195,7 @@ def _finished(folder: OutputFolder, described: Mapping[str, Any]) -> dict[str, A
 
 def _spare(out: Path, sources: Sources) -> None:
     """Refuse an output that is one of the inputs."""
-    inputs = [one.scan.path for one in sources.training_sets]
+    inputs = [one.scan.path for one in (*sources.training_sets, *sources.embeddings)]
     inputs += [keep.path for keep in sources.splits.values()]
     inputs += [one.path for one in sources.evaluations]
     for path in inputs:

@@ -37,6 +37,7 @@ def figures(findings: Findings) -> dict[str, Figure]:
     """All figures that have something to show, by name."""
     made = [
         _similarity(findings),
+        _embeddings(findings),
         _by_similarity(findings),
         _by_removed(findings),
         _robustness(findings),
@@ -63,6 +64,27 @@ def _similarity(findings: Findings) -> Figure:
         "How near each training set comes",
         "Similarity of each test point to its nearest training row, as share of the test points "
         "in bins of 0.02. Dashed lines: medians.",
+        drawings,
+    )
+
+
+def _embeddings(findings: Findings) -> Figure:
+    rows = findings["embeddings"]
+    seconds = list(dict.fromkeys(row["second"] for row in rows))
+    drawings = []
+    for test in findings["tests"]:
+        of_test = [row for row in rows if row["test"] == test["name"] and row["histogram"]]
+        if not of_test:
+            continue
+        first = of_test[0]["first"]
+        series = {first: test["training"][first], **{row["second"]: row for row in of_test}}
+        colours = {name: colour_of(n) for n, name in enumerate([first, *seconds])}
+        drawings.append(_histogram(test["name"], series, colours))
+    return Figure(
+        "similarity-by-embedding",
+        "Similarity by other embeddings",
+        "Similarity of each test point to its nearest training row, by each embedding, in bins of "
+        "0.02. Dashed lines: medians.",
         drawings,
     )
 

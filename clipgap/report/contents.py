@@ -14,6 +14,7 @@ def tables(findings: Findings) -> list[Table]:
     """All tables that have rows, in the order of the page."""
     made = [
         _test_sets(findings),
+        _embeddings(findings),
         _accuracies(findings),
         _differences(findings),
         _robustness(findings),
@@ -72,6 +73,33 @@ def _test_sets(findings: Findings) -> Table:
             Column("nearer than reference", "percent"),
         ),
         tuple(rows),
+    )
+
+
+def _embeddings(findings: Findings) -> Table:
+    theirs = (findings["paper"] or {"rho": {}})["rho"]
+    return Table(
+        "embeddings",
+        "Choice of embedding",
+        "Spearman's rank correlation between the similarities of test points to their nearest "
+        "training rows, by two embeddings.",
+        (
+            Column("test set"),
+            Column("first"),
+            Column("second"),
+            Column("points", "count"),
+            Column("ρ", "score"),
+        ),
+        tuple(
+            (
+                Cell(row["test"]),
+                Cell(row["first"]),
+                Cell(row["second"]),
+                Cell(row["points"]),
+                Cell(row["rho"], paper=theirs.get(row["test"])),
+            )
+            for row in findings["embeddings"]
+        ),
     )
 
 

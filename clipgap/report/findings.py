@@ -8,6 +8,7 @@ from typing import Any
 
 from clipgap import __version__
 from clipgap.report.accuracy import accuracies, by_removed, by_similarity, paired, robustness
+from clipgap.report.embeddings import embedding_findings
 from clipgap.report.similarity import test_sets
 from clipgap.report.sources import Sources, TrainingSet
 from clipgap.report.splits import split_findings
@@ -31,6 +32,7 @@ def gather(sources: Sources, title: str) -> Findings:
         "title": title,
         "training": [_training(one) for one in sources.training_sets],
         "tests": list(test_sets(sources)),
+        "embeddings": list(embedding_findings(sources)),
         "normalised": [series for found in passes for series in found.normalised],
         "overlap": {
             "test_sets": overlaps,
@@ -72,6 +74,7 @@ def _paper(sources: Sources) -> dict[str, Any] | None:
         "source": paper.source,
         "rows": list(paper.rows.values()),
         "tests": list(paper.tests.values()),
+        "rho": dict(paper.rho),
     }
 
 

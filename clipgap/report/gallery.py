@@ -67,7 +67,7 @@ class TestGallery:
         return cls(
             name=test,
             large=large,
-            keys=large.scan.test(test)["key"].to_pylist(),
+            keys=large.points(test).keys.to_pylist(),
             similarity=similarity,
             thresholds=np.full(len(similarity), np.nan) if named is None else named[1],
             reference=None if named is None else named[0],
@@ -230,7 +230,8 @@ def _pages(gallery: TestGallery, pictures: Mapping[str, Pictures]) -> Iterator[l
 class _Lists:
     """Shown neighbours of every point as plain lists."""
 
-    flat: list[list[Any]]
+    flat: list[tuple[str, str, float]]  # shard, key and score
+    pictures: Pictures | None
     starts: list[int]
     place: NDArray[np.int64]  # (points, k): of a neighbour among the shown ones of its point
     mask: NDArray[np.bool_]
@@ -239,19 +240,20 @@ class _Lists:
     def of(
         cls, near: Neighbours, mask: NDArray[np.bool_], pictures: Mapping[str, Pictures]
     ) -> _Lists:
-        known = pictures.get(near.training.name)
-        flat = []
-        for shard, key, sim in near.chosen(mask):
-            picture = known.get(shard, key) if known else None
-            entry: list[Any] = [key, round(sim, DIGITS)]
-            if picture is not None:
-                entry += [picture.file, picture.caption, picture.url]
-            flat.append(entry)
         starts = np.concatenate([[0], np.cumsum(mask.sum(axis=1))]).tolist()
-        return cls(flat, starts, np.cumsum(mask, axis=1) - 1, mask)
+        known = pictures.get(near.training.name)
+        return cls(list(near.chosen(mask)), known, starts, np.cumsum(mask, axis=1) - 1, mask)
 
     def entries(self, point: int) -> list[list[Any]]:
-        return self.flat[self.starts[point] : self.starts[point + 1]]
+        """Made when they are written: millions of small lists would keep the collector busy."""
+        return [
+            self._entry(*near) for near in self.flat[self.starts[point] : self.starts[point + 1]]
+        ]
+
+    def _entry(self, shard: str, key: str, sim: float) -> list[Any]:
+        picture = self.pictures.get(shard, key) if self.pictures else None
+        words = [] if picture is None else [picture.file, picture.caption, picture.url]
+        return [key, round(sim, DIGITS), *words]
 
     def places(self, selection: Selection) -> Callable[[int], list[int]]:
         """For each point its list, as places among its entries with their copies."""

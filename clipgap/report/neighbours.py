@@ -87,7 +87,7 @@ class Neighbours:
             found[here] = keep.bits(shard)[self.row[here]]
         return found
 
-    def chosen(self, mask: NDArray[np.bool_]) -> Iterator[tuple[str, str | None, float]]:
+    def chosen(self, mask: NDArray[np.bool_]) -> Iterator[tuple[str, str, float]]:
         """Shard, key and score of some neighbours, line by line."""
         places = np.flatnonzero(mask[self.listed])
         names = [s["name"] for s in self.training.scan.manifest["inputs"]["train"]["shards"]]

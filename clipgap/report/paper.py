@@ -1,25 +1,4 @@
-"""Published figures to stand beside one's own: a JSON or TOML file.
-
-title = "Table 1"                     # required
-source = "Mayilvahanan et al., 2024"
-x = "val"                             # in-distribution test set of the robustness line
-
-[[rows]]                  # of the table of accuracies, by checkpoint or split
-name = "sketch-pruned"
-removed = 8_342_783
-accuracy = {val = 68.34, sketch = 44.78}    # per cent, as papers print them
-
-[[tests]]                             # of the table of test sets
-name = "sketch"
-points = 50_889
-near_duplicates = {laion = 1553, imagenet = 18}   # by name of training set
-nearer = {laion = 97.94}              # per cent of points nearer to it than to the reference
-close = {laion = 8_859_133}           # training rows with a normalised similarity above 0.9
-
-[[models]]                            # reference models of the effective-robustness line
-name = "ResNet-50"
-accuracy = {val = 76.13, sketch = 24.09}
-"""
+"""Published figures to stand beside one's own: a JSON or TOML file; `docs/report.md` shows one."""
 
 from __future__ import annotations
 
@@ -39,7 +18,8 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
 
 _PERCENT, _COUNTS, _TEXT, _COUNT = "percentages by name", "counts by name", "text", "a count"
-_TOP = {"title": _TEXT, "source": _TEXT, "x": _TEXT}
+_SHARES = "correlations by name"
+_TOP = {"title": _TEXT, "source": _TEXT, "x": _TEXT, "rho": _SHARES}
 _ENTRIES: dict[str, dict[str, str]] = {
     "rows": {"name": _TEXT, "size": _COUNT, "removed": _COUNT, "accuracy": _PERCENT},
     "tests": {
@@ -63,6 +43,7 @@ class Paper:
     rows: Mapping[str, Mapping[str, Any]]
     tests: Mapping[str, Mapping[str, Any]]
     models: Mapping[str, Mapping[str, float]]  # accuracies in per cent, by model and test set
+    rho: Mapping[str, float]
     sha256: str
 
 
@@ -78,7 +59,11 @@ def read_paper(path: Path) -> Paper:
         raise InputError(f"{path} holds no table of figures")
     problems = [f"unknown entry {key!r}" for key in document if key not in {*_TOP, *_ENTRIES}]
     problems += [f"no {key}" for key in ("title",) if key not in document]
-    problems += [f"{key} is not text" for key in _TOP if not isinstance(document.get(key, ""), str)]
+    problems += [
+        f"{key} is not {kind}"
+        for key, kind in _TOP.items()
+        if key in document and not _fits(document[key], kind)
+    ]
     for part, known in _ENTRIES.items():
         entries = document.get(part, [])
         if not isinstance(entries, list):
@@ -95,6 +80,7 @@ def read_paper(path: Path) -> Paper:
         rows={entry["name"]: entry for entry in document.get("rows", [])},
         tests={entry["name"]: entry for entry in document.get("tests", [])},
         models={entry["name"]: entry["accuracy"] for entry in document.get("models", [])},
+        rho=document.get("rho", {}),
         sha256=hashlib.sha256(content).hexdigest(),
     )
 
@@ -123,7 +109,8 @@ def _fits(value: Any, kind: str) -> bool:
         return False
     if kind == _COUNTS:
         return all(_fits(each, _COUNT) for each in value.values())
+    low, high = (-1, 1) if kind == _SHARES else (0, 100)
     return all(
-        isinstance(each, int | float) and not isinstance(each, bool) and 0 <= each <= 100
+        isinstance(each, int | float) and not isinstance(each, bool) and low <= each <= high
         for each in value.values()
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,25 +30,40 @@ GAP_COLUMN = "reference"
 
 
 @dataclass(frozen=True)
+class Points:
+    """Of the points of a test set: keys, similarity to the nearest row, threshold."""
+
+    keys: Any  # pyarrow strings
+    similarity: NDArray[np.float64]  # NaN where it has no score
+    gap: NDArray[np.float64] | None  # NaN where it has none; None if the scan has none
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """A scan under the name that the report gives to what was scanned."""
 
     name: str
     scan: ScanResult
     is_reference: bool = False
+    _read: dict[str, Points] = field(default_factory=dict, repr=False)
+
+    def points(self, test: str) -> Points:
+        """What the scan says of the points of a test set; read once."""
+        if test not in self._read:
+            table = self.scan.test(test)
+            gap = table["gap"]
+            self._read[test] = Points(
+                keys=table["key"].combine_chunks(),
+                similarity=_finite(self.scan.tau(test)),
+                gap=None
+                if gap.null_count == len(gap)
+                else _finite(gap.to_numpy(zero_copy_only=False).astype(np.float64)),
+            )
+        return self._read[test]
 
     def similarity(self, test: str) -> NDArray[np.float64]:
         """s_test of each test point; NaN where it has no score."""
-        found = self.scan.tau(test)
-        return np.where(np.isfinite(found), found, np.nan)
-
-    def gap(self, test: str) -> NDArray[np.float64] | None:
-        """The threshold of each test point, NaN where it has none; None if the scan has none."""
-        column = self.scan.test(test)["gap"]
-        if column.null_count == len(column):
-            return None
-        values: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
-        return np.where(np.isfinite(values), values, np.nan)
+        return self.points(test).similarity
 
 
 @dataclass(frozen=True)
@@ -61,6 +76,7 @@ class Sources:
     evaluations: tuple[Evaluation, ...]
     images: Mapping[str, str]  # name of a training or test set -> its tar shards
     paper: Paper | None
+    embeddings: tuple[TrainingSet, ...] = ()  # the first scan again, by other embeddings
 
     @property
     def training_sets(self) -> tuple[TrainingSet, ...]:
@@ -85,7 +101,7 @@ class Sources:
         if self.reference is not None and test in self.reference.scan.test_names:
             return self.reference.name, self.reference.similarity(test)
         large = self.large(test)
-        gap = None if large is None else large.gap(test)
+        gap = None if large is None else large.points(test).gap
         return None if gap is None else (GAP_COLUMN, gap)
 
     def splits_of(self, training: TrainingSet) -> dict[str, KeepList]:
@@ -108,6 +124,7 @@ class Sources:
             "evaluations": [checksum(one.manifest) for one in self.evaluations],
             "images": dict(self.images),
             "paper": None if self.paper is None else self.paper.sha256,
+            "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
         }
 
 
@@ -118,6 +135,7 @@ def open_sources(
     evaluations: Sequence[Given] | Given = (),
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
+    embeddings: Named = (),
 ) -> Sources:
     """Open everything; what does not belong together is refused, all of it in one message."""
     large = [TrainingSet(name, open_scan(path)) for name, path in named(scans, "scan").items()]
@@ -135,6 +153,10 @@ def open_sources(
         evaluations=tuple(open_evaluation(Path(path)) for path in paths),
         images={name: str(path) for name, path in (images or {}).items()},
         paper=None if paper is None else read_paper(Path(paper)),
+        embeddings=tuple(
+            TrainingSet(name, open_scan(path))
+            for name, path in named(embeddings, "embedding").items()
+        ),
     )
     _check_names(sources)
     if problems := [*_damaged(sources), *_disagreements(sources)]:
@@ -160,9 +182,9 @@ def named(given: Named, noun: str) -> dict[str, Given]:
 
 def _check_names(sources: Sources) -> None:
     known = [*sources.tests, *(one.name for one in sources.training_sets)]
-    for name, count in Counter(known).items():
+    for name, count in Counter([*known, *(one.name for one in sources.embeddings)]).items():
         if count > 1:
-            raise UsageError(f"{name!r} names two sets of images; name one of them otherwise")
+            raise UsageError(f"{name!r} names two of the inputs; name one of them otherwise")
     for name in sources.images:
         if name not in known:
             raise UsageError(
@@ -173,7 +195,7 @@ def _check_names(sources: Sources) -> None:
 
 def _damaged(sources: Sources) -> Iterator[str]:
     """Files that are read here and are not what their manifest says. `verify` checks the rest."""
-    for training in sources.training_sets:
+    for training in (*sources.training_sets, *sources.embeddings):
         folder = training.scan.path
         if folder is None:
             continue
@@ -200,6 +222,15 @@ def _disagreements(sources: Sources) -> Iterator[str]:
                     f"test set {test!r} is another one in {first.scan.label} than in "
                     f"{other.scan.label}"
                 )
+    large = sources.scans[0].scan
+    for embedding in sources.embeddings:
+        for test in set(large.test_names).intersection(embedding.scan.test_names):
+            rows = [one.test_input(test)["rows"] for one in (large, embedding.scan)]
+            if rows[0] != rows[1]:
+                yield (
+                    f"test set {test!r} has {rows[0]:,} points in {large.label} and {rows[1]:,} in "
+                    f"{embedding.scan.label}; another embedding must be of the same images"
+                )
     stores = [_fingerprint(one.scan.manifest["inputs"]["train"]) for one in sources.scans]
     for name, keep in sources.splits.items():
         if _fingerprint(keep.manifest["store"]) not in stores:
@@ -209,6 +240,10 @@ def _disagreements(sources: Sources) -> Iterator[str]:
     ).items():
         if count > 1:
             yield f"checkpoint {checkpoint!r} was evaluated on {test!r} in {count} evaluations"
+
+
+def _finite(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.where(np.isfinite(values), values, np.nan)
 
 
 def _fingerprint(store: Mapping[str, Any]) -> tuple[tuple[int, str | None], ...]:

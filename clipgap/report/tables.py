@@ -156,6 +156,7 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "τ": r"$\tau$",
+    "ρ": r"$\rho$",
     "≥": r"$\ge$",
     "−": "$-$",
     "–": "--",
