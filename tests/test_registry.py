@@ -12,7 +12,14 @@ from pathlib import Path
 import pytest
 
 from clipgap.cli.main import main
-from clipgap.clip.data import LabelTable, Registered, check_set, find_set, registry
+from clipgap.clip.data import (
+    LabelTable,
+    Registered,
+    check_set,
+    find_set,
+    link_part,
+    registry,
+)
 from clipgap.clip.data import check as check_module
 from clipgap.clip.data import classes as lists
 from clipgap.errors import InputError, UsageError
@@ -264,6 +271,49 @@ def test_shards_can_stand_for_a_set(tmp_path: Path) -> None:
     assert "2 classes have the wrong number" in check_set("mnist", tmp_path).problems[0]
     shard([*labels[:-1], "10"])
     assert any("its .cls says '10'" in line for line in check_set("mnist", tmp_path).problems)
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
+    from clipgap.clip.embed.sources import images_of_folder
+
+    keys = registry()["objectnet"].keys
+    for key in (*keys, "aardvark"):
+        (tmp_path / "images" / key).mkdir(parents=True)
+        (tmp_path / "images" / key / "1.png").write_bytes(b"x")
+    assert link_part("objectnet", tmp_path / "images", tmp_path / "part") == 113
+    assert sorted(path for path, _ in images_of_folder(tmp_path / "part")) == sorted(
+        f"{key}/1.png" for key in keys
+    )
+    with pytest.raises(InputError, match="already there"):
+        link_part("objectnet", tmp_path / "images", tmp_path / "part")
+    with pytest.raises(UsageError, match="has no table"):
+        link_part("objectnet", tmp_path / "images", tmp_path / "q", "a=b")
+    (tmp_path / "images" / keys[3] / "1.png").unlink()
+    (tmp_path / "images" / keys[3]).rmdir()
+    with pytest.raises(InputError, match=f"1 of 113 class folders are missing.*{keys[3]}"):
+        link_part("objectnet", tmp_path / "images", tmp_path / "q")
+    assert not (tmp_path / "q").exists()
+
+
+def test_links_to_images_with_an_attribute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = write_celeba(tmp_path / "celeba", CELEBA), tmp_path / "without"
+    command = ["data", "link", "celeba", str(root), "-o", str(out)]
+    assert main([*command, "--where", "Eyeglasses=-1"]) == 0
+    assert "2 links" in capsys.readouterr().out
+    assert sorted(link.name for link in out.iterdir()) == ["000001.jpg", "000003.jpg"]
+    assert (out / "000001.jpg").read_bytes() == b"x"
+    with pytest.raises(UsageError, match="--where COLUMN=VALUE"):
+        link_part("celeba", root, tmp_path / "q")
+    with pytest.raises(InputError, match="Eyeglasses is nowhere '2', but -1, 1"):
+        link_part("celeba", root, tmp_path / "q", "Eyeglasses=2")
+    (root / "img_align_celeba" / "000002.jpg").unlink()
+    with pytest.raises(InputError, match=r"1 of the images.*000002\.jpg"):
+        link_part("celeba", root, tmp_path / "q", "Eyeglasses=1")
 
 
 # --- the commands ---------------------------------------------------------------------------

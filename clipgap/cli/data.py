@@ -1,4 +1,4 @@
-"""`clipgap data list` and `clipgap data check`."""
+"""`clipgap data list`, `clipgap data check` and `clipgap data link`."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     )
     command(group, "list")(list_sets)
     command(group, "check")(check)
+    command(group, "link")(link)
     app.add_typer(group, name="data")
 
 
@@ -61,6 +62,27 @@ def check(
         _report(checked),
     )
     return InputError.exit_code if checked.problems else 0
+
+
+def link(
+    shell: Shell,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `clipgap data list`.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder that holds the set.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to make.")],
+    where: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN=VALUE", help="The images for which the set's table says so."),
+    ] = None,
+) -> None:
+    """Make a folder of links to a part of a set, for `clipgap embed`.
+
+    Of ObjectNet, the 113 class folders that are evaluated; of CelebA and Waterbirds, the images
+    with an attribute.
+    """
+    from clipgap.clip.data import link_part
+
+    links = link_part(name, path, out, where)
+    shell.result({"out": out, "links": links}, [f"{words.plural(links, 'link')} in {out}"])
 
 
 def _entry(entry: Registered) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from clipgap.clip.data.check import Checked, check_set
 from clipgap.clip.data.classes import Classes
+from clipgap.clip.data.parts import link_part
 from clipgap.clip.data.registry import Registered, find_set, registry, unknown_set
 from clipgap.clip.data.tables import LabelTable
 
@@ -14,6 +15,7 @@ __all__ = [
     "Registered",
     "check_set",
     "find_set",
+    "link_part",
     "registry",
     "unknown_set",
 ]
