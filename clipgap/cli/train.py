@@ -60,7 +60,10 @@ class How:
     """open_clip's own names, where it has one."""
 
     epochs: Annotated[
-        int | None, typer.Option(metavar="N", show_default="32, or 90 to classify")
+        int | None,
+        typer.Option(
+            metavar="N", help="Times that all is seen.", show_default="32, or 90 to classify"
+        ),
     ] = None
     batch_size: Annotated[
         int | None,
@@ -82,16 +85,21 @@ class How:
     ] = None
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None
     wd: Annotated[float | None, typer.Option(help="Weight decay.")] = None
-    warmup: Annotated[int | None, typer.Option(metavar="STEPS")] = None
+    warmup: Annotated[int | None, typer.Option(metavar="STEPS", help="Until the full rate.")] = None
     precision: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="amp on GPUs, fp32 on CPUs")
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="amp, amp_bf16, fp32, … as open_clip has them.",
+            show_default="amp on GPUs, fp32 on CPUs",
+        ),
     ] = None
     workers: Annotated[
         int | None,
         typer.Option(metavar="N", help="Loader processes a device.", show_default="up to 4"),
     ] = None
-    seed: Annotated[int, typer.Option(metavar="N")] = 0
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda")] = "auto"
+    seed: Annotated[int, typer.Option(metavar="N", help="Of weights, order and crops.")] = 0
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Where to train.")] = "auto"
     devices: Annotated[
         int | None,
         typer.Option(

@@ -1,0 +1,233 @@
+"""How fast `clipgap train --keep` is beside the same training without a keep-list.
+
+    python benchmarks/train.py                       a tiny CLIP on the CPU: loading counts most
+    python benchmarks/train.py --device cuda         ViT-B-32 with random weights
+
+Renders shards, and trains on as many samples an epoch in turns: on all of them without a keep-list,
+on a keep-list that keeps all, on one that keeps half of twice as many, and with open_clip's own
+reading of the first. The first epoch of each is not counted. Without loader processes, processor time
+is measured beside the time on the clock: other work on the machine hardly changes it. Rows are
+appended to `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+import json
+import logging
+import random
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from PIL import Image
+
+from clipgap.bench.results import append, default_folder, origin
+from clipgap.clip.networks import register_config
+from clipgap.clip.train import Place, TrainOptions, TrainPlan, plan_train
+from clipgap.clip.train.api import FORMAT
+from clipgap.clip.train.patches import import_trainer
+from clipgap.clip.train.worker import run
+from clipgap.tables.folder import OutputFolder
+from clipgap.tables.keep import KeepWriter
+
+TINY = {
+    "embed_dim": 32,
+    "vision_cfg": {
+        "image_size": 64,
+        "layers": 2,
+        "width": 64,
+        "head_width": 32,
+        "patch_size": 16,
+    },
+    "text_cfg": {
+        "context_length": 16,
+        "vocab_size": 49_408,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+
+
+@dataclass
+class Case:
+    name: str
+    shards: Path
+    keep: Path | None = None
+    alone: bool = False  # open_clip's own reading
+    rates: list[float] = field(default_factory=list)  # samples/s on the clock
+    own_rates: list[float] = field(default_factory=list)  # samples/s of this process
+
+
+def write_shards(folder: Path, shards: int, samples: int, side: int) -> dict[str, list[str]]:
+    """Noise over gradients, as JPEGs of about the size that LAION has; keys by shard."""
+    folder.mkdir()
+    chance, keys = random.Random(0), {}
+    ramp = np.linspace(0, 160, side, dtype=np.float32)
+    noise = np.random.default_rng(0).integers(0, 90, (2 * side, 2 * side, 3))
+    for shard in range(shards):
+        keys[f"{shard:05d}"] = [f"{shard:05d}{row:04d}" for row in range(samples)]
+        with tarfile.open(folder / f"{shard:05d}.tar", "w") as archive:
+            for key in keys[f"{shard:05d}"]:
+                x, y = chance.randrange(side), chance.randrange(side)
+                pixels = ramp[:, None, None] + noise[x : x + side, y : y + side]
+                out = io.BytesIO()
+                Image.fromarray(pixels.astype(np.uint8)).save(out, "JPEG", quality=90)
+                caption = f"noise number {x} over {y}".encode()
+                for extension, content in (("jpg", out.getvalue()), ("txt", caption)):
+                    info = tarfile.TarInfo(f"{key}.{extension}")
+                    info.size = len(content)
+                    archive.addfile(info, io.BytesIO(content))
+    return keys
+
+
+def write_keep(folder: Path, keys: dict[str, list[str]], share: int) -> Path:
+    """Keeps every sample, or every second of each shard."""
+    rows = [{"name": name, "rows": len(of)} for name, of in keys.items()]
+    with KeepWriter(folder, {"path": "made", "shards": rows}, {"kind": "benchmark"}) as writer:
+        for index, of in enumerate(keys.values()):
+            mask = np.arange(len(of)) % share == 0
+            writer.add(index, mask, pa.array(of, pa.string()).filter(pa.array(mask)))
+    return folder
+
+
+def timed(plan: TrainPlan, place: Place, alone: bool) -> tuple[float, float]:
+    """Samples/s of all epochs but the first, on the clock and of this process."""
+    seconds: list[tuple[float, float]] = []
+    train = import_trainer("train")
+    original: Callable[..., Any] = train.train_one_epoch
+
+    def clocked(*arguments: Any, **named: Any) -> None:
+        began, own = time.perf_counter(), time.process_time()
+        original(*arguments, **named)
+        if plan.device == "cuda":
+            torch.cuda.synchronize()
+        seconds.append((time.perf_counter() - began, time.process_time() - own))
+
+    train.train_one_epoch = clocked
+    try:
+        if alone:
+            _open_clip_alone(plan, place, clocked)
+        else:
+            OutputFolder(place.folder, FORMAT, "training run").start(plan.to_json())
+            run(plan, place.folder, lambda: False)
+    finally:
+        train.train_one_epoch = original
+        logging.root.handlers.clear()
+    shutil.rmtree(place.folder)
+    clock, own = (sum(part) / len(seconds[1:]) for part in zip(*seconds[1:], strict=True))
+    return plan.batches.samples / clock, plan.batches.samples / own
+
+
+def _open_clip_alone(plan: TrainPlan, place: Place, clocked: Callable[..., None]) -> None:
+    """Its own main function, with no more mended than it needs to run at all."""
+    main, data = import_trainer("main"), import_trainer("data")
+    expander, inner = data.tar_file_expander, main.train_one_epoch
+    shards = sorted(Path(plan.train_data).glob("*.tar"))
+    given = plan.open_clip_arguments(place)
+    given = [a for a in given if not a.startswith("--train-data")]
+    given.append(f"--train-data={'::'.join(map(str, shards))}")
+    data.tar_file_expander = functools.partial(expander, eof_value=None)
+    main.train_one_epoch = clocked
+    try:
+        main.main(given)
+    finally:
+        data.tar_file_expander, main.train_one_epoch = expander, inner
+
+
+def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    keys = write_shards(folder / "once", options.shards, options.samples, options.side)
+    twice = write_shards(folder / "twice", 2 * options.shards, options.samples, options.side)
+    if options.device == "cuda":
+        model = "ViT-B-32"
+    else:
+        (folder / "tiny-64.json").write_text(json.dumps(TINY))
+        model = str(folder / "tiny-64.json")
+        register_config(model)
+    cases = [
+        Case("no keep-list", folder / "once"),
+        Case("keeping all", folder / "once", write_keep(folder / "all", keys, 1)),
+        Case("keeping half", folder / "twice", write_keep(folder / "half", twice, 2)),
+        Case("open_clip alone", folder / "once", alone=True),
+    ]
+    for turn in range(options.rounds):
+        for case in cases:
+            what = TrainOptions(
+                model=model,
+                epochs=options.epochs + 1,
+                batch_size=options.batch_size,
+                workers=options.workers,
+                device=options.device,
+                arguments=("--save-frequency=0",),
+            )
+            place = Place(str(case.shards), folder, f"run-{turn}", case.keep)
+            plan = plan_train(place, what)
+            if plan.samples != options.shards * options.samples:
+                raise SystemExit(f"{case.name}: {plan.samples:,} samples are not as many")
+            rate, own = timed(plan, place, case.alone)
+            case.rates.append(rate)
+            case.own_rates.append(own)
+            print(f"{case.name:16} {rate:10,.1f} samples/s {own:10,.1f} of it", flush=True)
+    return [
+        {
+            "suite": "train",
+            "case": case.name,
+            "model": "ViT-B-32" if options.device == "cuda" else "tiny",
+            "samples": options.shards * options.samples,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "rounds": options.rounds,
+            "samples_per_second": [round(rate, 1) for rate in case.rates],
+            "of_no_keep_list": _ratio(case.rates, cases[0].rates),
+            "processor_time": {
+                "samples_per_second": [round(rate, 1) for rate in case.own_rates],
+                "of_no_keep_list": _ratio(case.own_rates, cases[0].own_rates),
+            },
+        }
+        for case in cases
+    ]
+
+
+def _ratio(rates: list[float], base: list[float]) -> float:
+    """Of neighbouring turns, so that a slow minute of the machine weighs on both."""
+    return round(median(own / other for own, other in zip(rates, base, strict=True)), 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument("--samples", type=int, default=200, help="of a shard")
+    parser.add_argument("--side", type=int, default=192, help="pixels of an image")
+    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=2, help="that are counted")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.device == "cpu":
+        torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="clipgap-train-") as folder:
+        rows = measure(Path(folder), options)
+    for row in rows:
+        own = row["processor_time"]["of_no_keep_list"]
+        print(
+            f"{row['case']:16} {row['of_no_keep_list']:6.3f} × no keep-list, {own:.3f} by processor"
+        )
+    made = origin()
+    print(append(default_folder(), [{**made, **row} for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
