@@ -45,6 +45,7 @@ def tree(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "clipgap", tree / "clipgap", ignore=made)
     shutil.copytree(ROOT / "csrc", tree / "csrc")
     shutil.copytree(ROOT / "triton_kernels", tree / "triton_kernels", ignore=made)
+    shutil.copytree(ROOT / "recipes", tree / "recipes")
     for kept in ("cpu", "cuda"):
         if (ROOT / "build" / kept).exists():
             shutil.copytree(ROOT / "build" / kept, tree / "build" / kept)
