@@ -255,10 +255,6 @@ setup(
         "clipgap.recipes.figures",
     ],
     package_dir={"clipgap.triton_kernels": "triton_kernels", "clipgap.recipes": "recipes"},
-    package_data={
-        "clipgap.recipes": ["*.toml", "*.json"],
-        "clipgap.recipes.figures": ["*.toml"],
-    },
     distclass=PlatformDistribution,
     cmdclass={
         "build": BuildWithKernels,
