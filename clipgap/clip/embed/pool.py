@@ -105,6 +105,8 @@ def _work(job: Job, device: str, threads: int, tasks: Any, events: Any, stop: An
     logging.getLogger("clipgap").setLevel(logging.ERROR)
     torch.set_num_threads(threads)
     try:
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)  # or pinned memory would belong to the first GPU
         for event in embed_units(job, iter(tasks.get, None), device, threads, stop.is_set):
             events.put(event)
         events.put(None)
