@@ -10,7 +10,7 @@ from typing import Any
 
 from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.report.findings import Findings, gather
+from clipgap.report.findings import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
@@ -161,18 +161,6 @@ def report(
     }
     folder.finish(manifest)
     return ReportResult(folder.path, manifest)
-
-
-def read_findings(path: Given) -> Findings:
-    """All numbers of a finished report."""
-    manifest = read_manifest(Path(path), FORMAT, "report", "Make it again with --resume.")
-    content = (Path(path) / DATA).read_bytes()
-    if hashlib.sha256(content).hexdigest() != manifest["files"][DATA]["sha256"]:
-        raise InputError(f"{path}/{DATA} is damaged. Make the report again with --overwrite.")
-    import json
-
-    findings: Findings = json.loads(content)
-    return findings
 
 
 def _finished(folder: OutputFolder, described: Mapping[str, Any]) -> dict[str, Any] | None:

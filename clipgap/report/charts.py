@@ -176,8 +176,8 @@ def _by_similarity(findings: Findings) -> Figure:
         "accuracy-by-similarity",
         "Accuracy by similarity",
         "Accuracy on test points whose nearest training row is so similar, in bins of 0.05 that "
-        f"hold {LEAST_POINTS} points or more, for the first {MOST_CURVES} checkpoints; bars: "
-        "95\u00a0% Wilson intervals.",
+        f"hold {LEAST_POINTS} points or more, for the first {MOST_CURVES} checkpoints. Where "
+        "there are one or two, bars are 95\u00a0% Wilson intervals.",
         drawings,
     )
 

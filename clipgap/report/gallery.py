@@ -116,7 +116,6 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
     described = {
         "page": PAGE,
         "sets": [_describe(gallery, sources) for gallery in galleries],
-        "pictures": bool(sources.images),
     }
     write("data/gallery.js", script("gallery", described))
     for number, gallery in enumerate(galleries):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-WIDTH, HEIGHT = 440, 300
+WIDTH, HEIGHT = 400, 276
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 34, 46
 COLOURS = 8
 _GLYPH = 5.7  # mean width of a character of the legend
