@@ -5,9 +5,9 @@
 
 Renders shards, and trains on as many samples an epoch in turns: on all of them without a keep-list,
 on a keep-list that keeps all, on one that keeps half of twice as many, and with open_clip's own
-reading of the first. The first epoch of each is not counted. Without loader processes, processor time
-is measured beside the time on the clock: other work on the machine hardly changes it. Rows are
-appended to `benchmarks/results`.
+reading of the first. The first epoch of each is not counted. Beside the time on the clock stands
+the processor time, which other work on the machine hardly changes; it is that of all, unless there
+are loader processes. Rows are appended to `benchmarks/results`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ run gets the very batches that it would have got.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,9 @@ class Batches(IterableDataset[tuple[Any, ...]]):
         for stretch in self._order.stretches(*place):
             samples = self._shards.read(stretch.shard, self._quarantine.report)
             yield from islice(samples, stretch.start, stretch.stop)
+            if stretch.stop == self._order.samples[stretch.shard]:
+                # Is what follows the last sample the end of the shard, or was it cut off there?
+                deque(samples, maxlen=0)
 
 
 def loader(batches: Batches, workers: int, pinned: bool) -> DataLoader[tuple[Any, ...]]:
