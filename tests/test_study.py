@@ -195,7 +195,7 @@ def test_what_is_not_of_the_study_stays(recipe: Path) -> None:
     ("old", "new", "line", "said"),
     [
         ('k = 3', 'kk = 3', 22, "has no 'kk'; did you mean 'k'"),
-        ('k = 3', 'k = "many"', 22, "'k'"),
+        ('k = 3', 'k = "many"', 22, "should be a valid integer"),
         ('k = 3', "k = [3]", 22, "one number or string"),
         ('k = 3', 'out = "x"', 22, "for `clipgap run` to give"),
         ('k = 3', 'above = ["{train#kept}"]', 22, "'train' is no stage"),

@@ -17,14 +17,15 @@ import signal
 import sys
 from typing import Any
 
+_ALWAYS = ("clipgap.cli.main", "clipgap.scan", "clipgap.select", "clipgap.shards")
 _WARM = ("open_clip", "clipgap.clip.models")
 _TERMINAL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def serve(requests: int, answers: int) -> None:
     """Serve until the other side closes its end."""
-    import clipgap.cli.main  # noqa: F401  # so that no stage has to
-
+    for module in _ALWAYS:
+        importlib.import_module(module)
     # Signals of the terminal reach the stage itself; this process only waits for it.
     before = {number: signal.signal(number, signal.SIG_IGN) for number in _TERMINAL}
     for line in os.fdopen(requests, encoding="utf-8"):
