@@ -29,8 +29,8 @@ import clipgap
 from clipgap import synthetic
 from clipgap.bench.results import append, default_folder, origin
 from clipgap.clip.eval.folder import FORMAT, PAIRED, SUMMARY
-from clipgap.clip.eval.statistics import wilson
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA
+from clipgap.intervals import wilson
 from clipgap.select import Prune
 from clipgap.store import StoreWriter
 from clipgap.tables.documents import MANIFEST, write_json

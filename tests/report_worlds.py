@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import clipgap
-from clipgap.clip.eval.statistics import wilson
+from clipgap.intervals import wilson
 from clipgap.select import Far, Near, Prune, Rand
 from clipgap.store import StoreWriter
 from clipgap.tables.files import FileSum

@@ -7,11 +7,12 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgap import synthetic
+from clipgap.intervals import wilson
 from clipgap.kernels import pairs
 from clipgap.scan.job import How
 from clipgap.select.dedup import audit as audits
 from clipgap.select.dedup import compare, dedup
-from clipgap.select.dedup.audit import count_pairs, judge, wilson
+from clipgap.select.dedup.audit import count_pairs, judge
 from clipgap.select.dedup.clusters import NONE, Labels
 from clipgap.select.dedup.rows import RowSource, Watch
 from clipgap.store import array_store
@@ -68,9 +69,9 @@ def test_an_audit_of_all_rows_estimates_nothing() -> None:
     usable = labels.label != NONE
     found = judge(0.1, int(usable.sum()), together[usable], apart[usable])
     assert found.missed_pairs == apart.sum() / 2
-    assert found.rows.share == np.count_nonzero(apart) / usable.sum()
+    assert found.rows.value == np.count_nonzero(apart) / usable.sum()
     assert found.pairs is not None
-    assert found.pairs.share == apart.sum() / (apart + together).sum()
+    assert found.pairs.value == apart.sum() / (apart + together).sum()
 
 
 def test_the_true_shares_lie_in_the_intervals() -> None:
@@ -107,7 +108,7 @@ def test_wilsons_interval() -> None:
         (1, 29, 0.0061, 0.1718),
     ):
         share = wilson(successes, trials)
-        assert share.share == successes / trials
+        assert share.value == successes / trials
         assert (round(share.low, 4), round(share.high, 4)) == (low, high)
     nothing = wilson(0, 0)
     assert (nothing.low, nothing.high) == (0.0, 1.0)

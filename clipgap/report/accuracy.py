@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.clip.eval.statistics import wilson
 from clipgap.errors import InputError
+from clipgap.intervals import wilson
 from clipgap.report.similarity import bin_of
 from clipgap.report.sources import Sources, TrainingSet
 

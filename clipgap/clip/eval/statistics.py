@@ -1,39 +1,11 @@
-"""How sure an accuracy is, and a difference between two."""
+"""How sure a difference between two accuracies is."""
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
-LEVEL = 0.95
-_Z = NormalDist().inv_cdf((1 + LEVEL) / 2)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A value and the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def wilson(correct: int, samples: int) -> Interval:
-    """The share of correct samples with Wilson's score interval."""
-    if samples < 1:
-        raise ValueError("an accuracy needs a sample")
-    share = correct / samples
-    z2 = _Z * _Z
-    centre = correct + z2 / 2
-    spread = _Z * math.sqrt(correct * (samples - correct) / samples + z2 / 4)
-    # At the ends one bound is exactly 0 or 1, which rounding may miss.
-    low = 0.0 if correct == 0 else (centre - spread) / (samples + z2)
-    high = 1.0 if correct == samples else (centre + spread) / (samples + z2)
-    return Interval(share, low, high)
+from clipgap.intervals import LEVEL, Interval
 
 
 def paired_bootstrap(

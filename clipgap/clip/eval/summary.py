@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipgap.clip.eval.scores import TOP
-from clipgap.clip.eval.statistics import paired_bootstrap, wilson
+from clipgap.clip.eval.statistics import paired_bootstrap
 from clipgap.errors import InputError
+from clipgap.intervals import wilson
 
 SUMMARY_SCHEMA = pa.schema(
     [

@@ -9,24 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.intervals import LEVEL, Interval, wilson
 from clipgap.kernels.pairs import make_finder
 from clipgap.scan.job import How
 from clipgap.select.dedup.clusters import NONE, Labels
 from clipgap.select.dedup.compare import BLOCK
 from clipgap.select.dedup.rows import RowSource
 from clipgap.select.dedup.settings import Settings
-
-CONFIDENCE = 0.95
-_Z = 1.959963984540054  # of the normal distribution, for that confidence
-
-
-@dataclass(frozen=True)
-class Share:
-    """An estimated share with its interval of confidence."""
-
-    share: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -38,8 +27,8 @@ class Audit:
     rows_with_missed: int  # of these, rows that have a duplicate in another cluster
     found: int  # duplicates that they have in their own cluster
     missed: int  # and in others
-    rows: Share  # of all rows, those with a missed duplicate
-    pairs: Share | None  # of all duplicate pairs, those missed; None if none was met
+    rows: Interval  # of all rows, those with a missed duplicate
+    pairs: Interval | None  # of all duplicate pairs, those missed; None if none was met
     missed_pairs: float  # in the whole store, estimated
 
     def to_json(self) -> dict[str, Any]:
@@ -48,11 +37,15 @@ class Audit:
             "rows_with_missed": self.rows_with_missed,
             "found": self.found,
             "missed": self.missed,
-            "confidence": CONFIDENCE,
-            "rows_share": vars(self.rows),
-            "pairs_share": None if self.pairs is None else vars(self.pairs),
+            "confidence": LEVEL,
+            "rows_share": _json(self.rows),
+            "pairs_share": None if self.pairs is None else _json(self.pairs),
             "missed_pairs": self.missed_pairs,
         }
+
+
+def _json(share: Interval) -> dict[str, float]:
+    return {"share": share.value, "low": share.low, "high": share.high}
 
 
 def audit(settings: Settings, labels: Labels, source: RowSource, how: How) -> list[Audit]:
@@ -108,18 +101,7 @@ def judge(
     )
 
 
-def wilson(successes: float, trials: float) -> Share:
-    """Wilson's interval for a share of independent trials."""
-    if trials <= 0:
-        return Share(0.0, 0.0, 1.0)
-    share = successes / trials
-    weight = _Z**2 / trials
-    middle = (share + weight / 2) / (1 + weight)
-    half = _Z / (1 + weight) * float(np.sqrt(share * (1 - share) / trials + weight / trials / 4))
-    return Share(share, max(0.0, middle - half), min(1.0, middle + half))
-
-
-def _share_of_pairs(found: NDArray[np.int64], missed: NDArray[np.int64]) -> Share | None:
+def _share_of_pairs(found: NDArray[np.int64], missed: NDArray[np.int64]) -> Interval | None:
     """Pairs that share a row are no independent trials: they count as fewer.
 
     The variance of the ratio missed / all, over rows, says how many independent pairs would have
