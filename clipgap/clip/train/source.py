@@ -135,7 +135,8 @@ def randomness_of(order: Order, *place: int) -> Iterator[None]:
     """Within this block random numbers belong to a place of the run and to nothing else."""
     number, before = order.generator(*place).getrandbits(63), random.getstate()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number)
+        # torch.manual_seed would queue a call for each device, with a stack trace: 0.7 ms.
+        torch.default_generator.manual_seed(number)
         random.seed(number)
         try:
             yield

@@ -111,7 +111,7 @@ class Steps:
                 raise StopAt(Position(epoch, number))
             # Dropout and the like, too, depend on nothing but the place.
             chance = course.order.generator(epoch, course.rank, number)
-            torch.manual_seed(chance.getrandbits(63))
+            _seed(chance.getrandbits(63))
             *parts, names = batch
             if course.keys is not None:
                 course.keys.write({"epoch": epoch, "batch": number, "samples": names})
@@ -143,6 +143,13 @@ class Steps:
                 "samples_per_second": round(batches_per_second * size, 1),
             }
         )
+
+
+def _seed(number: int) -> None:
+    """As torch.manual_seed, which would queue a call for GPUs that nobody uses, at each step."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed(number)
 
 
 def read_losses(folder: Path) -> list[dict[str, Any]]:
