@@ -67,9 +67,7 @@ class StoreWriter:
         """Write the catalogue; from now on this is a store."""
         if not self._entries:
             raise InputError(f"{self.path}: a store needs at least one shard, none was added")
-        write_catalogue(
-            self.path, Catalogue(self.dim, bool(self._with_keys), tuple(self._entries))
-        )
+        write_catalogue(self.path, Catalogue(self.dim, bool(self._with_keys), tuple(self._entries)))
 
     def __enter__(self) -> StoreWriter:
         return self
