@@ -85,7 +85,7 @@ def test_the_demo_is_the_paper_in_miniature(
     assert main(["demo", "-q", "-o", str(out), *settings]) == 0
     said = capfd.readouterr().out
     assert str(out / "report") in said
-    for name in ("base", "sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned"):
+    for name in ("web", "sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned"):
         assert name in said
     assert (out / "report" / "index.html").exists()
 

@@ -35,6 +35,10 @@ class RenderOptions:
             metavar="N", min=0, help="Near-duplicates of test images to put into the training set."
         ),
     ] = 300
+    classes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Draw the first N classes only.", show_default="all"),
+    ] = None
     seed: Annotated[int, typer.Option(metavar="S", min=0, help="Any number.")] = 0
 
 

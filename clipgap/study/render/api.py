@@ -41,18 +41,31 @@ def render(
     reference: int,
     points: int,
     planted: int,
+    classes: int | None = None,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
     on_set: Callable[[str], None] = lambda name: None,
 ) -> Rendered:
-    """Draw a world into OUT/SET/00000.tar …; the same arguments always give the same bytes."""
+    """Draw a world into OUT/SET/00000.tar …; the same arguments always give the same bytes.
+
+    `classes` are its first so many; all of them by default.
+    """
     if world not in WORLDS:
         raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
     if resume and overwrite:
         raise UsageError("--resume and --overwrite exclude each other; give one")
+    drawn = WORLDS[world]()
+    if classes is not None and not 2 <= classes <= len(drawn.names):
+        raise UsageError(f"world {world!r} has 2 to {len(drawn.names)} classes, not {classes:,}")
+    drawn = drawn.first(classes or len(drawn.names))
     amounts = Amounts(web, reference, points, planted)
-    settings = {"world": world, "seed": seed, **asdict(amounts)}
+    settings = {
+        "world": world,
+        "classes": len(drawn.names),
+        "seed": seed,
+        **asdict(amounts),
+    }
     folder = OutputFolder(Path(out), FORMAT, NOUN)
     state = folder.state()
     if state != "empty" and not (resume or overwrite):
@@ -69,7 +82,6 @@ def render(
     if state != "empty":
         folder.remove()
     folder.start({"settings": settings})
-    drawn = WORLDS[world]()
     files: dict[str, FileSum] = {}
     counts: dict[str, int] = {}
     for name, samples in drawn.sets(amounts, seed).items():

@@ -8,7 +8,7 @@ is in their .json, so what a scan finds can be held against it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -56,6 +56,10 @@ class World:
     reference: str
     tests: Mapping[str, str]  # look by name of the test set
     near: str  # the test set that near-duplicates are planted of
+
+    def first(self, classes: int) -> World:
+        """The same with its first classes only."""
+        return replace(self, names=self.names[:classes])
 
     def sets(self, amounts: Amounts, seed: int) -> dict[str, list[Sample]]:
         """Every set by the name of its folder."""
