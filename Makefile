@@ -21,7 +21,8 @@ demo: $(VENV)/.installed
 	$(BIN)/clipgap demo
 
 test: check
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m "not alone" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m alone
 
 check: $(VENV)/.installed-dev
 	VENV=$(VENV) scripts/check

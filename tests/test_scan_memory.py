@@ -15,6 +15,8 @@ import pytest
 from clipgap.store import StoreWriter
 from tests.worlds import unit_rows
 
+pytestmark = pytest.mark.alone
+
 MEASURE = """
 import resource, sys
 from pathlib import Path

@@ -12,6 +12,8 @@ import pytest
 import clipgap
 from clipgap.bench.scan_tables import Made, make_scan
 
+pytestmark = pytest.mark.alone
+
 N = 400_000
 CHILD = """
 import resource, sys
