@@ -14,6 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+QUARANTINED = 4
+"""Exit code that is no error: finished, but something was set aside."""
+
 
 class ClipgapError(Exception):
     """Base of all errors raised on purpose."""

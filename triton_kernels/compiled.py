@@ -19,7 +19,6 @@ from triton.compiler import ASTSource
 from . import configs, expand, filter, merge, quantise, refine
 from .sass import functions_of, resident
 
-CAPABILITIES = (80, 90, 100)
 _PROGRAMS = 528
 
 _PTX_MATRIX = re.compile(r"\b(mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b")

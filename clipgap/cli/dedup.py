@@ -15,16 +15,13 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import UsageError
+from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.scan import Progress
     from clipgap.select.dedup import Dedup, Deduplicated
-
-QUARANTINED = 4
-"""Exit code: finished, but some rows were set aside."""
 
 
 @dataclass(frozen=True)

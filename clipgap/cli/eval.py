@@ -13,16 +13,13 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import UsageError
+from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.clip.eval import EvalPlan, EvalResult, Progress
     from clipgap.scan import Progress as Shown
-
-QUARANTINED = 4
-"""Exit code: finished, but something was set aside."""
 
 
 def register(app: typer.Typer) -> None:

@@ -13,14 +13,11 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import UsageError
+from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
     from clipgap.scan import Progress as Shown
     from clipgap.shards import FilterPlan, FilterResult, Progress
-
-QUARANTINED = 4
-"""Exit code: finished, but something was set aside."""
 
 
 def register(app: typer.Typer) -> None:

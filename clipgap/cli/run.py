@@ -13,13 +13,10 @@ from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import UsageError
+from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
     from clipgap.study import Plan, Starting, Study, StudyResult
-
-QUARANTINED = 4
-"""Exit code: finished, but a stage set something aside."""
 
 Set = Annotated[
     list[str] | None,

@@ -17,13 +17,10 @@ from clipgap.cli.frame import Running, command
 from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import UsageError
+from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
     from clipgap.scan import Progress, ScanResult
-
-QUARANTINED = 4
-"""Exit code: finished, but some rows were set aside."""
 
 Tests = Annotated[
     list[str],

@@ -14,13 +14,11 @@ from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import QUARANTINED
 
 if TYPE_CHECKING:
     from clipgap.cli.progress import Display
     from clipgap.clip.train import Progress, TrainPlan, TrainResult
-
-QUARANTINED = 4
-"""Exit code: finished, but some samples could not be used."""
 
 
 @dataclass(frozen=True)

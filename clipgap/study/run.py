@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from clipgap.errors import ClipgapError, InputError, Interrupted, UsageError
+from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint
@@ -24,7 +24,6 @@ from clipgap.study.shipped import find_recipe
 from clipgap.tables.atomic import write_atomic
 from clipgap.tables.keep import open_keep
 
-QUARANTINED = 4
 PRECIOUS_SECONDS = 600.0
 """A finished stage that took longer than this is not replaced unless that is asked for."""
 
