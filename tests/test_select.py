@@ -371,9 +371,11 @@ def test_outputs_are_kept_replaced_and_guarded(world: World, tmp_path: Path) -> 
         clipgap.split(scan, Rand(30), out=out)
     assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete
     assert tree(out) == before
-    flip_bit(out / "bitmap" / "part-00000.npy", -1)
-    assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete
-    assert tree(out) == before
+    bitmap = out / "bitmap" / "part-00000.npy"
+    for damage in (lambda: flip_bit(bitmap, -1), bitmap.unlink, lambda: bitmap.write_bytes(b"")):
+        damage()
+        assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete
+        assert tree(out) == before
     assert clipgap.split(scan, Rand(31), out=out, overwrite=True).sizes["kept"] == 31
     with pytest.raises(UsageError, match="both input and output"):
         clipgap.split(scan, Rand(3), within=out, out=out, overwrite=True)

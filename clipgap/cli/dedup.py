@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,8 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
+from clipgap.cli.progress import itself
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
@@ -157,8 +156,7 @@ def dedup(
     if out is None:
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
     shell.check_settings_file(common_name(out))
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
+    with shell.watch(common_name(out), itself, _works) as watch:
         found = run(
             store,
             epsilon,
@@ -169,25 +167,15 @@ def dedup(
             memory=None if memory is None else int(memory * 2**30),
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=_Watch(display, lambda: shell.save_settings(common_name(out))),
-            stop=stop,
+            on_progress=watch,
+            stop=watch.stop,
         )
     shell.result(_outcome(found), describe(found))
     return QUARANTINED if found.lists[0].sizes["quarantined"] else 0
 
 
-class _Watch:
-    """Shows progress, and saves the settings once the work has begun."""
-
-    def __init__(self, display: Callable[[Progress], None], begun: Callable[[], None]) -> None:
-        self._display, self._begun = display, begun
-        self._has_begun = False
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.stage != "reading headers" and not self._has_begun:
-            self._has_begun = True
-            self._begun()
-        self._display(progress)
+def _works(progress: Progress) -> bool:
+    return progress.stage != "reading headers"
 
 
 def _plan(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
@@ -117,46 +115,37 @@ def embed(
     if out is None:
         raise UsageError("--out is missing: name the folder that the store shall go to")
     shell.check_settings_file(out)
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
-        watch = _Watch(display, lambda: shell.save_settings(out))
+    with shell.watch(out, _shown, _works) as watch:
         result = run_embed(
             plan,
             out,
             resume=running.resume,
             overwrite=running.overwrite,
             on_progress=watch,
-            stop=stop,
+            stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > allow_bad else 0
 
 
-class _Watch:
-    """Shows progress, and saves the settings once the work has begun."""
+def _shown(progress: Progress) -> Shown:
+    from clipgap.scan import Progress as Shown
 
-    def __init__(self, display: Callable[[Shown], None], begun: Callable[[], None]) -> None:
-        self._display = display
-        self._begun = begun
-        self._has_begun = False
+    return Shown(
+        progress.stage,
+        rows=progress.images,
+        total_rows=progress.total_images,
+        earlier_rows=progress.earlier_images,
+        shard=progress.shards,
+        shards=progress.total_shards,
+        seconds=progress.seconds,
+        noun="images",
+    )
 
-    def __call__(self, progress: Progress) -> None:
-        from clipgap.scan import Progress as Shown
 
-        if progress.stage != "checking" and not self._has_begun:
-            self._has_begun = True
-            self._begun()
-        shown = Shown(
-            progress.stage,
-            rows=progress.images,
-            total_rows=progress.total_images,
-            earlier_rows=progress.earlier_images,
-            shard=progress.shards,
-            shards=progress.total_shards,
-            seconds=progress.seconds,
-            noun="images",
-        )
-        self._display(shown)
+def _works(progress: Progress) -> bool:
+    """Not yet while it only looks at its input."""
+    return progress.stage != "checking"
 
 
 def _described(plan: EmbedPlan) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
@@ -124,37 +122,28 @@ def evaluate(
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(out)
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
-        watch = _Watch(display, lambda: shell.save_settings(out))
-        how = How(device, batch_size, workers, running.resume, running.overwrite, watch, stop)
+    with shell.watch(out, _shown, _works) as watch:
+        how = How(device, batch_size, workers, running.resume, running.overwrite, watch, watch.stop)
         result = run_evaluation(plan, out, how)
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > allow_bad else 0
 
 
-class _Watch:
-    """Shows progress, and saves the settings once the work has begun."""
+def _shown(progress: Progress) -> Shown:
+    from clipgap.scan import Progress as Shown
 
-    def __init__(self, display: Callable[[Shown], None], begun: Callable[[], None]) -> None:
-        self._display, self._begun = display, begun
-        self._has_begun = False
+    return Shown(
+        progress.stage,
+        note=progress.note,
+        rows=progress.done,
+        total_rows=progress.total,
+        seconds=progress.seconds,
+    )
 
-    def __call__(self, progress: Progress) -> None:
-        from clipgap.scan import Progress as Shown
 
-        if progress.stage != "checking" and not self._has_begun:
-            self._has_begun = True
-            self._begun()
-        self._display(
-            Shown(
-                progress.stage,
-                note=progress.note,
-                rows=progress.done,
-                total_rows=progress.total,
-                seconds=progress.seconds,
-            )
-        )
+def _works(progress: Progress) -> bool:
+    """Not yet while it only looks at its input."""
+    return progress.stage != "checking"
 
 
 def _described(plan: EvalPlan) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from clipgap.cli import words
 
@@ -19,6 +20,8 @@ Display = Callable[["Progress"], None]
 Say = Callable[[str], None]
 
 LOG = logging.getLogger("clipgap")
+
+Moment = TypeVar("Moment")  # what a run tells of itself
 
 
 @contextmanager
@@ -51,6 +54,33 @@ def _with_notes(display: Display, say: Say) -> Display:
         display(progress)
 
     return show
+
+
+class Watch(Generic[Moment]):
+    """Shows a run as it goes, and marks where its checks end and its work begins."""
+
+    def __init__(
+        self,
+        display: Display,
+        shown: Callable[[Moment], Progress],
+        works: Callable[[Moment], bool],
+        begun: Callable[[], None],
+    ) -> None:
+        self._display, self._shown, self._works, self._begun = display, shown, works, begun
+        self.last: Moment | None = None  # of the work
+        self.stop = threading.Event()  # set by the user
+
+    def __call__(self, moment: Moment) -> None:
+        if self._works(moment):
+            if self.last is None:
+                self._begun()
+            self.last = moment
+        self._display(self._shown(moment))
+
+
+def itself(progress: Progress) -> Progress:
+    """How a run is shown that says just what the display takes."""
+    return progress
 
 
 class PlainLines:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -14,9 +13,8 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
-from clipgap.cli.progress import speed
+from clipgap.cli.progress import itself, speed
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
@@ -176,9 +174,7 @@ def _run(
     if out is None:
         raise UsageError("--out is missing: name the folder that the scan shall become")
     shell.check_settings_file(out)
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
-        watch = _Watch(display, lambda: shell.save_settings(out))
+    with shell.watch(out, itself, _works) as watch:
         result = run(
             train,
             tests,
@@ -187,26 +183,14 @@ def _run(
             resume=running.resume,
             overwrite=running.overwrite,
             on_progress=watch,
-            stop=stop,
+            stop=watch.stop,
         )
     shell.result(_outcome(result, watch.last), _describe_outcome(result, watch.last))
     return QUARANTINED if result.quarantined else 0
 
 
-class _Watch:
-    """Shows progress, remembers how the pass went, and saves the settings once it has begun."""
-
-    def __init__(self, display: Callable[[Progress], None], begun: Callable[[], None]) -> None:
-        self._display = display
-        self._begun = begun
-        self.last: Progress | None = None
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.stage == "scanning":
-            if self.last is None:
-                self._begun()
-            self.last = progress
-        self._display(progress)
+def _works(progress: Progress) -> bool:
+    return progress.stage == "scanning"
 
 
 def tests_by_name(pairs: Sequence[str]) -> dict[str, str]:

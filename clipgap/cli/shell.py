@@ -8,18 +8,20 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.cli import config
+from clipgap.cli.signals import stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from clipgap.cli.progress import Display
+    from clipgap.cli.progress import Display, Moment, Watch
+    from clipgap.scan import Progress
 
 LOG = logging.getLogger("clipgap")
 
@@ -92,6 +94,25 @@ class Shell:
 
         with make_display(stderr(), say, self.quiet) as display:
             yield display
+
+    @contextmanager
+    def watch(
+        self,
+        out: Path | None,
+        shown: Callable[[Moment], Progress],
+        works: Callable[[Moment], bool] = lambda moment: True,
+    ) -> Iterator[Watch[Moment]]:
+        """Show a run that signals can stop; save the settings at the first moment that `works`."""
+        from clipgap.cli.progress import Watch
+
+        def begun() -> None:
+            if out is not None:
+                self.save_settings(out)
+
+        with self.progress() as display:
+            watch = Watch(display, shown, works, begun)
+            with stop_on_signals(watch.stop, self.note):
+                yield watch
 
     def check_settings_file(self, out: Path) -> None:
         """Before any work: will `save_settings` be able to write?"""

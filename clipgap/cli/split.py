@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,8 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
+from clipgap.cli.progress import itself
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,15 +157,14 @@ def split(
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
     else:
         shell.check_settings_file(out)
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
+    with shell.watch(out, itself, _works) as watch:
         how: dict[str, Any] = {
             "out": out,
             "threads": threads,
             "resume": running.resume and out is not None,
             "overwrite": running.overwrite and out is not None,
-            "on_progress": _Watch(display, shell, out),
-            "stop": stop,
+            "on_progress": watch,
+            "stop": watch.stop,
         }
         if isinstance(chosen, str):
             if within is not None or reference.with_reference is not None:
@@ -184,17 +182,8 @@ def split(
     shell.result(result, describe(found, out))
 
 
-class _Watch:
-    """Shows progress, and saves the settings once writing has begun."""
-
-    def __init__(self, display: Callable[[Progress], None], shell: Shell, out: Path | None) -> None:
-        self._display, self._shell, self._unsaved = display, shell, out
-
-    def __call__(self, progress: Progress) -> None:
-        if progress.stage == "writing" and self._unsaved is not None:
-            self._shell.save_settings(self._unsaved)
-            self._unsaved = None
-        self._display(progress)
+def _works(progress: Progress) -> bool:
+    return progress.stage == "writing"
 
 
 def _rule(options: RuleOptions) -> Rule | Operation:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,12 +12,11 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
-from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED
 
 if TYPE_CHECKING:
-    from clipgap.cli.progress import Display
     from clipgap.clip.train import Progress, TrainPlan, TrainResult
+    from clipgap.scan import Progress as Shown
 
 
 @dataclass(frozen=True)
@@ -193,15 +191,14 @@ def train(
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(place.folder)
-    stop = threading.Event()
-    with shell.progress() as display, stop_on_signals(stop, shell.note):
+    with shell.watch(place.folder, _shown) as watch:
         result = run_train(
             plan,
             place.folder,
             resume=resume,
             overwrite=overwrite,
-            on_progress=_Watch(display, lambda: shell.save_settings(place.folder)),
-            stop=stop,
+            on_progress=watch,
+            stop=watch.stop,
         )
     if not result.manifest:  # the first rank speaks for all
         return 0
@@ -209,30 +206,17 @@ def train(
     return QUARANTINED if result.quarantined > allow_bad else 0
 
 
-class _Watch:
-    """Shows progress, and saves the settings once the run has begun."""
+def _shown(progress: Progress) -> Shown:
+    from clipgap.scan import Progress as Shown
 
-    def __init__(self, display: Display, begun: Callable[[], None]) -> None:
-        self._display, self._begun = display, begun
-        self._has_begun = False
-
-    def __call__(self, progress: Progress) -> None:
-        from clipgap.scan import Progress as Shown
-
-        if not self._has_begun:
-            self._has_begun = True
-            self._begun()
-        loss = "" if progress.loss is None else f"loss {progress.loss:.4f}"
-        self._display(
-            Shown(
-                progress.stage,
-                rows=progress.samples,
-                total_rows=progress.total,
-                earlier_rows=progress.earlier,
-                seconds=progress.seconds,
-                note=loss,
-            )
-        )
+    return Shown(
+        progress.stage,
+        rows=progress.samples,
+        total_rows=progress.total,
+        earlier_rows=progress.earlier,
+        seconds=progress.seconds,
+        note="" if progress.loss is None else f"loss {progress.loss:.4f}",
+    )
 
 
 def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:

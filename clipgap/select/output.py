@@ -10,7 +10,7 @@ from typing import Any
 from clipgap.errors import ResumeError, UsageError
 from clipgap.scan.resume import differences
 from clipgap.tables.documents import MANIFEST, checksum
-from clipgap.tables.keep import KeepList, KeepWriter, open_keep
+from clipgap.tables.keep import KeepList, KeepWriter, read_keep
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Output:
         """With resume: the keep-list that is wanted, if it is already there and whole."""
         if not self.resume or not (self.path / MANIFEST).exists():
             return None
-        keep = open_keep(self.path)
+        keep = read_keep(self.path)
         found = differences(
             _comparable(keep.manifest["store"], keep.manifest["rule"], keep.manifest["scans"]),
             _comparable(self.store, self.rule, self.scans),

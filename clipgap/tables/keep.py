@@ -157,33 +157,42 @@ def open_keep(path: str | Path | KeepList) -> KeepList:
     """Open a keep-list; every file must be there with its size, contents are checked when read."""
     if isinstance(path, KeepList):
         return path
+    keep = read_keep(path)
+    sizes = {
+        f"{inner}{entry.name}": entry.stat().st_size
+        for inner in ("", f"{_KEEP}/", f"{_BITMAP}/")
+        for entry in _entries(keep.path / inner)
+    }
+    problems = [
+        f"{name} is {'missing' if name not in sizes else 'damaged'}"
+        for name, entry in sorted(keep.manifest["files"].items())
+        if sizes.get(name) != entry["size"]
+    ]
+    if problems:
+        raise InputError.listing(
+            f"the keep-list {keep.path} is not whole. Make it again with --overwrite:", problems
+        )
+    return keep
+
+
+def read_keep(path: str | Path) -> KeepList:
+    """The keep-list that a manifest tells of, whatever became of its files since."""
     folder = Path(path)
     manifest = read_manifest(
         folder, FORMAT, "keep-list", "If its making was interrupted, make it again."
     )
-    sizes = {
-        f"{inner}{entry.name}": entry.stat().st_size
-        for inner in ("", f"{_KEEP}/", f"{_BITMAP}/")
-        for entry in _entries(folder / inner)
-    }
     try:
-        files = manifest["files"]
-        problems = [
-            f"{name} is {'missing' if name not in sizes else 'damaged'}"
-            for name, entry in sorted(files.items())
-            if sizes.get(name) != entry["size"]
-        ]
+        files, counted = manifest["files"], manifest["counts"]["shards"]
         shards = range(len(manifest["store"]["shards"]))
         names = [name(shard) for shard in shards for name in (keep_name, bitmap_name)]
-        problems += [f"the manifest does not list {name}" for name in names if name not in files]
-        if len(manifest["counts"]["shards"]) != len(shards):
-            problems.append("the manifest counts other shards than its store has")
+        problems = [f"it does not list {name}" for name in names if name not in files]
+        problems += [f"it has no size of {name}" for name in files if "size" not in files[name]]
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / MANIFEST} is damaged: it lacks {error}") from error
+    if len(counted) != len(shards):
+        problems.append("it counts other shards than its store has")
     if problems:
-        raise InputError.listing(
-            f"the keep-list {folder} is not whole. Make it again with --overwrite:", problems
-        )
+        raise InputError.listing(f"{folder / MANIFEST} is damaged:", problems)
     return KeepList(folder, manifest)
 
 
