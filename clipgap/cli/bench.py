@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from clipgap.cli.consoles import stdout
 from clipgap.cli.frame import command
-from clipgap.cli.shell import Shell, stdout
+from clipgap.cli.shell import Shell
 
 if TYPE_CHECKING:
     from clipgap.bench import Row

@@ -7,45 +7,22 @@ import enum
 import json
 import logging
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.cli import config
+from clipgap.cli.consoles import say, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import RenderableType
 
     from clipgap.cli.progress import Display, Moment, Watch
     from clipgap.scan import Progress
 
 LOG = logging.getLogger("clipgap")
-
-
-@cache
-def stdout() -> Console:
-    from rich.console import Console
-
-    # Tables in a file or a pipe need not fit the 80 columns that rich would assume there.
-    width = None if sys.stdout.isatty() else 160
-    return Console(markup=False, highlight=False, width=width)
-
-
-@cache
-def stderr() -> Console:
-    """The one console of notes, logs and progress, so that a live bar and log lines don't mix."""
-    from rich.console import Console
-
-    return Console(stderr=True, markup=False, highlight=False)
-
-
-def say(text: str) -> None:
-    """One line for a person, on stderr; the terminal wraps it, so that it can be copied whole."""
-    stderr().print(text, soft_wrap=True)
 
 
 def set_up_logging(verbose: int, quiet: bool) -> None:

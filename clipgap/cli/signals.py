@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from clipgap.cli.shell import stderr
+from clipgap.cli.consoles import stderr
 from clipgap.errors import Interrupted
 
 ASKING = tuple(

@@ -43,7 +43,7 @@ def sketch(mask: Mask, hue: float, random: Random) -> Picture:
 
 
 def ink(mask: Mask, hue: float, random: Random) -> Picture:
-    """Written on paper with a pen."""
+    """In ink on paper, by a pen or a press."""
     paper = random.uniform(0.9, 1) + 0.03 * _clouds(len(mask), 12, random)
     pen = _colour(0.6, random.uniform(0, 0.8), random.uniform(0.05, 0.4))
     return _clean(_over(mask, pen, np.repeat(paper[..., None], 3, axis=2)))

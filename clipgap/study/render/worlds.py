@@ -150,22 +150,29 @@ def written_digits() -> World:
     return World(
         names=digits.NAMES,
         looks={
-            "photo": partial(_typed, "photo", fonts),
-            "painting": partial(_typed, "painting", fonts),
-            "chalk drawing": partial(_typed, "chalk drawing", fonts),
+            "print": partial(_printed, fonts),
+            "painting": partial(_painted, "painting", fonts),
+            "chalk drawing": partial(_painted, "chalk drawing", fonts),
             "handwriting": _Pages(pages[0::2]),
             "other handwriting": _Pages(pages[1::2]),
         },
-        web={"photo": 0.6, "painting": 0.15, "chalk drawing": 0.1, "handwriting": 0.15},
-        reference="photo",
-        tests={"type": "photo", "handwritten": "other handwriting"},
+        web={"print": 0.6, "painting": 0.15, "chalk drawing": 0.1, "handwriting": 0.15},
+        reference="print",
+        tests={"type": "print", "handwritten": "other handwriting"},
         near="handwritten",
     )
 
 
-def _typed(style: str, fonts: Sequence[Path], label: int, hue: float, random: Random) -> Picture:
-    font = fonts[int(random.integers(len(fonts)))]
-    return STYLES[style](digits.typed(label, font, SIZE, random), hue, random)
+def _printed(fonts: Sequence[Path], label: int, hue: float, random: Random) -> Picture:
+    return ink(_typed(fonts, label, random), hue, random)
+
+
+def _painted(style: str, fonts: Sequence[Path], label: int, hue: float, random: Random) -> Picture:
+    return STYLES[style](_typed(fonts, label, random), hue, random)
+
+
+def _typed(fonts: Sequence[Path], label: int, random: Random) -> Mask:
+    return digits.typed(label, fonts[int(random.integers(len(fonts)))], SIZE, random)
 
 
 class _Pages:
