@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.kernels import cpu
+from clipgap.memory import blank
 
 NORM_TOLERANCE = 1e-3
 LANES = 8
@@ -59,7 +60,7 @@ def _admit_in_cpp(raw: NDArray[Any]) -> Admitted:
         cpu.admit(raw, None, status, norm)
         if not status.any():
             return Admitted(raw, status, norm)
-    rows = np.empty(raw.shape, np.float16)
+    rows = blank(raw.shape, np.float16)
     cpu.admit(raw, rows, status, norm)
     return Admitted(rows, status, norm)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from clipgap.errors import InputError, UsageError
 from clipgap.kernels.interface import Scanner
+from clipgap.memory import arrow_from_system
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
 from clipgap.scan.job import How, Job
@@ -23,6 +24,7 @@ from clipgap.tables.files import FileSum
 from clipgap.tables.folder import State
 
 
+@arrow_from_system()
 def run_plan(plan: ScanPlan, out: str | Path | None, how: How) -> ScanResult:
     """Carry a plan out."""
     for note in plan.notes:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.memory import blank
 from clipgap.store.files import File, read_bytes
 from clipgap.store.npy import FIRST_READ, check_length, header_length, parse_header
 from clipgap.store.resting import Resting
@@ -53,7 +54,7 @@ class FileRows:
     dtype: np.dtype[Any]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.empty((stop - start, self.dim), self.dtype)
+        block = blank((stop - start, self.dim), self.dtype)
         if block.size:
             width = self.dim * self.dtype.itemsize
             self.file.read_into(self.offset + start * width, as_bytes(block))
@@ -80,7 +81,7 @@ class ZippedRows:
     resting: Resting[IO[bytes]]
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
-        block = np.empty((stop - start, self.dim), self.dtype)
+        block = blank((stop - start, self.dim), self.dtype)
         target = as_bytes(block)
         at = self.offset + start * self.dim * self.dtype.itemsize
         stream = self.resting.take(self.file.path)
