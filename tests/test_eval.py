@@ -16,7 +16,7 @@ from PIL import Image
 
 import clipgap
 from clipgap.cli.main import main
-from clipgap.clip.data import registry
+from clipgap.clip.data import link_part, registry
 from clipgap.clip.eval import plan as plan_module
 from clipgap.clip.eval.contenders import zero_shot
 from clipgap.clip.models import load
@@ -266,6 +266,9 @@ def test_objectnet_without_border_and_other_classes(world: World, tmp_path: Path
     assert found["prediction"] == [int(logits[0].argmax())] * 2
     metrics = [row["metric"] for row in result.summary.to_pylist()]
     assert metrics == ["top1", "top5"]
+    link_part("objectnet", root, tmp_path / "part")
+    clipgap.evaluate(out=tmp_path / "f", **{**arguments, "data": f"objectnet={tmp_path / 'part'}"})
+    assert samples(tmp_path / "f", "a", "objectnet") == found
 
 
 @pytest.mark.usefixtures("small_sets")

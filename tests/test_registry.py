@@ -18,6 +18,7 @@ from clipgap.clip.data import (
     check_set,
     find_set,
     link_part,
+    plan_part,
     registry,
 )
 from clipgap.clip.data import check as check_module
@@ -283,14 +284,23 @@ def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
     for key in (*keys, "aardvark"):
         (tmp_path / "images" / key).mkdir(parents=True)
         (tmp_path / "images" / key / "1.png").write_bytes(b"x")
-    assert link_part("objectnet", tmp_path / "images", tmp_path / "part") == 113
+    assert link_part("objectnet", tmp_path / "images", tmp_path / "part").links == 113
     assert sorted(path for path, _ in images_of_folder(tmp_path / "part")) == sorted(
         f"{key}/1.png" for key in keys
     )
     with pytest.raises(InputError, match="already there"):
         link_part("objectnet", tmp_path / "images", tmp_path / "part")
+    assert link_part(
+        "objectnet", tmp_path / "images", tmp_path / "part", resume=True
+    ).already_complete
+    (tmp_path / "part" / keys[0]).unlink()
+    mended = link_part("objectnet", tmp_path / "images", tmp_path / "part", resume=True)
+    assert not mended.already_complete
+    assert sorted(link.name for link in (tmp_path / "part").iterdir()) == sorted(keys)
+    with pytest.raises(InputError, match=r"holds more than links: .*1\.png"):
+        link_part("objectnet", tmp_path / "images", tmp_path / "images", overwrite=True)
     with pytest.raises(UsageError, match="has no table"):
-        link_part("objectnet", tmp_path / "images", tmp_path / "q", "a=b")
+        link_part("objectnet", tmp_path / "images", tmp_path / "q", ["a=b"])
     (tmp_path / "images" / keys[3] / "1.png").unlink()
     (tmp_path / "images" / keys[3]).rmdir()
     with pytest.raises(InputError, match=f"1 of 113 class folders are missing.*{keys[3]}"):
@@ -310,10 +320,36 @@ def test_links_to_images_with_an_attribute(
     with pytest.raises(UsageError, match="--where COLUMN=VALUE"):
         link_part("celeba", root, tmp_path / "q")
     with pytest.raises(InputError, match="Eyeglasses is nowhere '2', but -1, 1"):
-        link_part("celeba", root, tmp_path / "q", "Eyeglasses=2")
+        link_part("celeba", root, tmp_path / "q", ["Eyeglasses=2"])
     (root / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of the images.*000002\.jpg"):
-        link_part("celeba", root, tmp_path / "q", "Eyeglasses=1")
+        link_part("celeba", root, tmp_path / "q", ["Eyeglasses=1"])
+
+
+def test_links_to_images_where_several_columns_say_so(tmp_path: Path) -> None:
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for number, (bird, place) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (0, 1)]):
+        image = tmp_path / "birds" / f"{bird}.kind" / f"{number}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"x")
+        lines.append(f"{number},{bird}.kind/{number}.jpg,{bird},0,{place},/p.jpg")
+    (tmp_path / "birds" / "metadata.csv").write_text("\n".join(lines))
+
+    def chosen(*where: str) -> list[str]:
+        return sorted(
+            path.rpartition("/")[2] for path in plan_part("waterbirds", tmp_path / "birds", where)
+        )
+
+    assert chosen("place=1") == ["1.jpg", "3.jpg", "4.jpg"]
+    assert chosen("y=0,place=1") == ["1.jpg", "4.jpg"]
+    assert chosen("y=0,place=1", "y=1,place=0") == ["1.jpg", "2.jpg", "4.jpg"]
+    assert chosen("y=0", "place=1") == ["0.jpg", "1.jpg", "3.jpg", "4.jpg"]
+    with pytest.raises(InputError, match="y=0,y=1 holds nowhere"):
+        chosen("place=1", "y=0,y=1")
+    with pytest.raises(UsageError, match="'y' is not COLUMN=VALUE"):
+        chosen("place=1,y")
+    with pytest.raises(UsageError, match="no column 'z'"):
+        chosen("z=1")
 
 
 # --- the commands ---------------------------------------------------------------------------

@@ -289,7 +289,7 @@ def test_figures_are_files_that_the_report_reads() -> None:
     table = read_paper(folder / "table1.toml")
     pruned = table.rows["imagenet-sketch-pruned"]
     assert (pruned["removed"], pruned["accuracy"]["imagenet-sketch"]) == (8_342_783, 44.78)
-    for name in ("table3", "table4", "waterbirds", "celeba"):
+    for name in ("table3", "table4", "table5", "waterbirds", "celeba"):
         assert read_paper(folder / f"{name}.toml").title
 
 
@@ -312,6 +312,40 @@ def test_the_command(recipe: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert [one["name"] for one in json.loads(capfd.readouterr().out)["ran"]] == ["far"]
     assert main(["run", "no-such-recipe"]) == 3
     assert main([*call, "--set", "n"]) == 2
+
+
+def test_folders_of_links_are_stages(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    lines = ["img_filename,y,place"]
+    birds = tmp_path / "birds"
+    birds.mkdir()
+    for number in range(4):
+        (birds / f"{number}.jpg").write_bytes(b"x")
+        lines.append(f"{number}.jpg,{number % 2},{number // 2}")
+    (birds / "metadata.csv").write_text("\n".join(lines))
+    file = tmp_path / "links.toml"
+    file.write_text(
+        '[study]\ntitle = "Links"\n[paths]\nbirds = { about = "Waterbirds" }\n'
+        '[stages.worst]\ncommand = "data link"\nname = "waterbirds"\npath = "{birds}"\n'
+        'where = ["y=0,place=1", "y=1,place=0"]\n'
+    )
+
+    def study() -> Study:
+        return Study(file, tmp_path / "out", {"birds": str(birds)})
+
+    (step,) = study().plan(costs=True).steps
+    assert step.call.startswith("clipgap data link waterbirds ")
+    assert "2 links" in study().plan(costs=True).costs["worst"]
+    assert [one.name for one in study().run().ran] == ["worst"]
+    links = tmp_path / "out" / "worst"
+    assert sorted(link.name for link in links.iterdir()) == ["1.jpg", "2.jpg"]
+    assert study().run().ran == ()
+    (links / "1.jpg").unlink()
+    assert [one.name for one in study().run().ran] == ["worst"]
+    assert sorted(link.name for link in links.iterdir()) == ["1.jpg", "2.jpg"]
+    (birds / "2.jpg").unlink()
+    cost = study().plan(costs=True).costs["worst"]
+    assert "1 of the images that are meant are missing" in cost
+    capfd.readouterr()
 
 
 def test_a_recipe_is_found_by_name_or_path() -> None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import command
+from clipgap.cli.frame import Running, command
 from clipgap.cli.shell import Shell
-from clipgap.errors import InputError
+from clipgap.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from clipgap.clip.data import Checked, Registered
@@ -68,21 +68,42 @@ def link(
     shell: Shell,
     name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `clipgap data list`.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder that holds the set.")],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The folder to make.")],
+    running: Running,
     where: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN=VALUE", help="The images for which the set's table says so."),
+        list[str] | None,
+        typer.Option(
+            metavar="COLUMN=VALUE[,…]",
+            help="The images for which the set's table says all of this. Repeatable: those for "
+            "which any of them holds.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", help="The folder to make. Needed unless --dry-run."
+        ),
     ] = None,
 ) -> None:
     """Make a folder of links to a part of a set, for `clipgap embed`.
 
     Of ObjectNet, the 113 class folders that are evaluated; of CelebA and Waterbirds, the images
-    with an attribute.
+    with an attribute, such as --where y=0,place=1 --where y=1,place=0.
     """
-    from clipgap.clip.data import link_part
+    from clipgap.clip.data import link_part, plan_part
 
-    links = link_part(name, path, out, where)
-    shell.result({"out": out, "links": links}, [f"{words.plural(links, 'link')} in {out}"])
+    if running.dry_run:
+        links = len(plan_part(name, path, where or ()))
+        shell.result({"links": links}, [words.plural(links, "link")])
+        return
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the links shall go to")
+    flags = {"resume": running.resume, "overwrite": running.overwrite}
+    linked = link_part(name, path, out, where or (), **flags)
+    found = words.plural(linked.links, "link")
+    shell.result(
+        {"out": out, "links": linked.links, "already_complete": linked.already_complete},
+        [f"{out} already holds its {found}" if linked.already_complete else f"{found} in {out}"],
+    )
 
 
 def _entry(entry: Registered) -> dict[str, Any]:

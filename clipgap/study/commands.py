@@ -6,7 +6,7 @@ and whether a stage's call fits together is asked of the parser that would run i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -32,6 +32,11 @@ class Command:
         self.name = name
         self._declared = declared
         self._parameters = {key_of(parameter): parameter for parameter in declared.params}
+
+    @property
+    def words(self) -> list[str]:
+        """Its name as it is typed."""
+        return self.name.split()
 
     @property
     def keys(self) -> list[str]:
@@ -113,8 +118,14 @@ def commands() -> dict[str, Command]:
     from clipgap.cli.main import app
 
     group: Any = typer.main.get_command(app)
-    return {
-        name: Command(name, declared)
-        for name, declared in group.commands.items()
-        if getattr(declared, "commands", None) is None and name not in ("run", "demo")
-    }
+    found = dict(_leaves(group.commands))
+    return {name: Command(name, found[name]) for name in found if name not in ("run", "demo")}
+
+
+def _leaves(group: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """The commands, and those of groups as "group command"."""
+    for name, declared in group.items():
+        if (inner := getattr(declared, "commands", None)) is not None:
+            yield from _leaves(inner, f"{before}{name} ")
+        else:
+            yield f"{before}{name}", declared

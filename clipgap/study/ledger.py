@@ -144,7 +144,7 @@ def _state_print(path: Path | None) -> str:
         return "none"
     digest = hashlib.sha256()
     for file in _files(path):
-        state = file.stat()
+        state = file.stat() if file.exists() else file.lstat()  # a link may lead nowhere
         digest.update(f"{file.relative_to(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
@@ -155,7 +155,8 @@ def _files(path: Path) -> Iterator[Path]:
         return
     for folder, inner, names in os.walk(path):
         inner.sort()
-        yield from (Path(folder, name) for name in sorted(names))
+        links = [name for name in inner if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in sorted([*names, *links]))
 
 
 def _fill(item: str, values: Mapping[str, str]) -> str:

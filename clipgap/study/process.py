@@ -30,12 +30,14 @@ class Stages:
         arguments: Sequence[str],
         *,
         stdout: Path | None = None,
+        stderr: Path | None = None,
         stop: threading.Event | None = None,
     ) -> int:
         """The exit code of `clipgap ARGUMENTS`; `stop` asks it to save its work and leave."""
         request = {
             "arguments": list(arguments),
             "stdout": None if stdout is None else str(stdout),
+            "stderr": None if stderr is None else str(stderr),
             "warm": arguments[0] in NEEDS_TORCH,
         }
         self._requests.write(json.dumps(request) + "\n")

@@ -39,7 +39,7 @@ class Step:
 
     @property
     def call(self) -> str:
-        return shlex.join(["clipgap", self.stage.command.name, *self.stage.arguments])
+        return shlex.join(["clipgap", *self.stage.command.words, *self.stage.arguments])
 
 
 @dataclass(frozen=True)
@@ -220,7 +220,7 @@ class Study:
         self._ledger.begin(stage)
         began = time.monotonic()
         code = processes.run(
-            [stage.command.name, *flags, *stage.sized(self._size)],
+            [*stage.command.words, *flags, *stage.sized(self._size)],
             stdout=self._ledger.result(stage.name),
             stop=stop,
         )
@@ -244,11 +244,11 @@ class Study:
             return {}
         told = {}
         with tempfile.TemporaryDirectory() as folder, start_stages() as processes:
-            scratch = Path(folder, "told.txt")
+            said, problems = Path(folder, "said.txt"), Path(folder, "problems.txt")
             for stage in ready:
-                call = [stage.command.name, "--dry-run", *stage.sized(self._size)]
-                code = processes.run(call, stdout=scratch)
-                told[stage.name] = scratch.read_text() if code == 0 else f"exit code {code}"
+                call = [*stage.command.words, "--dry-run", *stage.sized(self._size)]
+                code = processes.run(call, stdout=said, stderr=problems)
+                told[stage.name] = (said if code == 0 else problems).read_text()
         return told
 
     def _size(self, name: str, size: str) -> int:

@@ -3,8 +3,8 @@
 Importing torch and open_clip takes longer than a small stage; here it is done once, and every
 stage still begins with a fresh process and can take nothing down but itself.
 
-Speaks in lines. In: {"arguments": […], "stdout": FILE or null, "warm": true or false}. Out, for
-each: "pid N", then "exit N" (below zero: the signal that ended it).
+Speaks in lines. In: {"arguments": […], "stdout": FILE or null, "stderr": FILE or null, "warm": true
+or false}. Out, for each: "pid N", then "exit N" (below zero: the signal that ended it).
 """
 
 from __future__ import annotations
@@ -53,9 +53,10 @@ def _run(request: dict[str, Any]) -> None:
     """The life of a stage; never returns."""
     code = 1
     try:
-        if request["stdout"] is not None:
-            file = os.open(request["stdout"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            os.dup2(file, 1)
+        for number, name in ((1, "stdout"), (2, "stderr")):
+            if request[name] is not None:
+                file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+                os.dup2(file, number)
         from clipgap.cli.main import main
 
         code = main(request["arguments"])
