@@ -34,7 +34,7 @@ from clipgap.bench.results import append, default_folder, origin
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.machine import cores
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup.clusters import Deduplication, Labels
 from clipgap.select.dedup.compare import Comparison
 from clipgap.select.dedup.decisions import make_decision
@@ -66,7 +66,7 @@ def race(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[
     }
 
 
-def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: How) -> dict[str, Any]:
+def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: ScanHow) -> dict[str, Any]:
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
     centroids = step(Centroids(rows[:clusters].copy()), source, how)
     ids, tests = np.arange(len(rows)), [TestSet("centroids", centroids.rows)]
@@ -90,7 +90,7 @@ def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: How) ->
 
 
 def race_kmeans(
-    rows: Halves, clusters: int, iterations: int, rounds: int, how: How
+    rows: Halves, clusters: int, iterations: int, rounds: int, how: ScanHow
 ) -> dict[str, Any]:
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
     seeds, wide = rows[:clusters].copy(), rows.astype(np.float32)
@@ -116,7 +116,7 @@ def race_kmeans(
     return {"race": "kmeans", "peer": "faiss.Kmeans", "iterations": iterations, **found}
 
 
-def race_within(rows: Halves, size: int, copies: bool, rounds: int, how: How) -> dict[str, Any]:
+def race_within(rows: Halves, size: int, copies: bool, rounds: int, how: ScanHow) -> dict[str, Any]:
     if copies:
         rows = with_copies(rows)
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
@@ -180,7 +180,7 @@ def main() -> None:
     threads = cores()
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
-    how = replace(How(), threads=threads)
+    how = replace(ScanHow(), threads=threads)
     rows = synthetic.clip_like(options.rows, D)
     # The long race is run only twice: its figures are far apart.
     found = [

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap import synthetic
 from clipgap.errors import InputError, Interrupted, UsageError
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup import compare, dedup, plan_dedup
 from clipgap.select.dedup.kmeans import Centroids, step
 from clipgap.select.dedup.rows import RowSource, Watch
@@ -53,7 +53,7 @@ def in_memory(rows: Any, options: Settings, memory: int = 1 << 30, block_rows: i
     """A finished run and what it found, with its labels and centroids open to view."""
     store = array_store(rows)
     source = RowSource(store, options.bad_rows, Watch(), memory // 2, block_rows)
-    run = Run(options, store, source, How(threads=1), State.in_memory(), memory)
+    run = Run(options, store, source, ScanHow(threads=1), State.in_memory(), memory)
     run.decide()
     return run
 
@@ -156,7 +156,7 @@ def test_similarity_rises_and_is_the_exact_mean() -> None:
     centroids = Centroids(rows[:10].copy())
     for _ in range(6):
         before = centroids.rows
-        centroids = step(centroids, source, How(threads=1))
+        centroids = step(centroids, source, ScanHow(threads=1))
         scores = rows.astype(np.float64) @ before.astype(np.float64).T
         total = sum(int(score * 2**48) for score in scores.max(axis=1))
         assert centroids.history[-1] == total / (len(rows) << 48)
@@ -168,7 +168,7 @@ def test_rows_that_cancel_out_leave_their_centroid_where_it_is() -> None:
     rows = np.concatenate([axis, -axis])
     source = RowSource(array_store(rows), "error", Watch())
     first = np.ones((1, 4), np.float16) / 2
-    moved = step(Centroids(first), source, How(threads=1))
+    moved = step(Centroids(first), source, ScanHow(threads=1))
     np.testing.assert_array_equal(moved.rows, first)
     assert moved.converged
 

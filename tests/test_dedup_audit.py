@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from clipgap import synthetic
 from clipgap.intervals import wilson
 from clipgap.kernels import pairs
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup import audit as audits
 from clipgap.select.dedup import compare, dedup
 from clipgap.select.dedup.audit import count_pairs, judge
@@ -55,7 +55,7 @@ def test_counts_are_those_of_all_pairs(
     labels, source = world(rows, 3)
     sample = np.flatnonzero(labels.label != NONE)[::2]
     limits = tuple(1 - epsilon for epsilon in EPSILONS)
-    found, missed = count_pairs(limits, labels, sample, source, How(threads=1))
+    found, missed = count_pairs(limits, labels, sample, source, ScanHow(threads=1))
     for e, epsilon in enumerate(EPSILONS):
         together, apart = truth(rows, labels, epsilon)
         np.testing.assert_array_equal(found[e], together[sample])

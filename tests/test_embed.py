@@ -461,6 +461,8 @@ def test_overwriting_leaves_nothing_of_the_earlier_store(world: World, tmp_path:
 
 def test_outputs_that_cannot_be(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="exclude each other"):
+        world.embed(world.shards, tmp_path / "new", resume=True, overwrite=True)
     with pytest.raises(InputError, match="is a file"):
         world.embed(world.shards, tmp_path / "file")
     with pytest.raises(InputError, match="cannot make the folder"):

@@ -16,7 +16,7 @@ from PIL import Image
 import clipgap
 from clipgap.clip.data import Classes
 from clipgap.clip.eval import run as run_module
-from clipgap.errors import InputError, Interrupted, ResumeError
+from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import pictures, write_folder, write_tar
 from tests.eval_worlds import World, make_world, samples
 
@@ -95,6 +95,10 @@ def test_changed_inputs_are_refused_on_resume(world: World, tmp_path: Path) -> N
     clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"))
     with pytest.raises(InputError, match="already holds a finished evaluation"):
         clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"))
+    with pytest.raises(UsageError, match="exclude each other"):
+        clipgap.evaluate(
+            out=out, **world.arguments(data=f"pics={folder}"), resume=True, overwrite=True
+        )
     write_folder(folder, pictures(1, seed=5))
     with pytest.raises(ResumeError, match="set pics identity"):
         clipgap.evaluate(out=out, **world.arguments(data=f"pics={folder}"), resume=True)

@@ -127,6 +127,9 @@ def test_resuming_something_else_is_refused(here: Path, fragile: dict[str, int])
 
 def test_overwriting_leaves_nothing_of_before(here: Path, fragile: dict[str, int]) -> None:
     shutil.copytree("whole", "out")
+    with pytest.raises(UsageError, match="exclude each other"):
+        filter_shards("in", "keep", "out", overwrite=True, resume=True)
+    assert tree(Path("out")) == tree(Path("whole"))
     Path("out/notes.txt").write_text("mine")
     filter_shards("in", "keep", "out", overwrite=True, merge=100)
     assert sorted(tree(Path("out"))) == [

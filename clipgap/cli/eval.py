@@ -102,7 +102,7 @@ def evaluate(
     CLIP models are evaluated zero-shot, with the classifier that open_clip makes of class names
     and prompts; classifiers by their own outputs. Rows are in the order of `clipgap embed`.
     """
-    from clipgap.clip.eval import How, plan_evaluation, run_evaluation
+    from clipgap.clip.eval import EvalHow, plan_evaluation, run_evaluation
 
     if out is None and not running.dry_run:
         raise UsageError("--out is missing: name the folder that the evaluation shall go to")
@@ -123,7 +123,15 @@ def evaluate(
         return 0
     shell.check_settings_file(out)
     with shell.watch(out, _shown, _works) as watch:
-        how = How(device, batch_size, workers, running.resume, running.overwrite, watch, watch.stop)
+        how = EvalHow(
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=watch.stop,
+        )
         result = run_evaluation(plan, out, how)
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > allow_bad else 0

@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic
 
 from clipgap.cli import words
+from clipgap.running import Moment
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -20,8 +21,6 @@ Display = Callable[["Progress"], None]
 Say = Callable[[str], None]
 
 LOG = logging.getLogger("clipgap")
-
-Moment = TypeVar("Moment")  # what a run tells of itself
 
 
 @contextmanager

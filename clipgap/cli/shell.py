@@ -19,7 +19,8 @@ from clipgap.cli.signals import stop_on_signals
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.cli.progress import Display, Moment, Watch
+    from clipgap.cli.progress import Display, Watch
+    from clipgap.running import Moment
     from clipgap.scan import Progress
 
 LOG = logging.getLogger("clipgap")

@@ -14,6 +14,7 @@ from clipgap.report.findings import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
+from clipgap.running import refuse_both
 from clipgap.scan.progress import OnProgress, Progress, ignore
 from clipgap.tables.documents import checksum, encode, read_manifest
 from clipgap.tables.files import FileSum
@@ -111,8 +112,7 @@ def report(
     """
     if format not in FORMATS:
         raise UsageError(f"the format {format!r} is not one of {', '.join(FORMATS)}")
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; give one")
+    refuse_both(resume, overwrite)
     if gallery is not None and gallery < 1:
         raise UsageError(f"a gallery of {gallery:,} points a test set; it takes at least 1")
     tell = on_progress or ignore

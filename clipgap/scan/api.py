@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.scan.plan import ABOVE, ScanPlan, Settings, make_plan
 from clipgap.scan.progress import OnProgress, Progress
 from clipgap.scan.result import ScanResult, open_scan
@@ -41,7 +41,16 @@ def scan(
     inputs, `k`, `bad_rows`, `train_table` and `above`, and on nothing else. When `stop` is set the
     scan ends with `Interrupted` after the current block; `resume=True` goes on from there.
     """
-    how = How(kernel, device, threads, block_rows, resume, overwrite, on_progress, stop)
+    how = ScanHow(
+        kernel=kernel,
+        device=device,
+        threads=threads,
+        block_rows=block_rows,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
     how.report(Progress("reading headers"))
     plan = plan_scan(
         train, tests, gap=gap, k=k, bad_rows=bad_rows, train_table=train_table, above=above
@@ -71,7 +80,16 @@ def gap(
 
     The result is what `scan` takes as `gap`. Arguments are those of `scan`.
     """
-    how = How(kernel, device, threads, block_rows, resume, overwrite, on_progress, stop)
+    how = ScanHow(
+        kernel=kernel,
+        device=device,
+        threads=threads,
+        block_rows=block_rows,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
     how.report(Progress("reading headers"))
     plan = plan_scan(
         reference, tests, kind="gap", k=k, bad_rows=bad_rows, train_table=train_table, above=above

@@ -10,13 +10,14 @@ from functools import cached_property
 from clipgap.errors import UsageError
 from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
+from clipgap.running import How
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.engine import Engine, Save
 from clipgap.scan.inputs import LoadedTest, load_tests
 from clipgap.scan.neighbours import Winners, test_table
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.progress import OnProgress, Progress, ignore
+from clipgap.scan.progress import Progress
 from clipgap.scan.rows import RowLayout
 from clipgap.scan.sinks import HIST, QUARANTINE, Sink, part_name, test_name
 from clipgap.tables.files import FileSum
@@ -24,28 +25,19 @@ from clipgap.tables.histogram import histogram_table
 from clipgap.tables.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, SetColumns
 
 
-@dataclass(frozen=True)
-class How:
-    """Everything about a run that cannot change its result."""
+@dataclass(frozen=True, kw_only=True)
+class ScanHow(How[Progress]):
+    """And with which kernel, where, and how much at a time."""
 
     kernel: str = "auto"
     device: str = "auto"
     threads: int | None = None
     block_rows: int | None = None
-    resume: bool = False
-    overwrite: bool = False
-    on_progress: OnProgress | None = None
-    stop: threading.Event | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.block_rows is not None and self.block_rows < 1:
             raise UsageError(f"block_rows is {self.block_rows:,}; it must be at least 1")
-        if self.resume and self.overwrite:
-            raise UsageError("--resume and --overwrite exclude each other; give one")
-
-    @property
-    def report(self) -> OnProgress:
-        return self.on_progress or ignore
 
 
 @dataclass(frozen=True)
@@ -54,11 +46,11 @@ class Job:
 
     plan: ScanPlan
     tests: list[LoadedTest]
-    how: How
+    how: ScanHow
     stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def load(cls, plan: ScanPlan, how: How) -> Job:
+    def load(cls, plan: ScanPlan, how: ScanHow) -> Job:
         how.report(Progress("reading test sets", total_rows=plan.train.rows))
         return cls(plan, load_tests(plan), how, how.stop or threading.Event())
 

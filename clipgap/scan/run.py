@@ -13,7 +13,7 @@ from clipgap.kernels.interface import Scanner
 from clipgap.memory import arrow_from_system
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
-from clipgap.scan.job import How, Job
+from clipgap.scan.job import Job, ScanHow
 from clipgap.scan.manifest import complete, describe_inputs, read_manifest
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.progress import Progress
@@ -25,7 +25,7 @@ from clipgap.tables.folder import State
 
 
 @arrow_from_system()
-def run_plan(plan: ScanPlan, out: str | Path | None, how: How) -> ScanResult:
+def run_plan(plan: ScanPlan, out: str | Path | None, how: ScanHow) -> ScanResult:
     """Carry a plan out."""
     for note in plan.notes:
         how.report(Progress("reading headers", note=note))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from clipgap.scan.job import How, Job
+from clipgap.scan.job import Job, ScanHow
 from clipgap.scan.problems import Problems
 from clipgap.scan.progress import OnProgress
 from clipgap.scan.result import ScanResult
@@ -27,7 +27,7 @@ def check_everything(
     """Every value of every table."""
     # The oracle holds all scores of a block at once.
     block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
-    how = How(kernel="numpy", block_rows=block_rows, on_progress=on_progress)
+    how = ScanHow(kernel="numpy", block_rows=block_rows, on_progress=on_progress)
     job = Job(evidence.plan, evidence.tests, how)
     sink, ledger, scanner = _Comparing(result, problems), job.new_ledger(), job.new_scanner()
     job.scan_shards(range(len(evidence.plan.train.shards)), scanner, sink, ledger)

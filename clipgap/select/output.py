@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import ResumeError, UsageError
+from clipgap.running import refuse_both
 from clipgap.scan.resume import differences
 from clipgap.tables.documents import MANIFEST, checksum
 from clipgap.tables.keep import KeepList, KeepWriter, read_keep
@@ -35,8 +36,7 @@ class Output:
         overwrite: bool,
     ) -> Output | None:
         """None if no folder is named; then nothing is written, and nothing can be replaced."""
-        if resume and overwrite:
-            raise UsageError("--resume and --overwrite exclude each other; give one")
+        refuse_both(resume, overwrite)
         if out is not None:
             return cls(Path(out), store, rule, scans, resume, overwrite)
         if resume or overwrite:

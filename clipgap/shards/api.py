@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipgap.shards.plan import FilterPlan, plan_filter
-from clipgap.shards.run import FilterResult, How, OnProgress, Progress, run
+from clipgap.shards.run import FilterHow, FilterResult, OnProgress, Progress, run
 from clipgap.tables.keep import KeepList
 
 
@@ -57,6 +57,8 @@ def run_filter(
     stop: threading.Event | None = None,
 ) -> FilterResult:
     """Carry out what `plan_filter` has planned; see `filter_shards`."""
-    how = How(workers, resume, overwrite, on_progress, stop)
+    how = FilterHow(
+        workers=workers, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
+    )
     how.report(Progress("reading headers"))
     return run(plan, Path(out), how)

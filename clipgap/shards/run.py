@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ import pyarrow as pa
 from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.kernels.cpu import thread_count
+from clipgap.running import How
 from clipgap.shards.folder import FORMAT, QUARANTINE, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
@@ -54,19 +54,11 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class How:
-    """How to run; nothing about the result."""
+@dataclass(frozen=True, kw_only=True)
+class FilterHow(How[Progress]):
+    """And how many shards at a time."""
 
     workers: int | None = None
-    resume: bool = False
-    overwrite: bool = False
-    on_progress: OnProgress | None = None
-    stop: threading.Event | None = None
-
-    def report(self, progress: Progress) -> None:
-        if self.on_progress is not None:
-            self.on_progress(progress)
 
 
 @dataclass(frozen=True)
@@ -89,7 +81,7 @@ class FilterResult:
         return int(self.manifest["counts"]["problems"])
 
 
-def run(plan: FilterPlan, out: Path, how: How) -> FilterResult:
+def run(plan: FilterPlan, out: Path, how: FilterHow) -> FilterResult:
     """Carry a plan out."""
     folder = ShardFolder(out)
     state = folder.state()
@@ -168,7 +160,7 @@ def _finish(
 
 
 def _check_finished(
-    plan: FilterPlan, folder: ShardFolder, manifest: Mapping[str, Any], how: How
+    plan: FilterPlan, folder: ShardFolder, manifest: Mapping[str, Any], how: FilterHow
 ) -> FilterResult | None:
     """A finished folder, its damaged shards made again; None if all of it must be."""
     sums = sums_from_json(manifest["files"])
@@ -195,7 +187,7 @@ def _check_finished(
     return FilterResult(folder.path, manifest, repaired=sorted(damaged))
 
 
-def _count(plan: FilterPlan, folder: ShardFolder, worker: Worker, how: How) -> list[int]:
+def _count(plan: FilterPlan, folder: ShardFolder, worker: Worker, how: FilterHow) -> list[int]:
     """Kept samples of each shard, where only the shards can tell."""
     counts = folder.saved_counts()
     if counts is None:
@@ -240,7 +232,7 @@ class _Watch:
     """Reports progress."""
 
     def __init__(
-        self, how: How, units: Sequence[Unit], done: Mapping[str, Done], total: int | None
+        self, how: FilterHow, units: Sequence[Unit], done: Mapping[str, Done], total: int | None
     ) -> None:
         self._how, self._total_shards, self._total = how, len(units), total or 0
         self._shards, self._earlier = len(done), sum(each.kept for each in done.values())
@@ -266,7 +258,9 @@ class _Watch:
         self._how.report(progress)
 
 
-def _in_parallel(function: Callable[[T], U], items: Sequence[T], how: How) -> Iterator[tuple[T, U]]:
+def _in_parallel(
+    function: Callable[[T], U], items: Sequence[T], how: FilterHow
+) -> Iterator[tuple[T, U]]:
     """Results as they come. When asked to stop, those at hand are finished first."""
     # One more than cores, since a shard that is being flushed to the disk needs none.
     threads = how.workers or thread_count() + 1
@@ -275,7 +269,7 @@ def _in_parallel(function: Callable[[T], U], items: Sequence[T], how: How) -> It
     running: dict[Future[U], T] = {}
     with ThreadPoolExecutor(threads) as pool:
         while left:
-            while len(running) < threads and not _is_asked_to_stop(how):
+            while len(running) < threads and not how.is_asked_to_stop():
                 item = next(waiting, None)
                 if item is None:
                     break
@@ -287,10 +281,6 @@ def _in_parallel(function: Callable[[T], U], items: Sequence[T], how: How) -> It
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 left -= 1
                 yield running.pop(future), future.result()
-
-
-def _is_asked_to_stop(how: How) -> bool:
-    return how.stop is not None and how.stop.is_set()
 
 
 def _require_same(folder: ShardFolder, described: Mapping[str, Any]) -> None:

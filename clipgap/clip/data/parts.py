@@ -12,6 +12,7 @@ from pathlib import Path
 from clipgap.clip.data.registry import Registered, find_set
 from clipgap.clip.data.tables import LabelTable, find_table
 from clipgap.errors import InputError, UsageError
+from clipgap.running import refuse_both
 from clipgap.tables.atomic import sync_folder
 
 _UNFINISHED = ".unfinished"
@@ -39,8 +40,7 @@ def link_part(
 
     `clipgap embed` follows them, so that the store has the rows of just this part.
     """
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; give one")
+    refuse_both(resume, overwrite)
     targets, out = plan_part(name, path, where), Path(out)
     wanted = {link: str(target.resolve()) for link, target in targets.items()}
     if out.exists():

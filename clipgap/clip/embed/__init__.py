@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipgap.clip.embed.plan import EmbedPlan, plan_embed
-from clipgap.clip.embed.run import EmbedResult, How, OnProgress, Progress, run
+from clipgap.clip.embed.run import EmbedResult, OnProgress, Progress, run
+from clipgap.running import How
 
 __all__ = ["EmbedPlan", "EmbedResult", "Progress", "embed", "plan_embed", "run_embed"]
 
@@ -64,4 +65,5 @@ def run_embed(
     stop: threading.Event | None = None,
 ) -> EmbedResult:
     """Carry out what `plan_embed` has planned; see `embed`."""
-    return run(plan, Path(out), How(resume, overwrite, on_progress, stop))
+    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
+    return run(plan, Path(out), how)

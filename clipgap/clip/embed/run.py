@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +14,7 @@ from clipgap.clip.embed.plan import EmbedPlan
 from clipgap.clip.embed.pool import run_units
 from clipgap.clip.embed.worker import Done, Job, Step
 from clipgap.errors import InputError, Interrupted
+from clipgap.running import How
 from clipgap.store.catalogue import STORE_FILE, Catalogue
 from clipgap.store.writer import write_catalogue
 from clipgap.tables.changes import changes, refuse_changes
@@ -47,23 +47,6 @@ OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
-class How:
-    """How to run; nothing about the result."""
-
-    resume: bool = False
-    overwrite: bool = False
-    on_progress: OnProgress | None = None
-    stop: threading.Event | None = None
-
-    def report(self, progress: Progress) -> None:
-        if self.on_progress is not None:
-            self.on_progress(progress)
-
-    def is_asked_to_stop(self) -> bool:
-        return self.stop is not None and self.stop.is_set()
-
-
-@dataclass(frozen=True)
 class EmbedResult:
     """A finished store."""
 
@@ -82,7 +65,7 @@ class EmbedResult:
         return int(self.manifest["counts"]["problems"])
 
 
-def run(plan: EmbedPlan, out: Path, how: How) -> EmbedResult:
+def run(plan: EmbedPlan, out: Path, how: How[Progress]) -> EmbedResult:
     """Carry a plan out."""
     folder = StoreFolder(out)
     state = folder.state()
@@ -109,7 +92,7 @@ def run(plan: EmbedPlan, out: Path, how: How) -> EmbedResult:
     return _finish(plan, folder, described, done)
 
 
-def _embed(plan: EmbedPlan, folder: StoreFolder, how: How) -> dict[str, Done]:
+def _embed(plan: EmbedPlan, folder: StoreFolder, how: How[Progress]) -> dict[str, Done]:
     """All units, those of earlier runs included."""
     done = folder.saved(plan.units)
     left = [unit for unit in plan.units if unit.name not in done]
@@ -211,7 +194,7 @@ def _versions() -> dict[str, str]:
 class _Watch:
     """Counts images and reports progress."""
 
-    def __init__(self, plan: EmbedPlan, how: How, done: Mapping[str, Done]) -> None:
+    def __init__(self, plan: EmbedPlan, how: How[Progress], done: Mapping[str, Done]) -> None:
         self._plan, self._how = plan, how
         self._shards = len(done)
         self._earlier = self._images = sum(_images_of(each) for each in done.values())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from clipgap.clip.eval.api import evaluate, run_evaluation
 from clipgap.clip.eval.plan import EvalPlan, plan_evaluation
-from clipgap.clip.eval.run import EvalResult, How, Progress, open_evaluation
+from clipgap.clip.eval.run import EvalHow, EvalResult, Progress, open_evaluation
 
 __all__ = [
+    "EvalHow",
     "EvalPlan",
     "EvalResult",
-    "How",
     "Progress",
     "evaluate",
     "open_evaluation",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clipgap.clip.eval.plan import DRAWS, EvalPlan, plan_evaluation
-from clipgap.clip.eval.run import EvalResult, How, OnProgress, Progress, run
+from clipgap.clip.eval.run import EvalHow, EvalResult, OnProgress, Progress, run
 
 
 def evaluate(
@@ -51,13 +51,21 @@ def evaluate(
         draws=draws,
         seed=seed,
     )
-    how = How(device, batch_size, workers, resume, overwrite, on_progress, stop)
+    how = EvalHow(
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
     return run_evaluation(plan, out, how)
 
 
-def run_evaluation(plan: EvalPlan, out: str | Path, how: How | None = None) -> EvalResult:
+def run_evaluation(plan: EvalPlan, out: str | Path, how: EvalHow | None = None) -> EvalResult:
     """Carry out what `plan_evaluation` has planned."""
-    how = how or How()
+    how = how or EvalHow()
     how.report(Progress("checking"))
     return run(plan, Path(out), how)
 

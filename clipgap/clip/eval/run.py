@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,7 @@ from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, c
 from clipgap.clip.models import load, resolve_device
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.kernels.cpu import thread_count
+from clipgap.running import How
 from clipgap.shards import Problem
 from clipgap.shards.folder import QUARANTINE
 from clipgap.tables.changes import changes, refuse_changes
@@ -51,21 +51,13 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class How:
-    """How to run; nothing about the result."""
+@dataclass(frozen=True, kw_only=True)
+class EvalHow(How[Progress]):
+    """And where, and how much at a time."""
 
     device: str = "auto"
     batch_size: int = 64
     workers: int | None = None  # as many as cores
-    resume: bool = False
-    overwrite: bool = False
-    on_progress: OnProgress | None = None
-    stop: threading.Event | None = None
-
-    def report(self, progress: Progress) -> None:
-        if self.on_progress is not None:
-            self.on_progress(progress)
 
 
 @dataclass(frozen=True)
@@ -104,7 +96,7 @@ def open_evaluation(path: str | Path) -> EvalResult:
     return EvalResult(folder.path, read_manifest(folder.path, FORMAT, folder.noun, unfinished))
 
 
-def run(plan: EvalPlan, out: Path, how: How) -> EvalResult:
+def run(plan: EvalPlan, out: Path, how: EvalHow) -> EvalResult:
     """Carry a plan out."""
     if how.batch_size < 1 or (how.workers is not None and how.workers < 1):
         raise UsageError("batch size and workers must be 1 at least")
@@ -146,7 +138,7 @@ class _Runner:
 
     plan: EvalPlan
     folder: EvalFolder
-    how: How
+    how: EvalHow
     _count: int = 0
     _total: int = 0
     _began: float = field(default_factory=time.monotonic)
@@ -211,7 +203,7 @@ class _Runner:
             row += len(batch.keys)
             self._count += len(batch.keys) * len(contenders)
             self._report(data)
-            if self.how.stop is not None and self.how.stop.is_set():
+            if self.how.is_asked_to_stop():
                 raise Interrupted("stopped; finished sets are kept, and --resume goes on")
         if row == 0:
             reasons = f": {problems[0]}" if problems else ""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipgap.errors import UsageError
 from clipgap.kernels.choose import resolve
 from clipgap.machine import memory_bytes
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.scan.progress import OnProgress, Progress
 from clipgap.select.dedup.rows import RowSource, Watch
 from clipgap.select.dedup.run import Run
@@ -151,7 +151,16 @@ def dedup(
     take, a quarter of the machine's by default; neither it nor kernel, threads and block_rows
     change a result.
     """
-    how = How(kernel, device, threads, block_rows, resume, overwrite, on_progress, stop)
+    how = ScanHow(
+        kernel=kernel,
+        device=device,
+        threads=threads,
+        block_rows=block_rows,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
     resolve(kernel, device)  # what is missing is said before anything is written
     how.report(Progress("reading headers"))
     plan = plan_dedup(
@@ -194,7 +203,7 @@ def common_name(out: str) -> Path:
 @dataclass(frozen=True)
 class _Task:
     plan: DedupPlan
-    how: How
+    how: ScanHow
     source: RowSource
     memory: int
     semdedup: Path | None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from clipgap.intervals import LEVEL, Interval, wilson
 from clipgap.kernels.pairs import make_finder
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup.clusters import NONE, Labels
 from clipgap.select.dedup.compare import BLOCK
 from clipgap.select.dedup.rows import RowSource
@@ -48,7 +48,7 @@ def _json(share: Interval) -> dict[str, float]:
     return {"share": share.value, "low": share.low, "high": share.high}
 
 
-def audit(settings: Settings, labels: Labels, source: RowSource, how: How) -> list[Audit]:
+def audit(settings: Settings, labels: Labels, source: RowSource, how: ScanHow) -> list[Audit]:
     """One entry for each epsilon."""
     usable = int(np.count_nonzero(labels.label != NONE))
     sample = _sample(labels, settings.audit, settings.seed)
@@ -63,7 +63,7 @@ def count_pairs(
     labels: Labels,
     sample: NDArray[np.int64],
     source: RowSource,
-    how: How,
+    how: ScanHow,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each limit and row of the sample, its duplicates in its own cluster and in others."""
     rows = source.take(sample, np.arange(len(sample)), "taking a sample")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.kernels.pairs import PairFinder, Pairs, make_finder
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup.decisions import Decision, Places
 from clipgap.select.dedup.rows import Rows, Watch
 
@@ -30,7 +30,7 @@ class Comparison:
     """How to compare: nothing here changes a result."""
 
     limit: float  # the lowest of all: nothing at or below it matters
-    how: How
+    how: ScanHow
     watch: Watch
     block: int = BLOCK
 

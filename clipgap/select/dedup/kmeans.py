@@ -19,7 +19,7 @@ from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import Pending, TestSet
 from clipgap.kernels.sums import add_to_sums
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.dedup.lowest import Lowest
 from clipgap.select.dedup.rows import Ids, Rows, RowSource
 
@@ -48,7 +48,7 @@ class Assigned:
 
 
 def assign(
-    centroids: NDArray[np.float16], source: RowSource, how: How, stage: str
+    centroids: NDArray[np.float16], source: RowSource, how: ScanHow, stage: str
 ) -> Iterator[Assigned]:
     """Every row with its nearest centroid, in order."""
     scanner = make_scanner(
@@ -77,7 +77,9 @@ def assign(
         yield _assigned(*one)
 
 
-def step(centroids: Centroids, source: RowSource, how: How, stage: str = "clustering") -> Centroids:
+def step(
+    centroids: Centroids, source: RowSource, how: ScanHow, stage: str = "clustering"
+) -> Centroids:
     """One iteration: assign all rows, then move each centroid to the middle of its rows.
 
     A cluster without rows begins anew at the row that is farthest from its centroid, the next such

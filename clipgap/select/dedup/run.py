@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.scan.progress import Progress
 from clipgap.select.dedup.audit import audit
 from clipgap.select.dedup.clusters import NONE, Deduplication, Labels
@@ -38,7 +38,7 @@ class Run:
     settings: Settings
     store: Store
     source: RowSource
-    how: How
+    how: ScanHow
     state: State
     memory: int
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.pairs import Pairs
 from clipgap.machine import memory_bytes
-from clipgap.scan.job import How
+from clipgap.scan.job import ScanHow
 from clipgap.select.claims import Claim, row_at
 from clipgap.select.dedup.clusters import NONE
 from clipgap.select.dedup.decisions import Components, Decision, Places
@@ -102,5 +102,5 @@ def _settings(rule: Any) -> Settings:
 def _run(settings: Settings, store: Store, means: Means) -> Run:
     room = memory_bytes() // 8
     source = RowSource(store, settings.bad_rows, Watch(means.on_progress), room)
-    how = How(means.kernel, means.device, means.threads)
+    how = ScanHow(kernel=means.kernel, device=means.device, threads=means.threads)
     return Run(settings, store, source, how, State.in_memory(), room)

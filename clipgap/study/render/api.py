@@ -9,6 +9,7 @@ from typing import Any
 
 from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.running import refuse_both
 from clipgap.study.render.samples import write_shards
 from clipgap.study.render.worlds import WORLDS, Amounts
 from clipgap.tables.atomic import write_atomic
@@ -53,8 +54,7 @@ def render(
     """
     if world not in WORLDS:
         raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; give one")
+    refuse_both(resume, overwrite)
     drawn = WORLDS[world]()
     if classes is not None and not 2 <= classes <= len(drawn.names):
         raise UsageError(f"world {world!r} has 2 to {len(drawn.names)} classes, not {classes:,}")
