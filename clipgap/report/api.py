@@ -19,6 +19,7 @@ from clipgap.scan.progress import OnProgress, Progress, ignore
 from clipgap.tables.documents import checksum, encode, read_manifest
 from clipgap.tables.files import FileSum
 from clipgap.tables.folder import OutputFolder, remove
+from clipgap.tables.lock import only_writer
 
 FORMAT = "clipgap-report"
 DATA = "report.json"
@@ -129,6 +130,18 @@ def report(
     settings = {"format": format, "title": title, "gallery": gallery}
     folder = OutputFolder(Path(out), FORMAT, "report")
     _spare(folder.path, sources)
+    with only_writer(folder.path):
+        return _write(folder, sources, settings, resume, overwrite, tell)
+
+
+def _write(
+    folder: OutputFolder,
+    sources: Sources,
+    settings: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    tell: OnProgress,
+) -> ReportResult:
     state = folder.state()
     if state != "empty" and not (resume or overwrite):
         raise folder.require_flag(state)
@@ -139,15 +152,15 @@ def report(
     for old in [*folder.path.glob("*.html"), folder.path / DATA, folder.path / "report.md"]:
         remove(old)
     tell(Progress("computing"))
-    findings = gather(sources, title)
+    findings = gather(sources, settings["title"])
     files = _Files(folder.path)
     files.write(DATA, encode(findings))
     shown: dict[str, Any] = {}
-    if format == "md":
+    if settings["format"] == "md":
         files.write("report.md", markdown(findings).encode())
-    elif format == "html":
+    elif settings["format"] == "html":
         tell(Progress("writing the gallery"))
-        shown = write_gallery(sources, gallery, files.write)
+        shown = write_gallery(sources, settings["gallery"], files.write)
         tell(Progress("writing pages"))
         write_pages(findings, shown, files.write)
     manifest = {

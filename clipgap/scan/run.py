@@ -22,6 +22,7 @@ from clipgap.scan.resume import require_same, with_marks
 from clipgap.scan.sinks import MemorySink, part_name
 from clipgap.tables.files import FileSum
 from clipgap.tables.folder import State
+from clipgap.tables.lock import only_writer
 
 
 @arrow_from_system()
@@ -34,11 +35,12 @@ def run_plan(plan: ScanPlan, out: str | Path | None, how: ScanHow) -> ScanResult
             raise UsageError("--resume and --overwrite need an output folder")
         return _run_in_memory(Job.load(plan, how))
     folder = ScanFolder(Path(out))
-    state = folder.state()
-    if state != "empty" and not (how.resume or how.overwrite):
-        raise folder.require_flag(state)
-    _spare_the_gap(plan, folder)
-    return _run_in_folder(Job.load(plan, how), folder, "empty" if how.overwrite else state)
+    with only_writer(folder.path):
+        state = folder.state()
+        if state != "empty" and not (how.resume or how.overwrite):
+            raise folder.require_flag(state)
+        _spare_the_gap(plan, folder)
+        return _run_in_folder(Job.load(plan, how), folder, "empty" if how.overwrite else state)
 
 
 def _run_in_memory(job: Job) -> ScanResult:

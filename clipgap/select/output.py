@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from clipgap.running import refuse_both
 from clipgap.scan.resume import differences
 from clipgap.tables.documents import MANIFEST, checksum
 from clipgap.tables.keep import KeepList, KeepWriter, read_keep
+from clipgap.tables.lock import only_writer
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,15 @@ class Output:
         if state != "empty" and not (self.overwrite or self.resume):
             raise KeepWriter.folder(self.path).require_flag(state)
 
-    def writer(self) -> KeepWriter:
+    @contextmanager
+    def writer(self) -> Iterator[KeepWriter]:
         # A split takes minutes, so one that was interrupted starts again.
         overwrite = self.overwrite or self.resume
-        return KeepWriter(self.path, self.store, self.rule, self.scans, overwrite=overwrite)
+        with (
+            only_writer(self.path),
+            KeepWriter(self.path, self.store, self.rule, self.scans, overwrite) as writer,
+        ):
+            yield writer
 
     def spare(self, inputs: Iterable[Path | None]) -> None:
         """Refuse an output that is one of the inputs."""

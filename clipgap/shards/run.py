@@ -23,6 +23,7 @@ from clipgap.shards.unit import Done, Worker, sums_from_json
 from clipgap.store.files import LocalFile
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
+from clipgap.tables.lock import only_writer
 
 _LABELS = {
     "settings": "setting",
@@ -83,7 +84,11 @@ class FilterResult:
 
 def run(plan: FilterPlan, out: Path, how: FilterHow) -> FilterResult:
     """Carry a plan out."""
-    folder = ShardFolder(out)
+    with only_writer(out):
+        return _run(plan, ShardFolder(out), how)
+
+
+def _run(plan: FilterPlan, folder: ShardFolder, how: FilterHow) -> FilterResult:
     state = folder.state()
     if state != "empty" and not (how.resume or how.overwrite):
         raise folder.require_flag(state)

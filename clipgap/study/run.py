@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shlex
 import tempfile
 import threading
@@ -23,6 +21,7 @@ from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.shipped import find_recipe
 from clipgap.tables.atomic import write_atomic
 from clipgap.tables.keep import open_keep
+from clipgap.tables.lock import only_writer
 
 PRECIOUS_SECONDS = 600.0
 """A finished stage that took longer than this is not replaced unless that is asked for."""
@@ -276,18 +275,10 @@ class Study:
             inner.mkdir(parents=True, exist_ok=True)
             with write_atomic(inner / "recipe.toml") as temporary:
                 temporary.write_bytes(self.recipe.file.read_bytes())
-            lock = os.open(inner / "lock", os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(lock)
-            raise InputError(f"another run is at work in {self.folder}") from error
-        try:
+        with only_writer(self.folder):
             yield
-        finally:
-            os.close(lock)
 
 
 def _refuse(step: Step, allowed: bool) -> None:

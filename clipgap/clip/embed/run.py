@@ -20,6 +20,7 @@ from clipgap.store.writer import write_catalogue
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
 from clipgap.tables.files import FileSum
+from clipgap.tables.lock import only_writer
 
 _LABELS = {
     "model": "model's",
@@ -67,7 +68,11 @@ class EmbedResult:
 
 def run(plan: EmbedPlan, out: Path, how: How[Progress]) -> EmbedResult:
     """Carry a plan out."""
-    folder = StoreFolder(out)
+    with only_writer(out):
+        return _run(plan, StoreFolder(out), how)
+
+
+def _run(plan: EmbedPlan, folder: StoreFolder, how: How[Progress]) -> EmbedResult:
     state = folder.state()
     if state != "empty" and not (how.resume or how.overwrite):
         raise folder.require_flag(state)

@@ -29,6 +29,7 @@ from clipgap.shards.folder import QUARANTINE
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
 from clipgap.tables.files import FileSum, read_table, write_tables
+from clipgap.tables.lock import only_writer
 
 TOGETHER = 4
 """Checkpoints in memory at a time, for which an image is decoded once."""
@@ -100,7 +101,12 @@ def run(plan: EvalPlan, out: Path, how: EvalHow) -> EvalResult:
     """Carry a plan out."""
     if how.batch_size < 1 or (how.workers is not None and how.workers < 1):
         raise UsageError("batch size and workers must be 1 at least")
-    folder, described = EvalFolder(out), plan.describe()
+    with only_writer(out):
+        return _run(plan, EvalFolder(out), how)
+
+
+def _run(plan: EvalPlan, folder: EvalFolder, how: EvalHow) -> EvalResult:
+    out, described = folder.path, plan.describe()
     units = [(checkpoint.name, data.name) for checkpoint in plan.checkpoints for data in plan.sets]
     state = folder.state()
     if state == "unfinished" and not folder.has_units():

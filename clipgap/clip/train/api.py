@@ -27,6 +27,7 @@ from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
 from clipgap.tables.files import FileSum
 from clipgap.tables.folder import OutputFolder, State, remove
+from clipgap.tables.lock import only_writer
 
 FORMAT = "clipgap-train"
 QUARANTINE = "quarantine.jsonl"
@@ -123,7 +124,7 @@ def run_train(
     stop: threading.Event | None = None,
 ) -> TrainResult:
     """Carry out what `plan_train` has planned; see `train`."""
-    from clipgap.clip.train.driver import launch, run_here
+    from clipgap.clip.train.driver import run_here
 
     if resume not in (None, "latest"):
         raise UsageError(f"--resume {resume!r}: give 'latest'; a whole checkpoint is looked for")
@@ -132,10 +133,25 @@ def run_train(
     if ranks.launched and ranks.rank:
         run_here(plan, folder, stop)
         return TrainResult(folder, {})
-    state = output.state()
+    with only_writer(folder):
+        return _run(plan, output, ranks, resume is not None, overwrite, on_progress, stop)
+
+
+def _run(
+    plan: TrainPlan,
+    output: OutputFolder,
+    ranks: Ranks,
+    resume: bool,
+    overwrite: bool,
+    on_progress: OnProgress | None,
+    stop: threading.Event,
+) -> TrainResult:
+    from clipgap.clip.train.driver import launch, run_here
+
+    state, folder = output.state(), output.path
     if state == "finished" and resume and not overwrite:
         return _checked(output, plan)
-    _prepare(output, state, plan, resume is not None, overwrite)
+    _prepare(output, state, plan, resume, overwrite)
     if ranks.launched:
         run_here(plan, folder, stop)
     else:

@@ -20,10 +20,11 @@ from clipgap.select.dedup.rows import RowSource, Watch
 from clipgap.select.dedup.run import Run
 from clipgap.select.dedup.semdedup import require_written, write_semdedup
 from clipgap.select.dedup.settings import Clustering, Settings
-from clipgap.select.dedup.state import State
+from clipgap.select.dedup.state import State, work_folder
 from clipgap.select.output import Output
 from clipgap.store import Store, open_store
 from clipgap.tables.keep import KeepList
+from clipgap.tables.lock import only_writer
 
 PLACE = "{epsilon}"
 
@@ -184,7 +185,8 @@ def dedup(
     source = RowSource(plan.store, bad_rows, watch, room // 2, block_rows)
     task = _Task(plan, how, source, room // 2, None if semdedup is None else Path(semdedup))
     if out is not None:
-        return task.into(str(out))
+        with only_writer(work_folder(common_name(str(out)))):
+            return task.into(str(out))
     if resume or overwrite:
         raise UsageError("--resume and --overwrite need an output folder")
     return task.in_memory()

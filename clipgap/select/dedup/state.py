@@ -155,7 +155,12 @@ def _take_room(path: Path) -> None:
 
 
 def _folder(out: Path) -> OutputFolder:
-    return OutputFolder(out.with_name(f"{out.name}.work"), FORMAT, "deduplication")
+    return OutputFolder(work_folder(out), FORMAT, "deduplication")
+
+
+def work_folder(out: Path) -> Path:
+    """Where the state of the run that makes `out` lies."""
+    return out.with_name(f"{out.name}.work")
 
 
 def _damaged(path: Path, why: object) -> InputError:

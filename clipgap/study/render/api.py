@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,12 @@ from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.running import refuse_both
 from clipgap.study.render.samples import write_shards
-from clipgap.study.render.worlds import WORLDS, Amounts
+from clipgap.study.render.worlds import WORLDS, Amounts, World
 from clipgap.tables.atomic import write_atomic
 from clipgap.tables.documents import MANIFEST, read_manifest
 from clipgap.tables.files import FileSum
 from clipgap.tables.folder import OutputFolder
+from clipgap.tables.lock import only_writer
 
 FORMAT = "clipgap-rendered"
 NOUN = "folder of rendered images"
@@ -67,6 +68,19 @@ def render(
         **asdict(amounts),
     }
     folder = OutputFolder(Path(out), FORMAT, NOUN)
+    with only_writer(folder.path):
+        return _fill(folder, drawn, amounts, settings, resume, overwrite, on_set)
+
+
+def _fill(
+    folder: OutputFolder,
+    drawn: World,
+    amounts: Amounts,
+    settings: Mapping[str, Any],
+    resume: bool,
+    overwrite: bool,
+    on_set: Callable[[str], None],
+) -> Rendered:
     state = folder.state()
     if state != "empty" and not (resume or overwrite):
         raise folder.require_flag(state)
@@ -74,8 +88,8 @@ def render(
         manifest = read_manifest(folder.path, FORMAT, NOUN, "")
         if manifest["settings"] != settings:
             raise ResumeError(
-                f"{out} was rendered with {manifest['settings']}, not {settings}. Name another "
-                "folder, or replace it with --overwrite"
+                f"{folder.path} was rendered with {manifest['settings']}, not {settings}. Name "
+                "another folder, or replace it with --overwrite"
             )
         if not folder.damaged(_sums(manifest)):
             return _outcome(folder.path, manifest, True)
@@ -84,7 +98,7 @@ def render(
     folder.start({"settings": settings})
     files: dict[str, FileSum] = {}
     counts: dict[str, int] = {}
-    for name, samples in drawn.sets(amounts, seed).items():
+    for name, samples in drawn.sets(amounts, settings["seed"]).items():
         on_set(name)
         files |= write_shards(folder.path / name, samples)
         counts[name] = len(samples)

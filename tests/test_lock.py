@@ -1,0 +1,130 @@
+"""One writer at a time: the lock beside an output folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipgap
+from clipgap.cli.main import main
+from clipgap.errors import InputError
+from clipgap.tables.lock import only_writer
+from tests.worlds import tree, unit_rows
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from clipgap.tables.lock import only_writer
+
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def holder(out: Path) -> subprocess.Popen[str]:
+    """Another process that holds the lock by now."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(out)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_writer_is_refused_by_name(tmp_path: Path) -> None:
+    other = holder(tmp_path / "deep" / "out")
+    try:
+        with (
+            pytest.raises(InputError, match=rf"another run .* process {other.pid} on"),
+            only_writer(tmp_path / "deep" / "out"),
+        ):
+            pass
+        with only_writer(tmp_path / "deep" / "other"):  # its own folder is nobody's business
+            pass
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.wait()
+    with only_writer(tmp_path / "deep" / "out"):  # what a killed run leaves is no lock
+        pass
+    assert list((tmp_path / "deep").iterdir()) == []
+
+
+def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-c"),
+            "import os, sys, time\n"
+            "from pathlib import Path\n"
+            "from clipgap.tables.lock import only_writer\n"
+            "with only_writer(Path(sys.argv[1])):\n"
+            "    if (child := os.fork()) == 0:\n"
+            "        time.sleep(600)\n"
+            "    print(child, flush=True)\n"
+            "    time.sleep(600)\n",
+            str(tmp_path / "out"),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    child = int(process.stdout.readline())
+    with pytest.raises(InputError, match="another run"), only_writer(tmp_path / "out"):
+        pass
+    process.kill()
+    process.wait()
+    try:
+        with only_writer(tmp_path / "out"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+
+
+def test_an_error_inside_frees_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside"), only_writer(tmp_path / "out"):
+        raise ValueError("inside")
+    with only_writer(tmp_path / "out"):
+        pass
+
+
+def test_several_names_of_one_folder(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with (
+        only_writer(tmp_path / "real"),
+        pytest.raises(InputError, match="another run is at work in"),
+        only_writer(tmp_path / "link"),
+    ):
+        pass
+
+
+def test_commands_leave_a_folder_that_is_being_written_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("train.npy", unit_rows(50, 8, 0))
+    np.save("test.npy", unit_rows(5, 8, 1))
+    scan = ["scan", "train.npy", "--test", "t=test.npy", "-o", "scan"]
+    split = ["split", "scan", "--rand", "10", "-o", "keep"]
+    dedup = ["dedup", "train.npy", "--epsilon", "0.1", "--clusters", "2", "-o", "unique"]
+    render = ["render", "shapes", "--web", "4", "--reference", "2", "--points", "2"]
+    render += ["--planted", "1", "-o", "drawn"]
+    for call, held in ((scan, "scan"), (split, "keep"), (dedup, "unique.work"), (render, "drawn")):
+        out = call[-1]
+        with only_writer(Path(held)):
+            assert main(call) == InputError.exit_code
+            assert "another run is at work in" in capsys.readouterr().err
+            assert not Path(out).exists()
+        assert main(call) == 0
+        made = tree(Path(out))
+        with only_writer(Path(held)):
+            assert main([*call, "--overwrite"]) == InputError.exit_code
+        assert tree(Path(out)) == made
+    assert not list(tmp_path.glob(".*.lock"))
+    assert clipgap.verify("scan").ok
