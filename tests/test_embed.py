@@ -112,7 +112,7 @@ def stored(store: Path, shard: str) -> NDArray[np.float16]:
 
 
 def quarantine(store: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (store / "quarantine.jsonl").read_text().splitlines()]
+    return pq.read_table(store / "quarantine.parquet").to_pylist()
 
 
 def test_rows_equal_a_plain_loop(world: World, whole: Path) -> None:
@@ -135,7 +135,7 @@ def test_keys_captions_and_order(world: World, whole: Path) -> None:
         "without_caption": 0,
     }
     assert manifest["model"]["checkpoint_sha256"] and manifest["preprocess"]["size"] == [32, 32]
-    assert not (whole / "quarantine.jsonl").exists() and not (whole / ".progress").exists()
+    assert not (whole / "quarantine.parquet").exists() and not (whole / ".progress").exists()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
@@ -234,7 +234,7 @@ def test_bad_samples_are_set_aside_and_the_others_stay(world: World, tmp_path: P
     result = world.embed(tmp_path / "0.tar", tmp_path / "out", batch_size=4)
     assert np.array_equal(stored(tmp_path / "out", "0"), world.rows(good))
     lines = quarantine(tmp_path / "out")
-    assert {line["key"]: line["what"] for line in lines} == {
+    assert {line["name"]: line["what"] for line in lines} == {
         "cut": "sample",
         "bomb": "sample",
         "words": "sample",
@@ -284,7 +284,7 @@ def test_unreadable_features_are_set_aside(
     monkeypatch.setattr(LoadedModel, "image_features", overflowing)
     world.embed(world.shards / "00000.tar", tmp_path / "out")
     keys = [picture.key for picture in world.made[0]]
-    assert [line["key"] for line in quarantine(tmp_path / "out")] == keys[1:3]
+    assert [line["name"] for line in quarantine(tmp_path / "out")] == keys[1:3]
     assert len(stored(tmp_path / "out", "00000")) == 3
 
 

@@ -8,6 +8,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_used_is_set_aside(
     ]
     assert main(command) == 4
     folder = tmp_path / "logs" / "bad"
-    noted = [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
+    noted = pq.read_table(folder / "quarantine.parquet").to_pylist()
     reasons = {Path(line["name"]).name: line["reason"] for line in noted if line["name"]}
     wanted = {
         "garbage": "not an image",

@@ -94,7 +94,7 @@ def embed(
 
     Each tar file becomes a shard of the store with its name, each sample a row with its key. The
     images of a folder come in the order of their paths, which are their keys. What cannot be
-    decoded is set aside and listed in quarantine.jsonl.
+    decoded is set aside and listed in quarantine.parquet.
     """
     from clipgap.clip.embed import plan_embed, run_embed
 
@@ -188,4 +188,4 @@ def _describe_outcome(result: EmbedResult) -> Iterator[str]:
     if counts["without_caption"]:
         yield f"{words.plural(counts['without_caption'], 'image')} without a caption"
     if counts["problems"]:
-        yield f"{words.plural(counts['problems'], 'problem')} in quarantine: see quarantine.jsonl"
+        yield f"{words.plural(counts['problems'], 'problem')} in quarantine: see quarantine.parquet"

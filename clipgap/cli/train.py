@@ -288,6 +288,6 @@ def _describe_outcome(result: TrainResult) -> Iterator[str]:
     if result.quarantined:
         yield (
             f"  quarantined: {words.plural(result.quarantined, 'unit')}, listed in "
-            f"{result.path}/quarantine.jsonl"
+            f"{result.path}/quarantine.parquet"
         )
     yield f"Checkpoint: {result.checkpoint}"

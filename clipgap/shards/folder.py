@@ -15,29 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from clipgap.shards.choosing import Rows
 from clipgap.shards.plan import Unit
-from clipgap.shards.problems import Problem
+from clipgap.shards.quarantine import QUARANTINE
 from clipgap.shards.unit import Done
 from clipgap.tables.atomic import write_atomic
 from clipgap.tables.documents import MANIFEST, format_of, write_json
-from clipgap.tables.files import FileSum, write_tables
+from clipgap.tables.files import FileSum
 from clipgap.tables.folder import OutputFolder, remove
 
 FORMAT = "clipgap-shards"
 SIZES = "sizes.json"
-QUARANTINE = "quarantine.parquet"
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ("shard", pa.string()),
-        ("what", pa.string()),
-        ("name", pa.string()),
-        ("reason", pa.string()),
-        ("offset", pa.int64()),
-    ]
-)
 
 
 class ShardFolder(OutputFolder):
@@ -106,11 +95,6 @@ class ShardFolder(OutputFolder):
     def write_sizes(self, sizes: Mapping[str, int]) -> FileSum:
         write_json(self.path / SIZES, sizes)
         return FileSum.of(self.path / SIZES)
-
-    def write_quarantine(self, problems: Sequence[Problem]) -> FileSum:
-        rows = [vars(problem) for problem in problems]
-        table = pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
-        return write_tables(self.path / QUARANTINE, QUARANTINE_SCHEMA, [table])
 
     def _note(self, described: Mapping[str, Any]) -> None:
         write_json(self._plan, {"format": self.form, **described})

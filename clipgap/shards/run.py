@@ -16,9 +16,10 @@ from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.kernels.cpu import thread_count
 from clipgap.running import How
-from clipgap.shards.folder import FORMAT, QUARANTINE, SIZES, ShardFolder
+from clipgap.shards.folder import FORMAT, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
+from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.shards.unit import Done, Worker, sums_from_json
 from clipgap.store.files import LocalFile
 from clipgap.tables.changes import changes, refuse_changes
@@ -145,7 +146,7 @@ def _finish(
     sizes = {unit.tar: each.kept for unit, each in zip(units, made, strict=True)}
     files[SIZES] = folder.write_sizes(sizes)
     if problems:
-        files[QUARANTINE] = folder.write_quarantine(problems)
+        files[QUARANTINE] = write_quarantine(folder.path, problems)
     manifest = {
         "format": FORMAT,
         "version": 1,

@@ -34,8 +34,8 @@ def embed(
     Each tar file becomes a shard of the store with its name, each sample a row with its key; the
     images of a folder are rows in the order of their paths, which are their keys. `captions` adds
     a column with the text of each sample. Images that cannot be used are left out and listed in
-    `quarantine.jsonl`. When `stop` is set, the run ends with `Interrupted`, and `resume=True` goes
-    on from the last finished shard.
+    `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`, and `resume=True`
+    goes on from the last finished shard.
 
     `workers` processes share the devices: by default one for each GPU, or one on the CPU. Their
     number does not change the result.

@@ -1,7 +1,7 @@
 """The folder of a store that is being embedded.
 
 store.json, embeddings/, keys/    the store, as any writer of clipgap makes it
-quarantine.jsonl                  images and shards that could not be used; only if there are any
+quarantine.parquet                images and shards that could not be used; only if there are any
 manifest.json                     model, preprocessing, inputs, checksums; written last
 .progress/                        plan.json, units/; gone when all is done
 """
@@ -9,21 +9,19 @@ manifest.json                     model, preprocessing, inputs, checksums; writt
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from clipgap.clip.embed.sources import Unit
 from clipgap.clip.embed.worker import Done
-from clipgap.shards.problems import Problem
+from clipgap.shards.quarantine import QUARANTINE
 from clipgap.store.catalogue import EMBEDDINGS, KEYS, STORE_FILE
-from clipgap.tables.atomic import write_atomic
 from clipgap.tables.documents import MANIFEST, format_of, write_json
 from clipgap.tables.files import FileSum
 from clipgap.tables.folder import OutputFolder, remove
 
 FORMAT = "clipgap-embed"
-QUARANTINE = "quarantine.jsonl"
 
 
 class StoreFolder(OutputFolder):
@@ -60,25 +58,6 @@ class StoreFolder(OutputFolder):
                 if not self.damaged(done.files):
                     found[unit.name] = done
         return found
-
-    def write_quarantine(self, problems: Sequence[Problem]) -> FileSum:
-        """One line of JSON for each; `key` is null where a whole shard is concerned."""
-        path = self.path / QUARANTINE
-        lines = [
-            json.dumps(
-                {
-                    "shard": problem.shard,
-                    "what": problem.what,
-                    "key": problem.name or None,
-                    "reason": problem.reason,
-                },
-                ensure_ascii=False,
-            )
-            for problem in problems
-        ]
-        with write_atomic(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return FileSum.of(path)
 
     def remove_strangers(self, wanted: Mapping[str, FileSum]) -> None:
         """Delete shards that an earlier run, replaced by this one, has left."""

@@ -9,12 +9,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from clipgap.clip.embed.folder import FORMAT, QUARANTINE, StoreFolder
+from clipgap.clip.embed.folder import FORMAT, StoreFolder
 from clipgap.clip.embed.plan import EmbedPlan
 from clipgap.clip.embed.pool import run_units
 from clipgap.clip.embed.worker import Done, Job, Step
 from clipgap.errors import InputError, Interrupted
 from clipgap.running import How
+from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.store.catalogue import STORE_FILE, Catalogue
 from clipgap.store.writer import write_catalogue
 from clipgap.tables.changes import changes, refuse_changes
@@ -144,7 +145,7 @@ def _finish(
     files = {name: entry for each in made for name, entry in each.files.items()}
     folder.remove_strangers(files)
     if problems:
-        files[QUARANTINE] = folder.write_quarantine(problems)
+        files[QUARANTINE] = write_quarantine(folder.path, problems)
     catalogue = Catalogue(made[0].dim, True, tuple(each.entry for each in made))
     write_catalogue(folder.path, catalogue)
     files[STORE_FILE] = FileSum.of(folder.path / STORE_FILE)

@@ -11,7 +11,7 @@ manifest.json                     written last
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from clipgap.shards import Problem
-from clipgap.shards.folder import QUARANTINE, QUARANTINE_SCHEMA
+from clipgap.shards.quarantine import QUARANTINE
 from clipgap.tables.documents import MANIFEST, write_json
 from clipgap.tables.files import FileSum, read_table, write_tables
 from clipgap.tables.folder import OutputFolder, remove
@@ -102,11 +102,6 @@ class EvalFolder(OutputFolder):
                 found[unit] = Done.from_json(json.loads(path.read_bytes()))
         damaged = set(self.damaged({self.file(unit): done.file for unit, done in found.items()}))
         return {unit: done for unit, done in found.items() if self.file(unit) not in damaged}
-
-    def write_quarantine(self, problems: Sequence[Problem]) -> FileSum:
-        rows = [vars(problem) for problem in problems]
-        table = pa.Table.from_pylist(rows, schema=QUARANTINE_SCHEMA)
-        return write_tables(self.path / QUARANTINE, QUARANTINE_SCHEMA, [table])
 
     def _path(self, unit: Unit) -> Path:
         checkpoint, name = unit

@@ -25,7 +25,7 @@ from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.kernels.cpu import thread_count
 from clipgap.running import How
 from clipgap.shards import Problem
-from clipgap.shards.folder import QUARANTINE
+from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
 from clipgap.tables.files import FileSum, read_table, write_tables
@@ -271,7 +271,7 @@ def _finish(
     ):
         files[file] = write_tables(folder.path / file, schema, [as_table(rows, schema)])
     if quarantined:
-        files[QUARANTINE] = folder.write_quarantine(quarantined)
+        files[QUARANTINE] = write_quarantine(folder.path, quarantined)
     manifest = {
         "format": FORMAT,
         "version": 1,

@@ -4,7 +4,7 @@ LOGS/NAME/manifest.json      settings, data, checkpoint, last loss; written last
 LOGS/NAME/checkpoints/       epoch_E.pt
 LOGS/NAME/losses.jsonl       loss, learning rate and speed by step
 LOGS/NAME/keys/              with log_keys: the samples of every batch of every rank
-LOGS/NAME/quarantine.jsonl   samples that could not be used
+LOGS/NAME/quarantine.parquet   samples that could not be used; only if there are any
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import InputError, UsageError
 from clipgap.machine import versions
-from clipgap.tables.atomic import write_atomic
+from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.tables.changes import changes, refuse_changes
 from clipgap.tables.documents import read_manifest
 from clipgap.tables.files import FileSum
@@ -30,7 +30,6 @@ from clipgap.tables.folder import OutputFolder, State, remove
 from clipgap.tables.lock import only_writer
 
 FORMAT = "clipgap-train"
-QUARANTINE = "quarantine.jsonl"
 _MADE = (
     *("checkpoints", "keys", "losses.jsonl", "quarantine", QUARANTINE),
     *("out.log", "params.txt", "processes.log", "tensorboard"),
@@ -217,9 +216,8 @@ def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
     from clipgap.clip.train.steps import read_losses
 
     problems = entries(folder / NOTED)
-    with write_atomic(folder / QUARANTINE) as temporary:
-        lines = [json.dumps(entry, ensure_ascii=False) + "\n" for entry in problems]
-        temporary.write_text("".join(lines), encoding="utf-8")
+    if problems:
+        write_quarantine(folder, problems)
     remove(folder / NOTED)
     last = read_losses(folder)[-1]
     checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"

@@ -43,15 +43,15 @@ class Quarantine:
 
     @cached_property
     def _known(self) -> set[tuple[str, str, str]]:
-        return {(e["what"], e["shard"], e["name"]) for e in entries(self._folder)}
+        return {(each.what, each.shard, each.name) for each in entries(self._folder)}
 
 
-def entries(folder: Path) -> list[dict[str, str]]:
+def entries(folder: Path) -> list[Problem]:
     """All that was noted, each once, in the order of shards and names."""
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    found: dict[tuple[str, str, str], Problem] = {}
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else []:
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
             if line.endswith("\n"):  # a killed process may have left half a line
-                entry = json.loads(line)
-                found.setdefault((entry["shard"], entry["name"], entry["what"]), entry)
+                problem = Problem(**json.loads(line))
+                found.setdefault((problem.shard, problem.name, problem.what), problem)
     return [found[place] for place in sorted(found)]
