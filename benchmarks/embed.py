@@ -54,7 +54,7 @@ class Case:
     rounds: int
 
 
-CPU = Case("ViT-B-32", "fp32", "cpu", 16, 96, 2, 256, 3)
+CPU = Case("ViT-B-32", "fp32", "cpu", 16, 192, 2, 256, 5)
 GPU = Case("ViT-B-16-plus-240", "amp", "cuda", 256, 20_480, 4, 256, 5)
 
 
