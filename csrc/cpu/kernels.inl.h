@@ -293,7 +293,7 @@ template <class Isa>
 double burn_fma(int64_t rounds) {
   typename Isa::Fma sums[kSums], factor = Isa::fma_splat(0.999f), addend = Isa::fma_splat(0.001f);
 #pragma GCC unroll 10
-  for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma_splat(1.0f + 0.01f * float(i));
+  for (int i = 0; i < kSums; ++i) sums[i] = Isa::fma_splat(1.01f + 0.01f * float(i));
 #pragma GCC unroll 1
   for (int64_t round = 0; round < rounds; ++round) {
 #pragma GCC unroll 10
