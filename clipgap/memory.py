@@ -24,9 +24,7 @@ def blank(shape: tuple[int, ...], dtype: np.dtype[Any] | type[Any]) -> NDArray[A
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < _LARGE:
         return np.empty(shape, dtype)
-    pages = mmap.mmap(-1, size)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        pages.madvise(mmap.MADV_HUGEPAGE)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     return np.frombuffer(pages, dtype).reshape(shape)
 
 

@@ -23,7 +23,7 @@ from clipgap.clip.data import (
 )
 from clipgap.clip.data import check as check_module
 from clipgap.clip.data import classes as lists
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError, ResumeError, UsageError
 from tests.shards import member, tar_bytes
 
 COUNTS = {
@@ -344,6 +344,12 @@ def test_links_to_images_where_several_columns_say_so(tmp_path: Path) -> None:
     assert chosen("y=0,place=1") == ["1.jpg", "4.jpg"]
     assert chosen("y=0,place=1", "y=1,place=0") == ["1.jpg", "2.jpg", "4.jpg"]
     assert chosen("y=0", "place=1") == ["0.jpg", "1.jpg", "3.jpg", "4.jpg"]
+    part = tmp_path / "part"
+    link_part("waterbirds", tmp_path / "birds", part, ["place=1"])
+    with pytest.raises(ResumeError, match="holds links to other images"):
+        link_part("waterbirds", tmp_path / "birds", part, ["y=0"], resume=True)
+    assert link_part("waterbirds", tmp_path / "birds", part, ["y=0"], overwrite=True).links == 3
+    assert sorted(link.name for link in part.rglob("*.jpg")) == ["0.jpg", "1.jpg", "4.jpg"]
     with pytest.raises(InputError, match="y=0,y=1 holds nowhere"):
         chosen("place=1", "y=0,y=1")
     with pytest.raises(UsageError, match="'y' is not COLUMN=VALUE"):

@@ -80,6 +80,7 @@ class Engine:
             self._check_stop()
             pending = self.scanner.start(block.rows, block.ids)
             begun.append((block.without_rows(), last, pending))
+            del block  # its rows, before the next one is read
             if len(begun) > self.scanner.ahead:
                 earlier, was_last, under_way = begun.popleft()
                 yield earlier, was_last, under_way.result()

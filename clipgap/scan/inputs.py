@@ -167,6 +167,12 @@ def read_block(plan: ScanPlan, shard: int, start: int, stop: int, offset: int) -
 _Cut = tuple[int, int, int, int]  # shard, start, stop, training id of the shard's first row
 
 
+def _first(waiting: deque[tuple[Future[Block], bool]]) -> tuple[Block, bool]:
+    """Taken here, so that a reader that waits for its next call holds no block itself."""
+    future, last = waiting.popleft()
+    return future.result(), last
+
+
 class BlockReader:
     """Blocks of the given shards, in order, read a few ahead of whoever takes them."""
 
@@ -187,10 +193,9 @@ class BlockReader:
         for arguments, last in self._cuts(shard_numbers):
             waiting.append((self._pool.submit(read_block, self._plan, *arguments), last))
             if len(waiting) > self._ahead:
-                future, was_last = waiting.popleft()
-                yield future.result(), was_last
-        for future, was_last in waiting:
-            yield future.result(), was_last
+                yield _first(waiting)
+        while waiting:
+            yield _first(waiting)
 
     def _cuts(
         self, shard_numbers: Iterable[int]

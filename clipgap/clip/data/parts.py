@@ -11,7 +11,7 @@ from pathlib import Path
 
 from clipgap.clip.data.registry import Registered, find_set
 from clipgap.clip.data.tables import LabelTable, find_table
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.running import refuse_both
 from clipgap.tables.atomic import sync_folder
 
@@ -49,7 +49,13 @@ def link_part(
                 f"{out} is already there. Give --resume to keep or mend it, --overwrite to replace "
                 "it, or name a new folder"
             )
-        if _links_of(out) == wanted and not overwrite:
+        found = _links_of(out)
+        if resume and not found.items() <= wanted.items():
+            raise ResumeError(
+                f"{out} holds links to other images or classes. Name another folder, or replace it "
+                "with --overwrite"
+            )
+        if resume and found == wanted:
             return Linked(out, len(wanted), already_complete=True)
     making = out.with_name(f".{out.name}{_UNFINISHED}")
     shutil.rmtree(making, ignore_errors=True)
