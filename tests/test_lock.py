@@ -64,9 +64,8 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
             "from pathlib import Path\n"
             "from clipgap.tables.lock import only_writer\n"
             "with only_writer(Path(sys.argv[1])):\n"
-            "    if (child := os.fork()) == 0:\n"
-            "        time.sleep(600)\n"
-            "    print(child, flush=True)\n"
+            "    if os.fork() == 0:\n"  # the child says when it is there; until then it may hold
+            "        print(os.getpid(), flush=True)\n"
             "    time.sleep(600)\n",
             str(tmp_path / "out"),
         ],
