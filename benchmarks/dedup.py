@@ -11,8 +11,8 @@ kmeans   so many iterations from given seeds against faiss.Kmeans (spherical, no
 within   clusters of one size, greedy, against the plain torch loop: float32 product of a cluster
          with itself, upper triangle, maximum of each column, comparison with 1 - epsilon
 
-Data are `clipgap.synthetic.clip_like`; in a second race within clusters a third of the rows are
-copies with a little noise. Rows are appended to `benchmarks/results`.
+Data are `clipgap.synthetic.rows.clip_like`; in a second race within clusters a third of the rows
+are copies with a little noise. Rows are appended to `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipgap import synthetic
 from clipgap.bench.results import append, default_folder, origin
+from clipgap.dedup.clusters import Deduplication, Labels
+from clipgap.dedup.compare import Comparison
+from clipgap.dedup.decisions import make_decision
+from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.rows import RowSource, Watch
+from clipgap.dedup.settings import Clustering, Settings
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.machine import cores
 from clipgap.scan.job import ScanHow
-from clipgap.select.dedup.clusters import Deduplication, Labels
-from clipgap.select.dedup.compare import Comparison
-from clipgap.select.dedup.decisions import make_decision
-from clipgap.select.dedup.kmeans import Centroids, step
-from clipgap.select.dedup.rows import RowSource, Watch
-from clipgap.select.dedup.settings import Clustering, Settings
-from clipgap.store import array_store
+from clipgap.store.opening import array_store
+from clipgap.synthetic import rows as synthetic
 
 D = 512
 EPSILON = 0.05

@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap.bench.results import append, default_folder, origin
-from clipgap.tables.keep import KeepWriter
+from clipgap.keep.lists import KeepWriter
 
 SAMPLES = 10_000  # of a shard
 SHARD_GB = 0.266
@@ -71,7 +71,7 @@ def copy(shards: Path, out: Path) -> list[str]:
 
 
 def filter_by(shards: Path, keep: Path, out: Path) -> list[str]:
-    call = "import sys; from clipgap.cli.main import run; run()"
+    call = "import sys; from clipgap.__main__ import run; run()"
     command = [sys.executable, "-c", call, "filter", str(shards), "--keep", str(keep)]
     return [*command, "--out", str(out), "--quiet", "--json"]
 

@@ -19,7 +19,6 @@ import numpy as np
 import torch
 
 import clipgap
-from clipgap import synthetic
 from clipgap.errors import MissingDependency
 from clipgap.kernels.choose import ON_GPU, resolve
 from clipgap.kernels.gpu.devices import usable_devices
@@ -27,6 +26,7 @@ from clipgap.kernels.gpu.scanner import GpuScanner
 from clipgap.kernels.gpu.steps import Steps
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import OracleScanner
+from clipgap.synthetic import rows as synthetic
 
 KINDS: tuple[synthetic.Kind, ...] = (
     *("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"),

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.bench.results import append, default_folder, origin
-from clipgap.store import StoreWriter
-from clipgap.synthetic import blocks
+from clipgap.store.writer import StoreWriter
+from clipgap.synthetic.rows import blocks
 
 DIM, DRAWN, PIECE = 640, 1_000_000, 100_000
 TESTS = {"a": 2048, "b": 1024, "c": 1024}
@@ -33,7 +33,7 @@ REFERENCE = 50_000
 CHILD = """
 import sys
 from clipgap.bench.child import peak_mib
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 
 code = main(sys.argv[1:])
 print(f"{peak_mib():.1f}", file=sys.stderr)

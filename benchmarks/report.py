@@ -26,15 +26,15 @@ import numpy as np
 import pyarrow as pa
 
 import clipgap
-from clipgap import synthetic
 from clipgap.bench.results import append, default_folder, origin
 from clipgap.clip.eval.folder import FORMAT, PAIRED, SUMMARY
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA
+from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.parquet import FileSum, write_tables
 from clipgap.intervals import wilson
-from clipgap.select import Prune
-from clipgap.store import StoreWriter
-from clipgap.tables.documents import MANIFEST, write_json
-from clipgap.tables.files import FileSum, write_tables
+from clipgap.select.rules import Prune
+from clipgap.store.writer import StoreWriter
+from clipgap.synthetic import rows as synthetic
 
 TESTS = {
     "val": 50_000,
@@ -118,7 +118,7 @@ def run(arguments: list[str], out: Path) -> dict[str, float]:
     """The command once, from start to exit."""
     shutil.rmtree(out, ignore_errors=True)
     code = (
-        "import resource, sys; from clipgap.cli.main import main; code = main(sys.argv[1:]);"
+        "import resource, sys; from clipgap.__main__ import main; code = main(sys.argv[1:]);"
         "used = resource.getrusage(resource.RUSAGE_SELF);"
         "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr);"
         "sys.exit(code)"

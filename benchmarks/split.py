@@ -27,8 +27,9 @@ import pyarrow.parquet as pq
 
 from clipgap.bench.results import append, default_folder, origin
 from clipgap.bench.scan_tables import Made, make_scan
-from clipgap.scan import open_scan
-from clipgap.select import Core, Far, Prune, Rand, split
+from clipgap.scan.result import open_scan
+from clipgap.select.rules import Core, Far, Prune, Rand
+from clipgap.select.splitting import split
 
 SETS = ("val", "sketch", "r", "a", "v2", "objectnet")
 SHARD_ROWS = 500_000

@@ -35,12 +35,13 @@ from PIL import Image
 
 from clipgap.bench.results import append, default_folder, origin
 from clipgap.clip.networks import register_config
-from clipgap.clip.train import Place, TrainOptions, TrainPlan, plan_train
 from clipgap.clip.train.api import FORMAT
+from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.patches import import_trainer
+from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
-from clipgap.tables.folder import OutputFolder
-from clipgap.tables.keep import KeepWriter
+from clipgap.keep.lists import KeepWriter
+from clipgap.runs.output import OutputFolder
 
 TINY = {
     "embed_dim": 32,

@@ -11,8 +11,8 @@ from typing import Any
 
 import typer
 
+from clipgap.__main__ import app
 from clipgap.cli.frame import Common
-from clipgap.cli.main import app
 
 TARGET = Path(__file__).parents[1] / "docs" / "cli.md"
 HEAD = """\

@@ -21,10 +21,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from clipgap.dedup.api import dedup
 from clipgap.errors import InputError
-from clipgap.scan import engine, scan
-from clipgap.select.dedup import dedup
-from clipgap.shards import filter_shards
+from clipgap.scan import engine
+from clipgap.scan.api import scan
+from clipgap.shards.api import filter_shards
 from tests.worlds import tree
 
 REFUSED = 3

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import clipgap
+from clipgap.files.parquet import FileSum
 from clipgap.intervals import wilson
-from clipgap.select import Far, Near, Prune, Rand
-from clipgap.store import StoreWriter
-from clipgap.tables.files import FileSum
+from clipgap.select.rules import Far, Near, Prune, Rand
+from clipgap.store.writer import StoreWriter
 from tests.shards import member, tar_bytes
 
 CLASSES = ("circle", "square", "triangle", "cross", "ring", "bars")

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import clipgap
-from clipgap import synthetic
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.cli.signals import ASKING, STOPPING, stop_on_signals
 from clipgap.errors import Interrupted
-from clipgap.store import StoreWriter
+from clipgap.store.writer import StoreWriter
+from clipgap.synthetic import rows as synthetic
 
 D = 32
 
@@ -243,7 +243,7 @@ def test_signals_stop_a_scan_that_then_goes_on(
     np.save(tmp_path / "a.npy", synthetic.clip_like(50, D, 2))
     options = ["scan", str(tmp_path / "train"), "--test", f"a={tmp_path / 'a.npy'}"]
     slow = ["--kernel", "numpy", "--block-rows", "1", "-o", str(tmp_path / "scan")]
-    program = "from clipgap.cli.main import run; run()"
+    program = "from clipgap.__main__ import run; run()"
     with subprocess.Popen(
         [sys.executable, "-c", program, *options, *slow],
         stdout=subprocess.PIPE,

@@ -263,7 +263,7 @@ def test_numpy_values_and_dataclasses_become_json() -> None:
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['clipgap', sys.argv[1]]\n"
-        "from clipgap.cli.main import run\n"
+        "from clipgap.__main__ import run\n"
         "try: run()\n"
         "except SystemExit as left: assert left.code == 0, left.code\n"
         "heavy = {'numpy', 'pyarrow', 'torch', 'fsspec', 'faiss', 'clipgap.scan'}\n"

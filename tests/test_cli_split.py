@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.tables.keep import open_keep
+from clipgap.__main__ import main
+from clipgap.keep.lists import open_keep
 from tests.test_cli_commands import SETS, call, data  # noqa: F401
 
 PRUNE = ["--prune", "a", "--prune", "b"]

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipgap import synthetic
 from clipgap.errors import MissingDependency
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import exact_scores
+from clipgap.synthetic import rows as synthetic
 from tests.kernels import assert_like_oracle
 from tests.test_kernels import KINDS, make_blocks, make_tests
 

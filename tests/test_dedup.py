@@ -11,17 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipgap import synthetic
+from clipgap.dedup import compare
+from clipgap.dedup.api import dedup, plan_dedup
+from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.rows import RowSource, Watch
+from clipgap.dedup.run import Run
+from clipgap.dedup.seeds import choose_seeds
+from clipgap.dedup.settings import MODES, ORDERS, Clustering, Settings
+from clipgap.dedup.state import State
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.scan.job import ScanHow
-from clipgap.select.dedup import compare, dedup, plan_dedup
-from clipgap.select.dedup.kmeans import Centroids, step
-from clipgap.select.dedup.rows import RowSource, Watch
-from clipgap.select.dedup.run import Run
-from clipgap.select.dedup.seeds import choose_seeds
-from clipgap.select.dedup.settings import MODES, ORDERS, Clustering, Settings
-from clipgap.select.dedup.state import State
-from clipgap.store import array_store, open_store
+from clipgap.store.opening import array_store, open_store
+from clipgap.synthetic import rows as synthetic
 from tests import dedup_oracle
 from tests.worlds import KERNELS, troubled_rows, unit_rows, write_store
 

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgap import synthetic
+from clipgap.dedup import audit as audits
+from clipgap.dedup import compare
+from clipgap.dedup.api import dedup
+from clipgap.dedup.audit import count_pairs, judge
+from clipgap.dedup.clusters import NONE, Labels
+from clipgap.dedup.rows import RowSource, Watch
 from clipgap.intervals import wilson
 from clipgap.kernels import pairs
 from clipgap.scan.job import ScanHow
-from clipgap.select.dedup import audit as audits
-from clipgap.select.dedup import compare, dedup
-from clipgap.select.dedup.audit import count_pairs, judge
-from clipgap.select.dedup.clusters import NONE, Labels
-from clipgap.select.dedup.rows import RowSource, Watch
-from clipgap.store import array_store
+from clipgap.store.opening import array_store
+from clipgap.synthetic import rows as synthetic
 from tests.test_dedup import DATA
 
 EPSILONS = (0.01, 0.1)

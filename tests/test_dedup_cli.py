@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.tables.keep import open_keep
+from clipgap.__main__ import main
+from clipgap.keep.lists import open_keep
 from tests.test_cli_commands import call
 from tests.test_dedup import DATA
 

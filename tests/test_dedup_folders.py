@@ -13,9 +13,9 @@ import pytest
 
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
-from clipgap.scan.progress import Progress
-from clipgap.select import Far
-from clipgap.tables.keep import open_keep
+from clipgap.keep.lists import open_keep
+from clipgap.runs.progress import Progress
+from clipgap.select.rules import Far
 from tests.kill_driver import run_driver
 from tests.test_dedup import DATA
 from tests.worlds import flip_bit, tree, write_store
@@ -262,8 +262,8 @@ def test_sigterm_and_go_on(store: Path, tmp_path: Path) -> None:
     arguments = ["dedup", str(store), "--epsilon", "0.05", "--clusters", "5", "-q"]
     arguments += ["--threads", "1", "-o", str(tmp_path / "k")]
     if pid == 0:
-        from clipgap.cli.main import main
-        from clipgap.select.dedup import run
+        from clipgap.__main__ import main
+        from clipgap.dedup import run
 
         step = run.step
 
@@ -274,7 +274,7 @@ def test_sigterm_and_go_on(store: Path, tmp_path: Path) -> None:
         run.step = slow
         os._exit(main(arguments))
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (0, 75)
-    from clipgap.cli.main import main
+    from clipgap.__main__ import main
 
     assert main([*arguments, "--resume"]) == 0
     clipgap.dedup(store, 0.05, clusters=5, out=tmp_path / "same")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from clipgap import synthetic
 from clipgap.kernels import cpu, pairs
 from clipgap.kernels.pairs import CpuPairs, FloatPairs, PairFinder, make_finder
 from clipgap.kernels.sums import add_to_sums
+from clipgap.synthetic import rows as synthetic
 from tests.kernels import KERNELS, kernel
 
 DATA = {

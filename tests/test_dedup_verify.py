@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.scan import VerifyReport
-from clipgap.select.dedup.settings import MODES
-from clipgap.store import open_store
-from clipgap.tables.keep import KeepWriter, open_keep
+from clipgap.__main__ import main
+from clipgap.dedup.settings import MODES
+from clipgap.keep.lists import KeepWriter, open_keep
+from clipgap.store.opening import open_store
+from clipgap.verify.checks import VerifyReport
 from tests.test_dedup import DATA
 from tests.worlds import write_store
 

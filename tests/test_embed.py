@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.clip.embed import EmbedResult, embed
+from clipgap.__main__ import main
+from clipgap.clip.embed.api import embed
 from clipgap.clip.embed.pool import run_units
+from clipgap.clip.embed.run import EmbedResult
 from clipgap.clip.embed.worker import Job
 from clipgap.clip.models import LoadedModel
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
-from clipgap.select import Rand
+from clipgap.select.rules import Rand
 from tests.clip_worlds import (
     CLASSES,
     Picture,

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import clipgap
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
-from clipgap.select import emulation
-from clipgap.select.arithmetic import Arithmetic
+from clipgap.verify import emulation
+from clipgap.verify.arithmetic import Arithmetic
 from tests.worlds import thresholds
 
 D = 24

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.clip.data import link_part, registry
+from clipgap.__main__ import main
+from clipgap.clip.data.parts import link_part
+from clipgap.clip.data.registry import registry
 from clipgap.clip.eval import plan as plan_module
 from clipgap.clip.eval.contenders import zero_shot
 from clipgap.clip.models import load

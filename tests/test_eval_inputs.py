@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import clipgap
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.clip.eval import run as run_module
 from clipgap.errors import InputError, UsageError
 from tests.clip_worlds import (

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import clipgap
-from clipgap.clip.data import Classes
+from clipgap.clip.data.classes import Classes
 from clipgap.clip.eval import run as run_module
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import pictures, write_folder, write_tar

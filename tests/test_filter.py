@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, UsageError
-from clipgap.shards import FilterResult, filter_shards, read_samples
+from clipgap.shards.api import filter_shards
 from clipgap.shards.groups import split_name
+from clipgap.shards.run import FilterResult
+from clipgap.shards.samples import read_samples
 from tests.shards import FORMATS, contents, member, sample, tar_bytes, write_keep, write_shard
 from tests.worlds import tree
 

@@ -11,11 +11,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
-from clipgap.shards import filter_shards
+from clipgap.files.atomic import TEMPORARY_SUFFIX
+from clipgap.shards.api import filter_shards
 from clipgap.shards.unit import Worker
-from clipgap.tables.atomic import TEMPORARY_SUFFIX
 from tests.shards import write_keep, write_shard
 from tests.worlds import flip_bit, tree
 

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipgap import synthetic
 from clipgap.errors import MissingDependency, UsageError
 from clipgap.kernels import choose
 from clipgap.kernels.gpu import devices
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import exact_scores
+from clipgap.synthetic import rows as synthetic
 from tests.kernels import assert_equal_topk, assert_like_oracle
 from tests.test_kernels import KINDS, SIZES, make_blocks, make_tests
 
@@ -293,7 +293,7 @@ def test_a_device_lost_in_the_middle_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import clipgap
-    from clipgap.store import StoreWriter
+    from clipgap.store.writer import StoreWriter
 
     with StoreWriter(tmp_path / "train", 16) as store:
         for seed in range(4):

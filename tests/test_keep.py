@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
-from clipgap.tables import uids
-from clipgap.tables.keep import KeepList, KeepWriter, open_keep
-from clipgap.tables.uids import parse_uids
+from clipgap.keep import uids
+from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.keep.uids import parse_uids
 from tests.worlds import flip_bit, tree
 
 SIZES = (90, 0, 133, 1, 64)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipgap import synthetic
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu
 from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import available_kernels, make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import exact_scores
+from clipgap.synthetic import rows as synthetic
 from tests.kernels import (
     KERNELS,
     assert_equal_results,

@@ -101,7 +101,7 @@ import sys
 import numpy as np
 import clipgap
 assert clipgap.__file__.startswith(sys.argv[1]), clipgap.__file__
-from clipgap import synthetic
+from clipgap.synthetic import rows as synthetic
 from clipgap.kernels.choose import available_kernels, make_scanner
 from clipgap.kernels.interface import TestSet
 rows, tests = synthetic.isotropic(50, 32, 1), synthetic.isotropic(20, 32, 2)

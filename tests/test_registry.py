@@ -11,18 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from clipgap.cli.main import main
-from clipgap.clip.data import (
-    LabelTable,
-    Registered,
-    check_set,
-    find_set,
-    link_part,
-    plan_part,
-    registry,
-)
+from clipgap.__main__ import main
 from clipgap.clip.data import check as check_module
 from clipgap.clip.data import classes as lists
+from clipgap.clip.data.check import check_set
+from clipgap.clip.data.parts import link_part, plan_part
+from clipgap.clip.data.registry import Registered, find_set, registry
+from clipgap.clip.data.tables import LabelTable
 from clipgap.errors import InputError, ResumeError, UsageError
 from tests.shards import member, tar_bytes
 

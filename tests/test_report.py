@@ -20,13 +20,13 @@ from markupsafe import escape
 from scipy.stats import spearmanr
 
 import clipgap
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.files.parquet import FileSum
 from clipgap.report.paper import read_paper
 from clipgap.report.similarity import bin_of
 from clipgap.report.splits import describe_rule
 from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
-from clipgap.tables.files import FileSum
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
 from tests.worlds import flip_bit, tree

@@ -14,9 +14,9 @@ import pytest
 
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError
+from clipgap.files import atomic
 from clipgap.scan import engine
-from clipgap.store import Store
-from clipgap.tables import atomic
+from clipgap.store.base import Store
 from tests.worlds import World, flip_bit, make_world, tree, write_store
 
 K = 6

@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 import clipgap
+from clipgap.files.parquet import ROW_GROUP, FileSum
 from clipgap.kernels import cpu
 from clipgap.kernels.interface import NO_ID, TopK
-from clipgap.scan import ScanResult, engine
+from clipgap.scan import engine
 from clipgap.scan.api import plan_scan
 from clipgap.scan.job import Job, ScanHow
+from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink
-from clipgap.tables.files import FileSum
-from clipgap.tables.schema import ROW_GROUP
 from tests.worlds import (
     KERNELS,
     World,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from clipgap.store import StoreWriter
+from clipgap.store.writer import StoreWriter
 from tests.worlds import unit_rows
 
 pytestmark = pytest.mark.alone

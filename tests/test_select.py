@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 import clipgap
 from clipgap.bench.scan_tables import write_manifest, write_part
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.select import Core, Far, Near, Prune, Rand, Split, order
-from clipgap.tables.keep import KeepList, KeepWriter, open_keep
-from clipgap.tables.schema import SetColumns
+from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.scan.schema import SetColumns
+from clipgap.select import order
+from clipgap.select.rules import Core, Far, Near, Prune, Rand
+from clipgap.select.splitting import Split
 from tests.worlds import World, flip_bit, make_world, thresholds, tree, truth
 
 SETS = ("a", "b.2-x")

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.alone
 N = 400_000
 CHILD = """
 import resource, sys
-from clipgap.select import Core, Prune, split
+from clipgap.select.rules import Core, Prune
+from clipgap.select.splitting import split
 scan, out = sys.argv[1:]
 split(scan, Prune(("a", "b")), out=out, threads=1)
 split(scan, Core(100_000, ("a", "b")), out=out, threads=1, overwrite=True)

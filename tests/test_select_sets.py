@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 
 import clipgap
 from clipgap.errors import InputError, UsageError
-from clipgap.select import Condition, Reference, Where, algebra, combine
-from clipgap.store import StoreWriter
-from clipgap.tables.keep import KeepList, KeepWriter, open_keep
+from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.select import algebra
+from clipgap.select.algebra import combine
+from clipgap.select.labels import Condition, Where
+from clipgap.select.reference import Reference
+from clipgap.store.writer import StoreWriter
 from tests.test_keep import store_of
 from tests.worlds import unit_rows
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError
-from clipgap.shards import KeepSelector, KeepStage, kept_samples, read_samples
-from clipgap.shards.matching import SortedKeys
-from clipgap.tables.keep import KeepWriter
+from clipgap.keep.lists import KeepWriter
+from clipgap.shards.matching import KeepSelector, SortedKeys
+from clipgap.shards.samples import read_samples
+from clipgap.shards.stream import KeepStage, kept_samples
 from tests.shards import write_keep, write_shard
 
 KEYS = {"00000": ["a", "b", "c"], "00001": ["a", "d"], "00002": ["e"]}

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from clipgap.files.volumes import LocalVolume
 from clipgap.shards.finding import TarShard
 from clipgap.shards.groups import groups
 from clipgap.shards.layout import plain_layout
 from clipgap.shards.problems import Problem
 from clipgap.shards.tar import BLOCK, TarReader, Window
-from clipgap.store.files import LocalVolume
 from tests.shards import FORMATS, member, sample, tar_bytes
 
 Found = tuple[list[str], list[int], list[int]]

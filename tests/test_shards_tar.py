@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.volumes import LocalVolume
 from clipgap.shards.finding import find_shards
 from clipgap.shards.groups import split_name
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import Sample, read_samples
 from clipgap.shards.tar import BLOCK, TarDamage, TarReader
-from clipgap.store.files import LocalVolume
 from tests.shards import FORMATS, contents, member, sample, tar_bytes, write_shard
 
 webdataset = pytest.importorskip("webdataset")

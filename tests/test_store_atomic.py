@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from clipgap.errors import InputError
-from clipgap.tables.atomic import TEMPORARY_SUFFIX, remove_leftovers, sha256_file, write_atomic
+from clipgap.files.atomic import TEMPORARY_SUFFIX, remove_leftovers, sha256_file, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -79,7 +79,7 @@ def test_file_and_folder_are_flushed_around_the_rename(
 def test_what_a_killed_process_leaves_is_found_and_removed(tmp_path: Path) -> None:
     script = (
         "import os, signal, sys\n"
-        "from clipgap.tables.atomic import write_atomic\n"
+        "from clipgap.files.atomic import write_atomic\n"
         "with write_atomic(sys.argv[1]) as temporary:\n"
         "    temporary.write_bytes(b'half')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipgap.store import Store, StoreWriter, array_store, open_store
+from clipgap.store.base import Store
+from clipgap.store.opening import array_store, open_store
 from clipgap.store.resting import Resting
+from clipgap.store.writer import StoreWriter
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 
@@ -241,7 +243,7 @@ def test_memory_urls_of_other_formats(tmp_path: Path, memory: Any) -> None:
 def test_large_ranges_of_a_remote_file_come_in_pieces(
     memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clipgap.store.files._REQUEST", 100)
+    monkeypatch.setattr("clipgap.files.volumes._REQUEST", 100)
     np.save(tmp_path / "x.npy", unit_rows(40))
     upload(tmp_path, memory, "data")
     check(open_store("memory://data/x.npy"), [unit_rows(40)], None)
@@ -252,7 +254,7 @@ def test_only_the_range_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     np.savez(tmp_path / "x.npz", img=unit_rows(100))
     stores = [open_store(tmp_path / "x.npy"), open_store(tmp_path / "x.npz")]
     asked: list[int] = []
-    from clipgap.store.files import LocalFile
+    from clipgap.files.volumes import LocalFile
 
     original = LocalFile.read_into
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError
-from clipgap.store import array_store, open_store
 from clipgap.store.duplicates import KeyCounter
 from clipgap.store.info import BadRow, inspect
+from clipgap.store.opening import array_store, open_store
 from tests.stores import keys_of, unit_rows, write_clip_retrieval, write_keys
 
 

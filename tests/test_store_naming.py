@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clipgap.store.naming import Options, Part, expand_braces, gaps, natural, parse, show_runs
+from clipgap.files.naming import Options, Part, expand_braces, gaps, natural, parse, show_runs
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, MissingDependency, UsageError
-from clipgap.store import array_store, open_store
 from clipgap.store.npy import MAGIC
+from clipgap.store.opening import array_store, open_store
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 

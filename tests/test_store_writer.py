@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from clipgap.errors import InputError, UsageError
-from clipgap.store import StoreWriter, open_store
-from clipgap.tables.atomic import TEMPORARY_SUFFIX, sha256_file
+from clipgap.files.atomic import TEMPORARY_SUFFIX, sha256_file
+from clipgap.store.opening import open_store
+from clipgap.store.writer import StoreWriter
 from tests.stores import DIM, keys_of, unit_rows
 
 

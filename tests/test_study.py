@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import ClipgapError, InputError, UsageError
-from clipgap.study import Study, read_recipe, run_study, shipped_recipes
+from clipgap.keep.lists import open_keep
 from clipgap.study.lines import Lines
-from clipgap.study.recipe import Recipe
-from clipgap.tables.keep import open_keep
+from clipgap.study.recipe import Recipe, read_recipe
+from clipgap.study.run import Study, run_study
+from clipgap.study.shipped import shipped_recipes
 from tests.worlds import make_world, tree
 
 RECIPE = """\

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError
-from clipgap.scan import open_scan
-from clipgap.study.render import render
-from clipgap.tables.keep import open_keep
+from clipgap.keep.lists import open_keep
+from clipgap.scan.result import open_scan
+from clipgap.synthetic.render import render
 from tests.worlds import tree
 
 SMALL = {"web": 60, "reference": 30, "points": 24, "planted": 12}

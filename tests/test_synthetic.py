@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from clipgap import synthetic
-from clipgap.synthetic import KINDS, Hard, Kind
+from clipgap.synthetic import rows as synthetic
+from clipgap.synthetic.rows import KINDS, Hard, Kind
 
 
 @pytest.mark.parametrize("kind", KINDS)

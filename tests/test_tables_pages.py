@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipgap.tables.files import write_tables
-from clipgap.tables.pages import read_plain
+from clipgap.files.pages import read_plain
+from clipgap.files.parquet import write_tables
 
 SCHEMA = pa.schema([("sim", pa.float32()), ("pruned", pa.bool_()), ("nn", pa.int32())])
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import clipgap
-from clipgap.clip.train import TrainResult, checkpoints
+from clipgap.clip.train import checkpoints
+from clipgap.clip.train.api import TrainResult
 from clipgap.clip.train.order import Position
 from tests.clip_worlds import CLASSES, pictures
 from tests.train_worlds import TrainWorld, losses, make_train_world, same, seen, weights
@@ -78,7 +79,7 @@ def run_whole(world: TrainWorld, name: str, resume: str | None = None) -> TrainR
 
 
 def start(world: TrainWorld, name: str, *more: str) -> subprocess.Popen[str]:
-    call = "from clipgap.cli.main import run; run()"
+    call = "from clipgap.__main__ import run; run()"
     command = [sys.executable, "-c", call, "train", *more, *settings(world, name)]
     return subprocess.Popen(
         command, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE

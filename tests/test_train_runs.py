@@ -13,9 +13,11 @@ import pytest
 import torch
 
 import clipgap
-from clipgap.cli.main import main
-from clipgap.clip.train import TrainOptions, checkpoints, driver, plan_train
+from clipgap.__main__ import main
+from clipgap.clip.train import checkpoints, driver
+from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
+from clipgap.clip.train.plan import plan_train
 from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import Picture, encoded, pictures, render, write_shards, write_tar
@@ -220,7 +222,7 @@ def test_a_failed_save_leaves_the_old_checkpoint(
         def fail(*arguments: object) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("clipgap.tables.atomic.sync_file", fail)
+        monkeypatch.setattr("clipgap.files.atomic.sync_file", fail)
         with pytest.raises(InputError, match="No space left"):
             torch.save({"epoch": 2}, path)
     assert torch.load(path) == {"epoch": 1} and len(list(tmp_path.iterdir())) == 1
@@ -292,7 +294,7 @@ class TestRefused:
         ]
         assert main([*command, "--batch-size=45"]) == 3
         changed = plan_train(place, options(world, epochs=1, batch_size=30))
-        from clipgap.clip.train import run_train
+        from clipgap.clip.train.api import run_train
 
         with pytest.raises(ResumeError, match=r"batches: batch: was 45, is 30"):
             run_train(changed, place.folder, resume="latest")
@@ -382,7 +384,7 @@ def test_classes_in_folders_and_keep_lists_by_path(
         "name": "n",
         "keep": keep,
     }
-    from clipgap.clip.train import Place
+    from clipgap.clip.train.options import Place
 
     place = Place(**given)
     what = TrainOptions(

@@ -15,7 +15,7 @@ import pytest
 
 import clipgap
 from clipgap.errors import InputError, UsageError
-from clipgap.tables.files import FileSum
+from clipgap.files.parquet import FileSum
 from tests.worlds import World, make_world, tree
 
 K = 6

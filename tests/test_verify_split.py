@@ -17,14 +17,16 @@ import pytest
 from numpy.typing import NDArray
 
 import clipgap
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
-from clipgap.scan import VerifyReport
-from clipgap.select import Condition, Core, Far, Near, Prune, Rand, Where
-from clipgap.shards import filter_shards, read_samples
-from clipgap.store import StoreWriter
-from clipgap.tables.documents import checksum
-from clipgap.tables.keep import KeepWriter, open_keep
+from clipgap.files.documents import checksum
+from clipgap.keep.lists import KeepWriter, open_keep
+from clipgap.select.labels import Condition, Where
+from clipgap.select.rules import Core, Far, Near, Prune, Rand
+from clipgap.shards.api import filter_shards
+from clipgap.shards.samples import read_samples
+from clipgap.store.writer import StoreWriter
+from clipgap.verify.checks import VerifyReport
 from tests.test_select import SETS
 from tests.test_verify import tamper
 from tests.worlds import World, flip_bit, make_world, tree, unit_rows

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap import synthetic
 from clipgap.kernels.interface import TestSet
+from clipgap.synthetic import rows as synthetic
 
 Preset = Literal["quick", "full"]
 

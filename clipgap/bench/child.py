@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
-from clipgap.scan import scan
-from clipgap.store import open_store
+from clipgap.scan.api import scan
+from clipgap.store.opening import open_store
 
 K = 32
 

@@ -16,12 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.parquet import ROW_GROUP, write_tables
 from clipgap.machine import cores
 from clipgap.scan.manifest import FORMAT
+from clipgap.scan.schema import SetColumns, train_schema
 from clipgap.scan.sinks import part_name
-from clipgap.tables.documents import MANIFEST, write_json
-from clipgap.tables.files import write_tables
-from clipgap.tables.schema import ROW_GROUP, SetColumns, train_schema
 
 Keys = Literal["none", "numbers", "uids"]
 

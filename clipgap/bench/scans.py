@@ -15,8 +15,8 @@ from typing import Literal
 
 from clipgap.bench.case import TEST_SEED, TRAIN_SEED, Preset
 from clipgap.errors import ClipgapError
-from clipgap.store import StoreWriter
-from clipgap.synthetic import blocks
+from clipgap.store.writer import StoreWriter
+from clipgap.synthetic.rows import blocks
 
 D = 640
 SHARD_ROWS = 16_384

@@ -47,7 +47,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 
 def save(path: Path, command: str, values: Mapping[str, Any]) -> None:
     """Write a resolved configuration that `--config` takes back."""
-    from clipgap.tables.atomic import write_atomic
+    from clipgap.files.atomic import write_atomic
 
     lines = [f"{HEADER} {command}", f"# Again: {command} --config {path}", ""]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]

@@ -14,7 +14,8 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.clip.data import Checked, Registered
+    from clipgap.clip.data.check import Checked
+    from clipgap.clip.data.registry import Registered
 
 
 def register(app: typer.Typer) -> None:
@@ -33,7 +34,7 @@ def list_sets(shell: Shell) -> None:
 
     Nothing is downloaded.
     """
-    from clipgap.clip.data import registry
+    from clipgap.clip.data.registry import registry
 
     known = registry()
     shell.result({"sets": [_entry(entry) for entry in known.values()]}, _describe(known.values()))
@@ -48,7 +49,7 @@ def check(
 
     Images are counted, not decoded.
     """
-    from clipgap.clip.data import check_set
+    from clipgap.clip.data.check import check_set
 
     checked = check_set(name, path)
     shell.result(
@@ -89,7 +90,7 @@ def link(
     Of ObjectNet, the 113 class folders that are evaluated; of CelebA and Waterbirds, the images
     with an attribute, such as --where y=0,place=1 --where y=1,place=0.
     """
-    from clipgap.clip.data import link_part, plan_part
+    from clipgap.clip.data.parts import link_part, plan_part
 
     if running.dry_run:
         links = len(plan_part(name, path, where or ()))

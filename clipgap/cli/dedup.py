@@ -19,8 +19,8 @@ from clipgap.errors import QUARANTINED, UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.scan import Progress
-    from clipgap.select.dedup import Dedup, Deduplicated
+    from clipgap.dedup.api import Dedup, Deduplicated
+    from clipgap.runs.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ def dedup(
     Clusters come from spherical k-means; within them every pair is decided exactly. Makes a
     keep-list for each ε.
     """
-    from clipgap.select.dedup import common_name
-    from clipgap.select.dedup import dedup as run
+    from clipgap.dedup.api import common_name
+    from clipgap.dedup.api import dedup as run
 
     if running.dry_run:
         shell.result(*_plan(store, epsilon, options, means))
@@ -181,8 +181,8 @@ def _works(progress: Progress) -> bool:
 def _plan(
     store: str, epsilon: list[float], options: DedupOptions, means: MeansOptions
 ) -> tuple[dict[str, Any], Iterator[str]]:
+    from clipgap.dedup.api import plan_dedup
     from clipgap.scan.estimate import estimate_scores
-    from clipgap.select.dedup import plan_dedup
 
     plan = plan_dedup(store, epsilon, **asdict(options))
     columns = options.clusters or plan.store.rows

@@ -14,8 +14,9 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.clip.embed import EmbedPlan, EmbedResult, Progress
-    from clipgap.scan import Progress as Shown
+    from clipgap.clip.embed.plan import EmbedPlan
+    from clipgap.clip.embed.run import EmbedResult, Progress
+    from clipgap.runs.progress import Progress as Shown
 
 
 def register(app: typer.Typer) -> None:
@@ -96,7 +97,8 @@ def embed(
     images of a folder come in the order of their paths, which are their keys. What cannot be
     decoded is set aside and listed in quarantine.parquet.
     """
-    from clipgap.clip.embed import plan_embed, run_embed
+    from clipgap.clip.embed.api import run_embed
+    from clipgap.clip.embed.plan import plan_embed
 
     plan = plan_embed(
         data,
@@ -129,7 +131,7 @@ def embed(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.scan import Progress as Shown
+    from clipgap.runs.progress import Progress as Shown
 
     return Shown(
         progress.stage,

@@ -17,7 +17,7 @@ from clipgap.cli.shell import Shell
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.select.emulation import Emulation, Shortfall
+    from clipgap.verify.emulation import Emulation, Shortfall
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +47,7 @@ def emulate(
     shard, cut off whether or not its end lies below the threshold; and rounded thresholds and
     scores. Counts the rows that they miss and the rows that they prune for nothing.
     """
-    from clipgap.select import emulate as run
+    from clipgap.verify.emulation import emulate as run
 
     with shell.progress() as display:
         found = run(

@@ -16,8 +16,9 @@ from clipgap.errors import QUARANTINED, UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.clip.eval import EvalPlan, EvalResult, Progress
-    from clipgap.scan import Progress as Shown
+    from clipgap.clip.eval.plan import EvalPlan
+    from clipgap.clip.eval.run import EvalResult, Progress
+    from clipgap.runs.progress import Progress as Shown
 
 
 def register(app: typer.Typer) -> None:
@@ -102,7 +103,9 @@ def evaluate(
     CLIP models are evaluated zero-shot, with the classifier that open_clip makes of class names
     and prompts; classifiers by their own outputs. Rows are in the order of `clipgap embed`.
     """
-    from clipgap.clip.eval import EvalHow, plan_evaluation, run_evaluation
+    from clipgap.clip.eval.api import run_evaluation
+    from clipgap.clip.eval.plan import plan_evaluation
+    from clipgap.clip.eval.run import EvalHow
 
     if out is None and not running.dry_run:
         raise UsageError("--out is missing: name the folder that the evaluation shall go to")
@@ -138,7 +141,7 @@ def evaluate(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.scan import Progress as Shown
+    from clipgap.runs.progress import Progress as Shown
 
     return Shown(
         progress.stage,

@@ -14,8 +14,9 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.scan import Progress as Shown
-    from clipgap.shards import FilterPlan, FilterResult, Progress
+    from clipgap.runs.progress import Progress as Shown
+    from clipgap.shards.plan import FilterPlan
+    from clipgap.shards.run import FilterResult, Progress
 
 
 def register(app: typer.Typer) -> None:
@@ -84,7 +85,8 @@ def filter_shards(
     _stats.json and, where the input has one, its .parquet; sizes.json is what open_clip reads.
     Damaged shards and hostile members are set aside and listed in quarantine.parquet.
     """
-    from clipgap.shards import plan_filter, run_filter
+    from clipgap.shards.api import run_filter
+    from clipgap.shards.plan import plan_filter
 
     plan = plan_filter(shards, keep, merge=merge, captions=captions, missing=missing)
     if running.dry_run:
@@ -109,7 +111,7 @@ def filter_shards(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.scan import Progress as Shown
+    from clipgap.runs.progress import Progress as Shown
 
     return Shown(
         progress.stage,

@@ -15,7 +15,6 @@ from clipgap.cli import (
     bench,
     data,
     dedup,
-    demo,
     doctor,
     embed,
     emulate,
@@ -29,7 +28,6 @@ from clipgap.cli import (
     train,
     verify,
 )
-from clipgap.cli import run as study
 from clipgap.cli.shell import LOG
 from clipgap.errors import ClipgapError, InputError, Interrupted
 
@@ -77,11 +75,9 @@ for part in (
     train,
     eval,
     data,
-    study,
     render,
     report,
     doctor,
-    demo,
     bench,
 ):
     part.register(app)

@@ -15,7 +15,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipgap.study.render import Rendered
+    from clipgap.synthetic.render import Rendered
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def render(
     reference set of one style; test sets; and the files with class names and prompts that
     `clipgap eval` takes. The .json of each sample says what it is.
     """
-    from clipgap.study.render import render as run
+    from clipgap.synthetic.render import render as run
 
     amounts = asdict(options)
     if running.dry_run:

@@ -14,7 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 
 if TYPE_CHECKING:
-    from clipgap.report import ReportResult
+    from clipgap.report.api import ReportResult
     from clipgap.report.sources import Sources
 
 
@@ -105,8 +105,8 @@ def report(
     The folder opens from disk, without a server, and loads nothing from anywhere else. What has no
     input is left out. report.json in it holds every number of the page.
     """
-    from clipgap.report import plan_report
-    from clipgap.report import report as run
+    from clipgap.report.api import plan_report
+    from clipgap.report.api import report as run
 
     inputs: dict[str, Any] = {
         "scans": _named(scan, "--scan"),

@@ -18,7 +18,8 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.scan import Progress, ScanResult
+    from clipgap.runs.progress import Progress
+    from clipgap.scan.result import ScanResult
 
 Tests = Annotated[
     list[str],
@@ -127,7 +128,7 @@ def scan(
     One pass over TRAIN gives each row its most similar test point and each test point its most
     similar rows; with --gap also which rows are pruned.
     """
-    from clipgap.scan import scan as run
+    from clipgap.scan.api import scan as run
 
     return _run(shell, "scan", partial(run, gap=gap), train, test, gap, settings, running, out)
 
@@ -144,7 +145,7 @@ def gap(
 
     The similarity of each test point to its nearest row of REF becomes its threshold τ.
     """
-    from clipgap.scan import gap as run
+    from clipgap.scan.api import gap as run
 
     return _run(shell, "gap", run, ref, test, None, settings, running, out)
 
@@ -162,7 +163,8 @@ def _run(
 ) -> int:
     tests = tests_by_name(test)
     if running.dry_run:
-        from clipgap.scan import estimate, plan_scan
+        from clipgap.scan.api import plan_scan
+        from clipgap.scan.estimate import estimate
 
         plan = plan_scan(train, tests, kind=kind, gap=gap, **settings.of_result())
         expected = estimate(

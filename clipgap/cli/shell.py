@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.cli.progress import Display, Watch
-    from clipgap.running import Moment
-    from clipgap.scan import Progress
+    from clipgap.runs.how import Moment
+    from clipgap.runs.progress import Progress
 
 LOG = logging.getLogger("clipgap")
 

@@ -19,10 +19,11 @@ from clipgap.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.scan import Progress
-    from clipgap.select import Reference, Split
+    from clipgap.runs.progress import Progress
     from clipgap.select.algebra import Operation
+    from clipgap.select.reference import Reference
     from clipgap.select.rules import Rule
+    from clipgap.select.splitting import Split
 
 _RULES = "--prune, --near, --far, --core, --rand, --where, --union, --intersection, --difference"
 
@@ -147,8 +148,8 @@ def split(
     Makes a keep-list of exact size, and says what each test set took away. N is always the number
     of rows kept.
     """
-    from clipgap.select import combine
-    from clipgap.select import split as run
+    from clipgap.select.algebra import combine
+    from clipgap.select.splitting import split as run
 
     chosen = _rule(rule)
     if running.dry_run:
@@ -188,7 +189,8 @@ def _works(progress: Progress) -> bool:
 
 def _rule(options: RuleOptions) -> Rule | Operation:
     """The one rule that was asked for; refuses options that would do nothing."""
-    from clipgap.select import Condition, Core, Far, Near, Prune, Rand, Where
+    from clipgap.select.labels import Condition, Where
+    from clipgap.select.rules import Core, Far, Near, Prune, Rand
 
     given = options.given()
     if len(given) != 1:
@@ -227,7 +229,7 @@ def _refuse_idle(option: str, value: object, rule: str, *uses: str) -> None:
 
 
 def _reference(options: ReferenceOptions) -> Reference | None:
-    from clipgap.select import Reference
+    from clipgap.select.reference import Reference
 
     if options.with_reference is None:
         if options.reference_classes is not None:

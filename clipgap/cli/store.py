@@ -34,9 +34,9 @@ def register(app: typer.Typer) -> None:
 
 def info(shell: Shell, store: StorePath) -> None:
     """Read a store once: shards, norms, bad rows, duplicate keys."""
-    from clipgap.scan import Progress
-    from clipgap.store import open_store
+    from clipgap.runs.progress import Progress
     from clipgap.store.info import inspect
+    from clipgap.store.opening import open_store
 
     opened = open_store(store)
     began = time.monotonic()

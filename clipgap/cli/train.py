@@ -15,8 +15,9 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED
 
 if TYPE_CHECKING:
-    from clipgap.clip.train import Progress, TrainPlan, TrainResult
-    from clipgap.scan import Progress as Shown
+    from clipgap.clip.train.api import Progress, TrainResult
+    from clipgap.clip.train.plan import TrainPlan
+    from clipgap.runs.progress import Progress as Shown
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,9 @@ def train(
     of several. SIGTERM, SIGUSR1 and Ctrl-C: the step at hand is finished and saved, the exit code
     is 75 (130), and --resume latest ends where an undisturbed run would have ended.
     """
-    from clipgap.clip.train import Place, TrainOptions, plan_train, run_train
+    from clipgap.clip.train.api import run_train
+    from clipgap.clip.train.options import Place, TrainOptions
+    from clipgap.clip.train.plan import plan_train
 
     place = Place(train_data, logs, name, keep, add_reference)
     said = {f.name: getattr(group, f.name) for group in (what, how) for f in fields(group)}
@@ -207,7 +210,7 @@ def train(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.scan import Progress as Shown
+    from clipgap.runs.progress import Progress as Shown
 
     return Shown(
         progress.stage,

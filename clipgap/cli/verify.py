@@ -15,7 +15,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.scan import VerifyReport
+    from clipgap.verify.checks import VerifyReport
 
 
 def register(app: typer.Typer) -> None:
@@ -91,10 +91,10 @@ def verify(
     Of a split: scores all rows anew and proves that the rule holds for each, kept or removed; the
     certificate says what was proved of which data.
     """
-    from clipgap.scan import verify as verify_scan
-    from clipgap.select import verify_split
-    from clipgap.tables.documents import MANIFEST, format_of
-    from clipgap.tables.keep import FORMAT as KEEP
+    from clipgap.files.documents import MANIFEST, format_of
+    from clipgap.keep.lists import FORMAT as KEEP
+    from clipgap.verify.scans import verify as verify_scan
+    from clipgap.verify.splits import verify_split
 
     moved: dict[str, Any] = {"train": train, "tests": tests_by_name(test or [])}
     is_split = format_of(path / MANIFEST) == KEEP

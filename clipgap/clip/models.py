@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 from clipgap.clip.checkpoints import checkpoint_file
 from clipgap.clip.networks import HUB, config_file, import_open_clip, make, register_config
 from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.files.atomic import sha256_file
 from clipgap.kernels.torch_kernel import import_torch
-from clipgap.tables.atomic import sha256_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,16 +10,16 @@ from typing import Any
 
 from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.files.documents import checksum, encode, read_manifest
+from clipgap.files.parquet import FileSum
 from clipgap.report.findings import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
-from clipgap.running import refuse_both
-from clipgap.scan.progress import OnProgress, Progress, ignore
-from clipgap.tables.documents import checksum, encode, read_manifest
-from clipgap.tables.files import FileSum
-from clipgap.tables.folder import OutputFolder, remove
-from clipgap.tables.lock import only_writer
+from clipgap.runs.how import refuse_both
+from clipgap.runs.lock import only_writer
+from clipgap.runs.output import OutputFolder, remove
+from clipgap.runs.progress import OnProgress, Progress, ignore
 
 FORMAT = "clipgap-report"
 DATA = "report.json"

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from clipgap.clip.eval import open_evaluation as open_result
 from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
+from clipgap.clip.eval.run import open_evaluation as open_result
 from clipgap.errors import InputError
-from clipgap.tables.files import FileSum, read_table
+from clipgap.files.parquet import FileSum, read_table
 
 _COLUMNS = {
     SUMMARY: "checkpoint set group metric samples correct accuracy low high".split(),

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from clipgap import __version__
+from clipgap.files.documents import checksum
 from clipgap.report.accuracy import accuracies, by_removed, by_similarity, paired, robustness
 from clipgap.report.embeddings import embedding_findings
 from clipgap.report.similarity import test_sets
 from clipgap.report.sources import Sources, TrainingSet
 from clipgap.report.splits import split_findings
 from clipgap.report.training import split_overlap, training_findings
-from clipgap.tables.documents import checksum
 
 FORMAT = "clipgap-report-data"
 

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.keep.lists import KeepList
 from clipgap.report.sources import TrainingSet
-from clipgap.tables.keep import KeepList
 
 SHOWN = 6
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from clipgap.errors import MissingDependency
 from clipgap.machine import cores
-from clipgap.shards import Problem, Sample, TarShard, find_shards, read_samples
+from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.problems import Problem
+from clipgap.shards.samples import Sample, read_samples
 
 EDGE = 144  # pixels of the longer edge: twice of what is shown, for fine screens
 MOST_PIXELS = 64_000_000

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import checksum
+from clipgap.files.parquet import FileSum
+from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.evaluations import Evaluation, open_evaluation
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import part_name, test_name
-from clipgap.tables.documents import checksum
-from clipgap.tables.files import FileSum
-from clipgap.tables.keep import KeepList, open_keep
 
 Given = str | Path
 Named = Mapping[str, Given] | Sequence[Given] | Given

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipgap.files.documents import checksum
+from clipgap.keep.lists import KeepList
 from clipgap.report.sources import Sources
-from clipgap.tables.documents import checksum
-from clipgap.tables.keep import KeepList
 
 
 def split_findings(sources: Sources) -> Iterator[dict[str, Any]]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from clipgap.runs.progress import OnProgress, Progress
 from clipgap.scan.job import ScanHow
 from clipgap.scan.plan import ABOVE, ScanPlan, Settings, make_plan
-from clipgap.scan.progress import OnProgress, Progress
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.run import run_plan
 

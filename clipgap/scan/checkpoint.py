@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from clipgap.errors import InputError
+from clipgap.files.atomic import write_atomic
+from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import TopK
-from clipgap.tables.atomic import write_atomic
-from clipgap.tables.files import FileSum
-from clipgap.tables.histogram import Totals
+from clipgap.scan.histogram import Totals
 
 
 @dataclass(frozen=True)

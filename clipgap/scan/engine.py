@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 
 from clipgap.errors import InputError, Interrupted
+from clipgap.files.parquet import Put
 from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import BlockResult, Pending, Scanner, TopK
+from clipgap.runs.progress import OnProgress, Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
 from clipgap.scan.inputs import Block, BlockReader
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.progress import OnProgress, Progress
 from clipgap.scan.rows import RowGroups, RowLayout
+from clipgap.scan.schema import QUARANTINE_SCHEMA
 from clipgap.scan.sinks import Sink
-from clipgap.tables.files import Put
-from clipgap.tables.schema import QUARANTINE_SCHEMA
 
 _WAITING_WRITES = 3
 # A checkpoint is due when computing since the last one took this many times what writing it takes.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipgap import synthetic
 from clipgap.kernels.choose import ON_GPU, make_scanner, resolve
 from clipgap.kernels.interface import TestSet
 from clipgap.scan.plan import ScanPlan
+from clipgap.synthetic import rows as synthetic
 
 _SIDE = 4096  # rows and columns
 _SIDE_ON_GPU = 32_768

@@ -12,13 +12,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from clipgap.files.parquet import FileSum, Put, parquet_file, read_row_groups, write_tables
 from clipgap.kernels.interface import TopK
+from clipgap.runs.output import OutputFolder
 from clipgap.scan import checkpoint
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.manifest import FORMAT
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name
-from clipgap.tables.files import FileSum, Put, parquet_file, read_row_groups, write_tables
-from clipgap.tables.folder import OutputFolder
 
 _OURS = ("train", "test", HIST, QUARANTINE)
 

@@ -18,7 +18,7 @@ from clipgap.errors import InputError
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.kernels.interface import TestSet
 from clipgap.scan.plan import ScanPlan
-from clipgap.store import Store
+from clipgap.store.base import Store
 
 LOAD_ROWS = 16_384
 SHOWN = 20

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from clipgap.errors import UsageError
+from clipgap.files.parquet import FileSum
 from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
-from clipgap.running import How
+from clipgap.runs.how import How
+from clipgap.runs.progress import Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.engine import Engine, Save
+from clipgap.scan.histogram import histogram_table
 from clipgap.scan.inputs import LoadedTest, load_tests
 from clipgap.scan.neighbours import Winners, test_table
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.progress import Progress
 from clipgap.scan.rows import RowLayout
+from clipgap.scan.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, SetColumns
 from clipgap.scan.sinks import HIST, QUARANTINE, Sink, part_name, test_name
-from clipgap.tables.files import FileSum
-from clipgap.tables.histogram import histogram_table
-from clipgap.tables.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, SetColumns
 
 
 @dataclass(frozen=True, kw_only=True)

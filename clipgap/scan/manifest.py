@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap import __version__
+from clipgap.files import documents
+from clipgap.files.documents import checksum
+from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import Status
+from clipgap.scan.histogram import Totals
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
-from clipgap.tables import documents
-from clipgap.tables.documents import checksum
-from clipgap.tables.files import FileSum
-from clipgap.tables.histogram import Totals
-from clipgap.tables.schema import TABLES_VERSION
+from clipgap.scan.schema import TABLES_VERSION
 
 FORMAT = "clipgap-scan"
 

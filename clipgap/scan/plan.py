@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.kernels.choose import MAX_K
-from clipgap.store import Store, open_store
+from clipgap.store.base import Store
+from clipgap.store.opening import open_store
 
 if TYPE_CHECKING:
     from clipgap.scan.result import ScanResult

@@ -13,10 +13,10 @@ import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from clipgap.errors import UsageError
+from clipgap.files.parquet import read_table
 from clipgap.scan.manifest import read_manifest
+from clipgap.scan.schema import QUARANTINE_SCHEMA, SetColumns, train_schema
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
-from clipgap.tables.files import read_table
-from clipgap.tables.schema import QUARANTINE_SCHEMA, SetColumns, train_schema
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.scan.plan import ScanPlan
-from clipgap.tables.changes import Change, changes, refuse_changes
 
 _LABELS = {
     "settings": "setting",

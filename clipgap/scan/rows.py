@@ -14,9 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.files.parquet import ROW_GROUP
 from clipgap.kernels.interface import BlockResult
-from clipgap.tables.histogram import Totals, count_bins
-from clipgap.tables.schema import ROW_GROUP, SetColumns, train_schema
+from clipgap.scan.histogram import Totals, count_bins
+from clipgap.scan.schema import SetColumns, train_schema
 
 
 @dataclass(frozen=True)

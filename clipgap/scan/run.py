@@ -9,20 +9,20 @@ from typing import Any
 import pyarrow as pa
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import Scanner
 from clipgap.memory import arrow_from_system
+from clipgap.runs.lock import only_writer
+from clipgap.runs.output import State
+from clipgap.runs.progress import Progress
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
 from clipgap.scan.job import Job, ScanHow
 from clipgap.scan.manifest import complete, describe_inputs, read_manifest
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.progress import Progress
 from clipgap.scan.result import ScanResult
 from clipgap.scan.resume import require_same, with_marks
 from clipgap.scan.sinks import MemorySink, part_name
-from clipgap.tables.files import FileSum
-from clipgap.tables.folder import State
-from clipgap.tables.lock import only_writer
 
 
 @arrow_from_system()

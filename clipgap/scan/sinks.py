@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from clipgap.tables.files import FileSum, Put
+from clipgap.files.parquet import FileSum, Put
 
 HIST = "hist.parquet"
 QUARANTINE = "quarantine.parquet"

@@ -13,12 +13,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.errors import UsageError
-from clipgap.scan.progress import OnProgress
+from clipgap.keep.lists import KeepList, Piece, open_keep
+from clipgap.runs.progress import OnProgress
 from clipgap.select.columns import require_same_store
 from clipgap.select.output import Output, cite
 from clipgap.select.splitting import Split
 from clipgap.select.work import Workers
-from clipgap.tables.keep import KeepList, Piece, open_keep
 
 Operation = Literal["union", "intersection", "difference"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)

@@ -15,13 +15,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import checksum
+from clipgap.files.pages import read_plain
+from clipgap.files.parquet import ROW_GROUP
+from clipgap.keep.lists import KeepList, open_keep
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
+from clipgap.scan.schema import SetColumns
 from clipgap.scan.sinks import part_name
-from clipgap.tables.documents import checksum
-from clipgap.tables.keep import KeepList, open_keep
-from clipgap.tables.pages import read_plain
-from clipgap.tables.schema import ROW_GROUP, SetColumns
 
 KEY = "key"
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.atomic import sha256_file
 from clipgap.select.columns import Block, ScanTables
 from clipgap.select.rules import Choose, Decision
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
-from clipgap.tables.atomic import sha256_file
 
 KEY_NAMES = ("key", "uid", "image_path", "__key__", "image_id")
 _SHOWN = 20

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import ResumeError, UsageError
-from clipgap.running import refuse_both
+from clipgap.files.documents import MANIFEST, checksum
+from clipgap.keep.lists import KeepList, KeepWriter, read_keep
+from clipgap.runs.how import refuse_both
+from clipgap.runs.lock import only_writer
 from clipgap.scan.resume import differences
-from clipgap.tables.documents import MANIFEST, checksum
-from clipgap.tables.keep import KeepList, KeepWriter, read_keep
-from clipgap.tables.lock import only_writer
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.scan.progress import OnProgress
+from clipgap.keep.lists import KeepList, KeepWriter, Piece
+from clipgap.runs.progress import OnProgress
 from clipgap.scan.result import ScanResult
 from clipgap.select.columns import Block, ScanTables, open_tables
 from clipgap.select.output import Output, cite
@@ -20,7 +21,6 @@ from clipgap.select.reference import Reference
 from clipgap.select.rules import Decision, Rule
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
-from clipgap.tables.keep import KeepList, KeepWriter, Piece
 
 Scan = str | Path | ScanResult
 

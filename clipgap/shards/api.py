@@ -6,9 +6,9 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipgap.keep.lists import KeepList
 from clipgap.shards.plan import FilterPlan, plan_filter
 from clipgap.shards.run import FilterHow, FilterResult, OnProgress, Progress, run
-from clipgap.tables.keep import KeepList
 
 
 def filter_shards(

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from clipgap.files.volumes import File
 from clipgap.shards.tar import BLOCK, Window
-from clipgap.store.files import File
 
 RECORD = 20 * BLOCK
 """Archives end on a whole record, as tar itself makes them."""

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipgap.errors import InputError
+from clipgap.files.parquet import FileSum, read_table
 from clipgap.shards.archive import Piece
 from clipgap.shards.groups import Group
 from clipgap.shards.tar import BLOCK, TarReader
-from clipgap.tables.files import FileSum, read_table
 
 EXTENSION = "txt"
 _SIZE = slice(124, 136)

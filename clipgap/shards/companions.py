@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
+from clipgap.files.atomic import write_atomic
+from clipgap.files.parquet import FileSum
+from clipgap.files.volumes import File, RangeReader
 from clipgap.shards.problems import Problem
-from clipgap.store.files import File, RangeReader
-from clipgap.tables.atomic import write_atomic
-from clipgap.tables.files import FileSum
 
 KEY = "key"
 

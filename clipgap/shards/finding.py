@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgap.errors import InputError, UsageError
-from clipgap.store.files import File, Volume, volume_of
+from clipgap.files.naming import natural
+from clipgap.files.volumes import File, Volume, volume_of
 from clipgap.store.finding import find_files, split_path, unique_names
-from clipgap.store.naming import natural
 
 SUFFIX = ".tar"
 

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from clipgap.files.atomic import write_atomic
+from clipgap.files.documents import MANIFEST, format_of, write_json
+from clipgap.files.parquet import FileSum
+from clipgap.runs.output import OutputFolder, remove
 from clipgap.shards.choosing import Rows
 from clipgap.shards.plan import Unit
 from clipgap.shards.quarantine import QUARANTINE
 from clipgap.shards.unit import Done
-from clipgap.tables.atomic import write_atomic
-from clipgap.tables.documents import MANIFEST, format_of, write_json
-from clipgap.tables.files import FileSum
-from clipgap.tables.folder import OutputFolder, remove
 
 FORMAT = "clipgap-shards"
 SIZES = "sizes.json"

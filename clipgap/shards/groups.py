@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from clipgap.files.volumes import read_bytes
 from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.tar import DataAfterEnd, Member, TarDamage, TarReader
-from clipgap.store.files import read_bytes
 
 _SAMPLE = re.compile(r"((?:.*/|)[^.]+)[.]([^/]*)")
 _META = re.compile(r"__[^/]*__(?:$|/)")

@@ -8,6 +8,7 @@ from itertools import chain, compress
 
 import numpy as np
 
+from clipgap.files.volumes import File
 from clipgap.shards.archive import ArchiveWriter, Piece, joined
 from clipgap.shards.captions import captioned
 from clipgap.shards.choosing import Choice, Chooser, Rows
@@ -16,7 +17,6 @@ from clipgap.shards.groups import check_count, groups
 from clipgap.shards.layout import Members, Offsets, plain_layout
 from clipgap.shards.problems import Problem
 from clipgap.shards.tar import Member, TarReader, Window
-from clipgap.store.files import File
 
 _SHOWN = 5
 

@@ -14,8 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.files.volumes import File
 from clipgap.shards.tar import BLOCK, OVERRIDES, Window
-from clipgap.store.files import File
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import checksum
+from clipgap.files.volumes import FILE_THREADS
+from clipgap.keep.lists import KeepList
 from clipgap.shards.captions import CaptionSource
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.matching import KeepSelector
-from clipgap.store.files import FILE_THREADS
 from clipgap.store.rows import sample_digest
-from clipgap.tables.documents import checksum
-from clipgap.tables.keep import KeepList
 
 Missing = Literal["error", "list", "ignore"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from clipgap.files.parquet import FileSum, write_tables
 from clipgap.shards.problems import Problem
-from clipgap.tables.files import FileSum, write_tables
 
 QUARANTINE = "quarantine.parquet"
 _SCHEMA = pa.schema(

@@ -14,17 +14,17 @@ import pyarrow as pa
 
 from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.files.documents import read_manifest
+from clipgap.files.volumes import LocalFile
 from clipgap.kernels.cpu import thread_count
-from clipgap.running import How
+from clipgap.runs.changes import changes, refuse_changes
+from clipgap.runs.how import How
+from clipgap.runs.lock import only_writer
 from clipgap.shards.folder import FORMAT, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.shards.unit import Done, Worker, sums_from_json
-from clipgap.store.files import LocalFile
-from clipgap.tables.changes import changes, refuse_changes
-from clipgap.tables.documents import read_manifest
-from clipgap.tables.lock import only_writer
 
 _LABELS = {
     "settings": "setting",

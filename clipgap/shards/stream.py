@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipgap.keep.lists import KeepList
 from clipgap.shards.finding import find_shards
 from clipgap.shards.matching import KeepSelector
 from clipgap.shards.problems import OnProblem, refuse
 from clipgap.shards.samples import SAFE_EXTENSIONS, Sample, read_samples
-from clipgap.tables.keep import KeepList
 
 
 def kept_samples(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from clipgap.errors import InputError
-from clipgap.store.files import File
+from clipgap.files.volumes import File
 
 BLOCK = 512
 WINDOW = 4 << 20

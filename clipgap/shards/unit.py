@@ -11,6 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from clipgap.errors import InputError
+from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
+from clipgap.files.documents import write_json
+from clipgap.files.parquet import FileSum
+from clipgap.files.volumes import File, LocalFile, LocalVolume
 from clipgap.shards.archive import ArchiveSum, ArchiveWriter
 from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.companions import kept_rows, statistics, write_rows
@@ -18,10 +22,6 @@ from clipgap.shards.finding import TarShard
 from clipgap.shards.index import Draft, ShardIndex, index_shard
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
-from clipgap.store.files import File, LocalFile, LocalVolume
-from clipgap.tables.atomic import TEMPORARY_SUFFIX, write_atomic
-from clipgap.tables.documents import write_json
-from clipgap.tables.files import FileSum
 
 _FETCH = 64 << 20
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.store.files import FILE_THREADS
+from clipgap.files.volumes import FILE_THREADS
 from clipgap.store.keys import KeySource
 from clipgap.store.rows import RowSource
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.store.files import File, read_bytes
+from clipgap.files.volumes import File, read_bytes
 
 STORE_FILE = "store.json"
 EMBEDDINGS = "embeddings"

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from clipgap.errors import InputError
-from clipgap.store.files import FILE_THREADS, File, Volume
-from clipgap.store.naming import expand_braces, has_braces, has_glob, natural
+from clipgap.files.naming import expand_braces, has_braces, has_glob, natural
+from clipgap.files.volumes import FILE_THREADS, File, Volume
 
 Chosen = Literal["folder", "glob", "written out"]
 """How files came to be in a store, which decides what counts as missing."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
-from clipgap.store.files import File, RangeReader, read_bytes
+from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.resting import Resting
 from clipgap.store.rows import sample_digest
 

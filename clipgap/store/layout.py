@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from clipgap.errors import InputError
+from clipgap.files.naming import Part, gaps, natural, show_runs, split_number
+from clipgap.files.volumes import File, Listing, Volume, is_absolute, volume_of
 from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, read_catalogue
-from clipgap.store.files import File, Listing, Volume, is_absolute, volume_of
 from clipgap.store.finding import Chosen, find_files, split_path, stem_of
-from clipgap.store.naming import Part, gaps, natural, show_runs, split_number
 
 _IMAGE_FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
 

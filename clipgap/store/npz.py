@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import IO
 
 from clipgap.errors import InputError
-from clipgap.store.files import File, RangeReader, read_bytes
+from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.npy import NpyHeader, check_length, header_length, parse_header
 from clipgap.store.resting import Resting
 from clipgap.store.rows import FileRows, RowSource, ZippedRows

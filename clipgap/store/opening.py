@@ -14,8 +14,9 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap.errors import InputError
+from clipgap.files.naming import Options, Part, parse
+from clipgap.files.volumes import FILE_THREADS
 from clipgap.store.base import Shard, ShardInfo, Store
-from clipgap.store.files import FILE_THREADS
 from clipgap.store.finding import unique_names
 from clipgap.store.keys import (
     KeySource,
@@ -25,7 +26,6 @@ from clipgap.store.keys import (
     open_parquet_keys,
 )
 from clipgap.store.layout import Layout, Piece, find_layout
-from clipgap.store.naming import Options, Part, parse
 from clipgap.store.npz import open_npz
 from clipgap.store.resting import Resting
 from clipgap.store.rows import ArrayRows, RowSource, open_npy, open_raw

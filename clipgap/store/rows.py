@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.volumes import File, read_bytes
 from clipgap.memory import blank
-from clipgap.store.files import File, read_bytes
 from clipgap.store.npy import FIRST_READ, check_length, header_length, parse_header
 from clipgap.store.resting import Resting
 

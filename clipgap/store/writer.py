@@ -13,10 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.atomic import remove_leftovers, sha256_file, sync_folder, write_atomic
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.keys import ListedKeys
-from clipgap.tables.atomic import remove_leftovers, sha256_file, sync_folder, write_atomic
 
 _ROW_GROUP = 65_536
 

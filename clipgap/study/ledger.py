@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from clipgap.store.naming import expand_braces, has_braces, has_glob
+from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.naming import expand_braces, has_braces, has_glob
 from clipgap.study.expand import Stage
 from clipgap.study.recipe import Recipe
-from clipgap.tables.documents import MANIFEST, write_json
 
 FOLDER = ".study"
 

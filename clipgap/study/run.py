@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
+from clipgap.files.atomic import write_atomic
+from clipgap.keep.lists import open_keep
+from clipgap.runs.lock import only_writer
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint
@@ -19,9 +22,6 @@ from clipgap.study.lines import nearest
 from clipgap.study.process import Stages, start_stages
 from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.shipped import find_recipe
-from clipgap.tables.atomic import write_atomic
-from clipgap.tables.keep import open_keep
-from clipgap.tables.lock import only_writer
 
 PRECIOUS_SECONDS = 600.0
 """A finished stage that took longer than this is not replaced unless that is asked for."""

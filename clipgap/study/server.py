@@ -17,7 +17,7 @@ import signal
 import sys
 from typing import Any
 
-_ALWAYS = ("clipgap.cli.main", "clipgap.scan", "clipgap.select", "clipgap.shards")
+_ALWAYS = ("clipgap.cli.main", "clipgap.scan.api", "clipgap.select.splitting", "clipgap.shards.api")
 _WARM = ("open_clip", "clipgap.clip.models")
 _TERMINAL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from clipgap.clip.embed.sources import Unit
 from clipgap.clip.embed.worker import Done
+from clipgap.files.documents import MANIFEST, format_of, write_json
+from clipgap.files.parquet import FileSum
+from clipgap.runs.output import OutputFolder, remove
 from clipgap.shards.quarantine import QUARANTINE
 from clipgap.store.catalogue import EMBEDDINGS, KEYS, STORE_FILE
-from clipgap.tables.documents import MANIFEST, format_of, write_json
-from clipgap.tables.files import FileSum
-from clipgap.tables.folder import OutputFolder, remove
 
 FORMAT = "clipgap-embed"
 

@@ -11,7 +11,7 @@ from typing import Any
 from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
 from clipgap.clip.models import check_device, identify, resolve_device
 from clipgap.errors import UsageError
-from clipgap.store.files import FILE_THREADS
+from clipgap.files.volumes import FILE_THREADS
 
 
 @dataclass(frozen=True)

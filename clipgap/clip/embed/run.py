@@ -14,14 +14,14 @@ from clipgap.clip.embed.plan import EmbedPlan
 from clipgap.clip.embed.pool import run_units
 from clipgap.clip.embed.worker import Done, Job, Step
 from clipgap.errors import InputError, Interrupted
-from clipgap.running import How
+from clipgap.files.documents import read_manifest
+from clipgap.files.parquet import FileSum
+from clipgap.runs.changes import changes, refuse_changes
+from clipgap.runs.how import How
+from clipgap.runs.lock import only_writer
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.store.catalogue import STORE_FILE, Catalogue
 from clipgap.store.writer import write_catalogue
-from clipgap.tables.changes import changes, refuse_changes
-from clipgap.tables.documents import read_manifest
-from clipgap.tables.files import FileSum
-from clipgap.tables.lock import only_writer
 
 _LABELS = {
     "model": "model's",

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from clipgap.clip.images import IMAGE_EXTENSIONS
 from clipgap.errors import InputError
+from clipgap.files.volumes import volume_of
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.plan import file_names
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import read_samples
-from clipgap.store.files import volume_of
 from clipgap.store.rows import sample_digest
 
 CAPTION = "txt"

@@ -14,11 +14,11 @@ from clipgap.clip.embed.forward import Computed, computed
 from clipgap.clip.embed.sources import Unit
 from clipgap.clip.models import LoadedModel, load
 from clipgap.errors import Interrupted
+from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import admit, row_norms
 from clipgap.shards.problems import Problem
 from clipgap.store.catalogue import EMBEDDINGS, KEYS, Entry
 from clipgap.store.writer import key_table, write_shard
-from clipgap.tables.files import FileSum
 
 if TYPE_CHECKING:
     from torch import Tensor

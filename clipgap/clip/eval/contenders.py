@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.clip.data import Classes
+from clipgap.clip.data.classes import Classes
 from clipgap.clip.eval.classifier import Classifier
 from clipgap.clip.eval.scores import project
 from clipgap.clip.models import LoadedModel, autocast, import_open_clip

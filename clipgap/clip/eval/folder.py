@@ -18,11 +18,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from clipgap.shards import Problem
+from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.parquet import FileSum, read_table, write_tables
+from clipgap.runs.output import OutputFolder, remove
+from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE
-from clipgap.tables.documents import MANIFEST, write_json
-from clipgap.tables.files import FileSum, read_table, write_tables
-from clipgap.tables.folder import OutputFolder, remove
 
 FORMAT = "clipgap-eval"
 SUMMARY, PAIRED, SAMPLES = "summary.parquet", "paired.parquet", "samples"

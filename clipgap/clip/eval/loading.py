@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.clip.eval.sets import EvalSet, Item
 from clipgap.clip.images import BadImage, decode
-from clipgap.shards import Problem
+from clipgap.shards.problems import Problem
 
 if TYPE_CHECKING:
     from PIL.Image import Image

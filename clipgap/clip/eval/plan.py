@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.clip.checkpoints import checkpoint_file
-from clipgap.clip.data import Classes, registry, unknown_set
+from clipgap.clip.data.classes import Classes
+from clipgap.clip.data.registry import registry, unknown_set
 from clipgap.clip.eval.classifier import classes_of
 from clipgap.clip.eval.naming import Named, parse_checkpoints, parse_sets
 from clipgap.clip.eval.prompts import read_classnames, read_templates
@@ -16,7 +17,7 @@ from clipgap.clip.eval.sets import EvalSet, open_set
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
 from clipgap.errors import UsageError
-from clipgap.tables.atomic import sha256_file
+from clipgap.files.atomic import sha256_file
 
 DRAWS = 10_000
 

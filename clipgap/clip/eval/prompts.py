@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from clipgap.clip.data import Classes
+from clipgap.clip.data.classes import Classes
 from clipgap.errors import InputError
 
 _LARGEST = 64 << 20

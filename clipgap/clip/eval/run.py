@@ -22,14 +22,14 @@ from clipgap.clip.eval.sets import EvalSet
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.models import load, resolve_device
 from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.files.documents import read_manifest
+from clipgap.files.parquet import FileSum, read_table, write_tables
 from clipgap.kernels.cpu import thread_count
-from clipgap.running import How
-from clipgap.shards import Problem
+from clipgap.runs.changes import changes, refuse_changes
+from clipgap.runs.how import How
+from clipgap.runs.lock import only_writer
+from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
-from clipgap.tables.changes import changes, refuse_changes
-from clipgap.tables.documents import read_manifest
-from clipgap.tables.files import FileSum, read_table, write_tables
-from clipgap.tables.lock import only_writer
 
 TOGETHER = 4
 """Checkpoints in memory at a time, for which an image is decoded once."""

@@ -10,12 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from clipgap.clip.data import Classes, LabelTable, Registered
+from clipgap.clip.data.classes import Classes
 from clipgap.clip.data.labels import label_of_cls
+from clipgap.clip.data.registry import Registered
+from clipgap.clip.data.tables import LabelTable
 from clipgap.clip.embed.sources import images_of_folder
 from clipgap.clip.images import IMAGE_EXTENSIONS, BadImage
 from clipgap.errors import InputError, UsageError
-from clipgap.shards import OnProblem, Problem, TarShard, find_shards, read_samples
+from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.problems import OnProblem, Problem
+from clipgap.shards.samples import read_samples
 
 LOG = logging.getLogger(__name__)
 _EXTENSIONS = (*IMAGE_EXTENSIONS, "cls")

@@ -21,13 +21,13 @@ from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import read_manifest
+from clipgap.files.parquet import FileSum
 from clipgap.machine import versions
+from clipgap.runs.changes import changes, refuse_changes
+from clipgap.runs.lock import only_writer
+from clipgap.runs.output import OutputFolder, State, remove
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
-from clipgap.tables.changes import changes, refuse_changes
-from clipgap.tables.documents import read_manifest
-from clipgap.tables.files import FileSum
-from clipgap.tables.folder import OutputFolder, State, remove
-from clipgap.tables.lock import only_writer
 
 FORMAT = "clipgap-train"
 _MADE = (

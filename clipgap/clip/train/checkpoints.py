@@ -19,7 +19,7 @@ import torch
 
 from clipgap.clip.checkpoints import read_content
 from clipgap.clip.train.order import Position
-from clipgap.tables.atomic import write_atomic
+from clipgap.files.atomic import write_atomic
 
 LOG = logging.getLogger(__name__)
 

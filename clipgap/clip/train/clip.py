@@ -19,8 +19,9 @@ from clipgap.clip.train.session import Session
 from clipgap.clip.train.source import BadSample, Encode
 from clipgap.clip.train.steps import Steps, StopAt
 from clipgap.errors import ClipgapError
-from clipgap.shards import TarShard, find_shards, read_samples
+from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.problems import Problem
+from clipgap.shards.samples import read_samples
 
 
 def run_clip(session: Session) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from clipgap.clip.images import IMAGE_EXTENSIONS, BadImage, decode
 from clipgap.clip.train.source import BadSample
-from clipgap.shards import Sample
+from clipgap.shards.samples import Sample
 
 Preprocess = Callable[[Any], Any]
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from clipgap.clip.images import IMAGE_EXTENSIONS
 from clipgap.clip.train.shards import Counted
 from clipgap.errors import InputError
-from clipgap.shards import KeepSelector, OnProblem, Problem, Sample
+from clipgap.shards.matching import KeepSelector
+from clipgap.shards.problems import OnProblem, Problem
+from clipgap.shards.samples import Sample
 
 CHUNK = 1_000
 """Files that are shuffled and handed out together, like those of a shard."""

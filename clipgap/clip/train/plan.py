@@ -22,10 +22,11 @@ from clipgap.clip.train.patches import check_promises, import_trainer
 from clipgap.clip.train.ranks import Ranks
 from clipgap.clip.train.shards import Counted, count_classes, count_shards
 from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.files.documents import checksum
+from clipgap.keep.lists import open_keep
 from clipgap.machine import cores
-from clipgap.shards import KeepSelector, find_shards
-from clipgap.tables.documents import checksum
-from clipgap.tables.keep import open_keep
+from clipgap.shards.finding import find_shards
+from clipgap.shards.matching import KeepSelector
 
 _MOST_WORKERS = 4
 _OWNED = {

@@ -6,7 +6,7 @@ import json
 from functools import cached_property
 from pathlib import Path
 
-from clipgap.shards import Problem
+from clipgap.shards.problems import Problem
 
 FOLDER = "quarantine"
 

@@ -20,7 +20,7 @@ from clipgap.clip.train.shards import KeptShards
 from clipgap.clip.train.source import Batches, Encode, Epoch, Shards, Share, loader
 from clipgap.clip.train.steps import KEYS, LOSSES, Agreement, Course, Log, Steps, StopAt
 from clipgap.errors import Interrupted
-from clipgap.shards import KeepSelector
+from clipgap.shards.matching import KeepSelector
 
 
 @dataclass

@@ -14,17 +14,13 @@ import numpy as np
 from clipgap.clip.train.encoding import class_of
 from clipgap.clip.train.source import BadSample
 from clipgap.errors import InputError
-from clipgap.shards import (
-    KeepSelector,
-    OnProblem,
-    Sample,
-    TarShard,
-    find_shards,
-    read_samples,
-)
+from clipgap.files.volumes import FILE_THREADS, read_bytes
 from clipgap.shards.choosing import Choice, chooser_for
+from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.index import index_shard
-from clipgap.store.files import FILE_THREADS, read_bytes
+from clipgap.shards.matching import KeepSelector
+from clipgap.shards.problems import OnProblem
+from clipgap.shards.samples import Sample, read_samples
 
 
 @dataclass(frozen=True)

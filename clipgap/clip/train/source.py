@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipgap.clip.train.order import Order, Position, shuffled, stream_of
 from clipgap.clip.train.quarantine import Quarantine
 from clipgap.errors import InputError
-from clipgap.shards import OnProblem, Problem, Sample
+from clipgap.shards.problems import OnProblem, Problem
+from clipgap.shards.samples import Sample
 
 Encode = Callable[[Sample], Sequence[Any]]
 """Makes tensors of a sample; raises BadSample if it cannot."""

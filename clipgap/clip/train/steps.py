@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from clipgap.clip.train.order import Order, Position
-from clipgap.tables.atomic import write_atomic
+from clipgap.files.atomic import write_atomic
 
 LOSSES = "losses.jsonl"
 KEYS = "keys"

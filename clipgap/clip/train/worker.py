@@ -19,7 +19,7 @@ from pathlib import Path
 from clipgap.clip.train.plan import TrainPlan
 from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import ClipgapError, Interrupted
-from clipgap.tables.documents import write_json
+from clipgap.files.documents import write_json
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PROGRESS = ".progress"

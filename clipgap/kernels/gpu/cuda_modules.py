@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from clipgap.errors import MissingDependency
+from clipgap.files.atomic import write_atomic
 from clipgap.kernels.gpu.cuda_steps import Argument, Module
-from clipgap.tables.atomic import write_atomic
 
 BUILT = Path(__file__).parents[1] / "_cuda"
 """What setup.py put there."""

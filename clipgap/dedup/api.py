@@ -1,0 +1,309 @@
+"""`dedup`: from a store to keep-lists without its near duplicates."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.dedup.rows import RowSource, Watch
+from clipgap.dedup.run import Run
+from clipgap.dedup.semdedup import require_written, write_semdedup
+from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.state import State, work_folder
+from clipgap.errors import UsageError
+from clipgap.keep.lists import KeepList
+from clipgap.kernels.choose import resolve
+from clipgap.machine import memory_bytes
+from clipgap.runs.lock import only_writer
+from clipgap.runs.progress import OnProgress, Progress
+from clipgap.scan.job import ScanHow
+from clipgap.select.output import Output
+from clipgap.store.base import Store
+from clipgap.store.opening import open_store
+
+PLACE = "{epsilon}"
+
+
+@dataclass(frozen=True)
+class Deduplicated:
+    """What came of one epsilon."""
+
+    epsilon: float
+    rule: Mapping[str, Any]
+    sizes: Mapping[str, Any]
+    audit: Mapping[str, Any] | None  # how much clustering missed
+    keep: KeepList | None  # None: only counted, nothing was written
+    mask: Callable[[int], NDArray[np.bool_]] = field(repr=False)
+    """Which rows of a shard are kept."""
+
+
+@dataclass(frozen=True)
+class Dedup:
+    """What a deduplication came to."""
+
+    lists: tuple[Deduplicated, ...]  # by epsilon, ascending
+    clustering: Mapping[str, Any] | None  # None: all rows were compared with all
+    already_complete: bool = False  # True: a resumed run found nothing to do
+
+
+@dataclass(frozen=True)
+class DedupPlan:
+    """A deduplication, checked as far as headers go."""
+
+    store: Store
+    settings: Settings
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of all scores, if clusters come out even."""
+        n, d, how = self.store.rows, self.store.dim, self.settings.clustering
+        if how is None:
+            return n * n * d
+        within = n * n * d // how.clusters
+        return 2 * n * how.clusters * d * (how.iterations + 1) + within + self._auditing
+
+    @property
+    def _auditing(self) -> int:
+        return 2 * self.settings.audit * self.store.rows * self.store.dim
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain data, for `--dry-run`."""
+        store = self.store
+        sizes = [shard.rows * np.dtype(shard.dtype).itemsize for shard in store.shards]
+        return {
+            "store": {
+                "path": store.path,
+                "format": store.format,
+                "shards": len(store.shards),
+                "rows": store.rows,
+                "dim": store.dim,
+                "bytes": sum(sizes) * store.dim,
+            },
+            "settings": self.settings.described(),
+            "operations": self.operations,
+        }
+
+
+def plan_dedup(
+    store: Any,
+    epsilon: float | Sequence[float],
+    *,
+    clusters: int | None = None,
+    exact: bool = False,
+    mode: str = "greedy",
+    keep: str = "first",
+    iterations: int = 20,
+    seeding: str = "random",
+    sample: int | None = None,
+    seed: int = 0,
+    audit: int = 0,
+    bad_rows: str = "error",
+) -> DedupPlan:
+    """What `dedup` would do; reads headers, computes nothing."""
+    if exact == (clusters is not None):
+        raise UsageError(
+            "give either a number of clusters (--clusters) or exact (--exact), "
+            "which compares all rows with all"
+        )
+    several = tuple(np.atleast_1d(epsilon).tolist())
+    how = None if clusters is None else Clustering(clusters, iterations, seeding, sample)
+    settings = Settings(several, how, mode, keep, seed, audit, bad_rows)
+    opened = open_store(store)
+    settings.require_rows(opened)
+    return DedupPlan(opened, settings)
+
+
+def dedup(
+    store: Any,
+    epsilon: float | Sequence[float],
+    *,
+    clusters: int | None = None,
+    exact: bool = False,
+    mode: str = "greedy",
+    keep: str = "first",
+    iterations: int = 20,
+    seeding: str = "random",
+    sample: int | None = None,
+    seed: int = 0,
+    audit: int = 0,
+    out: str | Path | None = None,
+    semdedup: str | Path | None = None,
+    bad_rows: str = "error",
+    kernel: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    block_rows: int | None = None,
+    memory: int | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
+) -> Dedup:
+    """Drop rows whose similarity to another row of their cluster exceeds 1 - epsilon.
+
+    `clusters` is their number; `exact` compares all rows with all instead. The keep-list goes to
+    the folder `out`; with several epsilons its name holds `{epsilon}`. Without it rows are only
+    counted. `semdedup` is a folder for SemDeDup's own files. `memory` is how many bytes rows may
+    take, a quarter of the machine's by default; neither it nor kernel, threads and block_rows
+    change a result.
+    """
+    how = ScanHow(
+        kernel=kernel,
+        device=device,
+        threads=threads,
+        block_rows=block_rows,
+        resume=resume,
+        overwrite=overwrite,
+        on_progress=on_progress,
+        stop=stop,
+    )
+    resolve(kernel, device)  # what is missing is said before anything is written
+    how.report(Progress("reading headers"))
+    plan = plan_dedup(
+        store,
+        epsilon,
+        clusters=clusters,
+        exact=exact,
+        mode=mode,
+        keep=keep,
+        iterations=iterations,
+        seeding=seeding,
+        sample=sample,
+        seed=seed,
+        audit=audit,
+        bad_rows=bad_rows,
+    )
+    room = memory_bytes() // 4 if memory is None else memory
+    if room < 1:
+        raise UsageError(f"memory is {room:,} bytes; it must be at least 1")
+    watch = Watch(how.report, how.stop or threading.Event())
+    source = RowSource(plan.store, bad_rows, watch, room // 2, block_rows)
+    task = _Task(plan, how, source, room // 2, None if semdedup is None else Path(semdedup))
+    if out is not None:
+        with only_writer(work_folder(common_name(str(out)))):
+            return task.into(str(out))
+    if resume or overwrite:
+        raise UsageError("--resume and --overwrite need an output folder")
+    return task.in_memory()
+
+
+def folder_of(out: str, epsilon: float) -> Path:
+    """Where the keep-list of one epsilon goes."""
+    return Path(out.replace(PLACE, repr(epsilon)))
+
+
+def common_name(out: str) -> Path:
+    """What belongs to all epsilons is named after this."""
+    return Path(out.replace(PLACE, "all"))
+
+
+@dataclass(frozen=True)
+class _Task:
+    plan: DedupPlan
+    how: ScanHow
+    source: RowSource
+    memory: int
+    semdedup: Path | None
+
+    def in_memory(self) -> Dedup:
+        run = self._run(State.in_memory())
+        run.decide()
+        self._extras(run)
+        lists = [
+            self._found(run, number, run.sizes(number), None)
+            for number in range(len(self.plan.settings.epsilons))
+        ]
+        return Dedup(tuple(lists), run.clustering)
+
+    def into(self, out: str) -> Dedup:
+        settings = self.plan.settings
+        if len(settings.epsilons) > 1 and PLACE not in out:
+            raise UsageError(
+                f"several epsilons make several keep-lists: let the output's name hold {PLACE}, "
+                f"as in '{out}-{PLACE}'"
+            )
+        identity = self.plan.store.identity()
+        outputs = [
+            Output(
+                folder_of(out, epsilon),
+                identity,
+                settings.rule(epsilon),
+                (),
+                self.how.resume,
+                self.how.overwrite,
+            )
+            for epsilon in settings.epsilons
+        ]
+        finished = [output.finished() for output in outputs]
+        work = common_name(out)
+        if all(finished):
+            if self.semdedup is not None:
+                require_written(self.semdedup, settings.epsilons)
+            State.discard(work)
+            return _from_lists([keep for keep in finished if keep is not None])
+        for output, keep in zip(outputs, finished, strict=True):
+            if keep is None:
+                output.require_free()
+        store = self.plan.store
+        marks = [
+            {"name": shard.name, "time": store.modified(shard.index)} for shard in store.shards
+        ]
+        described = {"store": {**identity, "marks": marks}, "settings": settings.described()}
+        state = State.beside(work, described, self.how.resume, self.how.overwrite)
+        run = self._run(state)
+        run.decide()
+        self._extras(run)
+        lists = []
+        for number, (output, keep) in enumerate(zip(outputs, finished, strict=True)):
+            if keep is None:
+                with output.writer() as writer:
+                    sizes = run.write(number, writer)
+                    noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
+                    writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
+                keep = KeepList(output.path, writer.manifest)
+            lists.append(self._found(run, number, keep.manifest["sizes"], keep))
+        result = Dedup(tuple(lists), run.clustering)
+        state.remove()
+        return result
+
+    def _run(self, state: State) -> Run:
+        plan = self.plan
+        return Run(plan.settings, plan.store, self.source, self.how, state, self.memory)
+
+    def _extras(self, run: Run) -> None:
+        if self.semdedup is not None:
+            write_semdedup(self.semdedup, run, self.how.overwrite or self.how.resume)
+
+    def _audit(self, run: Run, number: int) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = run.audits.get(str(run.settings.epsilons[number]))
+        return found
+
+    def _found(
+        self, run: Run, number: int, sizes: Mapping[str, Any], keep: KeepList | None
+    ) -> Deduplicated:
+        epsilon = run.settings.epsilons[number]
+        mask = run.mask(number) if keep is None else keep.bits
+        rule = run.settings.rule(epsilon)
+        return Deduplicated(epsilon, rule, sizes, self._audit(run, number), keep, mask)
+
+
+def _from_lists(finished: Sequence[KeepList]) -> Dedup:
+    """What finished keep-lists say of the run that made them."""
+    lists = [
+        Deduplicated(
+            keep.manifest["rule"]["epsilon"],
+            keep.manifest["rule"],
+            keep.manifest["sizes"],
+            keep.manifest.get("audit"),
+            keep,
+            keep.bits,
+        )
+        for keep in finished
+    ]
+    return Dedup(tuple(lists), finished[0].manifest.get("clustering"), already_complete=True)

@@ -1,0 +1,1 @@
+"""Files: volumes, names, atomic writes, documents."""

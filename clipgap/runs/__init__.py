@@ -1,0 +1,1 @@
+"""The life of an output folder, units, progress."""

@@ -1,0 +1,181 @@
+"""`clipgap run`."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import command
+from clipgap.cli.shell import Shell
+from clipgap.cli.signals import stop_on_signals
+from clipgap.errors import QUARANTINED, UsageError
+
+if TYPE_CHECKING:
+    from clipgap.study.run import Plan, Starting, Study, StudyResult
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="A path or value of the recipe, such as laion=/data/laion400m. Repeatable.",
+    ),
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show the stages, which of them would run and why, and stop."),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace outputs whose inputs changed, however long they took to make.",
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "run")(run)
+
+
+def run(
+    shell: Shell,
+    recipe: Annotated[
+        str,
+        typer.Argument(metavar="RECIPE", help="A .toml file, or the name of a recipe we bring."),
+    ],
+    set_: Set = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="STAGE", help="Run this stage and no other. Repeatable."),
+    ] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Run this stage again, and all that follow from it. Repeatable.",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    overwrite: Overwrite = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="FOLDER",
+            help="The folder of the study.",
+            show_default="clipgap-NAME",
+        ),
+    ] = None,
+) -> int:
+    """Run a whole study, stage by stage; what stands is not done again.
+
+    A stage is one clipgap command. It is skipped while its output is whole and its inputs and
+    options are those that it was made from, so the same command goes on after a stop or a failure.
+    """
+    from clipgap.study.run import Study
+
+    study = Study(recipe, out, settings_by_name(set_ or []))
+    if dry_run:
+        plan = study.plan(only or (), from_ or (), costs=True)
+        shell.result(_planned(plan), _describe_plan(plan))
+        return 0
+    return run_and_show(shell, study, only=only or (), again_from=from_ or (), overwrite=overwrite)
+
+
+def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
+    """Run the study with a line for each stage, and show what it came to."""
+    stop = threading.Event()
+
+    def announce(starting: Starting) -> None:
+        step = starting.step
+        shell.note(f"[{starting.number}/{starting.total}] {step.stage.name}: {step.why}")
+        shell.note(f"  {step.call}")
+
+    with stop_on_signals(stop, shell.note):
+        result = study.run(quiet=shell.quiet, on_stage=announce, stop=stop, **how)
+    shell.result(_outcome(result), _describe_outcome(result))
+    return QUARANTINED if result.quarantined else 0
+
+
+def settings_by_name(pairs: list[str]) -> dict[str, str]:
+    """The values of --set."""
+    settings: dict[str, str] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"--set {pair}: write it as NAME=VALUE")
+        if name in settings:
+            raise UsageError(f"--set {name}=… is given twice")
+        settings[name] = value
+    return settings
+
+
+def _planned(plan: Plan) -> dict[str, Any]:
+    return {
+        "recipe": plan.recipe.file,
+        "folder": plan.folder,
+        "stages": [
+            {
+                "name": step.stage.name,
+                "after": step.stage.after,
+                "runs": step.runs,
+                "why": step.why,
+                "seconds_last_time": step.finding.seconds,
+                "call": step.call,
+                "cost": plan.costs.get(step.stage.name),
+            }
+            for step in plan.steps
+        ],
+        "missing": plan.missing,
+    }
+
+
+def _describe_plan(plan: Plan) -> Iterator[str]:
+    yield f"{plan.recipe.title}, into {plan.folder}: {words.plural(len(plan.steps), 'stage')}"
+    for step in plan.steps:
+        state = f"to run: {step.why}" if step.runs else step.why or "done"
+        seconds = step.finding.seconds
+        took = "" if seconds is None else f" (last time {words.duration(seconds)})"
+        yield f"{'▶' if step.runs else '·'} {step.stage.name}: {state}{took}"
+        if step.stage.after:
+            yield f"    after {', '.join(step.stage.after)}"
+        yield f"    {step.call}"
+        for line in plan.costs.get(step.stage.name, "").splitlines():
+            yield f"    | {line}"
+    if plan.missing:
+        yield "Missing:"
+        yield from (f"  - {line}" for line in plan.missing)
+    if not plan.to_run:
+        yield "Nothing to do."
+
+
+def _outcome(result: StudyResult) -> dict[str, Any]:
+    return {
+        "recipe": result.recipe.file,
+        "folder": result.folder,
+        "ran": result.ran,
+        "skipped": result.skipped,
+    }
+
+
+def _describe_outcome(result: StudyResult) -> Iterator[str]:
+    for name, printed in result.results.items():
+        yield f"── {name}"
+        yield printed.rstrip("\n")
+    if not result.ran:
+        yield f"Nothing to do: all {len(result.skipped)} stages of {result.folder} stand."
+        return
+    seconds = sum(outcome.seconds for outcome in result.ran)
+    yield (
+        f"{words.plural(len(result.ran), 'stage')} in {words.duration(seconds)}, "
+        f"{words.count(len(result.skipped))} skipped. All is in {result.folder}"
+    )

@@ -1,0 +1,35 @@
+"""`clipgap demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from clipgap.cli.frame import command
+from clipgap.cli.shell import Shell
+from clipgap.study.command import Set, run_and_show, settings_by_name
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "demo")(demo)
+
+
+def demo(
+    shell: Shell,
+    set_: Set = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to put everything.")
+    ] = Path("clipgap-demo"),
+) -> int:
+    """The whole paper in miniature, on images made on the spot; ends with a report.
+
+    The same as `clipgap run demo`: renders a web-like training set with near-duplicates of test
+    images, trains a tiny CLIP on all of it and on pruned parts, and compares. Needs the extras
+    [train] and [report]; takes a few minutes on two cores and about 100 MB.
+    """
+    from clipgap.study.run import Study
+
+    return run_and_show(shell, Study("demo", out, settings_by_name(set_ or [])))

@@ -1,0 +1,1 @@
+"""Images made on the spot, for studies that need no downloads."""

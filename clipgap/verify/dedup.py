@@ -1,0 +1,106 @@
+"""What must be true of a deduplicated store, checked on rows that were compared anew.
+
+The clusters are made again, since they follow from the rule. Then each row is asked whether another
+one of its cluster stands in its way. Greedy, the keep-list itself says who does: that answer agrees
+with the list for one list only, so no order of deciding has to be trusted.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.dedup.clusters import NONE
+from clipgap.dedup.decisions import Components, Decision, Places
+from clipgap.dedup.rows import Ids, RowSource, Watch
+from clipgap.dedup.run import Run
+from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.state import State
+from clipgap.keep.lists import KeepList
+from clipgap.kernels.pairs import Pairs
+from clipgap.machine import memory_bytes
+from clipgap.scan.job import ScanHow
+from clipgap.store.base import Store
+from clipgap.verify.claims import Claim, row_at
+from clipgap.verify.rescan import Means
+
+
+class Witnesses:
+    """A `Decision` that has been made: looks for a row that stands in the way of each other row."""
+
+    def __init__(self, blocks: NDArray[np.bool_], limit: float) -> None:
+        self._blocks, self._limit = blocks, limit  # in the keep order: who stands in whose way
+        self._witnessed = np.zeros(len(blocks), np.bool_)
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        return ~self._witnessed[None]
+
+    def settle(self, first: int, last: int, pairs: Pairs) -> None:
+        self.spread(pairs)
+
+    def spread(self, pairs: Pairs) -> None:
+        near = (pairs.score > self._limit) & self._blocks[pairs.column]
+        self._witnessed[pairs.row[near]] = True
+
+    def open(self, first: int, last: int) -> Places:
+        return np.arange(first, last)
+
+    def matters(self, first: int, last: int) -> bool:
+        return True
+
+
+def dedup_claims(keep: KeepList, store: Store, means: Means) -> list[Claim]:
+    """Compare all rows of each cluster anew."""
+    settings = _settings(keep.manifest["rule"])
+    epsilon, mode = settings.epsilons[0], settings.mode
+    bits = np.concatenate([keep.bits(shard.index) for shard in keep.shards])
+
+    def decide(ids: Ids) -> Decision:
+        if mode == "components":
+            return Components(len(ids), settings.limits)
+        blocks = bits[ids] if mode == "greedy" else np.ones(len(ids), np.bool_)
+        return Witnesses(blocks, settings.limits[0])
+
+    others = {
+        "greedy": "kept row before it in its cluster",
+        "chain": "row before it in its cluster",
+        "components": "row before it that is connected to it in its cluster",
+    }[mode]
+    clean = Claim("kept", f"no kept row has a {others} within ε = {epsilon:g}")
+    maximal = Claim("removed", f"every removed row has a {others} within ε = {epsilon:g}")
+    strangers = Claim("candidates", "every kept row is usable", rows=keep.kept)
+    run = _run(settings, store, means)
+    run.label()
+    outside = np.flatnonzero(bits & (run.labels.label == NONE))
+    strangers.problems.at(outside, lambda id_: f"{row_at(keep, id_)} is kept, but is no candidate")
+    for ids, dropped, _ in run.compare(decide):
+        kept, gone = bits[ids], dropped[0]
+        clean.rows += int(np.count_nonzero(kept))
+        maximal.rows += int(np.count_nonzero(~kept))
+        clean.problems.at(ids[kept & gone], lambda id_: f"{row_at(keep, id_)} is kept, but has one")
+        maximal.problems.at(
+            ids[~kept & ~gone], lambda id_: f"{row_at(keep, id_)} is removed, but has none"
+        )
+    return [clean, maximal, strangers]
+
+
+def _settings(rule: Any) -> Settings:
+    how = rule["clustering"]
+    return Settings(
+        (rule["epsilon"],),
+        None if how is None else Clustering(**how),
+        rule["mode"],
+        rule["keep"],
+        rule["seed"],
+        bad_rows=rule["bad_rows"],
+    )
+
+
+def _run(settings: Settings, store: Store, means: Means) -> Run:
+    room = memory_bytes() // 8
+    source = RowSource(store, settings.bad_rows, Watch(means.on_progress), room)
+    how = ScanHow(kernel=means.kernel, device=means.device, threads=means.threads)
+    return Run(settings, store, source, how, State.in_memory(), room)

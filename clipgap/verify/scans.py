@@ -1,0 +1,70 @@
+"""`verify`: proves a scan right from its inputs, or says which file and which row is wrong.
+
+Checksums show that the files are those that were written. That what was written is true is shown by
+the oracle, which shares no code with the kernels: for a random sample of rows and for every tie, or
+for everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from clipgap.errors import InputError, UsageError
+from clipgap.runs.progress import OnProgress, ignore
+from clipgap.scan.result import ScanResult, open_scan
+from clipgap.verify.checks import Checks, VerifyReport
+from clipgap.verify.scan_files import check_counts, check_files, check_schemas
+from clipgap.verify.scan_full import check_everything
+from clipgap.verify.scan_inputs import Evidence, check_gap, check_inputs
+from clipgap.verify.scan_lists import check_lists, check_neighbours
+from clipgap.verify.scan_rows import check_rows
+
+
+def verify(
+    path: str | Path,
+    *,
+    sample: int = 256,
+    seed: int = 0,
+    full: bool = False,
+    train: Any = None,
+    tests: Mapping[str, Any] | None = None,
+    on_progress: OnProgress | None = None,
+) -> VerifyReport:
+    """Check a scan folder: checksums, schemas, counts, a sample of `sample` training rows and test
+    points derived anew by the oracle, and every tie; with `full`, everything derived anew.
+
+    `train` and `tests` say where the inputs lie now, if not where the manifest says.
+    """
+    if sample < 0:
+        raise UsageError(f"sample is {sample:,}; it cannot be negative")
+    result = open_scan(path)
+    report = on_progress or ignore
+    run = Checks(report)
+    run.make("checksums", check_files, result)
+    run.make("schemas and row counts", check_schemas, result)
+    # Tables that cannot be trusted to be tables are not read any further.
+    if run.all_good:
+        run.make("histograms and counts", check_counts, result)
+        run.make("order of neighbours", check_lists, result)
+        evidence = load_evidence(result, train, tests)
+        run.make("inputs", check_inputs, result, evidence)
+        run.make("thresholds", check_gap, result)
+    if run.all_good:
+        run.make("training rows", check_rows, result, evidence, sample, seed)
+        run.make("neighbours and ties", check_neighbours, result, evidence, sample, seed)
+        if full:
+            run.make("everything", check_everything, result, evidence, report)
+    return VerifyReport(str(path), tuple(run.done))
+
+
+def load_evidence(result: ScanResult, train: Any, tests: Mapping[str, Any] | None) -> Evidence:
+    try:
+        return Evidence.load(result, train, tests or {})
+    except InputError as error:
+        raise InputError(
+            f"cannot read what {result.label} was made from: {error}\n"
+            "If the data has moved, say where it is now (train=… and tests=…; on the command line "
+            "--train and --test NAME=STORE)."
+        ) from error
