@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from clipgap.store.opening import open_store as open_store
     from clipgap.store.writer import StoreWriter as StoreWriter
     from clipgap.study.run import run_study as run_study
+    from clipgap.verify.api import verify as verify
     from clipgap.verify.emulation import emulate as emulate
-    from clipgap.verify.scans import verify as verify
     from clipgap.verify.splits import verify_split as verify_split
 
 _HOMES = {
@@ -75,7 +75,7 @@ _HOMES = {
     "scan": "clipgap.scan.api",
     "split": "clipgap.select.splitting",
     "train": "clipgap.clip.train.api",
-    "verify": "clipgap.verify.scans",
+    "verify": "clipgap.verify.api",
     "verify_split": "clipgap.verify.splits",
 }
 

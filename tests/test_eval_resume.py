@@ -53,7 +53,7 @@ def test_resume_keeps_finished_units_and_gives_the_same_files(
     clipgap.evaluate(out=tmp_path / "whole", **arguments)
     stop, seen = threading.Event(), []
 
-    def watch(progress: clipgap.clip.eval.Progress) -> None:
+    def watch(progress: Progress) -> None:
         seen.append((progress.stage, progress.note))
         if progress.note == "tars" and progress.done > 20:
             stop.set()

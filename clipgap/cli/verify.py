@@ -93,7 +93,7 @@ def verify(
     """
     from clipgap.files.documents import MANIFEST, format_of
     from clipgap.keep.lists import FORMAT as KEEP
-    from clipgap.verify.scans import verify as verify_scan
+    from clipgap.verify.api import verify as verify_scan
     from clipgap.verify.splits import verify_split
 
     moved: dict[str, Any] = {"train": train, "tests": tests_by_name(test or [])}

@@ -22,11 +22,11 @@ from clipgap.runs.progress import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult
 from clipgap.scan.schema import SetColumns
 from clipgap.select.columns import ScanTables, open_tables
+from clipgap.verify.api import load_evidence
 from clipgap.verify.arithmetic import Arithmetic
 from clipgap.verify.emulated_tau import EmulatedTest, load_emulated
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_inputs import Evidence, check_inputs
-from clipgap.verify.scans import load_evidence
 
 CANDIDATES = 20_000
 _ROWS, _COLUMNS = 2_048, 4_096

@@ -30,6 +30,7 @@ from clipgap.select.columns import ScanTables, open_tables
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.verify.again import check_again
+from clipgap.verify.api import load_evidence
 from clipgap.verify.certificate import certificate
 from clipgap.verify.checks import Checks, VerifyReport
 from clipgap.verify.claims import Claim, Claims, OrderClaims, PruneClaims
@@ -39,7 +40,6 @@ from clipgap.verify.keep_files import check_bitmaps, check_files, check_keys
 from clipgap.verify.problems import Problems
 from clipgap.verify.rescan import Feed, Means, read_blocks
 from clipgap.verify.scan_inputs import Evidence, check_gap, check_inputs
-from clipgap.verify.scans import load_evidence
 from clipgap.verify.witnesses import check_witnesses
 
 _BY_ORDER = ("near", "far", "core")
