@@ -16,6 +16,7 @@ from PIL import Image
 import clipgap
 from clipgap.clip.data.classes import Classes
 from clipgap.clip.eval import run as run_module
+from clipgap.clip.eval.run import Progress
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import pictures, write_folder, write_tar
 from tests.eval_worlds import World, make_world, samples
