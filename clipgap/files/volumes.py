@@ -43,6 +43,11 @@ class File(Protocol):
         """A mark that changes when the file is rewritten; empty when the backend has none."""
         ...
 
+    @property
+    def written(self) -> int | None:
+        """When it was last written, in nanoseconds since 1970; None if the backend has no clock."""
+        ...
+
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` (bytes) with what lies from `offset` on, or raise."""
         ...
@@ -79,6 +84,15 @@ def volume_of(path: str) -> tuple[Volume, str]:
     return RemoteVolume.connect(path), path
 
 
+def file_at(path: str | Path) -> File:
+    """The file that a path or URL names; one that is not there is refused."""
+    volume, named = volume_of(str(path))
+    file = volume.file(named)
+    if file is None:
+        raise InputError(f"{path}: there is no such file")
+    return file
+
+
 def is_absolute(path: str) -> bool:
     """Whether a path means the same from every folder."""
     return bool(_URL.match(path)) or Path(path).is_absolute()
@@ -102,6 +116,10 @@ class LocalFile:
     @classmethod
     def found(cls, path: str, status: os.stat_result) -> LocalFile:
         return cls(path, status.st_size, str(status.st_mtime_ns))
+
+    @property
+    def written(self) -> int:
+        return int(self.modified)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         try:
@@ -172,6 +190,10 @@ class RemoteFile:
     path: str
     size: int
     modified: str
+
+    @property
+    def written(self) -> None:
+        return None  # a mark need not be a time, nor are two clocks one
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         end = min(offset + len(buffer), self.size)

@@ -13,12 +13,12 @@ from typing import Any, Literal, cast, get_args
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
+from clipgap.files.identity import digest_of
 from clipgap.files.volumes import FILE_THREADS
 from clipgap.keep.lists import KeepList
 from clipgap.shards.captions import CaptionSource
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.matching import KeepSelector
-from clipgap.store.rows import sample_digest
 
 Missing = Literal["error", "list", "ignore"]
 
@@ -114,7 +114,7 @@ class FilterPlan:
     def describe(self) -> dict[str, Any]:
         """What the output follows from."""
         with ThreadPoolExecutor(FILE_THREADS) as pool:
-            digests = list(pool.map(lambda shard: sample_digest(shard.file), self.shards))
+            digests = list(pool.map(lambda shard: digest_of(shard.file), self.shards))
         return {
             "kind": "shards",
             "inputs": {

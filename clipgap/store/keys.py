@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
+from clipgap.files.identity import digest_of
 from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.resting import Resting
-from clipgap.store.rows import sample_digest
 
 KEY_WIDTH = 24
 """Bytes of one entry in a SemDeDup paths memmap (`S24`)."""
@@ -64,7 +64,7 @@ class ParquetKeys:
         return keys
 
     def digest(self) -> str:
-        return f"{self.column}:{sample_digest(self.file)}"
+        return f"{self.column}:{digest_of(self.file)}"
 
     def modified(self) -> str:
         return self.file.modified
@@ -131,7 +131,7 @@ class FixedKeys:
             ) from error
 
     def digest(self) -> str:
-        return sample_digest(self.file)
+        return digest_of(self.file)
 
     def modified(self) -> str:
         return self.file.modified

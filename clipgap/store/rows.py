@@ -11,13 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.identity import digest_of
 from clipgap.files.volumes import File, read_bytes
 from clipgap.memory import blank
 from clipgap.store.npy import FIRST_READ, check_length, header_length, parse_header
 from clipgap.store.resting import Resting
 
-_SAMPLES = 16
-_SAMPLE = 64 << 10
 _SKIP = 1 << 20
 
 
@@ -61,7 +60,7 @@ class FileRows:
         return to_native(block)
 
     def digest(self) -> str:
-        return f"{self.offset}:{sample_digest(self.file)}"
+        return f"{self.offset}:{digest_of(self.file)}"
 
     def modified(self) -> str:
         return self.file.modified
@@ -108,7 +107,7 @@ class ZippedRows:
         return to_native(block)
 
     def digest(self) -> str:
-        return f"{self.member}:{sample_digest(self.file)}"
+        return f"{self.member}:{digest_of(self.file)}"
 
     def modified(self) -> str:
         return self.file.modified
@@ -173,17 +172,6 @@ def open_raw(file: File, dim: int) -> FileRows:
             "Is dim right, and the file complete?"
         )
     return FileRows(file, 0, file.size // width, dim, np.dtype("<f4"))
-
-
-def sample_digest(file: File) -> str:
-    """SHA-256 of a file up to 1 MiB, or of 16 evenly spread pieces of 64 KiB of a bigger one."""
-    if file.size <= _SAMPLES * _SAMPLE:
-        return hashlib.sha256(read_bytes(file, 0, file.size)).hexdigest()
-    sha = hashlib.sha256()
-    last = file.size - _SAMPLE
-    for index in range(_SAMPLES):
-        sha.update(read_bytes(file, last * index // (_SAMPLES - 1), _SAMPLE))
-    return sha.hexdigest()
 
 
 def as_bytes(array: NDArray[Any]) -> memoryview:

@@ -11,12 +11,12 @@ from typing import Any, Protocol
 
 from clipgap.clip.images import IMAGE_EXTENSIONS
 from clipgap.errors import InputError
+from clipgap.files.identity import digest_of
 from clipgap.files.volumes import volume_of
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.plan import file_names
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import read_samples
-from clipgap.store.rows import sample_digest
 
 CAPTION = "txt"
 FOLDER_ENDINGS = (*(f".{extension}" for extension in IMAGE_EXTENSIONS), ".gif", ".bmp")
@@ -107,7 +107,7 @@ class TarUnit:
             )
 
     def describe(self) -> dict[str, Any]:
-        digest = sample_digest(self.shard.file)
+        digest = digest_of(self.shard.file)
         return {"name": self.name, "bytes": self.size, "fingerprint": digest}
 
     def changed(self) -> str:
