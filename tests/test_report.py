@@ -6,7 +6,8 @@ import csv
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.parquet import FileSum
+from clipgap.report import contents
 from clipgap.report.paper import read_paper
-from clipgap.report.similarity import bin_of
-from clipgap.report.splits import describe_rule
+from clipgap.report.parts import Figure, Findings, Note, Part, Section
+from clipgap.report.sections.how_near import bin_of
+from clipgap.report.sections.pruning import describe_rule
+from clipgap.report.svg import Drawing, linear
 from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
@@ -106,6 +110,35 @@ def test_tables_hold_the_numbers_of_the_report(report: Path) -> None:
     latex = (report / "tables/accuracies.tex").read_text()
     assert latex.count(r"\\") == 11
     assert r"\toprule" in latex
+
+
+def test_what_a_section_makes_is_on_the_page(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure that nobody has heard of, in a section of its own and in one that is there."""
+
+    def points(findings: Findings) -> Iterator[Part]:
+        drawing = Drawing("Every <b>", linear(0, 1, "x"), linear(0, 100, "y"))
+        for number, test in enumerate(findings["tests"]):
+            drawing.dot(number / 2, test["points"], 1, test["name"])
+        yield Figure("points", "Points", "Of each test set.", [drawing])
+        yield Figure("nothing", "Nothing", "To be seen.", [])
+        yield Note("What strangers <i>wrote</i>.")
+
+    new = Section("new", "New & shiny", lambda sources: {"new": 3}, (points,))
+    old = replace(contents.SECTIONS[0], parts=(points, *contents.SECTIONS[0].parts))
+    monkeypatch.setattr(contents, "SECTIONS", (old, *contents.SECTIONS[1:], new))
+    made = clipgap.report(study.folder / "scan", out=tmp_path / "r")
+    text = made.page.read_text()
+    before, after = text.split('<section id="new">\n<h2>New &amp; shiny</h2>')
+    for part in (before, after):
+        assert part.count('<figure id="points">') == 1
+        assert part.count('href="figures/points-1-every-b.svg"') == 1
+        assert "What strangers &lt;i&gt;wrote&lt;/i&gt;." in part
+    assert "Every <b>" not in text
+    assert 'id="nothing"' not in text
+    assert (made.path / "figures/points-1-every-b.svg").is_file()
+    assert read(made.path)["new"] == 3
 
 
 def gallery(report: Path, name: str) -> Any:

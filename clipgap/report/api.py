@@ -12,7 +12,7 @@ from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.documents import checksum, encode, read_manifest
 from clipgap.files.parquet import FileSum
-from clipgap.report.findings import gather
+from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources

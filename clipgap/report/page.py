@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from clipgap.errors import MissingDependency
-from clipgap.report.charts import Figure, figures
-from clipgap.report.contents import proof, tables
-from clipgap.report.findings import Findings
+from clipgap.report.contents import shown_sections
+from clipgap.report.parts import Figure, Findings
+from clipgap.report.sections.pruning import proof
 from clipgap.report.tables import (
     Cell,
     Column,
@@ -29,17 +30,17 @@ _SCRIPTS = ("page.js", "gallery.js")
 
 def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) -> None:
     """index.html, a page a split, the gallery's page, and what they load."""
-    made = {table.name: table for table in tables(findings)}
-    drawn = figures(findings)
+    sections = shown_sections(findings)
     for name in (*_STYLES, *_SCRIPTS):
         write(f"assets/{name}", _asset(name))
-    for table in made.values():
-        write(f"tables/{table.name}.csv", to_csv(table).encode())
-        write(f"tables/{table.name}.tex", to_latex(table).encode())
     style = _asset("chart.css").decode()
-    for figure in drawn.values():
-        for drawing in figure.drawings:
-            write(f"figures/{figure.file(drawing)}", drawing.render(style).encode())
+    for part in chain.from_iterable(parts for _, parts in sections):
+        if isinstance(part, Table):
+            write(f"tables/{part.name}.csv", to_csv(part).encode())
+            write(f"tables/{part.name}.tex", to_latex(part).encode())
+        elif isinstance(part, Figure):
+            for drawing in part.drawings:
+                write(f"figures/{part.file(drawing)}", drawing.render(style).encode())
     environment = _environment()
     split_pages = {s["name"]: f"split-{n}.html" for n, s in enumerate(findings["splits"], 1)}
     common = {
@@ -52,8 +53,7 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
         text = environment.get_template(template).render(page=name, **common, **values)
         write(name, text.encode())
 
-    overlaps = [table for table in made.values() if table.name.startswith("overlap")]
-    render("index.html", "index.html", tables=made, figures=drawn, overlaps=overlaps)
+    render("index.html", "index.html", sections=sections)
     if gallery["sets"]:
         render("gallery.html", "gallery.html")
     for split in findings["splits"]:
@@ -63,7 +63,8 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
 def markdown(findings: Findings) -> str:
     """The tables, for places that show Markdown."""
     lines = [f"# {escape_markdown(findings['title'])}", ""]
-    for table in tables(findings):
+    parts = chain.from_iterable(parts for _, parts in shown_sections(findings))
+    for table in (part for part in parts if isinstance(part, Table)):
         lines += [f"## {escape_markdown(table.title)}", "", escape_markdown(table.caption), ""]
         lines += [to_markdown(table)]
     return "\n".join(lines)
@@ -108,7 +109,7 @@ def _svg(figure: Figure, number: int) -> Any:
 
 def _heat(table: Table, row: tuple[Cell, ...], cell: Cell) -> str:
     """How much of the row's own rows the column shares, as a class of ten steps."""
-    if not table.name.startswith("overlap"):
+    if not table.is_matrix:
         return ""
     diagonal = row[1 + table.rows.index(row)].value
     if not isinstance(cell.value, int) or not isinstance(diagonal, int) or not diagonal:

@@ -46,6 +46,27 @@ class Paper:
     rho: Mapping[str, float]
     sha256: str
 
+    def to_json(self) -> dict[str, Any]:
+        """As `report.json` has it."""
+        return {
+            "title": self.title,
+            "source": self.source,
+            "rows": list(self.rows.values()),
+            "tests": list(self.tests.values()),
+            "rho": dict(self.rho),
+        }
+
+
+def printed(findings: Mapping[str, Any], part: str, name: str) -> Mapping[str, Any]:
+    """What the paper prints of a training set ("rows") or a test set ("tests"); perhaps nothing."""
+    entries = (findings["paper"] or {part: []})[part]
+    return next((entry for entry in entries if entry["name"] == name), {})
+
+
+def share(percent: float | None) -> float | None:
+    """44.78 as 0.4478, without the dust of a division in binary."""
+    return None if percent is None else round(percent / 100, 12)
+
 
 def read_paper(path: Path) -> Paper:
     """Read and check the file; every mistake in it is named."""

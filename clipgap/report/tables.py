@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 Kind = Literal["text", "count", "percent", "score", "points"]
 """How a column's numbers are written; "points" are differences of percentages."""
@@ -39,6 +39,13 @@ class Table:
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    of_splits: bool = False  # rows called like a split lead to its page
+    is_matrix: bool = False  # counts, shaded by their share of the diagonal
+    macro: ClassVar[str] = "table"
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.rows
 
     def has_intervals(self, column: int) -> bool:
         return any(row[column].low is not None for row in self.rows)
