@@ -41,7 +41,7 @@ from clipgap.clip.train.patches import import_trainer
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
 from clipgap.keep.lists import KeepWriter
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_output import OutputFolder
 
 TINY = {
     "embed_dim": 32,

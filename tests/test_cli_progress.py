@@ -10,7 +10,7 @@ from rich.console import Console
 
 from clipgap.cli import words
 from clipgap.cli.progress import PlainLines, bar, make_display
-from clipgap.runs.progress import Progress
+from clipgap.runs.old_progress import Progress
 
 
 def at(rows: int, **more: object) -> Progress:

@@ -17,7 +17,7 @@ from clipgap.clip.train.driver import run_here
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_output import OutputFolder
 from tests.clip_worlds import write_config, write_shards
 from tests.shards import write_keep
 

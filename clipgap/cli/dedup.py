@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.dedup.api import Dedup, Deduplicated
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_progress import Progress
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from clipgap.errors import QUARANTINED, UsageError
 if TYPE_CHECKING:
     from clipgap.clip.embed.plan import EmbedPlan
     from clipgap.clip.embed.run import EmbedResult, Progress
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
 
 def register(app: typer.Typer) -> None:
@@ -131,7 +131,7 @@ def embed(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
     return Shown(
         progress.stage,

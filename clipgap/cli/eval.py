@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from clipgap.clip.eval.plan import EvalPlan
     from clipgap.clip.eval.run import EvalResult, Progress
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
 
 def register(app: typer.Typer) -> None:
@@ -141,7 +141,7 @@ def evaluate(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
     return Shown(
         progress.stage,

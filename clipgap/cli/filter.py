@@ -14,7 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
     from clipgap.shards.plan import FilterPlan
     from clipgap.shards.run import FilterResult, Progress
 
@@ -111,7 +111,7 @@ def filter_shards(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
     return Shown(
         progress.stage,

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic
 
 from clipgap.cli import words
-from clipgap.runs.how import Moment
+from clipgap.runs.old_how import Moment
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_progress import Progress
 
 Display = Callable[["Progress"], None]
 Say = Callable[[str], None]

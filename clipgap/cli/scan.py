@@ -18,7 +18,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_progress import Progress
     from clipgap.scan.result import ScanResult
 
 Tests = Annotated[

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.cli.progress import Display, Watch
-    from clipgap.runs.how import Moment
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_how import Moment
+    from clipgap.runs.old_progress import Progress
 
 LOG = logging.getLogger("clipgap")
 

@@ -19,7 +19,7 @@ from clipgap.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_progress import Progress
     from clipgap.select.algebra import Operation
     from clipgap.select.reference import Reference
     from clipgap.select.rules import Rule

@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def info(shell: Shell, store: StorePath) -> None:
     """Read a store once: shards, norms, bad rows, duplicate keys."""
-    from clipgap.runs.progress import Progress
+    from clipgap.runs.old_progress import Progress
     from clipgap.store.info import inspect
     from clipgap.store.opening import open_store
 

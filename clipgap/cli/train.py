@@ -17,7 +17,7 @@ from clipgap.errors import QUARANTINED
 if TYPE_CHECKING:
     from clipgap.clip.train.api import Progress, TrainResult
     from clipgap.clip.train.plan import TrainPlan
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ def train(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.progress import Progress as Shown
+    from clipgap.runs.old_progress import Progress as Shown
 
     return Shown(
         progress.stage,

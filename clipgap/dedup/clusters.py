@@ -17,7 +17,7 @@ from clipgap.dedup.decisions import Decision
 from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.settings import Settings
 from clipgap.kernels.cpu import thread_count
-from clipgap.runs.progress import Progress
+from clipgap.runs.old_progress import Progress
 from clipgap.select.order import at_random
 
 NONE = -1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import Interrupted
-from clipgap.runs.progress import OnProgress, Progress, ignore
+from clipgap.runs.old_progress import OnProgress, Progress, ignore
 from clipgap.scan.inputs import BlockReader
 from clipgap.scan.plan import ScanPlan, Settings
 from clipgap.store.base import Store

@@ -22,7 +22,7 @@ from clipgap.dedup.seeds import choose_seeds
 from clipgap.dedup.settings import Clustering, Settings
 from clipgap.dedup.state import State
 from clipgap.keep.lists import KeepWriter, Piece
-from clipgap.runs.progress import Progress
+from clipgap.runs.old_progress import Progress
 from clipgap.scan.job import ScanHow
 from clipgap.select.order import at_random
 from clipgap.store.base import Store

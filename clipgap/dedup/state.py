@@ -24,7 +24,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import write_json
 from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_output import OutputFolder
 
 FORMAT = "clipgap-dedup"
 _LABELS = {

@@ -36,11 +36,7 @@ def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         sync_folder(final.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"cannot write {final}: {reason}. "
-            "Free some space or choose another output folder, then run the same command again."
-        ) from error
+        raise _cannot_write(final, error) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -71,6 +67,13 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}. "
+        "Free some space or choose another output folder, then run the same command again."
+    )
 
 
 def _sync(path: str | os.PathLike[str], flags: int) -> None:

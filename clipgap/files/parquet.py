@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
-from clipgap.files.atomic import sha256_file, write_atomic
+from clipgap.files.atomic import write_atomic
+from clipgap.files.sums import FileSum as FileSum
 
 Put = Callable[[Any], None]
 """Takes a pyarrow table of at most ROW_GROUP rows, which becomes a row group."""
@@ -21,18 +21,6 @@ ROW_GROUP = 65_536
 """Rows of a parquet row group: part of the format, so that no block size can change a file."""
 
 _REPEATING = ("shard", "set", "reason")
-
-
-@dataclass(frozen=True)
-class FileSum:
-    """What the manifest keeps of a file."""
-
-    sha256: str
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> FileSum:
-        return cls(sha256_file(path), path.stat().st_size)
 
 
 @contextmanager

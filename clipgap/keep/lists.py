@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from clipgap import __version__
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
-from clipgap.files.documents import MANIFEST, read_manifest
+from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import FileSum, read_row_groups, read_table, write_tables
 from clipgap.keep.uids import UidRuns, parse_uids
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_output import OutputFolder, read_manifest
 
 FORMAT = "clipgap-keep"
 DATACOMP = "datacomp.npy"

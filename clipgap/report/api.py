@@ -10,16 +10,16 @@ from typing import Any
 
 from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.files.documents import checksum, encode, read_manifest
+from clipgap.files.documents import checksum, encode
 from clipgap.files.parquet import FileSum
 from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
-from clipgap.runs.how import refuse_both
-from clipgap.runs.lock import only_writer
-from clipgap.runs.output import OutputFolder, remove
-from clipgap.runs.progress import OnProgress, Progress, ignore
+from clipgap.runs.old_how import refuse_both
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import OutputFolder, read_manifest, remove
+from clipgap.runs.old_progress import OnProgress, Progress, ignore
 
 FORMAT = "clipgap-report"
 DATA = "report.json"

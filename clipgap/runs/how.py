@@ -1,38 +1,120 @@
-"""How a long run is carried out, whatever it makes."""
+"""How a long run is carried out: what it tells, how it is stopped, and by whom it is done."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from clipgap.errors import UsageError
+from clipgap.errors import Interrupted, UsageError
 
-Moment = TypeVar("Moment")  # what a run tells of itself
+if TYPE_CHECKING:
+    from clipgap.runs.units import Executor
 
 
 @dataclass(frozen=True, kw_only=True)
-class How(Generic[Moment]):
+class Progress:
+    """A moment of a run, as far as whoever watches needs to know it."""
+
+    stage: str
+    works: bool = False  # False: it still looks at its inputs, and has written nothing
+    at: str = ""  # what is at hand, such as the name of a set
+    done: float = 0  # earlier runs included
+    total: float = 0  # 0: unknown
+    earlier: float = 0  # of `done`, by runs before this one
+    noun: str = "rows"  # what is counted
+    part: int = 0  # done, earlier runs included
+    parts: int = 0
+    parts_are: str = "shard"
+    seconds: float = 0.0  # since this run began to work
+    figures: Mapping[str, float] = field(default_factory=dict)  # by unit, such as "refined/row"
+    means: str = ""  # what does the work, such as the name of a kernel
+    note: str = ""  # a sentence for the user, said once
+
+    @property
+    def new(self) -> float:
+        """Done by this run."""
+        return self.done - self.earlier
+
+    @property
+    def rate(self) -> float:
+        """How many a second; what earlier runs did cost this one nothing."""
+        return self.new / self.seconds if self.seconds > 0 else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        return (self.total - self.done) / self.rate if self.total and self.rate > 0 else None
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
     """Nothing here can change a result."""
 
     resume: bool = False
     overwrite: bool = False
-    on_progress: Callable[[Moment], None] | None = None
+    on_progress: OnProgress | None = None
     stop: threading.Event | None = None
+    executor: Executor | None = None  # who does the units; None: as the command thinks best
 
     def __post_init__(self) -> None:
-        refuse_both(self.resume, self.overwrite)
+        if self.resume and self.overwrite:
+            raise UsageError("--resume and --overwrite exclude each other; give one")
 
-    def report(self, moment: Moment) -> None:
+    def report(self, progress: Progress) -> None:
         if self.on_progress is not None:
-            self.on_progress(moment)
+            self.on_progress(progress)
+
+    def tell(self, stage: str, **more: Any) -> None:
+        """Report a moment in which there is nothing to count."""
+        self.report(Progress(stage=stage, **more))
+
+    def note(self, sentence: str) -> None:
+        """Tell the user something that is worth a line."""
+        self.report(Progress(stage="reading headers", note=sentence))
 
     def is_asked_to_stop(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
+    def check(self, kept: str = "") -> None:
+        """End here if asked to; `kept` says what was not in vain."""
+        if self.is_asked_to_stop():
+            raise Interrupted(f"stopped on request{kept}")
 
-def refuse_both(resume: bool, overwrite: bool) -> None:
-    """Going on with an output and replacing it cannot both be meant."""
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite exclude each other; give one")
+    def without_folder(self) -> None:
+        """Refuse what only makes sense with an output folder."""
+        if self.resume or self.overwrite:
+            raise UsageError("--resume and --overwrite need an output folder")
+
+
+class Tally:
+    """Counts what a run does, and reports it.
+
+    With `warms_up` time counts from the first `add`, and what that one brings does not count as
+    fast work: before it a model was loaded and a pipeline filled.
+    """
+
+    def __init__(self, how: How, begin: Progress, warms_up: bool = False) -> None:
+        self._how, self.now = how, replace(begin, works=True, earlier=begin.done)
+        self._began = None if warms_up else time.monotonic()
+        how.report(self.now)
+
+    def add(self, done: float = 0, parts: int = 0, **changes: Any) -> None:
+        """So much more was done; `changes` are fields of `Progress` that have a new value."""
+        earlier = self.now.earlier
+        if self._began is None:
+            self._began = time.monotonic()
+            earlier += done
+        self.now = replace(
+            self.now,
+            done=self.now.done + done,
+            part=self.now.part + parts,
+            earlier=earlier,
+            seconds=time.monotonic() - self._began,
+            **changes,
+        )
+        self._how.report(self.now)

@@ -1,158 +1,497 @@
-"""The folder that a long run fills: what state it is in, and how it goes from one to the next.
+"""The life of an output folder, told once for every command that fills one.
 
-manifest.json    present only when all else is whole
-.progress/       plan.json and whatever the run keeps for itself; gone when it is done
+    OUT/manifest.json    there only when all else is whole; with it the output is finished
+    OUT/.progress/       plan.json: what is wanted; units.jsonl: which units are done; and whatever
+                         else the command keeps for itself. Gone when the output is finished.
+
+`open_output` locks the folder, looks at it, and refuses what is not ours, or ours and in the way.
+`Output.begin` compares what is wanted with what was begun, and answers with one of four states:
+
+    New         nothing is there (any more); make it
+    GoesOn      some units are done, by the ledger; make the others
+    Complete    everything is there and its checksums hold
+    Damaged     it was finished, and some files no longer are what they were
+
+A kill at any moment leaves one of these. What is removed is only what the plan, the manifest and
+the patterns of its `Kind` say is the output's own; strangers' files stay.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-import shutil
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
 
-from clipgap.errors import InputError
-from clipgap.files.atomic import TEMPORARY_SUFFIX, remove_leftovers, sync_folder
-from clipgap.files.documents import MANIFEST, format_of, write_json
+from clipgap.errors import InputError, UsageError
+from clipgap.files.atomic import TEMPORARY_SUFFIX, sync_folder
+from clipgap.files.documents import (
+    MANIFEST,
+    Form,
+    encode,
+    format_of,
+    read_document,
+    read_manifest,
+    write_document,
+)
+from clipgap.files.folders import files_in, is_inside, make_folder, remove
+from clipgap.files.sums import AnySum, damaged, sums_from_json
+from clipgap.runs.changes import Change, changes, refuse_changes
+from clipgap.runs.how import How
+from clipgap.runs.units import Ledger, Made
 
+LOG = logging.getLogger("clipgap")
+
+PROGRESS = ".progress"
+_PLAN, _UNITS, _LOCK = "plan.json", "units.jsonl", "lock"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of output folder.
+
+    `owns` are patterns of the files that a run makes, besides those that its plan or its manifest
+    names; `*` does not match "/". `inner` are folders made beforehand. `labels` say what people
+    call the entries of what is wanted, and entries in `free` may differ: see `changes`.
+    """
+
+    form: Form
+    owns: Collection[str] = ()
+    inner: Collection[str] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    free: Collection[str] = ()
+
+    @property
+    def noun(self) -> str:
+        return self.form.noun
+
+    def owned(self, name: str) -> bool:
+        """Whether a file of this name in such a folder is a run's."""
+        parts = name.split("/")
+        for pattern in self.owns:
+            wanted = pattern.split("/")
+            if len(wanted) == len(parts) and all(map(fnmatchcase, parts, wanted)):
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class New:
+    """Nothing is there."""
+
+
+@dataclass(frozen=True)
+class GoesOn:
+    """An earlier run was interrupted; the ledger says how far it came."""
+
+
+@dataclass(frozen=True)
+class Complete:
+    """What is wanted is there, whole."""
+
+    manifest: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """What is wanted was there; these files are missing or changed."""
+
+    manifest: dict[str, Any]
+    files: list[str]
+
+    @property
+    def sums(self) -> dict[str, AnySum]:
+        """What all files of the output should be."""
+        return sums_from_json(self.manifest["files"])
+
+
+Answer: TypeAlias = New | GoesOn | Complete | Damaged
 State = Literal["empty", "unfinished", "finished"]
 
 
-class Sum(Protocol):
-    """What a manifest keeps of a file, to know it again."""
+@contextmanager
+def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
+    """The folder at `path`, ours alone while this lasts; it need not be there yet.
 
-    @property
-    def size(self) -> int: ...
-    def of(self, path: Path) -> Any:
-        """The sum of the file that is there now."""
-        ...
-
-
-class OutputFolder:
-    """A folder whose every file is whole or absent.
-
-    `form` is the entry `format` of its documents, `noun` what people call such a folder, `inner`
-    the folders in it that are made beforehand.
+    Refuses a folder that is somebody else's, or that holds an output although neither --resume nor
+    --overwrite was given.
     """
+    folder = _resolved(Path(path))
+    made = not folder.exists()
+    with _locked(folder):
+        try:
+            output = Output(Path(path), folder, kind, how)
+            output.require_flag()
+            yield output
+        finally:
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()  # if nothing came of it
 
-    def __init__(self, path: Path, form: str, noun: str, inner: Iterable[str] = ()) -> None:
+
+class Output:
+    """An output folder that is locked by this run. Its every file is whole or absent."""
+
+    def __init__(self, path: Path, folder: Path, kind: Kind, how: How) -> None:
         self.path = path
-        self.form, self.noun = form, noun
-        self.progress = path / ".progress"
-        self._plan = self.progress / "plan.json"
-        self._inner = [path / name for name in inner]
+        self.kind, self.how = kind, how
+        self.progress = path / PROGRESS
+        self.ledger = Ledger(self.progress / _UNITS)
+        self._folder = folder
+        self._plan_form = Form(
+            kind.form.name,
+            kind.noun,
+            {"wanted": dict, "outputs": [is_inside], "earlier": [is_inside]},
+        )
+        self.state = self._state()
 
-    def state(self) -> State:
+    def require_flag(self) -> None:
+        """Refuse an output that is there when neither --resume nor --overwrite was given."""
+        if self.state == "empty" or self.how.resume or self.how.overwrite:
+            return
+        if self.state == "finished":
+            raise InputError(
+                f"{self.path} already holds a finished {self.kind.noun}. Give --resume to check "
+                "and keep it, --overwrite to replace it, or another output folder."
+            )
+        raise InputError(
+            f"{self.path} holds an unfinished {self.kind.noun}. Give --resume to go on with it, "
+            "--overwrite to start again, or another output folder."
+        )
+
+    def spare(self, inputs: Iterable[Path | None]) -> None:
+        """Refuse an output folder that is, or holds, one of the inputs."""
+        for path in inputs:
+            if path is not None and _resolved(path).is_relative_to(self._folder):
+                where = "is both input and output" if path == self.path else "lies in the output"
+                raise UsageError(f"{path} {where}; name another output folder")
+
+    def begin(
+        self,
+        described: Mapping[str, Any],
+        *,
+        marks: Mapping[str, Any] | None = None,
+        outputs: Iterable[str] = (),
+        may_change: Callable[[Change], bool] = lambda change: False,
+    ) -> Answer:
+        """Compare what is wanted with what is there.
+
+        `described` is all that the output follows from, and becomes part of its manifest. `marks`
+        tell that an input was edited since, and count as long as the run is unfinished. `outputs`
+        are names of files that the kind's patterns do not cover. A change may be harmless to what
+        was made so far; `may_change` tells.
+        """
+        wanted = {**described, **({} if marks is None else {"marks": marks})}
+        wanted = json.loads(encode(wanted))  # as it will be read back
+        if self.state == "finished" and not self.how.overwrite:
+            return self._compare_finished(json.loads(encode(described)), may_change)
+        if self.state == "unfinished" and not self.how.overwrite:
+            self._go_on(wanted, outputs, may_change)
+            return GoesOn()
+        self.start(wanted, outputs)
+        return New()
+
+    def start(self, wanted: Mapping[str, Any], outputs: Iterable[str] = ()) -> None:
+        """Make the folder, note what is going to be made, and remove what earlier runs made."""
+        with _cannot_make(self.path):
+            make_folder(self.path, PROGRESS)
+            # Without its notes an earlier run has made nothing, so this comes before the plan.
+            remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
+            earlier = sorted(self._own_files())
+            # From here to the end the folder is known as ours, whatever a kill leaves of it.
+            self._note(wanted, outputs, earlier)
+            remove(self.path, [MANIFEST])
+            remove(self.path, earlier)
+            self.prepare()
+        self.ledger.records.clear()
+        self.state = "unfinished"
+
+    def expect(self, outputs: Iterable[str]) -> None:
+        """Note names of files that are going to be written, before the first of them."""
+        plan = self._plan()
+        self._note(plan["wanted"], outputs, plan["earlier"])
+
+    def reopen(
+        self,
+        described: Mapping[str, Any],
+        marks: Mapping[str, Any] | None,
+        records: Mapping[str, Mapping[str, Any]],
+    ) -> None:
+        """Make a damaged output an unfinished one, of which these units are done."""
+        wanted = {**described, **({} if marks is None else {"marks": marks})}
+        with _cannot_make(self.path):
+            make_folder(self.path, PROGRESS)
+            remove(self.path, [f"{PROGRESS}/{_UNITS}"])
+            self._note(json.loads(encode(wanted)), (), ())
+            self.prepare()
+        self.ledger.records.clear()
+        self.ledger.add(Made(records))
+        remove(self.path, [MANIFEST])
+        self.state = "unfinished"
+
+    def prepare(self) -> None:
+        """Make the inner folders and clear away what a killed run was writing."""
+        for name in self.kind.inner:
+            make_folder(self.path, name)
+        self._remove_leftovers()
+        sync_folder(self.path)
+        sync_folder(self.path.parent)
+
+    def finish(self, entries: Mapping[str, Any], files: Mapping[str, AnySum]) -> dict[str, Any]:
+        """The last two steps; a kill between them leaves a finished output to tidy."""
+        sums = {name: asdict(entry) for name, entry in sorted(files.items())}
+        manifest = write_document(self.path / MANIFEST, self.kind.form, {**entries, "files": sums})
+        self.tidy()
+        self.state = "finished"
+        return manifest
+
+    def tidy(self) -> None:
+        """Nothing stays but the output."""
+        remove(self.path, [PROGRESS])
+        self._remove_leftovers()
+        sync_folder(self.path)
+
+    def discard(self) -> None:
+        """Remove all that is ours, and the folder, unless strangers' files are in it."""
+        remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
+        remove(self.path, [MANIFEST, *self._own_files()])
+        remove(self.path, [PROGRESS])
+        with suppress(OSError):
+            self._folder.rmdir()
+        self.state = "empty"
+
+    def damaged(self, files: Mapping[str, AnySum]) -> list[str]:
+        """Which of these files are missing or differ from their checksum."""
+        return damaged(self.path, files)
+
+    # --- the rest is how this is done
+
+    def _state(self) -> State:
         """What is there; anything that is not ours is refused."""
-        if not self.path.exists():
-            return "empty"
         if not self.path.is_dir():
-            raise InputError(f"{self.path} is a file; name a folder for the output")
-        if format_of(self.path / MANIFEST) == self.form:
+            return "empty"
+        name, noun = self.kind.form.name, self.kind.noun
+        if format_of(self.path / MANIFEST) == name:
             return "finished"
-        if format_of(self._plan) == self.form:
-            return "unfinished"
+        if format_of(self.progress / _PLAN) == name:
+            # A run that ended before it had made anything left nothing to keep or to ask about.
+            return "unfinished" if self._notes() != [f"{PROGRESS}/{_PLAN}"] else "empty"
         if (self.path / MANIFEST).exists():
             raise InputError(
-                f"{self.path / MANIFEST} is damaged, or not that of a clipgap {self.noun}. "
+                f"{self.path / MANIFEST} is damaged, or not that of a clipgap {noun}. "
                 "Remove the folder yourself or name a new one."
             )
         # A run killed in its first moments leaves an empty folder, or leftovers in one.
         strangers = [
-            entry.name
-            for entry in self.path.rglob("*")
-            if not entry.name.endswith(TEMPORARY_SUFFIX) and entry != self.progress
+            stranger
+            for stranger in files_in(self.path)
+            if not _is_leftover(stranger) and not stranger.startswith(f"{PROGRESS}/")
         ]
         if strangers:
             raise InputError(
-                f"{self.path} is not empty and not a clipgap {self.noun} (it holds "
-                f"{sorted(strangers)[0]!r}). Name a new folder for the output."
+                f"{self.path} is not empty and not a clipgap {noun} (it holds "
+                f"{min(strangers)!r}). Name a new folder for the output."
             )
         return "empty"
 
-    def start(self, described: Mapping[str, Any], earlier: Iterable[str] = ()) -> None:
-        """Make the folder, note what is going to be made, and remove what an earlier run made."""
-        try:
-            self.progress.mkdir(parents=True, exist_ok=True)
-            sync_folder(self.path.parent)
-            # From here to the end the folder is known as ours, whatever a kill leaves of it.
-            write_json(self._plan, {"format": self.form, **described})
-            for name in (MANIFEST, *earlier):
-                remove(self.path / name)
-            for entry in self.progress.iterdir():
-                if entry != self._plan:
-                    remove(entry)
-            self.prepare()
-        except OSError as error:
-            raise InputError(f"cannot make the folder {self.path}: {error}") from error
-
-    def prepare(self) -> None:
-        """Make the inner folders and clear away what a killed run was writing."""
-        for folder in self._inner:
-            folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(self.path)
-        sync_folder(self.path)
-
-    def go_on(self, described: Mapping[str, Any]) -> None:
-        """Take up an unfinished run; what may differ by now is noted."""
-        self.prepare()
-        write_json(self._plan, {"format": self.form, **described})
-
-    def started_with(self) -> dict[str, Any]:
-        """What the unfinished run here set out to make."""
-        described: dict[str, Any] = json.loads(self._plan.read_bytes())
-        del described["format"]
-        return described
-
-    def finish(self, manifest: Mapping[str, Any]) -> None:
-        """The last two steps; a kill between them leaves a finished output to tidy."""
-        write_json(self.path / MANIFEST, manifest)
+    def _compare_finished(
+        self, described: Mapping[str, Any], may_change: Callable[[Change], bool]
+    ) -> Answer:
+        manifest = read_manifest(self.path, self.kind.form, "Run the same command again.")
+        self.how.tell("checking")
+        self._refuse_changes({key: manifest.get(key) for key in described}, described, may_change)
+        wrong = self.damaged(sums_from_json(manifest["files"]))
+        if wrong:
+            return Damaged(manifest, wrong)
         self.tidy()
+        return Complete(manifest)
 
-    def tidy(self) -> None:
-        remove(self.progress)
-        remove_leftovers(self.path)
-        sync_folder(self.path)
+    def _go_on(
+        self,
+        wanted: Mapping[str, Any],
+        outputs: Iterable[str],
+        may_change: Callable[[Change], bool],
+    ) -> None:
+        """Take up an unfinished run; its units count if their files are whole."""
+        plan = self._plan()
+        self._refuse_changes(plan["wanted"], wanted, may_change)
+        with _cannot_make(self.path):
+            remove(self.path, plan["earlier"])  # it was killed before it could do so
+            self._note(wanted, outputs or plan["outputs"], ())
+            self.prepare()
+        self.ledger.load()
+        files = {
+            name: (unit, entry)
+            for unit, record in self.ledger.records.items()
+            for name, entry in sums_from_json(record.get("files", {})).items()
+        }
+        wrong = self.damaged({name: entry for name, (_, entry) in files.items()})
+        self.ledger.forget({files[name][0] for name in wrong})
 
-    def remove(self) -> None:
-        """Delete the folder. What tells that it is ours goes last, should a kill cut this short."""
-        entries = list(self.progress.iterdir()) if self.progress.is_dir() else []
-        for entry in entries:
-            if entry != self._plan:
-                remove(entry)
-        remove(self.path)
+    def _refuse_changes(
+        self,
+        old: Mapping[str, Any],
+        new: Mapping[str, Any],
+        may_change: Callable[[Change], bool],
+    ) -> None:
+        found = changes(old, new, self.kind.labels, self.kind.free)
+        refuse_changes(self.path, [each for each in found if not may_change(each)])
 
-    def damaged(self, files: Mapping[str, Sum]) -> list[str]:
-        """Which of these files are missing or differ from their checksum."""
+    def _plan(self) -> dict[str, Any]:
+        return read_document(self.progress / _PLAN, self._plan_form)
 
-        def check(name: str) -> bool:
-            path = self.path / name
-            # A wrong size settles it without reading.
-            right_size = path.is_file() and path.stat().st_size == files[name].size
-            return right_size and files[name].of(path) == files[name]
+    def _note(
+        self, wanted: Mapping[str, Any], outputs: Iterable[str], earlier: Iterable[str]
+    ) -> None:
+        entries = {"wanted": wanted, "outputs": sorted(outputs), "earlier": sorted(earlier)}
+        write_document(self.progress / _PLAN, self._plan_form, entries)
 
-        with ThreadPoolExecutor(4) as pool:
-            whole = pool.map(check, files)
-        return [name for name, good in zip(files, whole, strict=True) if not good]
+    def _notes(self) -> list[str]:
+        """What is in the folder of progress."""
+        if self.progress.is_symlink() or not self.progress.is_dir():
+            return []
+        found = (f"{PROGRESS}/{name}" for name in files_in(self.progress) if name != _LOCK)
+        return sorted(name for name in found if not _is_leftover(name))
 
-    def require_flag(self, state: State) -> InputError:
-        """The error for an output that is there when neither --resume nor --overwrite was given."""
-        if state == "finished":
-            return InputError(
-                f"{self.path} already holds a finished {self.noun}. Give --resume to check and "
-                "keep it, --overwrite to replace it, or another output folder."
-            )
-        return InputError(
-            f"{self.path} holds an unfinished {self.noun}. Give --resume to go on with it, "
-            "--overwrite to start again, or another output folder."
+    def _own_files(self) -> set[str]:
+        """What finished or unfinished runs have written here."""
+        names = {name for name in files_in(self.path) if self.kind.owned(name)}
+        if format_of(self.path / MANIFEST) == self.kind.form.name:
+            names |= _names(self.path / MANIFEST, "files")
+        if format_of(self.progress / _PLAN) == self.kind.form.name:
+            names |= _names(self.progress / _PLAN, "outputs")
+            names |= _names(self.progress / _PLAN, "earlier")
+        return names - {MANIFEST}
+
+    def _remove_leftovers(self) -> None:
+        remove(self.path, [name for name in files_in(self.path) if _is_leftover(name)])
+
+
+def _names(path: Path, entry: str) -> set[str]:
+    """The names in an entry of a document of ours, which may be a damaged one."""
+    names = json.loads(path.read_bytes()).get(entry, [])
+    if not isinstance(names, (list, dict)) or not all(map(is_inside, names)):
+        raise InputError(
+            f"{path} was damaged or edited since clipgap wrote it: its entry {entry!r} names files "
+            "outside of the folder. Nothing was removed; remove the folder yourself or name a new "
+            "one."
         )
+    return set(names)
 
 
-def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+def _is_leftover(name: str) -> bool:
+    last = name.rpartition("/")[2]
+    return last.startswith(".") and last.endswith(TEMPORARY_SUFFIX)
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself
+        raise InputError(f"cannot use {path}: {error}") from error
+
+
+@contextmanager
+def _cannot_make(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot make the folder {path}: {error}") from error
+
+
+# --- one writer at a time
+
+_HELD: set[int] = set()
+
+
+def _forget_in_child() -> None:
+    """A forked worker that outlives its parent must not hold the parent's locks."""
+    for lock in _HELD:
+        os.close(lock)
+    _HELD.clear()
+
+
+os.register_at_fork(after_in_child=_forget_in_child)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep other runs from writing this folder as long as this takes; refuse if one is at it.
+
+    The lock is on the folder itself, so a killed run leaves nothing to clear away.
+    """
+    lock = _take(folder)
+    if lock is None:
+        yield
+        return
+    _HELD.add(lock)
+    try:
+        yield
+    finally:
+        _HELD.discard(lock)
+        remove(folder, [f"{PROGRESS}/{_LOCK}"])
+        os.close(lock)
+
+
+def _take(folder: Path) -> int | None:
+    while True:
+        with _cannot_make(folder):
+            if folder.exists() and not folder.is_dir():
+                raise InputError(f"{folder} is a file; name a folder for the output")
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = _holder(lock)
+            os.close(lock)
+            raise _at_work(folder, holder) from error
+        except OSError as error:  # a file system without locks on folders
+            os.close(lock)
+            LOG.debug("%s cannot be locked: %s", folder, error.strerror)
+            return _take_file(folder)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(folder.stat(), os.fstat(lock)):
+                return lock
+        os.close(lock)  # another run removed the empty folder in between
+
+
+def _take_file(folder: Path) -> int | None:
+    """The second best lock: on a file among the notes, which a killed run leaves there."""
+    with _cannot_make(folder):
+        path = make_folder(folder, PROGRESS) / _LOCK
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(lock)
+        raise _at_work(folder, "") from error
+    except OSError as error:
+        os.close(lock)
+        LOG.debug("%s cannot be locked: %s", path, error.strerror)
+        return None
+    return lock
+
+
+def _at_work(folder: Path, holder: str) -> InputError:
+    return InputError(
+        f"another run is at work in {folder}{holder}. Wait for it, stop it, or name another output "
+        "folder."
+    )
+
+
+def _holder(lock: int) -> str:
+    """Which process of this machine has the lock, as part of a sentence."""
+    inode = os.fstat(lock).st_ino
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text().splitlines():
+            words = line.split()
+            if "FLOCK" in words and words[5].rpartition(":")[2] == str(inode):
+                return f" (process {words[4]})"
+    return ""

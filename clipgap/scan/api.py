@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipgap.runs.progress import OnProgress, Progress
+from clipgap.runs.old_progress import OnProgress, Progress
 from clipgap.scan.job import ScanHow
 from clipgap.scan.plan import ABOVE, ScanPlan, Settings, make_plan
 from clipgap.scan.result import ScanResult, open_scan

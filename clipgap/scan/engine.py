@@ -23,7 +23,7 @@ from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import Put
 from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import BlockResult, Pending, Scanner, TopK
-from clipgap.runs.progress import OnProgress, Progress
+from clipgap.runs.old_progress import OnProgress, Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
 from clipgap.scan.inputs import Block, BlockReader

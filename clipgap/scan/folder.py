@@ -14,7 +14,7 @@ from typing import Any
 
 from clipgap.files.parquet import FileSum, Put, parquet_file, read_row_groups, write_tables
 from clipgap.kernels.interface import TopK
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_output import OutputFolder
 from clipgap.scan import checkpoint
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.manifest import FORMAT

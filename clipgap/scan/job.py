@@ -11,8 +11,8 @@ from clipgap.errors import UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
-from clipgap.runs.how import How
-from clipgap.runs.progress import Progress
+from clipgap.runs.old_how import How
+from clipgap.runs.old_progress import Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.engine import Engine, Save

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap import __version__
-from clipgap.files import documents
 from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import Status
+from clipgap.runs.old_output import read_manifest as read_manifest_old
 from clipgap.scan.histogram import Totals
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
@@ -63,7 +63,7 @@ def complete(
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished scan, or an error that says what the folder is instead."""
-    return documents.read_manifest(
+    return read_manifest_old(
         folder,
         FORMAT,
         "scan",

@@ -12,9 +12,9 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import Scanner
 from clipgap.memory import arrow_from_system
-from clipgap.runs.lock import only_writer
-from clipgap.runs.output import State
-from clipgap.runs.progress import Progress
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import State
+from clipgap.runs.old_progress import Progress
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
 from clipgap.scan.job import Job, ScanHow

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList, Piece, open_keep
-from clipgap.runs.progress import OnProgress
+from clipgap.runs.old_progress import OnProgress
 from clipgap.select.columns import require_same_store
 from clipgap.select.output import Output, cite
 from clipgap.select.splitting import Split

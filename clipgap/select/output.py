@@ -11,8 +11,8 @@ from typing import Any
 from clipgap.errors import ResumeError, UsageError
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.lists import KeepList, KeepWriter, read_keep
-from clipgap.runs.how import refuse_both
-from clipgap.runs.lock import only_writer
+from clipgap.runs.old_how import refuse_both
+from clipgap.runs.old_lock import only_writer
 from clipgap.scan.resume import differences
 
 

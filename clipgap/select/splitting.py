@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.keep.lists import KeepList, KeepWriter, Piece
-from clipgap.runs.progress import OnProgress
+from clipgap.runs.old_progress import OnProgress
 from clipgap.scan.result import ScanResult
 from clipgap.select.columns import Block, ScanTables, open_tables
 from clipgap.select.output import Output, cite

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from clipgap.errors import Interrupted, UsageError
 from clipgap.machine import cores
-from clipgap.runs.progress import OnProgress, Progress, ignore
+from clipgap.runs.old_progress import OnProgress, Progress, ignore
 
 T = TypeVar("T")
 

@@ -6,10 +6,9 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from clipgap.files.sums import ArchiveSum
 from clipgap.files.volumes import File
 from clipgap.shards.tar import BLOCK, Window
 
@@ -24,27 +23,6 @@ _FLUSH = 16 << 20
 
 Piece: TypeAlias = tuple[int, int] | bytes
 """Part of an archive: from one byte to another of a file, or bytes that are new."""
-
-
-@dataclass(frozen=True)
-class ArchiveSum:
-    """What the manifest keeps of an archive.
-
-    A CRC-32 finds what disks and networks do to a file. A SHA-256 would take as long as all the
-    rest of the copying.
-    """
-
-    crc32: str
-    size: int
-
-    @classmethod
-    def of(cls, path: Path) -> ArchiveSum:
-        crc = size = 0
-        with path.open("rb", buffering=0) as file:
-            while chunk := file.read(_WINDOW):
-                crc = zlib.crc32(chunk, crc)
-                size += len(chunk)
-        return cls(f"{crc:08x}", size)
 
 
 class ArchiveWriter:

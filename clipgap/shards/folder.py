@@ -19,7 +19,7 @@ import numpy as np
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST, format_of, write_json
 from clipgap.files.parquet import FileSum
-from clipgap.runs.output import OutputFolder, remove
+from clipgap.runs.old_output import OutputFolder, remove
 from clipgap.shards.choosing import Rows
 from clipgap.shards.plan import Unit
 from clipgap.shards.quarantine import QUARANTINE

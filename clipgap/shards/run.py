@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
-from clipgap.files.documents import read_manifest
 from clipgap.files.volumes import LocalFile
 from clipgap.kernels.cpu import thread_count
 from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.how import How
-from clipgap.runs.lock import only_writer
+from clipgap.runs.old_how import How
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import read_manifest
 from clipgap.shards.folder import FORMAT, SIZES, ShardFolder
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
 from clipgap.files.documents import write_json
 from clipgap.files.parquet import FileSum
+from clipgap.files.sums import AnySum
+from clipgap.files.sums import sums_from_json as sums_from_json
 from clipgap.files.volumes import File, LocalFile, LocalVolume
-from clipgap.shards.archive import ArchiveSum, ArchiveWriter
+from clipgap.shards.archive import ArchiveWriter
 from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.companions import kept_rows, statistics, write_rows
 from clipgap.shards.finding import TarShard
@@ -24,17 +26,6 @@ from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 
 _FETCH = 64 << 20
-
-
-AnySum: TypeAlias = FileSum | ArchiveSum
-
-
-def sums_from_json(saved: Mapping[str, Mapping[str, Any]]) -> dict[str, AnySum]:
-    """The sums of files as a manifest holds them."""
-    return {
-        name: ArchiveSum(**entry) if "crc32" in entry else FileSum(**entry)
-        for name, entry in saved.items()
-    }
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from typing import Any
 from clipgap import __version__
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.atomic import write_atomic
-from clipgap.files.documents import MANIFEST, read_manifest
+from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import FileSum
-from clipgap.runs.how import refuse_both
-from clipgap.runs.lock import only_writer
-from clipgap.runs.output import OutputFolder
+from clipgap.runs.old_how import refuse_both
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import OutputFolder, read_manifest
 from clipgap.synthetic.samples import write_shards
 from clipgap.synthetic.worlds import WORLDS, Amounts, World
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipgap.runs.progress import OnProgress, Progress
+from clipgap.runs.old_progress import OnProgress, Progress
 from clipgap.verify.problems import Problems
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
-from clipgap.runs.progress import OnProgress, Progress, ignore
+from clipgap.runs.old_progress import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult
 from clipgap.scan.schema import SetColumns
 from clipgap.select.columns import ScanTables, open_tables

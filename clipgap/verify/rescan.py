@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import BlockResult
-from clipgap.runs.progress import OnProgress, Progress, ignore
+from clipgap.runs.old_progress import OnProgress, Progress, ignore
 from clipgap.scan.inputs import Block, BlockReader, LoadedTest
 from clipgap.scan.plan import ScanPlan, Settings
 from clipgap.store.base import Store

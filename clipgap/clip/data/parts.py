@@ -13,7 +13,7 @@ from clipgap.clip.data.registry import Registered, find_set
 from clipgap.clip.data.tables import LabelTable, find_table
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.atomic import sync_folder
-from clipgap.runs.how import refuse_both
+from clipgap.runs.old_how import refuse_both
 
 _UNFINISHED = ".unfinished"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from clipgap.clip.embed.plan import EmbedPlan, plan_embed
 from clipgap.clip.embed.run import EmbedResult, OnProgress, run
-from clipgap.runs.how import How
+from clipgap.runs.old_how import How
 
 
 def embed(

@@ -17,7 +17,7 @@ from clipgap.clip.embed.sources import Unit
 from clipgap.clip.embed.worker import Done
 from clipgap.files.documents import MANIFEST, format_of, write_json
 from clipgap.files.parquet import FileSum
-from clipgap.runs.output import OutputFolder, remove
+from clipgap.runs.old_output import OutputFolder, remove
 from clipgap.shards.quarantine import QUARANTINE
 from clipgap.store.catalogue import EMBEDDINGS, KEYS, STORE_FILE
 

@@ -14,11 +14,11 @@ from clipgap.clip.embed.plan import EmbedPlan
 from clipgap.clip.embed.pool import run_units
 from clipgap.clip.embed.worker import Done, Job, Step
 from clipgap.errors import InputError, Interrupted
-from clipgap.files.documents import read_manifest
 from clipgap.files.parquet import FileSum
 from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.how import How
-from clipgap.runs.lock import only_writer
+from clipgap.runs.old_how import How
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import read_manifest
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.store.catalogue import STORE_FILE, Catalogue
 from clipgap.store.writer import write_catalogue

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from clipgap.files.documents import MANIFEST, write_json
 from clipgap.files.parquet import FileSum, read_table, write_tables
-from clipgap.runs.output import OutputFolder, remove
+from clipgap.runs.old_output import OutputFolder, remove
 from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE
 

@@ -22,12 +22,12 @@ from clipgap.clip.eval.sets import EvalSet
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.models import load, resolve_device
 from clipgap.errors import InputError, Interrupted, UsageError
-from clipgap.files.documents import read_manifest
 from clipgap.files.parquet import FileSum, read_table, write_tables
 from clipgap.kernels.cpu import thread_count
 from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.how import How
-from clipgap.runs.lock import only_writer
+from clipgap.runs.old_how import How
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import read_manifest
 from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 

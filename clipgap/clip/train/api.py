@@ -21,12 +21,11 @@ from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import InputError, UsageError
-from clipgap.files.documents import read_manifest
 from clipgap.files.parquet import FileSum
 from clipgap.machine import versions
 from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.lock import only_writer
-from clipgap.runs.output import OutputFolder, State, remove
+from clipgap.runs.old_lock import only_writer
+from clipgap.runs.old_output import OutputFolder, State, read_manifest, remove
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 
 FORMAT = "clipgap-train"

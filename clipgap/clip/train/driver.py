@@ -24,7 +24,7 @@ from clipgap.errors import (
     MissingDependency,
     UsageError,
 )
-from clipgap.runs.output import remove
+from clipgap.runs.old_output import remove
 
 if TYPE_CHECKING:
     from clipgap.clip.train.api import OnProgress

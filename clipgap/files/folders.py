@@ -1,0 +1,127 @@
+"""Names inside a folder of ours, and their removal.
+
+A name comes from a document, and a document may have been edited by anyone. So a name is checked
+before it is used, and removal goes step by step from an open folder, never through a link: whatever
+a document says, nothing outside the folder is touched.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from clipgap.errors import InputError
+
+_FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+
+def is_inside(name: object) -> bool:
+    """Whether this can be the name of a file in a folder: relative, with "/" between its parts."""
+    return (
+        isinstance(name, str)
+        and "\0" not in name
+        and all(part not in ("", ".", "..") for part in name.split("/"))
+    )
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """The names of all that is in a folder and not itself a folder; links are not followed."""
+    for inner, _, names in _walk(folder):
+        yield from (f"{inner}{name}" for name in names)
+
+
+def remove(folder: Path, names: Iterable[str]) -> None:
+    """Delete files and folders of a folder that are there; links are deleted, not followed.
+
+    Folders that lose their last file go too.
+    """
+    names = list(names)
+    for name in names:
+        if not is_inside(name):
+            raise InputError(f"{name!r} is not the name of a file in {folder}; nothing was removed")
+    for name in names:
+        *inner, last = name.split("/")
+        with _opened(folder, inner) as within:
+            if within is not None:
+                _remove(last, within)
+    for name in sorted({"/".join(name.split("/")[:-1]) for name in names} - {""}, reverse=True):
+        _remove_if_empty(folder, name)
+
+
+def make_folder(folder: Path, name: str) -> Path:
+    """A folder in a folder, which may be there already, but not as a link to another place."""
+    made = folder
+    for part in name.split("/"):
+        made = made / part
+        made.mkdir(exist_ok=True)
+        if made.is_symlink():
+            raise InputError(
+                f"{made} is a link to {made.readlink()}. clipgap writes only into folders of its "
+                "own: remove the link, or name another output folder."
+            )
+    return made
+
+
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for path, folders, files in os.walk(folder):
+        inner = os.path.relpath(path, folder)
+        links = [name for name in folders if Path(path, name).is_symlink()]
+        yield "" if inner == "." else f"{inner}/", folders, [*files, *links]
+
+
+@contextmanager
+def _opened(folder: Path, inner: list[str]) -> Iterator[int | None]:
+    """The folder `inner` of a folder; None if it is not there, or not without a link."""
+    opened = None
+    try:
+        opened = os.open(folder, _FOLDER)
+        for part in inner:
+            below = os.open(part, _FOLDER | _NO_LINK, dir_fd=opened)
+            os.close(opened)
+            opened = below
+    except (FileNotFoundError, NotADirectoryError):
+        yield None
+    else:
+        yield opened
+    finally:
+        if opened is not None:
+            os.close(opened)
+
+
+def _remove(name: str, within: int) -> None:
+    try:
+        found = os.stat(name, dir_fd=within, follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(found.st_mode):
+        _remove_folder(name, within)
+    else:
+        os.unlink(name, dir_fd=within)
+
+
+def _remove_folder(name: str, within: int) -> None:
+    opened = os.open(name, _FOLDER | _NO_LINK, dir_fd=within)
+    try:
+        with os.scandir(opened) as entries:
+            names = [entry.name for entry in entries]
+        for entry in names:
+            _remove(entry, opened)
+    finally:
+        os.close(opened)
+    os.rmdir(name, dir_fd=within)
+
+
+def _remove_if_empty(folder: Path, name: str) -> None:
+    while name:
+        path = folder / name
+        try:
+            if path.is_symlink():
+                return
+            path.rmdir()
+        except OSError:
+            return
+        name = name.rpartition("/")[0]

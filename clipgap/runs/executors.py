@@ -1,0 +1,182 @@
+"""Who does the units of a run: this thread, threads of this process, or processes of their own."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+from clipgap.errors import ClipgapError, Interrupted
+from clipgap.runs.units import Event, Slot, Work
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Here:
+    """One worker, in the calling thread."""
+
+    cores: int = 1
+    device: str = "cpu"
+
+    def __call__(
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        yield from work.do(iter(units), Slot(0, self.cores, self.device, stop))
+
+
+@dataclass(frozen=True)
+class Threads:
+    """Several workers in this process, for work that mostly waits for disks."""
+
+    count: int
+
+    def __call__(
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        left = iter(units)
+        taking = threading.Lock()
+        events: queue.SimpleQueue[Event | BaseException | None] = queue.SimpleQueue()
+        failed = threading.Event()
+
+        def take() -> Iterator[Any]:
+            while not (stop() or failed.is_set()):
+                with taking:
+                    unit = next(left, _NOTHING)
+                if unit is _NOTHING:
+                    return
+                yield unit
+
+        def run(number: int) -> None:
+            try:
+                for event in work.do(take(), Slot(number, 1, "cpu", stop)):
+                    events.put(event)
+                events.put(None)
+            except BaseException as error:
+                failed.set()
+                events.put(error)
+
+        count = min(self.count, len(units))
+        threads = [
+            threading.Thread(target=run, args=(number,), name=f"clipgap-unit-{number}")
+            for number in range(count)
+        ]
+        try:
+            for thread in threads:
+                thread.start()
+            working = count
+            while working:
+                event = events.get()
+                if event is None:
+                    working -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                else:
+                    yield event
+        finally:
+            failed.set()  # nobody begins another unit
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+
+
+@dataclass(frozen=True)
+class Processes:
+    """A process for each slot, started anew: a forked CUDA does not work.
+
+    They take units from one queue, and leave when they are told to or when their parent is gone.
+    """
+
+    devices: Sequence[str]
+    cores: int = 1  # for each
+
+    def __call__(
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        context = multiprocessing.get_context("spawn")
+        tasks: Any = context.Queue()
+        events: Any = context.Queue()
+        stopping = context.Event()
+        devices = self.devices[: len(units)]
+        for unit in [*units, *[None] * len(devices)]:
+            tasks.put(unit)
+        workers = [
+            context.Process(
+                target=_work,
+                args=(work, number, self.cores, device, tasks, events, stopping),
+                daemon=True,
+            )
+            for number, device in enumerate(devices)
+        ]
+        working = 0
+        try:
+            for worker in workers:
+                worker.start()
+                working += 1
+            while working:
+                if stop():
+                    stopping.set()
+                event = _next(events, workers)
+                if event is None:
+                    working -= 1
+                elif isinstance(event, BaseException):
+                    raise event
+                elif event is not _NOTHING:
+                    yield event
+        finally:
+            for worker in workers:
+                if working and worker.pid is not None:
+                    worker.kill()  # what it was writing stays under a temporary name
+                if worker.pid is not None:
+                    worker.join()
+
+
+_NOTHING = object()
+
+
+def _next(events: Any, workers: Sequence[Any]) -> Any:
+    """The next event, or `_NOTHING` for now."""
+    try:
+        return events.get(timeout=_POLL_SECONDS)
+    except queue.Empty:
+        dead = [worker for worker in workers if worker.exitcode not in (None, 0)]
+        if dead:
+            raise Interrupted(
+                f"a worker process ended with code {dead[0].exitcode} (-9 is often a lack of "
+                "memory: try fewer workers or smaller batches); what is finished is kept, and "
+                "--resume goes on"
+            ) from None
+        return _NOTHING
+
+
+def _work(
+    work: Work, number: int, cores: int, device: str, tasks: Any, events: Any, stopping: Any
+) -> None:
+    """The life of a worker process; an exception is its last word."""
+    for asking in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(asking, signal.SIG_IGN)  # the parent says when to stop
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    logging.getLogger("clipgap").setLevel(logging.ERROR)
+    try:
+        slot = Slot(number, cores, device, stopping.is_set)
+        for event in work.do(iter(tasks.get, None), slot):
+            events.put(event)
+        events.put(None)
+    except ClipgapError as error:
+        events.put(error)
+    except Exception as error:
+        events.put(ClipgapError(f"a worker process failed: {type(error).__name__}: {error}"))
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

@@ -1,0 +1,212 @@
+"""Long runs as units, work, and an executor.
+
+A *unit* is a part of a run that is done or not: a shard to scan, a tar file to write. *Work* knows
+how to do units and writes their files, each whole or absent, with bytes that follow from the unit
+alone. Both are plain values that can be pickled and name their inputs by path. An *executor* deals
+units to workers, wherever these are; a unit may be done twice, in any order, and the result is the
+same. What is done stands in the ledger, which only the process that drives the run writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from clipgap.errors import Interrupted
+from clipgap.files import lines
+from clipgap.files.documents import SUM, checksum
+
+
+class Unit(Protocol):
+    @property
+    def name(self) -> str:
+        """No other unit of the run has it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something was done of a unit: so much, in whatever the run counts."""
+
+    done: float = 0
+    more: Mapping[str, Any] = field(default_factory=dict)  # whatever else the run's tally takes
+
+
+@dataclass(frozen=True)
+class Made:
+    """Units that are done, each with a record of plain data; `files` in it are its files' sums.
+
+    `state` is what the worker has gathered over all of its units so far, these included. It may
+    know of other units too: states are merged so that what is in two of them counts once.
+    """
+
+    records: Mapping[str, Mapping[str, Any]]
+    state: Any = None
+    worker: int = 0  # no two workers of a run have the same
+
+
+Event = Step | Made
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a worker works: one of so many, with so many cores, on a device."""
+
+    number: int = 0
+    cores: int = 1
+    device: str = "cpu"
+    stop: Callable[[], bool] = lambda: False
+
+
+class Work(Protocol):
+    """Can be pickled, and does units wherever it is unpickled."""
+
+    def do(self, units: Iterable[Any], slot: Slot) -> Iterator[Event]:
+        """Do units in the order they come; when `slot.stop()`, leave the one at hand and return.
+
+        Units are taken when there is room for them: what is common to all is loaded once, and the
+        next one can be read while this one is computed.
+        """
+        ...
+
+
+class Executor(Protocol):
+    def __call__(
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        """All events of all units, as they come; fewer only if `stop()` became true."""
+        ...
+
+
+def run_units(
+    work: Work,
+    units: Sequence[Any],
+    ledger: Ledger,
+    executor: Executor,
+    stop: Callable[[], bool],
+    noun: str = "shard",
+) -> Iterator[Event]:
+    """Do the units that the ledger does not have; each event is passed on once it is on record."""
+    left = [unit for unit in units if unit.name not in ledger.records]
+    if left:
+        with ledger.writing():
+            for event in executor(work, left, stop):
+                if isinstance(event, Made):
+                    ledger.add(event)
+                yield event
+    missing = sum(unit.name not in ledger.records for unit in units)
+    if missing:
+        kept = "; --resume goes on" if ledger.path is not None else ""
+        raise Interrupted(f"stopped with {missing:,} of {len(units):,} {noun}s left{kept}")
+
+
+class Ledger:
+    """Which units are done: a line each, with a checksum, in a file that only grows.
+
+    A line that a kill has torn is as good as none: its unit is done again. The state of the workers
+    is written before the lines of the units that it knows.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path  # None: nothing is written down
+        self.records: dict[str, dict[str, Any]] = {}
+        self._states: dict[int, Any] = {}
+        self._merge: Callable[[Any, Any], Any] | None = None
+        self._save_state: Callable[[Any], None] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._saving: Future[None] | None = None
+
+    def gather(
+        self, merge: Callable[[Any, Any], Any], save: Callable[[Any], None] | None = None
+    ) -> None:
+        """How the states of two workers become one, and how that is written down."""
+        self._merge, self._save_state = merge, save
+
+    def load(self) -> None:
+        """Read what earlier runs have noted."""
+        if self.path is None:
+            return
+        for name, record in lines.read(self.path, _parse):
+            if record is None:
+                self.records.pop(name, None)
+            else:
+                self.records[name] = record
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These units are to be done again; noted before anything of them is overwritten."""
+        names = [name for name in names if self.records.pop(name, None) is not None]
+        if names and self.path is not None:
+            lines.append(self.path, [_line(name, None) for name in names])
+
+    def begin_with(self, state: Any) -> None:
+        """What earlier runs have gathered."""
+        self._states[_EARLIER] = state
+
+    @property
+    def state(self) -> Any:
+        """What all workers have gathered; None if none has."""
+        states = list(self._states.values())
+        if not states:
+            return None
+        whole = states[0]
+        for other in states[1:]:
+            assert self._merge is not None
+            whole = self._merge(whole, other)
+        return whole
+
+    def add(self, made: Made) -> None:
+        """Note units as done. Returns at once if writing it down can go on beside the work."""
+        self.records |= {name: dict(record) for name, record in made.records.items()}
+        if made.state is not None:
+            self._states[made.worker] = made.state
+        if self.path is None or not (made.records or made.state is not None):
+            return
+        noted = [_line(name, record) for name, record in made.records.items()]
+        state = self.state if made.state is not None else None
+        self.wait()
+        if self._pool is None:
+            self._write(noted, state)
+        else:
+            self._saving = self._pool.submit(self._write, noted, state)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """While this lasts, a thread of its own does the writing."""
+        with ThreadPoolExecutor(1, thread_name_prefix="clipgap-ledger") as pool:
+            self._pool = pool
+            try:
+                yield
+                self.wait()
+            finally:
+                self._pool = None
+
+    def wait(self) -> None:
+        """Until all is on disk."""
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.result()
+
+    def _write(self, noted: Sequence[Mapping[str, Any]], state: Any) -> None:
+        assert self.path is not None
+        if state is not None and self._save_state is not None:
+            self._save_state(state)
+        if noted:
+            lines.append(self.path, noted)
+
+
+_EARLIER = -1
+
+
+def _line(name: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
+    line: dict[str, Any] = {"unit": name, "record": record}
+    return {**line, SUM: checksum(line)}
+
+
+def _parse(line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+    if line[SUM] != checksum(line):
+        raise ValueError("its checksum does not hold")
+    return line["unit"], line["record"]
