@@ -18,7 +18,7 @@ import clipgap
 from clipgap.bench.scan_tables import write_manifest, write_part
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.keep.lists import KeepList, KeepWriter, open_keep
-from clipgap.scan.schema import SetColumns
+from clipgap.scan.tables import SetColumns
 from clipgap.select import order
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
 from clipgap.select.splitting import Split

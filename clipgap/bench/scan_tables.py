@@ -20,8 +20,8 @@ from clipgap.files.documents import MANIFEST, write_json
 from clipgap.files.parquet import ROW_GROUP, write_tables
 from clipgap.machine import cores
 from clipgap.scan.manifest import FORMAT
-from clipgap.scan.schema import SetColumns, train_schema
 from clipgap.scan.sinks import part_name
+from clipgap.scan.tables import SetColumns, TrainTable
 
 Keys = Literal["none", "numbers", "uids"]
 
@@ -70,7 +70,7 @@ def write_manifest(
         "version": 1,
         "kind": "scan",
         "inputs": {"train": train, "tests": tests, "gap": gap},
-        "settings": {"train_table": True},
+        "settings": {"train_table": True, "above": []},
         "counts": {"rows": rows, "quarantined": quarantined},
         "files": {},
     }
@@ -83,7 +83,7 @@ _POINTS = 50_000
 def _write_part(folder: Path, shard: int, sets: Sequence[SetColumns], tables: Any) -> None:
     path = folder / part_name(shard)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tables(path, train_schema(sets), tables)
+    write_tables(path, TrainTable(tuple(sets)).schema, tables)
 
 
 def _groups(made: Made, shard: int) -> Iterator[pa.Table]:
@@ -111,7 +111,7 @@ def _groups(made: Made, shard: int) -> Iterator[pa.Table]:
 def _table(
     shard: int, start: int, rows: int, sets: Sequence[SetColumns], columns: Mapping[str, Any]
 ) -> pa.Table:
-    schema = train_schema(sets)
+    schema = TrainTable(tuple(sets)).schema
     placed = {
         "shard": np.full(rows, shard, np.int32),
         "row": np.arange(start, start + rows, dtype=np.int64),

@@ -14,7 +14,8 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import TopK
-from clipgap.scan.histogram import Totals
+from clipgap.scan.counts import Totals
+from clipgap.scan.tables import TrainTable
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,14 @@ def save(path: Path, ledger: Ledger, topk: list[TopK]) -> None:
     ids are added again on resume, and a list holds an id once.
     """
     units = {str(shard): asdict(unit) for shard, unit in sorted(ledger.units.items())}
-    arrays: dict[str, Any] = {
-        f"total_{name}": counts for name, counts in vars(ledger.totals).items()
-    }
+    arrays: dict[str, Any] = {"totals": ledger.totals.counts}
     for i, lists in enumerate(topk):
         arrays |= {f"sim_{i}": lists.sim, f"id_{i}": lists.id}
     with write_atomic(path) as temporary, temporary.open("wb") as file:
         np.savez(file, units=np.frombuffer(json.dumps(units).encode(), np.uint8), **arrays)
 
 
-def load(path: Path, sets: int) -> tuple[Ledger, list[TopK]]:
+def load(path: Path, table: TrainTable) -> tuple[Ledger, list[TopK]]:
     """Read what `save` wrote; the archive's own checksums tell a damaged file."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -64,8 +63,9 @@ def load(path: Path, sets: int) -> tuple[Ledger, list[TopK]]:
                 )
                 for shard, unit in json.loads(arrays["units"].tobytes()).items()
             }
-            totals = Totals(**{name: arrays[f"total_{name}"] for name in Totals.__annotations__})
-            topk = [TopK(arrays[f"sim_{i}"], arrays[f"id_{i}"]) for i in range(sets)]
+            totals = Totals.zero(table)
+            totals.counts[:] = arrays["totals"]
+            topk = [TopK(arrays[f"sim_{i}"], arrays[f"id_{i}"]) for i in range(len(table.sets))]
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(
             f"the checkpoint {path} is damaged ({error}). Start again with --overwrite."

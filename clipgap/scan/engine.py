@@ -22,15 +22,15 @@ import numpy as np
 from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import Put
 from clipgap.kernels.admit import Status
-from clipgap.kernels.interface import BlockResult, Pending, Scanner, TopK
+from clipgap.kernels.interface import Scanner, TopK
 from clipgap.runs.old_progress import OnProgress, Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
 from clipgap.scan.inputs import Block, BlockReader
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.rows import RowGroups, RowLayout
-from clipgap.scan.schema import QUARANTINE_SCHEMA
+from clipgap.scan.rows import Found, RowGroups, RowLayout, Scoring
 from clipgap.scan.sinks import Sink
+from clipgap.scan.tables import QUARANTINE_SCHEMA
 
 _WAITING_WRITES = 3
 # A checkpoint is due when computing since the last one took this many times what writing it takes.
@@ -62,8 +62,8 @@ class Engine:
             _Writer(self) as writer,
         ):
             try:
-                for block, last, result in self._results(reader.blocks(shards)):
-                    writer.add(block, result, last)
+                for block, last, found in self._results(reader.blocks(shards)):
+                    writer.add(block, found, last)
                     watch.report(len(block.status), last)
             except (InputError, Interrupted):
                 writer.checkpoint()
@@ -71,15 +71,14 @@ class Engine:
             writer.checkpoint()
             writer.wait()
 
-    def _results(
-        self, blocks: Iterable[tuple[Block, bool]]
-    ) -> Iterator[tuple[Block, bool, BlockResult]]:
+    def _results(self, blocks: Iterable[tuple[Block, bool]]) -> Iterator[tuple[Block, bool, Found]]:
         """Blocks and whether they are the last of their shard, with their results."""
-        begun: deque[tuple[Block, bool, Pending]] = deque()
+        begun: deque[tuple[Block, bool, Scoring]] = deque()
         for block, last in blocks:
             self._check_stop()
             pending = self.scanner.start(block.rows, block.ids)
-            begun.append((block.without_rows(), last, pending))
+            scoring = Scoring(pending, self.layout.alone(block.rows))
+            begun.append((block.without_rows(), last, scoring))
             del block  # its rows, before the next one is read
             if len(begun) > self.scanner.ahead:
                 earlier, was_last, under_way = begun.popleft()
@@ -113,9 +112,9 @@ class _Writer:
         if self._unit is not None and error is not None:
             self._unit.abandon(error)
 
-    def add(self, block: Block, result: BlockResult, last: bool) -> None:
+    def add(self, block: Block, found: Found, last: bool) -> None:
         """Queue the writing of a block; raise here what went wrong there."""
-        self._submit(self._add, block, result)
+        self._submit(self._add, block, found)
         if last:
             self._submit(self._finish)
             self._unsaved = True
@@ -159,10 +158,10 @@ class _Writer:
             self._failed = True
             raise
 
-    def _add(self, block: Block, result: BlockResult) -> None:
+    def _add(self, block: Block, found: Found) -> None:
         if self._unit is None:
             self._unit = OpenUnit(block.shard, self._engine)
-        self._unit.add(block, result)
+        self._unit.add(block, found)
 
     def _finish(self) -> None:
         assert self._unit is not None
@@ -186,12 +185,14 @@ class OpenUnit:
         self._put: Put | None = None
         self._put_bad: Put | None = None
         if engine.plan.settings.train_table:
-            self._put = self._files.enter_context(engine.sink.part(shard, engine.layout.schema))
+            self._put = self._files.enter_context(
+                engine.sink.part(shard, engine.layout.table.schema)
+            )
 
-    def add(self, block: Block, result: BlockResult) -> None:
-        for group in self._groups.add(block.ok, block.keys, result):
+    def add(self, block: Block, found: Found) -> None:
+        for group in self._groups.add(block.ok, block.keys, found):
             self._write(group)
-        self._groups.totals.rows[1] += np.count_nonzero(block.status == Status.NORMALISED)
+        self._groups.totals.of("rows")[1] += np.count_nonzero(block.status == Status.NORMALISED)
         if not block.ok.all():
             if self._put_bad is None:
                 files = self._sink.bad_rows(self._shard, QUARANTINE_SCHEMA)
@@ -204,9 +205,10 @@ class OpenUnit:
             self._write(group)
         self._files.close()
         totals = self._groups.totals
+        rows, _, quarantined = totals.of("rows").tolist()
         unit = Unit(
-            rows=int(totals.rows[0]),
-            quarantined=int(totals.rows[2]),
+            rows=rows,
+            quarantined=quarantined,
             file=self._sink.part_sum(self._shard) if self._put else None,
         )
         ledger.totals.add(totals)

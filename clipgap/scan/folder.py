@@ -19,6 +19,7 @@ from clipgap.scan import checkpoint
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.manifest import FORMAT
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name
+from clipgap.scan.tables import TrainTable
 
 _OURS = ("train", "test", HIST, QUARANTINE)
 
@@ -38,9 +39,9 @@ class ScanFolder(OutputFolder):
     def save(self, ledger: Ledger, topk: list[TopK]) -> None:
         checkpoint.save(self._checkpoint, ledger, topk)
 
-    def load(self, sets: int) -> tuple[Ledger, list[TopK]] | None:
+    def load(self, table: TrainTable) -> tuple[Ledger, list[TopK]] | None:
         """The last checkpoint; None if the run was stopped before it made one."""
-        return checkpoint.load(self._checkpoint, sets) if self._checkpoint.exists() else None
+        return checkpoint.load(self._checkpoint, table) if self._checkpoint.exists() else None
 
     def part(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
         path = self.path / part_name(shard)

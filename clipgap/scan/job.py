@@ -15,14 +15,20 @@ from clipgap.runs.old_how import How
 from clipgap.runs.old_progress import Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
+from clipgap.scan.counts import Totals, histogram_table
 from clipgap.scan.engine import Engine, Save
-from clipgap.scan.histogram import histogram_table
 from clipgap.scan.inputs import LoadedTest, load_tests
 from clipgap.scan.neighbours import Winners, test_table
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.rows import RowLayout
-from clipgap.scan.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, SetColumns
 from clipgap.scan.sinks import HIST, QUARANTINE, Sink, part_name, test_name
+from clipgap.scan.tables import (
+    HIST_SCHEMA,
+    QUARANTINE_SCHEMA,
+    TEST_SCHEMA,
+    SetColumns,
+    TrainTable,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +62,14 @@ class Job:
 
     @cached_property
     def layout(self) -> RowLayout:
+        sets = tuple(SetColumns(test.name, test.gap is not None) for test in self.tests)
         return RowLayout(
-            tuple(SetColumns(test.name, test.gap is not None) for test in self.tests),
+            TrainTable(sets, self.plan.settings.above),
             tuple(test.mapped for test in self.tests),
-            self.plan.settings.above,
         )
 
     def new_ledger(self) -> Ledger:
-        return Ledger(self.layout.no_totals())
+        return Ledger(Totals.zero(self.layout.table))
 
     def new_scanner(self) -> Scanner:
         columns = [test.columns() for test in self.tests]
@@ -109,7 +115,7 @@ class Job:
         for test, lists in zip(self.tests, topk, strict=True):
             table = test_table(self.plan, test, lists, winners)
             files[test_name(test.name)] = sink.table(test_name(test.name), TEST_SCHEMA, [table])
-        hist = histogram_table(ledger.totals, self.layout.sets, self.plan.settings.above)
+        hist = histogram_table(ledger.totals)
         files[HIST] = sink.table(HIST, HIST_SCHEMA, [hist])
         bad_shards = [shard for shard, unit in sorted(ledger.units.items()) if unit.quarantined]
         if bad_shards or any(test.mapped is not None for test in self.tests):

@@ -15,10 +15,10 @@ from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import Status
 from clipgap.runs.old_output import read_manifest as read_manifest_old
-from clipgap.scan.histogram import Totals
+from clipgap.scan.counts import Totals
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.schema import TABLES_VERSION
+from clipgap.scan.tables import TABLES_VERSION
 
 FORMAT = "clipgap-scan"
 
@@ -37,21 +37,14 @@ def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, An
 
 
 def complete(
-    described: Mapping[str, Any], totals: Totals, names: Sequence[str], files: Mapping[str, FileSum]
+    described: Mapping[str, Any], totals: Totals, files: Mapping[str, FileSum]
 ) -> dict[str, Any]:
     """The manifest of a finished scan. No time, host, thread or kernel: those change no result."""
-    rows, normalised, quarantined = (int(count) for count in totals.rows)
     return {
         "format": FORMAT,
         "version": 1,
         **described,
-        "counts": {
-            "rows": rows,
-            "normalised": normalised,
-            "quarantined": quarantined,
-            "pruned": dict(zip(names, totals.pruned[:-1].tolist(), strict=True)),
-            "pruned_by_any": int(totals.pruned[-1]),
-        },
+        "counts": totals.described(),
         "versions": {
             "clipgap": __version__,
             "tables": TABLES_VERSION,

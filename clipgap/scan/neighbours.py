@@ -15,7 +15,7 @@ from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
-from clipgap.scan.schema import TEST_SCHEMA
+from clipgap.scan.tables import TEST_SCHEMA
 
 _KEY_THREADS = 8
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.kernels.choose import MAX_K
+from clipgap.scan.tables import TRAIN
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 ABOVE = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 BAD_ROWS = ("error", "quarantine")
-TRAIN = "train"
-"""What `quarantine.parquet` calls the training rows, so no test set may be called that."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 

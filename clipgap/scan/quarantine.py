@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.admit import Status
 from clipgap.scan.inputs import Block, LoadedTest
-from clipgap.scan.plan import TRAIN
-from clipgap.scan.schema import QUARANTINE_SCHEMA
 from clipgap.scan.sinks import Sink
+from clipgap.scan.tables import QUARANTINE_SCHEMA, TRAIN
 
 REASONS = {Status.ZERO: "all zero", Status.NOT_FINITE: "NaN or infinity"}
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from clipgap.errors import UsageError
 from clipgap.files.parquet import read_table
 from clipgap.scan.manifest import read_manifest
-from clipgap.scan.schema import QUARANTINE_SCHEMA, SetColumns, train_schema
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
+from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,13 @@ class ScanResult:
         return tuple(SetColumns(name, name in with_gap) for name in self.test_names)
 
     @property
+    def columns(self) -> TrainTable:
+        """What the training table says of a row, and what was counted of it."""
+        return TrainTable(self.set_columns, tuple(self.manifest["settings"]["above"]))
+
+    @property
     def train_schema(self) -> Any:
-        return train_schema(self.set_columns)
+        return self.columns.schema
 
     def test_input(self, name: str) -> Mapping[str, Any]:
         """What the manifest says of a test set."""

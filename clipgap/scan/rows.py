@@ -15,49 +15,78 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.files.parquet import ROW_GROUP
-from clipgap.kernels.interface import BlockResult
-from clipgap.scan.histogram import Totals, count_bins
-from clipgap.scan.schema import SetColumns, train_schema
+from clipgap.kernels.interface import BlockResult, Pending
+from clipgap.scan.counts import Totals
+from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
+from clipgap.scan.tables import TrainTable
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of the usable rows of a block: by a kernel, and of each row by itself."""
+
+    result: BlockResult
+    alone: tuple[Values, ...]  # one entry a `RowOutput` of the table
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What the training table holds of each test set, and how its rows are counted."""
+    """A training table and how the columns of a kernel become test rows in it."""
 
-    sets: tuple[SetColumns, ...]
-    test_rows: tuple[NDArray[np.int32] | None, ...]  # columns -> test rows; None if the same
-    above: tuple[float, ...]
+    table: TrainTable
+    test_rows: tuple[NDArray[np.int32] | None, ...]  # None if they are the same
 
-    @property
-    def schema(self) -> Any:
-        return train_schema(self.sets)
+    def alone(self, rows: NDArray[np.float16]) -> tuple[Values, ...]:
+        """What outputs say of rows by themselves, taken while the rows are in memory."""
+        outputs = (part.output for part in self.table.parts)
+        return tuple(output.fill(rows) for output in outputs if isinstance(output, RowOutput))
 
-    def no_totals(self) -> Totals:
-        return Totals.zero(len(self.sets), len(self.above))
+    def columns(self, found: Found) -> Values:
+        """All columns of the table, of usable rows, as outputs fill them."""
+        columns: list[NDArray[Any]] = []
+        for part in self.table.parts:
+            if isinstance(part.output, SetOutput):
+                assert part.place is not None
+                columns += part.output.fill(found.result, part.place)
+        return (*columns, *(column for values in found.alone for column in values))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A block that a scanner has begun, and what was known of its rows before they were dropped."""
+
+    pending: Pending
+    alone: tuple[Values, ...]
+
+    def result(self) -> Found:
+        return Found(self.pending.result(), self.alone)
 
 
 class RowGroups:
     """Cuts the results of one shard into row groups and counts what they hold."""
 
     def __init__(self, shard: int, layout: RowLayout) -> None:
-        self.totals = layout.no_totals()
-        self._shard, self._layout, self._schema = shard, layout, layout.schema
+        self.totals = Totals.zero(layout.table)
+        self._shard, self._layout, self._schema = shard, layout, layout.table.schema
         self._start = self._filled = 0
         self._keys: list[Any] = []
-        shape = (len(layout.sets), ROW_GROUP)
         self._ok = np.zeros(ROW_GROUP, np.bool_)
-        self._sim, self._margin = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
-        self._nn, self._witness = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        self._pruned = np.zeros(shape, np.bool_)
+        self._columns = [np.zeros(ROW_GROUP, field.column.dtype) for field in layout.table.fields]
+        self._mapped = [
+            layout.test_rows[part.place] if column.is_point and part.place is not None else None
+            for part in layout.table.parts
+            for column in part.output.columns
+        ]
 
-    def add(self, ok: NDArray[np.bool_], keys: Any | None, result: BlockResult) -> Iterator[Any]:
+    def add(self, ok: NDArray[np.bool_], keys: Any | None, found: Found) -> Iterator[Any]:
         """Take the next rows, of which those that are `ok` have results; yield full row groups."""
+        columns = self._layout.columns(found)
         used = done = 0
         while done < len(ok):
             n = min(len(ok) - done, ROW_GROUP - self._filled)
             part = ok[done : done + n]
             scanned = int(np.count_nonzero(part))
-            self._fill(part, result, slice(used, used + scanned))
+            self._fill(part, columns, slice(used, used + scanned))
             if keys is not None:
                 self._keys.append(keys.slice(done, n))
             self._filled, used, done = self._filled + n, used + scanned, done + n
@@ -69,21 +98,17 @@ class RowGroups:
         if self._filled:
             yield self._flush()
 
-    def _fill(self, ok: NDArray[np.bool_], result: BlockResult, source: slice) -> None:
+    def _fill(self, ok: NDArray[np.bool_], columns: Values, source: slice) -> None:
         at: Any = slice(self._filled, self._filled + len(ok))
         self._ok[at] = ok
         if source.stop - source.start < len(ok):
             at = self._filled + np.flatnonzero(ok)
-        for g, columns in enumerate(self._layout.sets):
-            mapped = self._layout.test_rows[g]
+        for held, mapped, column in zip(self._columns, self._mapped, columns, strict=True):
+            values = column[source]
+            if mapped is not None:
+                values = mapped[values]
             # Adding zero turns -0.0 into 0.0: a kernel's order of summing must not show.
-            self._sim[g, at] = result.sim[source, g] + 0.0
-            self._nn[g, at] = _through(mapped, result.nn[source, g])
-            if columns.has_gap:
-                margin = result.margin[source, g]
-                self._margin[g, at] = margin + 0.0
-                self._witness[g, at] = _through(mapped, result.witness[source, g])
-                self._pruned[g, at] = margin > 0
+            held[at] = values + 0.0 if values.dtype.kind == "f" else values
 
     def _flush(self) -> Any:
         n = self._filled
@@ -93,32 +118,17 @@ class RowGroups:
         rows = np.arange(self._start, self._start + n, dtype=np.int64)
         keys = pa.concat_arrays(self._keys) if self._keys else pa.nulls(n, pa.string())
         arrays = [pa.array(np.full(n, self._shard, np.int32)), pa.array(rows), keys]
-        for g, columns in enumerate(self._layout.sets):
-            buffers: list[NDArray[Any]] = [self._sim, self._nn]
-            if columns.has_gap:
-                buffers += [self._margin, self._witness, self._pruned]
-            # Copied, since the buffers are filled again while the row group lives on.
-            arrays += [pa.array(buffer[g, :n].copy(), mask=missing) for buffer in buffers]
+        # Copied, since the buffers are filled again while the row group lives on.
+        arrays += [pa.array(held[:n].copy(), mask=missing) for held in self._columns]
         self._start, self._filled, self._keys = self._start + n, 0, []
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _count(self, ok: NDArray[np.bool_]) -> None:
         n, usable = len(ok), int(np.count_nonzero(ok))
-        totals = self.totals
-        totals.rows += (n, 0, n - usable)
-        pruned_by_any = np.zeros(usable, np.bool_)
-        for g, columns in enumerate(self._layout.sets):
-            sim = self._sim[g, :n][ok]
-            totals.sim[g] += count_bins(sim)
-            for a, threshold in enumerate(self._layout.above):
-                totals.above[g, a] += np.count_nonzero(sim.astype(np.float64) > threshold)
-            if columns.has_gap:
-                pruned = self._pruned[g, :n][ok]
-                pruned_by_any |= pruned
-                totals.margin[g] += count_bins(self._margin[g, :n][ok])
-                totals.pruned[g] += np.count_nonzero(pruned)
-        totals.pruned[-1] += np.count_nonzero(pruned_by_any)
-
-
-def _through(mapped: NDArray[np.int32] | None, columns: NDArray[np.int32]) -> NDArray[np.int32]:
-    return columns if mapped is None else mapped[columns]
+        self.totals.of("rows")[:] += (n, 0, n - usable)
+        fields = self._layout.table.fields
+        # Most row groups hold no row that is set aside.
+        chosen: Any = slice(n) if usable == n else np.flatnonzero(ok)
+        self.totals.add_rows(
+            {field.name: held[chosen] for field, held in zip(fields, self._columns, strict=True)}
+        )

@@ -48,7 +48,7 @@ def _run_in_memory(job: Job) -> ScanResult:
     job.scan_shards(range(len(job.plan.train.shards)), scanner, sink, ledger)
     job.write_tables(scanner.topk(), sink, ledger)
     described = describe_inputs(job.plan, job.tests)
-    manifest = complete(described, ledger.totals, list(job.plan.tests), {})
+    manifest = complete(described, ledger.totals, {})
     return ScanResult(manifest, None, sink.tables)
 
 
@@ -65,7 +65,7 @@ def _run_in_folder(job: Job, folder: ScanFolder, state: State) -> ScanResult:
     if state == "unfinished":
         require_same(folder.path, folder.started_with(), marked)
         folder.go_on(marked)
-        if (saved := folder.load(len(job.tests))) is not None:
+        if (saved := folder.load(job.layout.table)) is not None:
             ledger, topk = saved
             scanner.load_topk(topk)
             _recompute(job, folder, scanner, folder.damaged_parts(_part_sums(ledger)))
@@ -75,7 +75,7 @@ def _run_in_folder(job: Job, folder: ScanFolder, state: State) -> ScanResult:
     job.scan_shards(todo, scanner, folder, ledger, folder.save)
     files = job.write_tables(scanner.topk(), folder, ledger)
     sums = {name: entry for name, entry in files.items() if entry is not None}
-    manifest = complete(described, ledger.totals, list(job.plan.tests), sums)
+    manifest = complete(described, ledger.totals, sums)
     folder.finish(manifest)
     return ScanResult(manifest, folder.path)
 
@@ -107,7 +107,7 @@ def _recompute(
     job: Job, folder: ScanFolder, scanner: Scanner, expected: Mapping[int, FileSum]
 ) -> None:
     """Write these parts again; what comes out must be what was there before."""
-    scratch = Ledger(job.layout.no_totals())
+    scratch = job.new_ledger()
     job.scan_shards(sorted(expected), scanner, folder, scratch)
     problems = [
         f"{part_name(shard)}: SHA-256 {unit.file.sha256} now, {expected[shard].sha256} before"

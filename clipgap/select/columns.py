@@ -21,8 +21,8 @@ from clipgap.files.parquet import ROW_GROUP
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
-from clipgap.scan.schema import SetColumns
 from clipgap.scan.sinks import part_name
+from clipgap.scan.tables import SetColumns
 
 KEY = "key"
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.runs.old_progress import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult
-from clipgap.scan.schema import SetColumns
+from clipgap.scan.tables import SetColumns
 from clipgap.select.columns import ScanTables, open_tables
 from clipgap.verify.api import load_evidence
 from clipgap.verify.arithmetic import Arithmetic

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import ROW_GROUP, FileSum
+from clipgap.scan.counts import BINS, EDGES, Totals, histogram_table
 from clipgap.scan.folder import ScanFolder
-from clipgap.scan.histogram import BINS, EDGES, Totals, histogram_table
-from clipgap.scan.manifest import complete
 from clipgap.scan.result import ScanResult
 from clipgap.scan.resume import differences
-from clipgap.scan.schema import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
+from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.verify.problems import Problems
 
 
@@ -85,25 +84,23 @@ def check_counts(result: ScanResult, problems: Problems) -> str:
     """
     if not result.manifest["settings"]["train_table"]:
         return "there is no training table to count in"
-    above = result.manifest["settings"]["above"]
-    sets = result.set_columns
-    totals = Totals.zero(len(sets), len(above))
+    totals = Totals.zero(result.columns)
     assert result.path is not None
-    totals.rows[1] = result.manifest["counts"]["normalised"]
+    totals.of("rows")[1] = result.manifest["counts"]["normalised"]
     for index in range(len(result.manifest["inputs"]["train"]["shards"])):
         file = pq.ParquetFile(result.path / part_name(index))
         start = 0
         for batch in file.iter_batches(ROW_GROUP):
             _count(result, index, start, batch, totals, problems)
             start += len(batch)
-    if not result.hist().equals(histogram_table(totals, sets, above)):
+    if not result.hist().equals(histogram_table(totals)):
         problems.add(f"{HIST} does not count what the training table holds")
-    counted = complete({}, totals, result.test_names, {})["counts"]
+    counted = totals.described()
     problems.add_all(
         f"{MANIFEST}: {label}: states {was}, the training table has {now}"
         for label, was, now, _ in differences(result.manifest["counts"], counted)
     )
-    return f"{totals.rows[0]:,} rows counted anew"
+    return f"{counted['rows']:,} rows counted anew"
 
 
 def _count(
@@ -116,44 +113,25 @@ def _count(
     )
     if not in_order:
         problems.add(f"{where}, rows {start:,} to {start + n:,}: not in order")
-    ok = ~_is_null(columns[result.set_columns[0].sim])
+    fields = totals.table.fields
+    ok = ~_is_null(columns[fields[0].name])
     rows = start + np.flatnonzero(ok)
-    totals.rows += (n, 0, n - len(rows))
-    pruned_by_any = np.zeros(len(rows), np.bool_)
+    totals.of("rows")[:] += (n, 0, n - len(rows))
 
     def values(name: str) -> NDArray[Any]:
         found = columns[name]
         if not np.array_equal(_is_null(found), ~ok):
-            problems.add(f"{where}: column {name} is null in other rows than the first set's")
+            problems.add(f"{where}: column {name} is null in other rows than {fields[0].name}")
         zero = pa.scalar(0, pa.int8()).cast(found.type)
         taken: NDArray[Any] = found.filter(pa.array(ok)).fill_null(zero).to_numpy(False)
         return taken
 
-    for g, names in enumerate(result.set_columns):
-        sim = values(names.sim)
-        totals.sim[g] += _bins(sim)
-        totals.above[g] += [
-            int((sim.astype(np.float64) > low).sum())
-            for low in result.manifest["settings"]["above"]
-        ]
-        limit = result.test_input(names.name)["rows"]
-        points = {names.nn: values(names.nn)}
-        if names.has_gap:
-            margin, pruned = values(names.margin), values(names.pruned)
-            points[names.witness] = values(names.witness)
-            totals.margin[g] += _bins(margin)
-            totals.pruned[g] += int(pruned.sum())
-            pruned_by_any |= pruned
-            problems.at(
-                rows[pruned != (margin > 0)],
-                f"{where}, row {{:,}}: {names.pruned} contradicts {names.margin}".format,
-            )
-        for name, point in points.items():
-            problems.at(
-                rows[(point < 0) | (point >= limit)],
-                f"{where}, row {{:,}}: {name} is not a row of the test set".format,
-            )
-    totals.pruned[-1] += int(pruned_by_any.sum())
+    held = {field.name: values(field.name) for field in fields}
+    totals.add_rows(held, bins=_bins)
+    for part in totals.table.parts:
+        points = 0 if part.test is None else result.test_input(part.test)["rows"]
+        for wrong, words in part.violations(held, points):
+            problems.at(rows[wrong], f"{where}, row {{:,}}: {words}".format)
 
 
 def _is_null(column: Any) -> NDArray[np.bool_]:
@@ -161,6 +139,6 @@ def _is_null(column: Any) -> NDArray[np.bool_]:
     return nulls
 
 
-def _bins(values: NDArray[np.float32]) -> NDArray[np.int64]:
+def _bins(values: NDArray[Any]) -> NDArray[np.int64]:
     found = np.searchsorted(EDGES, values.astype(np.float64), side="right")
     return np.bincount(found, minlength=BINS)

@@ -13,9 +13,10 @@ from clipgap.files.parquet import ROW_GROUP
 from clipgap.kernels.admit import admit
 from clipgap.kernels.oracle import exact_scores
 from clipgap.scan.inputs import LoadedTest
+from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
 from clipgap.scan.result import ScanResult
-from clipgap.scan.schema import SetColumns
 from clipgap.scan.sinks import part_name, test_name
+from clipgap.scan.tables import Part
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_inputs import Evidence
 from clipgap.verify.scan_lists import Lists
@@ -68,31 +69,32 @@ def _check_some(
         keys = store.take_keys(shard, rows)
         assert keys is not None
         expected["key"] = keys.to_pylist()
-    for test, names, last in zip(evidence.tests, result.set_columns, lasts, strict=True):
+    parts = result.columns.parts
+    ids = evidence.plan.offsets[shard] + rows
+    for test, last in zip(evidence.tests, lasts, strict=True):
         scores = exact_scores(admitted.rows, test.rows)
-        for column, values in _expected(scores, test, names).items():
-            listed = values.tolist()
-            expected[column] = [v if good else None for v, good in zip(listed, ok, strict=True)]
-        ids = evidence.plan.offsets[shard] + rows
         _check_listed(scores[ok], ids[ok], test, last, problems)
+        for part in parts:
+            if isinstance(part.output, SetOutput) and part.test == test.name:
+                defined = part.output.define(scores, test.gap)
+                expected |= _as_stored(part, defined, ok, test.row_of)
+    for part in parts:
+        if isinstance(part.output, RowOutput):
+            expected |= _as_stored(part, part.output.define(admitted.rows), ok)
     if result.manifest["settings"]["train_table"]:
         _compare(result, shard, rows, expected, problems)
 
 
-def _expected(
-    scores: NDArray[np.float64], test: LoadedTest, names: SetColumns
-) -> dict[str, NDArray[Any]]:
-    best = scores.argmax(axis=1)  # the first of equals: the lowest test row
-    columns: dict[str, NDArray[Any]] = {
-        names.sim: scores.max(axis=1).astype(np.float32),
-        names.nn: test.row_of[best],
-    }
-    if test.gap is not None:
-        margins = scores - test.gap
-        margin = margins.max(axis=1)
-        columns[names.margin] = margin.astype(np.float32)
-        columns[names.witness] = test.row_of[margins.argmax(axis=1)]
-        columns[names.pruned] = margin > 0
+def _as_stored(
+    part: Part, defined: Values, ok: NDArray[np.bool_], row_of: NDArray[np.int32] | None = None
+) -> dict[str, list[Any]]:
+    """Defined values of all rows as the table should hold them: rounded once, or null."""
+    columns = {}
+    for field, values in zip(part.fields, defined, strict=True):
+        if field.column.is_point and row_of is not None:
+            values = row_of[values]
+        stored = values.astype(field.column.dtype).tolist()
+        columns[field.name] = [v if good else None for v, good in zip(stored, ok, strict=True)]
     return columns
 
 
