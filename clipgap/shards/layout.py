@@ -15,17 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.files.volumes import File
-from clipgap.shards.tar import BLOCK, OVERRIDES, Window
+from clipgap.shards.tar import BLOCK, OVERRIDES, Window, check_numbers, pax_records
 
 Bytes = NDArray[np.uint8]
 Offsets = NDArray[np.int64]
 
 _NAME = slice(0, 100)
+_OWNER = slice(100, 124)
 _SIZE = slice(124, 135)
 _SIZE_END = 135
+_TIME = slice(136, 147)
+_TIME_END = 147
 _CHECKSUM = slice(148, 156)
 _KIND = 156
 _MAGIC = 257
+_DEVICE = slice(329, 345)
 _PREFIX = 345
 _USTAR = np.frombuffer(b"usta", "<u4")[0]
 _FILE, _EXTENSION = b"0x"
@@ -108,6 +112,7 @@ def _read_members(window: Window, size: int, offset: int) -> Members | None:
         _require(bool(len(places)))
     headers = blocks[places]
     sizes = _sizes(headers)
+    _check_numbers(headers)
     offsets = offset + places * BLOCK
     stops = offsets + BLOCK + -(-sizes // BLOCK) * BLOCK
     _require(bool((stops[:-1] == offsets[1:]).all() and stops[-1] <= size))
@@ -124,28 +129,71 @@ def _sizes(headers: Bytes) -> Offsets:
     sums = headers.sum(axis=1, dtype=np.int32) - checksums.sum(axis=1, dtype=np.int32)
     _require(bool((sums + 8 * ord(" ") == stored).all()))  # in sums the field counts as spaces
     _require(bool((checksums[:, 6] == 0).all() and (checksums[:, 7] == ord(" ")).all()))
-    _require(not (headers[:, _SIZE_END] & ~np.uint8(ord(" "))).any())
+    _require(_is_space(headers[:, _SIZE_END]))
     _require(not headers[:, _PREFIX].any())
     return _octal(headers[:, _SIZE])
 
 
-def _octal(digits: Bytes) -> Offsets:
-    values = digits - np.uint8(ord("0"))
-    _require(bool((values < 8).all()))
-    numbers: Offsets = values @ _OCTAL[-digits.shape[1] :]
+def _check_numbers(headers: Bytes) -> None:
+    """What readers of tar need to be numbers, though nothing here depends on them."""
+    _digits(headers[:, _TIME])
+    _require(_is_space(headers[:, _TIME_END]))
+    others = np.concatenate([headers[:, _OWNER], headers[:, _DEVICE]], axis=1)
+    try:
+        for fields in set(others.view(f"V{others.shape[1]}")[:, 0].tolist()):
+            check_numbers(fields)
+    except ValueError:
+        raise _Unusual from None
+
+
+def _is_space(ends: Bytes) -> bool:
+    """Whether all of these bytes are zeros or spaces, which end a number."""
+    return not (ends & ~np.uint8(ord(" "))).any()
+
+
+def _octal(field: Bytes) -> Offsets:
+    numbers: Offsets = _digits(field) @ _OCTAL[-field.shape[1] :]
     return numbers
+
+
+def _digits(field: Bytes) -> Bytes:
+    values: Bytes = field - np.uint8(ord("0"))
+    _require(bool((values < 8).all()))
+    return values
 
 
 def _check_extensions(blocks: Bytes, places: Offsets, kinds: Bytes, sizes: Offsets) -> None:
     """Files, and extension headers of one block that change neither name nor size."""
     extensions = kinds == _EXTENSION
     _require(bool((extensions | (kinds == _FILE)).all()))
-    # The last header is that of a file.
-    _require(not (extensions[:-1] & extensions[1:]).any())
+    _require(not (extensions[:-1] & extensions[1:]).any() and not extensions[-1])
     longest = int(sizes[extensions].max(initial=0))
     _require(longest <= BLOCK)
-    contents = blocks[places[extensions] + 1, :longest].tobytes()
-    _require(not any(word in contents for word in OVERRIDES))
+    contents = blocks[places[extensions] + 1, :longest]
+    _require(not any(word in contents.tobytes() for word in OVERRIDES))
+    for length in np.unique(sizes[extensions]).tolist():
+        _check_records(contents[sizes[extensions] == length, :length])
+
+
+def _check_records(contents: Bytes) -> None:
+    """Extension headers of one length are whole: a single record each, or looked at one by one."""
+    length = contents.shape[1]
+    begin = np.frombuffer(b"%d " % length, np.uint8)
+    keys = contents[:, len(begin) : -1]
+    if (
+        length > len(begin) + 1
+        and (contents[:, : len(begin)] == begin).all()
+        and (contents[:, -1] == ord("\n")).all()
+        and (keys[:, 1:] == ord("=")).any(axis=1).all()
+        and (keys[:, 0] != ord("=")).all()
+    ):
+        return
+    try:
+        for content in contents:
+            for _ in pax_records(content.tobytes()):
+                pass
+    except ValueError:
+        raise _Unusual from None
 
 
 def _samples(starts: Offsets, stops: Offsets, names: Bytes) -> Layout:

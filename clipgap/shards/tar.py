@@ -7,9 +7,11 @@ about what it holds, it stops with `TarDamage`: it never guesses, skips ahead or
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from clipgap.errors import InputError
@@ -19,13 +21,19 @@ BLOCK = 512
 WINDOW = 4 << 20
 _LARGEST_EXTENSION = 1 << 20
 
-_FIELDS = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")
-"""Name, size, checksum, type, magic and prefix of a header."""
+_FIELDS = struct.Struct("100s24s12s12s8sc100x6s66x16s155s12x")
+"""Name, owner, size, time, checksum, type, magic, device and prefix of a header.
+
+Owner and device are two or three numbers of eight bytes each.
+"""
 
 OVERRIDES = (b"path=", b"size=", b"sparse")
 """What stands in an extension header that gives its member another name, size or form."""
 
-_ADLER_MODULUS = 65_521
+_RECORD = re.compile(rb"([0-9]{1,7}) ([^=]+)=")
+"""How a record of a PAX header begins: its length, all of it counted, and its key."""
+
+_LONGEST_SIZE = 19  # digits; no disk holds a file of 10^19 bytes
 _FILES = b"0\0007"
 _WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
 
@@ -110,11 +118,11 @@ class TarReader(Window):
                 stop = self._stop_of(name, content, size, offset)
                 records = self._extension(content, size, offset)
                 if kind == b"g":
-                    if start != offset or _overrides(records, offset) != (None, None):
+                    if start != offset or self._overrides(records, offset) != (None, None):
                         raise TarDamage(offset, "a global header that changes names or sizes")
                     return Member(name, "global", start, content, size, stop)
                 if kind == b"x":
-                    path, length = _overrides(records, offset)
+                    path, length = self._overrides(records, offset)
                     long_name = long_name if path is None else path
                     long_size = long_size if length is None else length
                 elif kind == b"L":
@@ -135,12 +143,12 @@ class TarReader(Window):
         if offset + BLOCK > self._file.size:
             raise TarDamage(offset, "truncated: the file ends before the archive does")
         block = self.read(offset, BLOCK)
-        name, size, checksum, kind, magic, prefix = _FIELDS.unpack(block)
+        name, owner, size, time, checksum, kind, magic, device, prefix = _FIELDS.unpack(block)
         try:
-            # The low half of Adler-32 is one plus the sum of the bytes, and as fast as C. In the
-            # sum the checksum's own field counts as eight spaces.
-            total = (zlib.adler32(block) & 0xFFFF) - 1 - sum(checksum) + 8 * 32
-            if (total - _number(checksum)) % _ADLER_MODULUS == 0:
+            # In the sum the checksum's own field counts as eight spaces.
+            if _sum(block) - sum(checksum) + 8 * ord(" ") == _number(checksum):
+                check_number(time)
+                check_numbers(owner + device)
                 name = name.partition(b"\0")[0]
                 if prefix[0]:
                     if magic != b"ustar\0":
@@ -166,6 +174,23 @@ class TarReader(Window):
             raise TarDamage(offset, f"an extension header of {size:,} bytes")
         return bytes(self.read(content, size))
 
+    def _overrides(self, content: bytes, offset: int) -> tuple[bytes | None, int | None]:
+        """Name and size that a PAX header gives to its member."""
+        path, size = None, None
+        try:
+            for key, value in pax_records(content):
+                if key == b"path":
+                    path = value
+                elif key == b"size":
+                    if not value.isdigit() or len(value) > _LONGEST_SIZE:
+                        raise ValueError(value)
+                    size = int(value)
+                elif key.startswith(b"GNU.sparse"):
+                    raise TarDamage(offset, "a sparse file, which readers treat differently")
+        except ValueError:
+            raise TarDamage(offset, "a damaged extension header") from None
+        return path, size
+
     def _check_end(self, offset: int) -> None:
         """After the last member there may be zeros and nothing else."""
         while offset < self._file.size:
@@ -175,12 +200,37 @@ class TarReader(Window):
             offset += length
 
 
+def check_number(field: bytes) -> None:
+    """Raise ValueError unless a field holds a number, be it negative.
+
+    Where a number is none that nobody needs, such as the time, Python's tarfile takes the header
+    for the end of the archive and says nothing.
+    """
+    if field[0] not in (0x80, 0xFF):
+        _number(field)
+
+
+@lru_cache(256)  # nearly all members of an archive have the same owner and device
+def check_numbers(fields: bytes) -> None:
+    """As `check_number`, for several fields of eight bytes each."""
+    for start in range(0, len(fields), 8):
+        check_number(fields[start : start + 8])
+
+
+def _sum(block: memoryview) -> int:
+    # The low half of Adler-32 is one plus the sum of the bytes, modulo 65,521, and as fast as C.
+    # The bytes of half a block never sum up to that.
+    half = BLOCK // 2
+    first, second = zlib.adler32(block[:half]), zlib.adler32(block[half:])
+    return (first & 0xFFFF) + (second & 0xFFFF) - 2
+
+
 def _number(field: bytes) -> int:
     """An octal number, or a big-endian one where the first bit is set."""
-    if field[0] & 0x80:
+    if field[0] == 0x80:
         number = int.from_bytes(field, "big") - (0x80 << 8 * (len(field) - 1))
         if number >> 62:
-            raise ValueError("negative or absurd")
+            raise ValueError("absurd")
         return number
     text = field.partition(b"\0")[0].strip(b" ")
     if not text:
@@ -202,30 +252,16 @@ def _kind(kind: bytes, name: bytes, size: int, offset: int) -> Kind:
     raise TarDamage(offset, f"an entry of type {kind!r}, which readers treat differently")
 
 
-def _overrides(records: bytes, offset: int) -> tuple[bytes | None, int | None]:
-    """Name and size that a PAX extension gives to its member."""
-    path, size = None, None
-    # Archives written by Python have an extension at each member, for the fraction of its time.
-    if not any(word in records for word in OVERRIDES):
-        return path, size
+def pax_records(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of a PAX header; ValueError where it is damaged."""
     at = 0
-    while at < len(records) and records[at]:
-        digits = records[at : at + 8].partition(b" ")[0]
-        stop = at + int(digits) if digits.isdigit() else 0
-        record = records[at + len(digits) + 1 : stop]
-        if not record.endswith(b"\n"):
-            raise TarDamage(offset, "a damaged extension header")
-        key, _, value = record[:-1].partition(b"=")
-        if key == b"path":
-            path = value
-        elif key == b"size":
-            if not value.isdigit():
-                raise TarDamage(offset, "a damaged extension header")
-            size = int(value)
-        elif key.startswith(b"GNU.sparse"):
-            raise TarDamage(offset, "a sparse file, which readers treat differently")
+    while at < len(content) and content[at]:
+        begin = _RECORD.match(content, at)
+        stop = at + int(begin[1]) if begin else at
+        if begin is None or not begin.end() < stop <= len(content) or content[stop - 1] != 0x0A:
+            raise ValueError("a damaged record")
+        yield begin[2], content[begin.end() : stop - 1]
         at = stop
-    return path, size
 
 
 def _not_a_header(block: memoryview) -> str:

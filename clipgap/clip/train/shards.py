@@ -44,7 +44,8 @@ class KeptShards:
 
     def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
         """The samples of a shard that take part, in order."""
-        samples = read_samples(self._shards[shard], on_problem=on_problem)
+        # Samples without a member that is read count like all others: they are bad, not absent.
+        samples = read_samples(self._shards[shard], on_problem=on_problem, empty=True)
         if self._selector is None or self._whole[shard]:
             return samples
         return self._kept(samples, self._selector)
