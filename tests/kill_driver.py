@@ -1,7 +1,7 @@
 """Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Started by `test_resume_kill.py`, `test_filter_kill.py` and `test_dedup_folders.py`; prints one line
-of JSON.
+Started by `test_resume_kill.py`, `test_filter_kill.py`, `test_dedup_folders.py` and
+`test_report_kill.py`; prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from clipgap.dedup.api import dedup
 from clipgap.errors import InputError
+from clipgap.report.api import report
 from clipgap.scan import engine
 from clipgap.scan.api import scan
 from clipgap.shards.api import filter_shards
@@ -64,6 +66,15 @@ def dedup_run(inputs: dict[str, Any]) -> Run:
     return lambda out, resume: dedup(
         inputs["store"], 0.05, clusters=3, iterations=1, threads=1, out=out, resume=resume
     )
+
+
+def report_run(inputs: dict[str, Any]) -> Run:
+    """A report, whose pages a kill can also tear in the middle."""
+    with TemporaryDirectory() as folder:
+        report(**inputs, out=Path(folder, "warm"), gallery=1)  # what it imports, no fork has to
+
+    WRITES.append((Path, "write_bytes"))
+    return lambda out, resume: report(**inputs, out=out, gallery=1, resume=resume)
 
 
 class Driver:
@@ -171,6 +182,9 @@ def kill_at_write(nth: int | None) -> Callable[[], int]:
             nonlocal calls
             calls += 1
             if calls == nth:
+                if original.__name__ == "write_bytes":
+                    path, content = arguments
+                    original(path, content[: len(content) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments, **options)
 
@@ -202,7 +216,9 @@ def run_driver(what: str, inputs: dict[str, Any], folder: Path, mode: str) -> di
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
-    make = {"scan": scan_run, "filter": filter_run, "dedup": dedup_run}[arguments["what"]]
+    make = {"scan": scan_run, "filter": filter_run, "dedup": dedup_run, "report": report_run}[
+        arguments["what"]
+    ]
     driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
         "every write": driver.every_write,

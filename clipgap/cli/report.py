@@ -107,6 +107,7 @@ def report(
     """
     from clipgap.report.api import plan_report
     from clipgap.report.api import report as run
+    from clipgap.runs.old_progress import Progress
 
     inputs: dict[str, Any] = {
         "scans": _named(scan, "--scan"),
@@ -134,7 +135,7 @@ def report(
             gallery=gallery,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=display,
+            on_progress=lambda moment: display(Progress(moment.stage)),
         )
     shell.save_settings(out)
     shell.result(_outcome(result), _describe_outcome(result))

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
-from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.files.documents import checksum, encode
-from clipgap.files.parquet import FileSum
+from clipgap.errors import UsageError
+from clipgap.files.documents import FILES, Form, encode
+from clipgap.files.staging import Staging
 from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
-from clipgap.runs.old_how import refuse_both
-from clipgap.runs.old_lock import only_writer
-from clipgap.runs.old_output import OutputFolder, read_manifest, remove
-from clipgap.runs.old_progress import OnProgress, Progress, ignore
+from clipgap.runs.how import How, OnProgress
+from clipgap.runs.output import Complete, Kind, New, Output, open_output
 
-FORMAT = "clipgap-report"
+KIND = Kind(
+    Form(
+        "clipgap-report",
+        "report",
+        {
+            "settings": {"format": str, "title": str},
+            "inputs": dict,
+            "gallery": dict,
+            "files": FILES,
+        },
+    ),
+    free=("path",),
+)
 DATA = "report.json"
-FORMATS = ("html", "md", "json")
+_PAGES = {"html": "index.html", "md": "report.md", "json": DATA}
+"""Formats, and what to open of each."""
 TITLE = "Similarity report"
 
 
@@ -38,35 +49,7 @@ class ReportResult:
     @property
     def page(self) -> Path:
         """What to open."""
-        names = {"html": "index.html", "md": "report.md", "json": DATA}
-        return self.path / names[self.manifest["settings"]["format"]]
-
-
-@dataclass
-class _Files:
-    """Writes the files of a report and keeps their sums.
-
-    They are not flushed one by one, of which there can be a hundred thousand: whether they arrived
-    whole is what the sums in the manifest tell, and a report is soon made again.
-    """
-
-    folder: Path
-    sums: dict[str, FileSum] = field(default_factory=dict)
-    _made: set[Path] = field(default_factory=set)
-
-    def write(self, name: str, content: bytes) -> None:
-        path = self.folder / name
-        try:
-            if path.parent not in self._made:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                self._made.add(path.parent)
-            path.write_bytes(content)
-        except OSError as error:
-            raise InputError(
-                f"cannot write {path}: {error.strerror}. Free some space or choose another output "
-                "folder, then run the same command again with --resume."
-            ) from error
-        self.sums[name] = FileSum(hashlib.sha256(content).hexdigest(), len(content))
+        return self.path / _PAGES[self.manifest["settings"]["format"]]
 
 
 def plan_report(
@@ -99,6 +82,7 @@ def report(
     resume: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
+    stop: threading.Event | None = None,
 ) -> ReportResult:
     """Make a report of scans, and of whatever else there is, in the folder `out`.
 
@@ -111,13 +95,12 @@ def report(
 
     Equal inputs give equal folders, byte for byte.
     """
-    if format not in FORMATS:
-        raise UsageError(f"the format {format!r} is not one of {', '.join(FORMATS)}")
-    refuse_both(resume, overwrite)
+    if format not in _PAGES:
+        raise UsageError(f"the format {format!r} is not one of {', '.join(_PAGES)}")
+    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
     if gallery is not None and gallery < 1:
         raise UsageError(f"a gallery of {gallery:,} points a test set; it takes at least 1")
-    tell = on_progress or ignore
-    tell(Progress("reading headers"))
+    how.tell("reading headers")
     sources = plan_report(
         scans,
         reference=reference,
@@ -127,78 +110,45 @@ def report(
         paper=paper,
         embeddings=embeddings,
     )
-    settings = {"format": format, "title": title, "gallery": gallery}
-    folder = OutputFolder(Path(out), FORMAT, "report")
-    _spare(folder.path, sources)
-    with only_writer(folder.path):
-        return _write(folder, sources, settings, resume, overwrite, tell)
+    described = {
+        "settings": {"format": format, "title": title, "gallery": gallery},
+        "inputs": sources.identity(),
+    }
+    with open_output(out, KIND, how) as output:
+        output.spare(sources.folders())
+        answer = output.begin(described)
+        if isinstance(answer, Complete):
+            return ReportResult(output.path, answer.manifest, already_complete=True)
+        if not isinstance(answer, New):
+            output.start(described)  # a report that is not whole is made again, all of it
+        return ReportResult(output.path, _make(output, sources, described))
 
 
-def _write(
-    folder: OutputFolder,
-    sources: Sources,
-    settings: Mapping[str, Any],
-    resume: bool,
-    overwrite: bool,
-    tell: OnProgress,
-) -> ReportResult:
-    state = folder.state()
-    if state != "empty" and not (resume or overwrite):
-        raise folder.require_flag(state)
-    described = {"settings": settings, "inputs": sources.identity()}
-    if state == "finished" and resume and (found := _finished(folder, described)) is not None:
-        return ReportResult(folder.path, found, already_complete=True)
-    folder.start(described, ("assets", "data", "figures", "tables", "thumbs"))
-    for old in [*folder.path.glob("*.html"), folder.path / DATA, folder.path / "report.md"]:
-        remove(old)
-    tell(Progress("computing"))
-    findings = gather(sources, settings["title"])
-    files = _Files(folder.path)
-    files.write(DATA, encode(findings))
+def _make(output: Output, sources: Sources, described: Mapping[str, Any]) -> dict[str, Any]:
+    how, settings = output.how, described["settings"]
     shown: dict[str, Any] = {}
-    if settings["format"] == "md":
-        files.write("report.md", markdown(findings).encode())
-    elif settings["format"] == "html":
-        tell(Progress("writing the gallery"))
-        shown = write_gallery(sources, settings["gallery"], files.write)
-        tell(Progress("writing pages"))
-        write_pages(findings, shown, files.write)
-    manifest = {
-        "format": FORMAT,
-        "version": 1,
+    with Staging(output.path, output.progress / "pages") as pages:
+
+        def write(name: str, content: bytes) -> None:
+            how.check()
+            pages.write(name, content)
+
+        how.tell("computing", works=True)
+        findings = gather(sources, settings["title"])
+        write(DATA, encode(findings))
+        if settings["format"] == "md":
+            write("report.md", markdown(findings).encode())
+        elif settings["format"] == "html":
+            how.tell("writing the gallery", works=True)
+            shown = write_gallery(sources, settings["gallery"], write)
+            how.tell("writing pages", works=True)
+            write_pages(findings, shown, write)
+        output.expect(pages.sums)
+        pages.publish(last=_PAGES[settings["format"]])
+    entries = {
         "kind": "report",
         **described,
         "gallery": shown,
         "versions": {"clipgap": __version__},
-        "files": {name: asdict(entry) for name, entry in sorted(files.sums.items())},
     }
-    folder.finish(manifest)
-    return ReportResult(folder.path, manifest)
-
-
-def _finished(folder: OutputFolder, described: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The manifest of the report that is there, if it is the wanted one and whole."""
-    manifest = read_manifest(folder.path, FORMAT, "report", "")
-    if problems := [
-        f"{part} {name}"
-        for part in ("settings", "inputs")
-        for name in described[part]
-        if checksum({"": described[part][name]}) != checksum({"": manifest[part].get(name)})
-    ]:
-        raise ResumeError.listing(
-            f"{folder.path} was made from other inputs or settings. Name another folder, or "
-            "replace it with --overwrite. What differs:",
-            problems,
-        )
-    files = {name: FileSum(**entry) for name, entry in manifest["files"].items()}
-    return None if folder.damaged(files) else manifest
-
-
-def _spare(out: Path, sources: Sources) -> None:
-    """Refuse an output that is one of the inputs."""
-    inputs = [one.scan.path for one in (*sources.training_sets, *sources.embeddings)]
-    inputs += [keep.path for keep in sources.splits.values()]
-    inputs += [one.path for one in sources.evaluations]
-    for path in inputs:
-        if path is not None and path.resolve() == out.resolve():
-            raise UsageError(f"{path} is both input and output; name another output folder")
+    return output.finish(entries, pages.sums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.resources import files
 from itertools import chain
 from typing import Any
@@ -74,6 +75,7 @@ def _asset(name: str) -> bytes:
     return (files("clipgap.report") / "assets" / name).read_bytes()
 
 
+@cache
 def _environment() -> Any:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined

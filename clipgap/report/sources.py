@@ -175,6 +175,12 @@ class Sources:
             if _fingerprint(keep.manifest["store"]) == store
         }
 
+    def folders(self) -> Iterator[Path | None]:
+        """Where all of it lies; None of a scan that is in memory."""
+        yield from (one.scan.path for one in (*self.training_sets, *self.embeddings))
+        yield from (keep.path for keep in self.splits.values())
+        yield from (one.path for one in self.evaluations)
+
     def identity(self) -> dict[str, Any]:
         """For the manifest: equal sources are equal here, wherever they lie."""
         return {
