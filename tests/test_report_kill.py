@@ -110,7 +110,7 @@ def test_files_of_others_stay(study: Study, tmp_path: Path) -> None:
     before = tree(out)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/precious").write_text("stays")
-    with Staging(out, tmp_path / "aside") as pages:
+    with Staging(out, ".progress/pages") as pages:
         (out / "tables/mine.csv").write_text("1,2")
         pages.write("tables/test-sets.csv", b"new")
         pages.write("index.html", b"new")
@@ -118,7 +118,7 @@ def test_files_of_others_stay(study: Study, tmp_path: Path) -> None:
     changed = {name for name, digest in tree(out).items() if before.get(name) != digest}
     assert changed == {"tables/mine.csv", "tables/test-sets.csv", "index.html"}
     (out / "link").symlink_to(tmp_path / "elsewhere")
-    with Staging(out, tmp_path / "again") as pages:
+    with Staging(out, ".progress/pages") as pages:
         pages.write("link/precious", b"overwritten")
         with pytest.raises(InputError, match="cannot write"):
             pages.publish("index.html")

@@ -16,24 +16,26 @@ from types import TracebackType
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import sync_file, sync_folder
+from clipgap.files.folders import make_folder, remove
 from clipgap.files.sums import AnySum, FileSum
 
 
 class Staging:
-    """A folder `aside`, on the file system of `folder`, whose files are going to be in `folder`.
+    """Files of a folder that are first written into `aside`, a folder within it.
 
     After a kill at any moment whatever has its final name is whole.
     """
 
-    def __init__(self, folder: Path, aside: Path) -> None:
+    def __init__(self, folder: Path, aside: str) -> None:
         self.sums: dict[str, AnySum] = {}
-        self._folder, self._aside = folder, aside
+        self._folder, self._name, self._aside = folder, aside, folder / aside
         self._made: set[Path] = set()
         self._opened = -1
 
     def __enter__(self) -> Staging:
         with _writing(self._aside):
-            self._aside.mkdir()
+            remove(self._folder, [self._name])  # what a killed run left
+            make_folder(self._folder, self._name)
             # Opened before anything is written: what fails to reach the disk is told to whoever
             # had the file system open by then.
             self._opened = os.open(self._aside, os.O_RDONLY)

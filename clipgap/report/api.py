@@ -17,7 +17,7 @@ from clipgap.report.gallery import write_gallery
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
 from clipgap.runs.how import How, OnProgress
-from clipgap.runs.output import Complete, Kind, New, Output, open_output
+from clipgap.runs.output import PROGRESS, Complete, Kind, New, Output, open_output, spare
 
 KIND = Kind(
     Form(
@@ -114,8 +114,8 @@ def report(
         "settings": {"format": format, "title": title, "gallery": gallery},
         "inputs": sources.identity(),
     }
+    spare(Path(out), sources.folders())
     with open_output(out, KIND, how) as output:
-        output.spare(sources.folders())
         answer = output.begin(described)
         if isinstance(answer, Complete):
             return ReportResult(output.path, answer.manifest, already_complete=True)
@@ -127,7 +127,7 @@ def report(
 def _make(output: Output, sources: Sources, described: Mapping[str, Any]) -> dict[str, Any]:
     how, settings = output.how, described["settings"]
     shown: dict[str, Any] = {}
-    with Staging(output.path, output.progress / "pages") as pages:
+    with Staging(output.path, f"{PROGRESS}/pages") as pages:
 
         def write(name: str, content: bytes) -> None:
             how.check()

@@ -115,6 +115,14 @@ Answer: TypeAlias = New | GoesOn | Complete | Damaged
 State = Literal["empty", "unfinished", "finished"]
 
 
+def spare(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse an output folder that is, or holds, one of the inputs; before it is opened."""
+    for path in inputs:
+        if path is not None and _resolved(path).is_relative_to(_resolved(out)):
+            where = "is both input and output" if path == out else "lies in the output"
+            raise UsageError(f"{path} {where}; name another output folder")
+
+
 @contextmanager
 def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     """The folder at `path`, ours alone while this lasts; it need not be there yet.
@@ -164,13 +172,6 @@ class Output:
             f"{self.path} holds an unfinished {self.kind.noun}. Give --resume to go on with it, "
             "--overwrite to start again, or another output folder."
         )
-
-    def spare(self, inputs: Iterable[Path | None]) -> None:
-        """Refuse an output folder that is, or holds, one of the inputs."""
-        for path in inputs:
-            if path is not None and _resolved(path).is_relative_to(self._folder):
-                where = "is both input and output" if path == self.path else "lies in the output"
-                raise UsageError(f"{path} {where}; name another output folder")
 
     def begin(
         self,
