@@ -13,8 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.clip.train import patches
-from clipgap.clip.train.batches import plan_batches, split_global_batch
-from clipgap.clip.train.order import Order, shuffled, stream_of
+from clipgap.clip.train.order import (
+    Order,
+    plan_batches,
+    shuffled,
+    split_global_batch,
+    stream_of,
+)
 from clipgap.errors import MissingDependency, UsageError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from clipgap.clip.train.driver import run_here
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
+from clipgap.files import lines
 from clipgap.runs.old_output import OutputFolder
 from tests.clip_worlds import write_config, write_shards
 from tests.shards import write_keep
@@ -135,15 +135,15 @@ def launch_here(plan: TrainPlan, folder: Path, stop: Any, on_progress: Any) -> N
 
 def losses(folder: Path) -> list[dict[str, Any]]:
     """The loss log without what depends on the machine."""
-    lines = map(json.loads, (folder / "losses.jsonl").read_text().splitlines())
-    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
+    noted = lines.read(folder / "losses.jsonl", dict)
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in noted]
 
 
 def seen(folder: Path) -> dict[int, list[tuple[str, str]]]:
     """The samples of each epoch, over all ranks."""
     found: dict[int, list[tuple[str, str]]] = {}
     for path in sorted((folder / "keys").iterdir()):
-        for line in map(json.loads, path.read_text().splitlines()):
+        for line in lines.read(path, dict):
             found.setdefault(line["epoch"], []).extend(map(tuple, line["samples"]))
     return found
 

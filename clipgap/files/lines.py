@@ -30,7 +30,7 @@ def append(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     content = b"".join(map(_encoded, records))
     with _writing(path) as log:
         size = os.fstat(log).st_size
-        end = _end_of_records(log, size)
+        end = _end_of_lines(log, size)
         if end < size:
             os.ftruncate(log, end)
         _write(log, content, end)
@@ -46,6 +46,20 @@ def read(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
     """
     for _, made in _placed(path, make):
         yield made
+
+
+def last(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
+    """What `make` makes of the last record, without reading those before; None if there is none."""
+    try:
+        with path.open("rb") as log:
+            end = _end_of_lines(log.fileno(), os.fstat(log.fileno()).st_size)
+            start = _end_of_lines(log.fileno(), end - 1)
+            line = os.pread(log.fileno(), end - start, start)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _made(f"{path}: the last line", line, make) if line else None
 
 
 def cut(path: Path, stays: Callable[[dict[str, Any]], bool]) -> None:
@@ -69,14 +83,18 @@ def _placed(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[tuple[i
                 if not line.endswith(b"\n"):
                     return
                 end += len(line)
-                yield end, _made(path, number, line, make)
+                yield end, _made(f"{path}: line {number:,}", line, make)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise _unreadable(path, error) from error
 
 
-def _made(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]], T]) -> T:
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(f"{path}: cannot be read: {error.strerror or error}")
+
+
+def _made(where: str, line: bytes, make: Callable[[dict[str, Any]], T]) -> T:
     try:
         record = json.loads(line.decode())
         if not isinstance(record, dict):
@@ -85,8 +103,8 @@ def _made(path: Path, number: int, line: bytes, make: Callable[[dict[str, Any]],
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise InputError(
-            f"{path}: line {number:,} is damaged ({reason}). Remove the line, or start the run "
-            "again with --overwrite."
+            f"{where} is damaged ({reason}). Remove the line, or start the run again with "
+            "--overwrite."
         ) from error
 
 
@@ -113,9 +131,9 @@ def _writing(path: Path) -> Iterator[int]:
         ) from error
 
 
-def _end_of_records(log: int, size: int) -> int:
-    """Where the last whole line ends."""
-    while size:
+def _end_of_lines(log: int, size: int) -> int:
+    """Where the last line that is whole within the first `size` bytes ends."""
+    while size > 0:
         start = max(0, size - _CHUNK)
         found = os.pread(log, size - start, start).rfind(b"\n")
         if found >= 0:

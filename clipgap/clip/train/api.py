@@ -13,10 +13,12 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
+from clipgap.clip.train.logs import Quarantine, reached
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.ranks import Ranks
@@ -25,12 +27,12 @@ from clipgap.files.parquet import FileSum
 from clipgap.machine import versions
 from clipgap.runs.changes import changes, refuse_changes
 from clipgap.runs.old_lock import only_writer
-from clipgap.runs.old_output import OutputFolder, State, read_manifest, remove
+from clipgap.runs.old_output import OutputFolder, State, read_manifest
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 
 FORMAT = "clipgap-train"
 _MADE = (
-    *("checkpoints", "keys", "losses.jsonl", "quarantine", QUARANTINE),
+    *("checkpoints", "keys", "losses.jsonl", QUARANTINE),
     *("out.log", "params.txt", "processes.log", "tensorboard"),
 )
 _LABELS = {
@@ -70,7 +72,9 @@ class TrainResult:
 
     @property
     def final_loss(self) -> float:
-        return float(self.manifest["final_loss"])
+        """NaN if it was not finite."""
+        loss = self.manifest["final_loss"]
+        return nan if loss is None else float(loss)
 
     @property
     def quarantined(self) -> int:
@@ -210,15 +214,11 @@ def _compare(folder: Path, before: Mapping[str, Any], plan: TrainPlan) -> None:
 def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
     from clipgap.clip.train.checkpoints import FOLDER, name_of
     from clipgap.clip.train.order import Position
-    from clipgap.clip.train.quarantine import FOLDER as NOTED
-    from clipgap.clip.train.quarantine import entries
-    from clipgap.clip.train.steps import read_losses
 
-    problems = entries(folder / NOTED)
+    problems = Quarantine(folder).problems()
     if problems:
         write_quarantine(folder, problems)
-    remove(folder / NOTED)
-    last = read_losses(folder)[-1]
+    last = reached(folder)
     checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"
     return {
         "format": FORMAT,
@@ -234,6 +234,7 @@ def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
         },
         "keep": plan.keep and {"path": plan.keep, "manifest_sha256": plan.keep_sha256},
         "checkpoint": {"path": checkpoint, **asdict(FileSum.of(folder / checkpoint))},
-        "final_loss": last["loss"],
+        # Neither NaN nor infinity is JSON.
+        "final_loss": last.loss if last is not None and isfinite(last.loss) else None,
         "versions": {"clipgap": __version__, **versions("torch", "open_clip_torch")},
     }

@@ -17,8 +17,7 @@ from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
 from clipgap.clip.train.plan import TrainPlan
 from clipgap.clip.train.ranks import Ranks
-from clipgap.clip.train.session import Session
-from clipgap.clip.train.steps import Steps, StopAt
+from clipgap.clip.train.session import Session, Steps, StopAt
 from clipgap.errors import UsageError
 
 LR_PER_256 = 0.1
@@ -86,7 +85,7 @@ def _train(session: Session, device: torch.device) -> None:
 
     for epoch in range(session.begin.epoch, plan.epochs):
         epoch_of_loader.set_value(epoch)
-        steps = session.steps(batches, epoch, optimizer)
+        steps = Steps(batches, session, epoch, optimizer)
         try:
             _train_epoch(session, model, steps, epoch, optimizer, scaler)
         except StopAt as stopped:

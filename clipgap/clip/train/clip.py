@@ -15,9 +15,8 @@ from clipgap.clip.train.encoding import WithCaption
 from clipgap.clip.train.options import Place
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import LaterEpoch, Replacements, import_trainer, patched
-from clipgap.clip.train.session import Session
+from clipgap.clip.train.session import Session, Steps, StopAt
 from clipgap.clip.train.source import BadSample, Encode
-from clipgap.clip.train.steps import Steps, StopAt
 from clipgap.errors import ClipgapError
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.problems import Problem
@@ -94,7 +93,7 @@ class _Run:
         session, train = self.session, data["train"]
         if session.rank == 0:
             checkpoints.drop_stopped(session.folder)
-        steps = session.steps(train.dataloader, epoch, optimizer)
+        steps = Steps(train.dataloader, session, epoch, optimizer)
         later = LaterEpoch(epoch, session.first_batch(epoch) // session.plan.batches.accum)
 
         def content() -> dict[str, Any]:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clipgap.clip.train.logs import reached
 from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.steps import read_losses
 from clipgap.clip.train.worker import FAILURE, PROGRESS, STOPPED, run
 from clipgap.errors import (
     ClipgapError,
@@ -105,16 +105,13 @@ def _shown(plan: TrainPlan, folder: Path, on_progress: OnProgress) -> Iterator[N
     from clipgap.clip.train.api import Progress
 
     began, total = time.monotonic(), plan.epochs * plan.batches.samples
-    lines = read_losses(folder)
-    earlier = lines[-1]["samples"] if lines else 0
+    last = reached(folder)
+    earlier = last.samples if last else 0
     while True:
-        lines = read_losses(folder)
+        last = reached(folder)
         seconds = time.monotonic() - began
-        if lines:
-            last = lines[-1]
-            on_progress(
-                Progress("training", last["samples"], total, earlier, seconds, last["loss"])
-            )
+        if last:
+            on_progress(Progress("training", last.samples, total, earlier, seconds, last.loss))
         else:
             on_progress(Progress("training", 0, total, 0, seconds))
         yield

@@ -14,10 +14,9 @@ from typing import Any
 from clipgap.clip.checkpoints import checkpoint_file, read_weights
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import import_open_clip, register_config
-from clipgap.clip.train.batches import BatchPlan, plan_batches, split_global_batch
 from clipgap.clip.train.folders import count_folder, is_folder
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
-from clipgap.clip.train.order import Order
+from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
 from clipgap.clip.train.ranks import Ranks
 from clipgap.clip.train.shards import Counted, count_classes, count_shards

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from clipgap.clip.train.logs import Quarantine
 from clipgap.clip.train.order import Order, Position, shuffled, stream_of
-from clipgap.clip.train.quarantine import Quarantine
 from clipgap.errors import InputError
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample
@@ -107,7 +107,7 @@ class Batches(IterableDataset[tuple[Any, ...]]):
             if number == before:
                 raise InputError(
                     "a process found not one sample that it could use in its part of the shards; "
-                    "the folder 'quarantine' of the run says what is wrong with them"
+                    "the folder '.progress/quarantine' of the run says what is wrong with them"
                 )
 
     def _raw(self, place: tuple[int, int]) -> Iterator[Sample]:
