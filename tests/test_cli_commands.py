@@ -18,7 +18,7 @@ import pytest
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.cli.signals import ASKING, STOPPING, stop_on_signals
+from clipgap.cli.signals import ASKING, AT_ONCE, stop_on_signals
 from clipgap.errors import Interrupted
 from clipgap.store.writer import StoreWriter
 from clipgap.synthetic import rows as synthetic
@@ -279,7 +279,7 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
         "import threading, time\n"
         "from clipgap.cli.signals import stop_on_signals\n"
         "stop = threading.Event()\n"
-        "with stop_on_signals(stop, lambda text: print(text, flush=True)):\n"
+        "with stop_on_signals(stop, lambda text: print(text, flush=True), 'Stopping.'):\n"
         "    print('ready', flush=True)\n"
         "    time.sleep(100)\n"
     )
@@ -289,7 +289,9 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        assert process.stdout.readline().strip() == STOPPING, "said at once, not when it sleeps out"
+        assert process.stdout.readline().strip() == f"Stopping. {AT_ONCE}", (
+            "said at once, not when it sleeps out"
+        )
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
@@ -298,7 +300,7 @@ def test_a_second_ctrl_c_leaves_at_once() -> None:
 def test_signals_are_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in ASKING]
     stop = threading.Event()
-    with pytest.raises(Interrupted), stop_on_signals(stop, lambda text: None):
+    with pytest.raises(Interrupted), stop_on_signals(stop, lambda text: None, "Stopping."):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(timeout=60)
         raise Interrupted("stopped")

@@ -10,22 +10,20 @@ from rich.console import Console
 
 from clipgap.cli import words
 from clipgap.cli.progress import PlainLines, bar, make_display
-from clipgap.runs.old_progress import Progress
+from clipgap.runs.how import Progress
 
 
-def at(rows: int, **more: object) -> Progress:
+def at(done: int, **more: object) -> Progress:
     known = {
         "stage": "scanning",
-        "rows": rows,
-        "total_rows": 1_000_000,
-        "earlier_rows": 100_000,
-        "shard": 3,
-        "shards": 10,
+        "done": done,
+        "total": 1_000_000,
+        "earlier": 100_000,
+        "part": 3,
+        "parts": 10,
         "seconds": 20.0,
-        "flops": 8e12,
-        "survivors": 600_000,
-        "refined": 300_000,
-        "kernel": "cpu/avx2",
+        "figures": {"FLOP/s": 4e11, "survivors/row": 3.0, "refined/row": 1.5},
+        "means": "cpu/avx2",
     }
     return Progress(**{**known, **more})  # type: ignore[arg-type]
 
@@ -71,9 +69,9 @@ def test_a_stage_without_rows_says_only_what_it_does() -> None:
     clock = Clock()
     show = PlainLines(lines.append, clock)
     clock.now = 6.0
-    show(Progress("making data"))
+    show(Progress(stage="making data"))
     clock.now = 12.0
-    show(Progress("verifying", note="checksums"))
+    show(Progress(stage="verifying", at="checksums"))
     assert lines == ["making data", "verifying checksums"]
 
 
@@ -109,11 +107,11 @@ def test_notes_are_said_once_and_steps_are_logged(caplog: pytest.LogCaptureFixtu
     logger.handlers, logger.propagate = [], True
     caplog.set_level(logging.INFO, "clipgap")
     with make_display(Console(file=io.StringIO()), said.append, quiet=False) as show:
-        show(Progress("reading headers", note="test set 'a' is not in the gap"))
-        show(Progress("reading headers", note="test set 'a' is not in the gap"))
+        show(Progress(stage="reading headers", note="test set 'a' is not in the gap"))
+        show(Progress(stage="reading headers", note="test set 'a' is not in the gap"))
         show(at(1))
         show(at(2))
-        show(Progress("keys", note="a"))
+        show(Progress(stage="keys", at="a"))
     assert said == ["test set 'a' is not in the gap"]
     assert caplog.messages == ["reading headers", "scanning with cpu/avx2", "keys a"]
 

@@ -14,7 +14,7 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.keep.lists import open_keep
-from clipgap.runs.old_progress import Progress
+from clipgap.runs.how import Progress
 from clipgap.select.rules import Far
 from tests.kill_driver import run_driver
 from tests.test_dedup import DATA

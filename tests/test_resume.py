@@ -15,6 +15,7 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError
 from clipgap.files import atomic
+from clipgap.runs.how import Progress
 from clipgap.scan import engine
 from clipgap.store.base import Store
 from tests.worlds import World, flip_bit, make_world, tree, write_store
@@ -47,8 +48,8 @@ def stop_after(world: World, out: Path, shards: int, **options: Any) -> None:
     """Run until so many shards are scanned, then stop as a signal would."""
     stop = threading.Event()
 
-    def watch(progress: clipgap.scan.Progress) -> None:
-        if progress.stage == "scanning" and progress.shard == shards:
+    def watch(progress: Progress) -> None:
+        if progress.stage == "scanning" and progress.part == shards:
             stop.set()
 
     with pytest.raises(Interrupted, match="--resume"):
@@ -78,12 +79,12 @@ def test_a_stopped_scan_goes_on_where_it_was(
     stop_after(world, out, shards, block_rows=10)
     assert not (out / "manifest.json").exists()
     shards_read.clear()
-    progress: list[clipgap.scan.Progress] = []
+    progress: list[Progress] = []
     scan(world, out, resume=True, on_progress=progress.append)
     assert set(shards_read) == set(range(shards, 4)) - {1} | ({1} if shards <= 1 else set())
     first = next(p for p in progress if p.stage == "scanning")
-    assert first.earlier_rows == sum(len(rows) for rows in world.shards[:shards])
-    assert first.new_rows == len(world.shards[shards])
+    assert first.earlier == sum(len(rows) for rows in world.shards[:shards])
+    assert first.new == len(world.shards[shards])
     assert tree(out) == whole
 
 

@@ -313,10 +313,10 @@ def test_progress_counts_up_to_the_end(world: World) -> None:
     seen = []
     clipgap.scan(world.train, world.tests, k=1, block_rows=50, on_progress=seen.append)
     scanning = [progress for progress in seen if progress.stage == "scanning"]
-    assert [progress.rows for progress in scanning] == sorted(p.rows for p in scanning)
+    assert [progress.done for progress in scanning] == sorted(p.done for p in scanning)
     last = scanning[-1]
-    assert (last.rows, last.shard) == (last.total_rows, last.shards) == (len(world.rows), 5)
-    assert last.flops == 2 * len(world.rows) * 36 * 17
+    assert (last.done, last.part) == (last.total, last.parts) == (len(world.rows), 5)
+    assert last.figures["FLOP/s"] * last.seconds == pytest.approx(2 * len(world.rows) * 36 * 17)
     assert last.seconds_left == 0
     assert seen[0].stage == "reading headers"
 

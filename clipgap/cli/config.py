@@ -45,14 +45,16 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
-def save(path: Path, command: str, values: Mapping[str, Any]) -> None:
-    """Write a resolved configuration that `--config` takes back."""
+def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None:
+    """Write a resolved configuration that `--config` takes back, of the run that fills `out`."""
     from clipgap.files.atomic import write_atomic
+    from clipgap.runs.output import PROGRESS
 
     lines = [f"{HEADER} {command}", f"# Again: {command} --config {path}", ""]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
     text = "\n".join([*lines, ""])
-    with write_atomic(path) as temporary:
+    # Among the notes of the run, where whoever goes on finds what a kill has left.
+    with write_atomic(path, out / PROGRESS) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 
 

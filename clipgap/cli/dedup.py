@@ -12,7 +12,6 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
-from clipgap.cli.progress import itself
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
@@ -20,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.dedup.api import Dedup, Deduplicated
-    from clipgap.runs.old_progress import Progress
+
+_STOPPING = "Stopping after the block at hand; finished steps are kept."
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def dedup(
     if out is None:
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
     shell.check_settings_file(common_name(out))
-    with shell.watch(common_name(out), itself, _works) as watch:
+    with shell.watch(common_name(out), _STOPPING) as watch:
         found = run(
             store,
             epsilon,
@@ -172,10 +172,6 @@ def dedup(
         )
     shell.result(_outcome(found), describe(found))
     return QUARANTINED if found.lists[0].sizes["quarantined"] else 0
-
-
-def _works(progress: Progress) -> bool:
-    return progress.stage != "reading headers"
 
 
 def _plan(

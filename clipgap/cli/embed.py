@@ -16,7 +16,9 @@ from clipgap.errors import QUARANTINED, UsageError
 if TYPE_CHECKING:
     from clipgap.clip.embed.plan import EmbedPlan
     from clipgap.clip.embed.run import EmbedResult, Progress
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
+
+_STOPPING = "Stopping after the batch at hand; finished shards are kept."
 
 
 def register(app: typer.Typer) -> None:
@@ -117,13 +119,13 @@ def embed(
     if out is None:
         raise UsageError("--out is missing: name the folder that the store shall go to")
     shell.check_settings_file(out)
-    with shell.watch(out, _shown, _works) as watch:
+    with shell.watch(out, _STOPPING) as watch:
         result = run_embed(
             plan,
             out,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=watch,
+            on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
@@ -131,23 +133,19 @@ def embed(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
 
     return Shown(
-        progress.stage,
-        rows=progress.images,
-        total_rows=progress.total_images,
-        earlier_rows=progress.earlier_images,
-        shard=progress.shards,
-        shards=progress.total_shards,
+        stage=progress.stage,
+        works=progress.stage != "checking",
+        done=progress.images,
+        total=progress.total_images,
+        earlier=progress.earlier_images,
+        part=progress.shards,
+        parts=progress.total_shards,
         seconds=progress.seconds,
         noun="images",
     )
-
-
-def _works(progress: Progress) -> bool:
-    """Not yet while it only looks at its input."""
-    return progress.stage != "checking"
 
 
 def _described(plan: EmbedPlan) -> dict[str, Any]:

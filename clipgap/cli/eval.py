@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from clipgap.clip.eval.plan import EvalPlan
     from clipgap.clip.eval.run import EvalResult, Progress
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
+
+_STOPPING = "Stopping after the batch at hand; finished sets are kept."
 
 
 def register(app: typer.Typer) -> None:
@@ -125,14 +127,14 @@ def evaluate(
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(out)
-    with shell.watch(out, _shown, _works) as watch:
+    with shell.watch(out, _STOPPING) as watch:
         how = EvalHow(
             device=device,
             batch_size=batch_size,
             workers=workers,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=watch,
+            on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
         result = run_evaluation(plan, out, how)
@@ -141,20 +143,16 @@ def evaluate(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
 
     return Shown(
-        progress.stage,
-        note=progress.note,
-        rows=progress.done,
-        total_rows=progress.total,
+        stage=progress.stage,
+        works=progress.stage != "checking",
+        at=progress.note,
+        done=progress.done,
+        total=progress.total,
         seconds=progress.seconds,
     )
-
-
-def _works(progress: Progress) -> bool:
-    """Not yet while it only looks at its input."""
-    return progress.stage != "checking"
 
 
 def _described(plan: EvalPlan) -> dict[str, Any]:

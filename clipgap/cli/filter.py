@@ -14,9 +14,11 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
     from clipgap.shards.plan import FilterPlan
     from clipgap.shards.run import FilterResult, Progress
+
+_STOPPING = "Stopping after the shards at hand; they and all finished ones are kept."
 
 
 def register(app: typer.Typer) -> None:
@@ -96,14 +98,14 @@ def filter_shards(
     if out is None:
         raise UsageError("--out is missing: name the folder that the shards shall go to")
     shell.check_settings_file(out)
-    with shell.watch(out, _shown, _works) as watch:
+    with shell.watch(out, _STOPPING) as watch:
         result = run_filter(
             plan,
             out,
             workers=workers,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=watch,
+            on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
@@ -111,22 +113,18 @@ def filter_shards(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
 
     return Shown(
-        progress.stage,
-        rows=progress.kept,
-        total_rows=progress.total_kept,
-        earlier_rows=progress.kept - progress.new,
-        shard=progress.shards,
-        shards=progress.total_shards,
+        stage=progress.stage,
+        works=progress.stage in ("counting", "filtering"),
+        done=progress.kept,
+        total=progress.total_kept,
+        earlier=progress.kept - progress.new,
+        part=progress.shards,
+        parts=progress.total_shards,
         seconds=progress.seconds,
     )
-
-
-def _works(progress: Progress) -> bool:
-    """Not yet while it only looks at its input."""
-    return progress.stage in ("counting", "filtering")
 
 
 def _described(plan: FilterPlan) -> dict[str, Any]:

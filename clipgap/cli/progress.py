@@ -7,15 +7,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic
+from typing import TYPE_CHECKING
 
 from clipgap.cli import words
-from clipgap.runs.old_how import Moment
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from clipgap.runs.old_progress import Progress
+    from clipgap.runs.how import Progress
 
 Display = Callable[["Progress"], None]
 Say = Callable[[str], None]
@@ -44,42 +43,31 @@ def _with_notes(display: Display, say: Say) -> Display:
 
     def show(progress: Progress) -> None:
         nonlocal step
-        if _is_about_the_plan(progress) and progress.note not in said:
+        if progress.note and progress.note not in said:
             said.add(progress.note)
             say(progress.note)
         if (now := _doing(progress)) != step:
             step = now
-            LOG.info("%s%s", step, f" with {progress.kernel}" if progress.kernel else "")
+            LOG.info("%s%s", step, f" with {progress.means}" if progress.means else "")
         display(progress)
 
     return show
 
 
-class Watch(Generic[Moment]):
+class Watch:
     """Shows a run as it goes, and marks where its checks end and its work begins."""
 
-    def __init__(
-        self,
-        display: Display,
-        shown: Callable[[Moment], Progress],
-        works: Callable[[Moment], bool],
-        begun: Callable[[], None],
-    ) -> None:
-        self._display, self._shown, self._works, self._begun = display, shown, works, begun
-        self.last: Moment | None = None  # of the work
+    def __init__(self, display: Display, begun: Callable[[], None]) -> None:
+        self._display, self._begun = display, begun
+        self.last: Progress | None = None  # of the work
         self.stop = threading.Event()  # set by the user
 
-    def __call__(self, moment: Moment) -> None:
-        if self._works(moment):
+    def __call__(self, progress: Progress) -> None:
+        if progress.works:
             if self.last is None:
                 self._begun()
-            self.last = moment
-        self._display(self._shown(moment))
-
-
-def itself(progress: Progress) -> Progress:
-    """How a run is shown that says just what the display takes."""
-    return progress
+            self.last = progress
+        self._display(progress)
 
 
 class PlainLines:
@@ -116,50 +104,40 @@ def bar(progress: Progress) -> RenderableType:
     head.add_column(no_wrap=True, justify="right")
     head.add_row(
         Text(_doing(progress), style="bold"),
-        ProgressBar(total=progress.total_rows or None, completed=progress.rows),
+        ProgressBar(total=progress.total or None, completed=progress.done),
         "  ".join(filter(None, [_percent(progress), _time_left(progress)])),
     )
     return Group(head, Text(" · ".join(_figures(progress)), style="dim"))
 
 
-def _is_about_the_plan(progress: Progress) -> bool:
-    """Before anything is computed a note is a sentence; later it names what is at hand."""
-    return bool(progress.note) and progress.stage == "reading headers"
-
-
 def _doing(progress: Progress) -> str:
-    if progress.note and not _is_about_the_plan(progress):
-        return f"{progress.stage} {progress.note}"
-    return progress.stage
+    return f"{progress.stage} {progress.at}" if progress.at else progress.stage
 
 
 def _percent(progress: Progress) -> str:
     # Rounded down: 100 % is for what is done.
-    return f"{100 * progress.rows // progress.total_rows} %" if progress.total_rows else ""
+    return f"{100 * progress.done // progress.total:.0f} %" if progress.total else ""
 
 
 def _figures(progress: Progress) -> list[str]:
     figures = []
-    if progress.total_rows:
-        done, total = words.count(progress.rows), words.count(progress.total_rows)
+    if progress.total:
+        done, total = words.count(progress.done), words.count(progress.total)
         figures.append(f"{done} of {total} {progress.noun}")
-    if progress.shards:
-        figures.append(f"shard {words.count(progress.shard)} of {words.count(progress.shards)}")
+    if progress.parts:
+        part, parts = words.count(progress.part), words.count(progress.parts)
+        figures.append(f"{progress.parts_are} {part} of {parts}")
     return figures + speed(progress)
 
 
 def speed(progress: Progress) -> list[str]:
     """How fast it goes and how hard the data are; parts of a sentence."""
     figures = []
-    if progress.rows_per_second:
-        figures.append(f"{words.count(progress.rows_per_second)} {progress.noun}/s")
-    if progress.flops_per_second:
-        figures += [
-            words.rate(progress.flops_per_second),
-            f"{progress.survivors_per_row:.1f} survivors/row",
-            f"{progress.refined_per_row:.1f} refined/row",
-        ]
-    return [*figures, progress.kernel] if progress.kernel else figures
+    if progress.rate:
+        figures.append(f"{words.count(progress.rate)} {progress.noun}/s")
+    for unit, value in progress.figures.items():
+        figures.append(words.rate(value) if unit == "FLOP/s" else f"{value:,.1f} {unit}")
+    return [*figures, progress.means] if progress.means else figures
 
 
 def _time_left(progress: Progress) -> str:

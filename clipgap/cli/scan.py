@@ -13,12 +13,12 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
-from clipgap.cli.progress import itself, speed
+from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
 
 if TYPE_CHECKING:
-    from clipgap.runs.old_progress import Progress
+    from clipgap.runs.how import Progress
     from clipgap.scan.result import ScanResult
 
 Tests = Annotated[
@@ -49,6 +49,8 @@ Out = Annotated[
         "--out", "-o", metavar="SCAN", help="The folder to make. Needed unless --dry-run."
     ),
 ]
+
+_STOPPING = "Stopping after the block at hand; finished shards are kept."
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _run(
     if out is None:
         raise UsageError("--out is missing: name the folder that the scan shall become")
     shell.check_settings_file(out)
-    with shell.watch(out, itself, _works) as watch:
+    with shell.watch(out, _STOPPING) as watch:
         result = run(
             train,
             tests,
@@ -189,10 +191,6 @@ def _run(
         )
     shell.result(_outcome(result, watch.last), _describe_outcome(result, watch.last))
     return QUARANTINED if result.quarantined else 0
-
-
-def _works(progress: Progress) -> bool:
-    return progress.stage == "scanning"
 
 
 def tests_by_name(pairs: Sequence[str]) -> dict[str, str]:
@@ -243,13 +241,13 @@ def _outcome(result: ScanResult, last: Progress | None) -> dict[str, Any]:
         "run": None
         if last is None
         else {
-            "kernel": last.kernel,
-            "rows": last.new_rows,
+            "rows": round(last.new),
             "seconds": last.seconds,
-            "rows_per_second": last.rows_per_second,
-            "flops_per_second": last.flops_per_second,
-            "survivors_per_row": last.survivors_per_row,
-            "refined_per_row": last.refined_per_row,
+            "rows_per_second": last.rate,
+            "flops_per_second": last.figures.get("FLOP/s", 0.0),
+            "survivors_per_row": last.figures.get("survivors/row", 0.0),
+            "refined_per_row": last.figures.get("refined/row", 0.0),
+            "kernel": last.means,
         },
     }
 
@@ -262,7 +260,7 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
         yield f"Computed again: {', '.join(result.repaired)}."
     if last is not None:
         yield (
-            f"Scanned {words.plural(last.new_rows, 'row')} in {words.duration(last.seconds)}: "
+            f"Scanned {words.plural(round(last.new), 'row')} in {words.duration(last.seconds)}: "
             + ", ".join(speed(last))
         )
     for columns in result.set_columns:

@@ -7,7 +7,7 @@ import enum
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.cli.progress import Display, Watch
-    from clipgap.runs.old_how import Moment
-    from clipgap.runs.old_progress import Progress
 
 LOG = logging.getLogger("clipgap")
 
@@ -74,13 +72,11 @@ class Shell:
             yield display
 
     @contextmanager
-    def watch(
-        self,
-        out: Path | None,
-        shown: Callable[[Moment], Progress],
-        works: Callable[[Moment], bool] = lambda moment: True,
-    ) -> Iterator[Watch[Moment]]:
-        """Show a run that signals can stop; save the settings at the first moment that `works`."""
+    def watch(self, out: Path | None, stopping: str) -> Iterator[Watch]:
+        """Show a run that signals can stop; save the settings as soon as it works.
+
+        `stopping` is what a user who stops it shall know: what is finished first and what is kept.
+        """
         from clipgap.cli.progress import Watch
 
         def begun() -> None:
@@ -88,8 +84,8 @@ class Shell:
                 self.save_settings(out)
 
         with self.progress() as display:
-            watch = Watch(display, shown, works, begun)
-            with stop_on_signals(watch.stop, self.note):
+            watch = Watch(display, begun)
+            with stop_on_signals(watch.stop, self.note, stopping):
                 yield watch
 
     def check_settings_file(self, out: Path) -> None:
@@ -100,7 +96,7 @@ class Shell:
     def save_settings(self, out: Path) -> None:
         """Write the resolved configuration beside the output folder."""
         if not self._settings_are_at(out):
-            config.save(settings_file(out), self.command, self.settings)
+            config.save(settings_file(out), self.command, self.settings, out)
             LOG.info("configuration saved as %s", settings_file(out))
 
     def _settings_are_at(self, out: Path) -> bool:

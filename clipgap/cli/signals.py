@@ -22,7 +22,7 @@ ASKING = tuple(
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")  # Slurm sends SIGUSR1 on --signal=USR1@60
     if hasattr(signal, name)
 )
-STOPPING = "Stopping after the block at hand; finished shards are kept. Ctrl-C again: at once."
+AT_ONCE = "Ctrl-C again: at once."
 
 
 class InterruptedByUser(Interrupted):
@@ -32,12 +32,18 @@ class InterruptedByUser(Interrupted):
 
 
 @contextmanager
-def stop_on_signals(stop: threading.Event, say: Callable[[str], None]) -> Iterator[None]:
-    """Set `stop` when asked to and say so; a second Ctrl-C leaves at once."""
+def stop_on_signals(
+    stop: threading.Event, say: Callable[[str], None], stopping: str
+) -> Iterator[None]:
+    """Set `stop` when asked to and say what that means; a second Ctrl-C leaves at once."""
     received: list[int] = []
     ours, theirs = socket.socketpair()
     theirs.setblocking(False)
-    watcher = threading.Thread(target=_watch, args=(ours, stop, say, received), daemon=True)
+    watcher = threading.Thread(
+        target=_watch,
+        args=(ours, stop, lambda: say(f"{stopping} {AT_ONCE}"), received),
+        daemon=True,
+    )
     watcher.start()
     before = {number: signal.signal(number, _nothing) for number in ASKING}
     earlier_socket = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
@@ -57,7 +63,7 @@ def stop_on_signals(stop: threading.Event, say: Callable[[str], None]) -> Iterat
 
 
 def _watch(
-    ours: socket.socket, stop: threading.Event, say: Callable[[str], None], received: list[int]
+    ours: socket.socket, stop: threading.Event, say: Callable[[], None], received: list[int]
 ) -> None:
     while numbers := ours.recv(64):
         for number in numbers:
@@ -66,7 +72,7 @@ def _watch(
             received.append(number)
             stop.set()
             if len(received) == 1:
-                say(STOPPING)
+                say()
             elif number == signal.SIGINT:
                 stderr().show_cursor(True)  # a live bar hides it
                 stderr().print()

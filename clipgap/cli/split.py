@@ -12,20 +12,20 @@ import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command
-from clipgap.cli.progress import itself
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.runs.old_progress import Progress
     from clipgap.select.algebra import Operation
     from clipgap.select.reference import Reference
     from clipgap.select.rules import Rule
     from clipgap.select.splitting import Split
 
 _RULES = "--prune, --near, --far, --core, --rand, --where, --union, --intersection, --difference"
+
+_STOPPING = "Stopping; a split that was stopped starts again."
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def split(
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
     else:
         shell.check_settings_file(out)
-    with shell.watch(out, itself, _works) as watch:
+    with shell.watch(out, _STOPPING) as watch:
         how: dict[str, Any] = {
             "out": out,
             "threads": threads,
@@ -181,10 +181,6 @@ def split(
         "already_complete": found.already_complete,
     }
     shell.result(result, describe(found, out))
-
-
-def _works(progress: Progress) -> bool:
-    return progress.stage == "writing"
 
 
 def _rule(options: RuleOptions) -> Rule | Operation:

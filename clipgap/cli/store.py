@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 
 def info(shell: Shell, store: StorePath) -> None:
     """Read a store once: shards, norms, bad rows, duplicate keys."""
-    from clipgap.runs.old_progress import Progress
+    from clipgap.runs.how import Progress
     from clipgap.store.info import inspect
     from clipgap.store.opening import open_store
 
@@ -44,7 +44,7 @@ def info(shell: Shell, store: StorePath) -> None:
 
         def watch(rows: int, total: int) -> None:
             seconds = time.monotonic() - began
-            display(Progress("reading", rows=rows, total_rows=total, seconds=seconds))
+            display(Progress(stage="reading", done=rows, total=total, seconds=seconds))
 
         found = inspect(opened, watch)
     shell.result(asdict(found), _describe(found))

@@ -17,7 +17,9 @@ from clipgap.errors import QUARANTINED
 if TYPE_CHECKING:
     from clipgap.clip.train.api import Progress, TrainResult
     from clipgap.clip.train.plan import TrainPlan
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
+
+_STOPPING = "Stopping after the step at hand; a checkpoint is kept."
 
 
 @dataclass(frozen=True)
@@ -194,13 +196,13 @@ def train(
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(place.folder)
-    with shell.watch(place.folder, _shown) as watch:
+    with shell.watch(place.folder, _STOPPING) as watch:
         result = run_train(
             plan,
             place.folder,
             resume=resume,
             overwrite=overwrite,
-            on_progress=watch,
+            on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
     if not result.manifest:  # the first rank speaks for all
@@ -210,15 +212,16 @@ def train(
 
 
 def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.old_progress import Progress as Shown
+    from clipgap.runs.how import Progress as Shown
 
     return Shown(
-        progress.stage,
-        rows=progress.samples,
-        total_rows=progress.total,
-        earlier_rows=progress.earlier,
+        stage=progress.stage,
+        works=True,
+        done=progress.samples,
+        total=progress.total,
+        earlier=progress.earlier,
         seconds=progress.seconds,
-        note="" if progress.loss is None else f"loss {progress.loss:.4f}",
+        at="" if progress.loss is None else f"loss {progress.loss:.4f}",
     )
 
 

@@ -20,8 +20,8 @@ from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.kernels.choose import resolve
 from clipgap.machine import memory_bytes
+from clipgap.runs.how import OnProgress, Progress
 from clipgap.runs.old_lock import only_writer
-from clipgap.runs.old_progress import OnProgress, Progress
 from clipgap.scan.job import ScanHow
 from clipgap.select.output import Output
 from clipgap.store.base import Store
@@ -164,7 +164,7 @@ def dedup(
         stop=stop,
     )
     resolve(kernel, device)  # what is missing is said before anything is written
-    how.report(Progress("reading headers"))
+    how.report(Progress(stage="reading headers"))
     plan = plan_dedup(
         store,
         epsilon,

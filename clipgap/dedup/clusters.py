@@ -17,7 +17,7 @@ from clipgap.dedup.decisions import Decision
 from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.settings import Settings
 from clipgap.kernels.cpu import thread_count
-from clipgap.runs.old_progress import Progress
+from clipgap.runs.how import Progress
 from clipgap.select.order import at_random
 
 NONE = -1
@@ -165,8 +165,16 @@ class Deduplication:
     def _report(self, rows: int) -> None:
         seconds = time.monotonic() - self.began
         total, before = self.source.store.rows, self.before
-        progress = Progress("comparing", rows, total, before, seconds=seconds)
-        self.comparison.watch.report(progress)
+        self.comparison.watch.report(
+            Progress(
+                stage="comparing",
+                works=True,
+                done=rows,
+                total=total,
+                earlier=before,
+                seconds=seconds,
+            )
+        )
 
 
 def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -59,14 +59,9 @@ def assign(
         threads=how.threads,
     )
 
-    def figures(rows: int) -> dict[str, Any]:
-        done = scanner.counters
-        return {
-            "flops": 2.0 * rows * centroids.size,
-            "survivors": done.survivors,
-            "refined": done.refined,
-            "kernel": scanner.name,
-        }
+    def figures(rows: int, seconds: float) -> dict[str, Any]:
+        found = scanner.counters.figures(rows, 2.0 * rows * centroids.size, seconds)
+        return {"figures": found, "means": scanner.name}
 
     begun: deque[tuple[Rows, Ids, Pending]] = deque()
     for rows, ids in source.blocks(stage, figures, scanner.block_rows):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import Interrupted
-from clipgap.runs.old_progress import OnProgress, Progress, ignore
+from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.inputs import BlockReader
 from clipgap.scan.plan import ScanPlan, Settings
 from clipgap.store.base import Store
@@ -60,10 +60,10 @@ class RowSource:
     def blocks(
         self,
         stage: str,
-        figures: Callable[[int], dict[str, Any]] = lambda rows: {},
+        figures: Callable[[int, float], dict[str, Any]] = lambda rows, seconds: {},
         suited: int = BLOCK_ROWS,
     ) -> Iterator[tuple[Rows, Ids]]:
-        """All rows, block by block; `figures` adds to what is reported after so many rows.
+        """All rows, block by block; `figures` adds to the report after so many rows and seconds.
 
         `suited` is the size of blocks unless another one was asked for.
         """
@@ -74,8 +74,8 @@ class RowSource:
             yield rows, ids
             done += len(rows)
             seconds = time.monotonic() - began
-            at = Progress(stage, last, total, seconds=seconds)
-            self.watch.report(replace(at, **figures(done)))
+            at = Progress(stage=stage, works=True, done=last, total=total, seconds=seconds)
+            self.watch.report(replace(at, **figures(done, seconds)))
 
     def take(self, ids: Ids, place: NDArray[np.int64], stage: str) -> Rows:
         """Some rows, given by ascending ids, each put to its place among them."""

@@ -22,7 +22,7 @@ from clipgap.dedup.seeds import choose_seeds
 from clipgap.dedup.settings import Clustering, Settings
 from clipgap.dedup.state import State
 from clipgap.keep.lists import KeepWriter, Piece
-from clipgap.runs.old_progress import Progress
+from clipgap.runs.how import Progress
 from clipgap.scan.job import ScanHow
 from clipgap.select.order import at_random
 from clipgap.store.base import Store
@@ -105,7 +105,14 @@ class Run:
         for shard in self.store.shards:
             writer.write(shard.index, self._pieces(number, shard.index, offset))
             offset += shard.rows
-            done = Progress("writing", offset, self.store.rows, 0, shard.index + 1)
+            done = Progress(
+                stage="writing",
+                works=True,
+                done=offset,
+                total=self.store.rows,
+                part=shard.index + 1,
+                parts=len(self.store.shards),
+            )
             self.source.watch.report(done)
         return self.sizes(number)
 

@@ -21,14 +21,17 @@ _CHUNK = 1 << 20
 
 
 @contextmanager
-def write_atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+def write_atomic(path: str | os.PathLike[str], scratch: Path | None = None) -> Iterator[Path]:
     """Give a temporary path beside `path`; what the body wrote there becomes `path` at the end.
+
+    The temporary file lies in the folder `scratch` instead, if that is there.
 
     If the body or any step after it fails, `path` is as it was and the temporary file is gone.
     The body should do nothing but write, since any `OSError` in it is reported as a failed write.
     """
     final = Path(path)
-    temporary = final.with_name(f".{final.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}")
+    folder = final.parent if scratch is None or not scratch.is_dir() else scratch
+    temporary = folder / f".{final.name}.{secrets.token_hex(6)}{TEMPORARY_SUFFIX}"
     try:
         yield temporary
         sync_file(temporary)

@@ -58,6 +58,16 @@ class Counters:
     survivors: int = 0  # pairs that the filter let through
     refined: int = 0  # pairs whose float64 score was computed
 
+    def figures(self, rows: int, operations: float, seconds: float) -> dict[str, float]:
+        """How fast so many rows went, and how hard they were, by unit."""
+        if not rows or not seconds:
+            return {}
+        return {
+            "FLOP/s": operations / seconds,
+            "survivors/row": self.survivors / rows,
+            "refined/row": self.refined / rows,
+        }
+
 
 class Pending(Protocol):
     """A block that a scanner has begun."""

@@ -51,6 +51,10 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
+def ignore(progress: Progress) -> None:
+    """For callers who do not watch."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class How:
     """Nothing here can change a result."""

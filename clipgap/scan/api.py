@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from clipgap.runs.old_progress import OnProgress, Progress
+from clipgap.runs.how import OnProgress, Progress
 from clipgap.scan.job import ScanHow
 from clipgap.scan.plan import ABOVE, ScanPlan, Settings, make_plan
 from clipgap.scan.result import ScanResult, open_scan
@@ -51,7 +51,7 @@ def scan(
         on_progress=on_progress,
         stop=stop,
     )
-    how.report(Progress("reading headers"))
+    how.report(Progress(stage="reading headers"))
     plan = plan_scan(
         train, tests, gap=gap, k=k, bad_rows=bad_rows, train_table=train_table, above=above
     )
@@ -90,7 +90,7 @@ def gap(
         on_progress=on_progress,
         stop=stop,
     )
-    how.report(Progress("reading headers"))
+    how.report(Progress(stage="reading headers"))
     plan = plan_scan(
         reference, tests, kind="gap", k=k, bad_rows=bad_rows, train_table=train_table, above=above
     )

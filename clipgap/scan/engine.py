@@ -23,7 +23,7 @@ from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import Put
 from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import Scanner, TopK
-from clipgap.runs.old_progress import OnProgress, Progress
+from clipgap.runs.how import OnProgress, Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
 from clipgap.scan.inputs import Block, BlockReader
@@ -235,18 +235,19 @@ class _Watch:
         self._rows += rows
         self._shards += last
         plan, counters = self._engine.plan, self._engine.scanner.counters
+        new, seconds = self._rows - self._earlier, time.monotonic() - self._began
+        operations = 2.0 * new * plan.test_rows * plan.train.dim
         self._engine.on_progress(
             Progress(
                 stage="scanning",
-                rows=self._rows,
-                total_rows=plan.train.rows,
-                earlier_rows=self._earlier,
-                shard=self._shards,
-                shards=len(plan.train.shards),
-                seconds=time.monotonic() - self._began,
-                flops=2.0 * (self._rows - self._earlier) * plan.test_rows * plan.train.dim,
-                survivors=counters.survivors,
-                refined=counters.refined,
-                kernel=self._engine.scanner.name,
+                works=True,
+                done=self._rows,
+                total=plan.train.rows,
+                earlier=self._earlier,
+                part=self._shards,
+                parts=len(plan.train.shards),
+                seconds=seconds,
+                figures=counters.figures(new, operations, seconds),
+                means=self._engine.scanner.name,
             )
         )

@@ -11,8 +11,8 @@ from clipgap.errors import UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
+from clipgap.runs.how import Progress
 from clipgap.runs.old_how import How
-from clipgap.runs.old_progress import Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.counts import Totals, histogram_table
@@ -57,7 +57,7 @@ class Job:
 
     @classmethod
     def load(cls, plan: ScanPlan, how: ScanHow) -> Job:
-        how.report(Progress("reading test sets", total_rows=plan.train.rows))
+        how.report(Progress(stage="reading test sets", total=plan.train.rows))
         return cls(plan, load_tests(plan), how, how.stop or threading.Event())
 
     @cached_property
@@ -75,7 +75,7 @@ class Job:
         columns = [test.columns() for test in self.tests]
         how = self.how
         if (note := fallback_note(how.kernel, how.device)) is not None:
-            how.report(Progress("reading test sets", note=note))
+            how.report(Progress(stage="reading test sets", note=note))
         return make_scanner(
             columns,
             self.plan.settings.k,
@@ -125,5 +125,5 @@ class Job:
 
     def _report(self, stage: str) -> None:
         rows, shards = self.plan.train.rows, len(self.plan.train.shards)
-        progress = Progress(stage, rows=rows, total_rows=rows, shard=shards, shards=shards)
+        progress = Progress(stage=stage, done=rows, total=rows, part=shards, parts=shards)
         self.how.report(progress)

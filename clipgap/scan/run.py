@@ -12,9 +12,9 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import Scanner
 from clipgap.memory import arrow_from_system
+from clipgap.runs.how import Progress
 from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import State
-from clipgap.runs.old_progress import Progress
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
 from clipgap.scan.job import Job, ScanHow
@@ -29,7 +29,7 @@ from clipgap.scan.sinks import MemorySink, part_name
 def run_plan(plan: ScanPlan, out: str | Path | None, how: ScanHow) -> ScanResult:
     """Carry a plan out."""
     for note in plan.notes:
-        how.report(Progress("reading headers", note=note))
+        how.report(Progress(stage="reading headers", note=note))
     if out is None:
         if how.resume or how.overwrite:
             raise UsageError("--resume and --overwrite need an output folder")
@@ -92,7 +92,7 @@ def _check_finished(job: Job, folder: ScanFolder, manifest: Mapping[str, Any]) -
         folder.tidy()
         return ScanResult(manifest, folder.path, already_complete=True)
     note = f"{len(damaged):,} damaged files are computed again, the first is {damaged[0]}"
-    job.how.report(Progress("reading headers", note=note))
+    job.how.report(Progress(stage="reading headers", note=note))
     parts = {part_name(shard.index): shard.index for shard in job.plan.train.shards}
     if not all(name in parts for name in damaged):
         return None

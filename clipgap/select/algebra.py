@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList, Piece, open_keep
-from clipgap.runs.old_progress import OnProgress
+from clipgap.runs.how import OnProgress
 from clipgap.select.columns import require_same_store
 from clipgap.select.output import Output, cite
 from clipgap.select.splitting import Split
@@ -71,7 +71,9 @@ def combine(
         return Split(rule, finished.manifest["sizes"], finished, True, mask=finished.bits)
     with output.writer() as writer:
         workers.each(
-            "writing", lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers))
+            "writing",
+            lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),
+            works=True,
         )
         writer.note(sizes=_sizes(first.rows, writer.kept))
     keep = KeepList(output.path, writer.manifest)

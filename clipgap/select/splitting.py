@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.keep.lists import KeepList, KeepWriter, Piece
-from clipgap.runs.old_progress import OnProgress
+from clipgap.runs.how import OnProgress
 from clipgap.scan.result import ScanResult
 from clipgap.select.columns import Block, ScanTables, open_tables
 from clipgap.select.output import Output, cite
@@ -104,7 +104,7 @@ class _Work:
             writer.write(shard, self._pieces(shard, sizes))
             return sizes
 
-        sizes = self._sum(self.workers.each("writing", write))
+        sizes = self._sum(self.workers.each("writing", write, works=True))
         writer.note(sizes=sizes)
         return sizes
 

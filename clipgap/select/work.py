@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from clipgap.errors import Interrupted, UsageError
 from clipgap.machine import cores
-from clipgap.runs.old_progress import OnProgress, Progress, ignore
+from clipgap.runs.how import OnProgress, Progress, ignore
 
 T = TypeVar("T")
 
@@ -36,8 +36,11 @@ class Workers:
     def shards(self) -> int:
         return len(self._rows)
 
-    def each(self, stage: str, task: Callable[[int], T]) -> list[T]:
-        """The task's results, in the order of the shards; the first error ends all."""
+    def each(self, stage: str, task: Callable[[int], T], works: bool = False) -> list[T]:
+        """The task's results, in the order of the shards; the first error ends all.
+
+        `works` if the task writes.
+        """
         began, done, results = time.monotonic(), 0, []
         total, shards = sum(self._rows), len(self._rows)
 
@@ -45,14 +48,22 @@ class Workers:
             self.check()
             return task(shard)
 
-        self._report(Progress(stage, total_rows=total, shards=shards))
+        self._report(Progress(stage=stage, works=works, total=total, parts=shards))
         with ThreadPoolExecutor(self._threads, thread_name_prefix="clipgap-select") as pool:
             try:
                 for shard, result in enumerate(pool.map(run, range(shards))):
                     results.append(result)
                     done += self._rows[shard]
                     seconds = time.monotonic() - began
-                    now = Progress(stage, done, total, 0, shard + 1, shards, seconds)
+                    now = Progress(
+                        stage=stage,
+                        works=works,
+                        done=done,
+                        total=total,
+                        part=shard + 1,
+                        parts=shards,
+                        seconds=seconds,
+                    )
                     self._report(now)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)

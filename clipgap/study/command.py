@@ -100,7 +100,8 @@ def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
         shell.note(f"[{starting.number}/{starting.total}] {step.stage.name}: {step.why}")
         shell.note(f"  {step.call}")
 
-    with stop_on_signals(stop, shell.note):
+    stopping = "Stopping the stage at hand; what stands is kept."
+    with stop_on_signals(stop, shell.note, stopping):
         result = study.run(quiet=shell.quiet, on_stage=announce, stop=stop, **how)
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.quarantined else 0

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError, UsageError
-from clipgap.runs.old_progress import OnProgress, ignore
+from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.verify.checks import Checks, VerifyReport
 from clipgap.verify.scan_files import check_counts, check_files, check_schemas

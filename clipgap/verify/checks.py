@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from clipgap.runs.old_progress import OnProgress, Progress
+from clipgap.runs.how import OnProgress, Progress
 from clipgap.verify.problems import Problems
 
 
@@ -43,7 +43,7 @@ class Checks:
 
     def make(self, name: str, look: Callable[..., str], *arguments: object) -> None:
         """`look` adds to the problems that it is given, and says what it looked at."""
-        self._report(Progress("verifying", note=name))
+        self._report(Progress(stage="verifying", at=name))
         problems = Problems()
         seen = look(*arguments, problems)
         self.add(name, problems, seen)

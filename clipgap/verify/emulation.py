@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
-from clipgap.runs.old_progress import OnProgress, Progress, ignore
+from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult
 from clipgap.scan.tables import SetColumns
 from clipgap.select.columns import ScanTables, open_tables
@@ -163,7 +163,11 @@ class _Run:
         )
         done, shards = 0, len(self.tables.shard_rows)
         for shard, rows in enumerate(self.tables.shard_rows):
-            report(Progress("emulating", done, self.tables.rows, 0, shard, shards))
+            report(
+                Progress(
+                    stage="emulating", done=done, total=self.tables.rows, part=shard, parts=shards
+                )
+            )
             masks = [
                 self._shard(shard, names, one) for names, one in zip(self.sets, found, strict=True)
             ]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import BlockResult
-from clipgap.runs.old_progress import OnProgress, Progress, ignore
+from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.inputs import Block, BlockReader, LoadedTest
 from clipgap.scan.plan import ScanPlan, Settings
 from clipgap.store.base import Store
@@ -71,7 +71,9 @@ def read_blocks(store: Store, bad_rows: str, means: Means, stage: str) -> Iterat
         for block, _ in reader.blocks(range(shards)):
             yield block
             done += len(block.status)
-            means.on_progress(Progress(stage, done, store.rows, 0, block.shard, shards))
+            means.on_progress(
+                Progress(stage=stage, done=done, total=store.rows, part=block.shard, parts=shards)
+            )
 
 
 def best_scores(

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_table, row_groups
-from clipgap.runs.old_progress import OnProgress
+from clipgap.runs.how import OnProgress
 from clipgap.scan.job import Job, ScanHow
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink, part_name

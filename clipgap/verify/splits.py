@@ -23,7 +23,7 @@ import numpy as np
 
 from clipgap.files.documents import checksum, write_json
 from clipgap.keep.lists import KeepList, open_keep
-from clipgap.runs.old_progress import OnProgress, ignore
+from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.resume import differences
 from clipgap.select.columns import ScanTables, open_tables
