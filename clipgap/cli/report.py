@@ -107,7 +107,6 @@ def report(
     """
     from clipgap.report.api import plan_report
     from clipgap.report.api import report as run
-    from clipgap.runs.old_progress import Progress
 
     inputs: dict[str, Any] = {
         "scans": _named(scan, "--scan"),
@@ -135,7 +134,7 @@ def report(
             gallery=gallery,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=lambda moment: display(Progress(moment.stage)),
+            on_progress=display,
         )
     shell.save_settings(out)
     shell.result(_outcome(result), _describe_outcome(result))
