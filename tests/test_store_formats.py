@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from clipgap.store.base import Store
 from clipgap.store.opening import array_store, open_store
-from clipgap.store.resting import Resting
+from clipgap.store.rows import Resting
 from clipgap.store.writer import StoreWriter
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
@@ -418,7 +418,7 @@ def test_servers_that_list_nothing_still_serve_files(
 
 
 def test_only_a_few_readers_rest() -> None:
-    resting: Resting[int] = Resting(capacity=2)
+    resting = Resting(capacity=2)
     for reader, path in enumerate("abca"):
         resting.keep(path, reader)
     assert [resting.take(path) for path in "abc"] == [3, None, 2]

@@ -1,16 +1,25 @@
-"""What a user may write where a store is named: `::` joins, braces, globs and `?name=value`."""
+"""What a user may write where files are named: `::` joins, braces, globs and `?name=value`.
+
+Whatever is there under the very name that was given is what is meant, and only then is the name
+read as a pattern: a folder may be called `a::b`, `[1]` or `{x}`.
+"""
 
 from __future__ import annotations
 
 import itertools
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Literal
 
-from clipgap.errors import UsageError
+from clipgap.errors import InputError, UsageError
+from clipgap.files.addresses import SETTINGS, public
+from clipgap.files.volumes import FILE_THREADS, File, Volume
 
 _OPTIONS = re.compile(r"\?([a-z]+=[^?]*)$")
-_SETTINGS = ("array", "dim", "paths")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _GLOB = re.compile(r"[*?\[]")
@@ -35,12 +44,52 @@ class Part:
     options: Options
 
 
+Chosen = Literal["folder", "glob", "written out"]
+"""How files came to be in a store, which decides what counts as missing."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files in the order that their name gives them, and those that are not there."""
+
+    files: list[File]
+    how: Chosen
+    problems: list[str]
+
+
 def parse(source: str, defaults: Options) -> list[Part]:
     """Split a name at `::` and take the options off each part."""
-    parts = [_part(text, defaults) for text in source.split("::")]
-    if not all(part.path for part in parts):
-        raise UsageError(f"{source!r} names no file or folder before, after or between '::'")
+    return [_part(text, defaults) for text in split_parts(source)]
+
+
+def split_parts(source: str) -> list[str]:
+    """The parts of a name between `::`; `a::b` is one part where it is there."""
+    pieces, parts = source.split("::"), []
+    while pieces:
+        count = next(n for n in range(len(pieces), 0, -1) if n == 1 or _is_there(pieces[:n]))
+        parts.append("::".join(pieces[:count]))
+        del pieces[:count]
+    if not all(parts):
+        raise UsageError(
+            f"{public(source)!r:.200} names no file or folder before, after or between '::'"
+        )
     return parts
+
+
+def find_files(volume: Volume, path: str) -> Found | None:
+    """The files that `path` names one by one; None if it can only be a folder."""
+    file = volume.file(path)
+    if file is not None:
+        return Found([file], "written out", [])
+    pattern = has_braces(path) or has_glob(path)
+    if not pattern or volume.is_folder(path):
+        return None
+    if has_braces(path):
+        return _expanded(volume, path)
+    files = sorted(volume.glob(path), key=lambda found: natural(found.path))
+    if not files:
+        raise InputError(f"{public(path)}: no file matches")
+    return Found(files, "glob", [])
 
 
 def expand_braces(text: str) -> list[str]:
@@ -53,7 +102,7 @@ def expand_braces(text: str) -> list[str]:
     for options in choices:
         count *= len(options)
         if count > _MOST_NAMES:
-            raise UsageError(f"{text!r} stands for more than {_MOST_NAMES:,} names")
+            raise UsageError(f"{public(text)!r} stands for more than {_MOST_NAMES:,} names")
     return ["".join(names) for names in itertools.product(*choices)]
 
 
@@ -63,6 +112,55 @@ def has_braces(text: str) -> bool:
 
 def has_glob(text: str) -> bool:
     return bool(_GLOB.search(text))
+
+
+def split_path(path: str) -> tuple[str, str]:
+    """Folder and name of a path or URL."""
+    folder, slash, name = path.rpartition("/")
+    return folder or slash, name
+
+
+def require_text(shown: str, path: str) -> None:
+    """Refuse a name that is not UTF-8, which no table or manifest can hold."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{shown!a}: this name is not UTF-8; rename it") from None
+
+
+def join_path(folder: str, name: str) -> str:
+    """The path of what is called `name` in a folder."""
+    return f"{folder.rstrip('/')}/{name}" if folder else name
+
+
+def name_of(path: str) -> str:
+    """The last part of a path or address, without the query that an address may have."""
+    name = split_path(path.partition("?")[0] if "://" in path else path)[1]
+    return name or path
+
+
+def stem_of(path: str) -> str:
+    """The name of a file without its last suffix."""
+    name = name_of(path)
+    return name.rpartition(".")[0] or name
+
+
+def suffix_of(path: str) -> str:
+    """The last suffix of a name, with its dot; "no suffix" if it has none."""
+    name = name_of(path)
+    return name[name.rfind(".") :] if "." in name else "no suffix"
+
+
+def unique_names(paths: Sequence[str]) -> list[str]:
+    """The stem of each file, with as much of its folder in front as it takes to be unique."""
+    names = [stem_of(path) for path in paths]
+    folders = [split_path(path)[0] for path in paths]
+    while clashes := {name for name, count in Counter(names).items() if count > 1}:
+        for index, name in enumerate(names):
+            if name in clashes:
+                folders[index], last = split_path(folders[index])
+                names[index] = f"{last}/{name}"
+    return names
 
 
 def split_number(stem: str) -> tuple[str, int] | None:
@@ -93,11 +191,21 @@ def show_runs(runs: Sequence[tuple[int, int]], shown: int = 12) -> str:
     return text if len(runs) <= shown else f"{text}, …"
 
 
+def _is_there(pieces: Sequence[str]) -> bool:
+    """Whether all these pieces together are the name of something local."""
+    text = "::".join(pieces)
+    return any(os.path.lexists(path) for path in (text, _OPTIONS.sub("", text)))
+
+
 def _part(text: str, defaults: Options) -> Part:
     match = _OPTIONS.search(text)
-    if not match or (
-        # What follows a web address may be the server's own business, a signature say.
-        text.startswith(("http://", "https://")) and match[1].partition("=")[0] not in _SETTINGS
+    if (
+        (match and os.path.lexists(text))
+        or not match
+        or (
+            # What follows a web address may be the server's own business, a signature say.
+            text.startswith(("http://", "https://")) and match[1].partition("=")[0] not in SETTINGS
+        )
     ):
         return Part(text, defaults)
     given = dict(_settings(match[1], text))
@@ -112,17 +220,17 @@ def _part(text: str, defaults: Options) -> Part:
 def _settings(query: str, text: str) -> Iterator[tuple[str, str]]:
     for setting in query.split("&"):
         name, _, value = setting.partition("=")
-        if name not in _SETTINGS or not value:
+        if name not in SETTINGS or not value:
             raise UsageError(
-                f"{text!r}: {setting!r} is no setting of a store; there are array=NAME (of an "
-                ".npz), dim=D and paths=FILE (of a raw float32 memmap)"
+                f"{public(text)!r}: {setting!r} is no setting of a store; there are array=NAME (of "
+                "an .npz), dim=D and paths=FILE (of a raw float32 memmap)"
             )
         yield name, value
 
 
 def _dim(value: str, text: str) -> int:
     if not value.isdecimal() or int(value) == 0:
-        raise UsageError(f"{text!r}: dim={value} is not a positive whole number")
+        raise UsageError(f"{public(text)!r}: dim={value} is not a positive whole number")
     return int(value)
 
 
@@ -131,16 +239,39 @@ def _choices(group: str, text: str) -> list[str]:
     if not span:
         if "," not in group:
             raise UsageError(
-                f"{text!r}: {{{group}}} is neither a range like {{00000..01023}} "
+                f"{public(text)!r}: {{{group}}} is neither a range like {{00000..01023}} "
                 "nor a list like {a,b}"
             )
         return group.split(",")
     first, last = int(span[1]), int(span[2])
     if last < first:
-        raise UsageError(f"{text!r}: {{{group}}} runs backwards")
+        raise UsageError(f"{public(text)!r}: {{{group}}} runs backwards")
     if last - first >= _MOST_NAMES:
-        raise UsageError(f"{text!r} stands for more than {_MOST_NAMES:,} names")
+        raise UsageError(f"{public(text)!r} stands for more than {_MOST_NAMES:,} names")
     # As in a shell, a leading zero on either side asks for padding to the longer one.
     padded = any(len(end) > 1 and end[0] == "0" for end in span.groups())
     width = max(map(len, span.groups())) if padded else 0
     return [f"{number:0{width}d}" for number in range(first, last + 1)]
+
+
+def _expanded(volume: Volume, path: str) -> Found:
+    names = expand_braces(path)
+    folders = {folder: volume.listing(folder or ".") for folder, _ in map(split_path, names)}
+
+    def find(name: str) -> File | None:
+        folder, last = split_path(name)
+        listing = folders[folder]
+        # Web servers often serve files but list no folders, so what is not listed is asked for.
+        return (listing.files.get(last) if listing else None) or volume.file(name)
+
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        found = list(pool.map(find, names))
+    files = [file for file in found if file is not None]
+    problems = [
+        f"{public(name)}: there is no such file"
+        for name, file in zip(names, found, strict=True)
+        if file is None
+    ]
+    if not files:
+        raise InputError.listing(f"{public(path)}: none of these files is there", problems)
+    return Found(files, "written out", problems)

@@ -2,7 +2,8 @@
 
 A `File` knows its size and a mark of its last change from when the store was opened, and reads
 exactly the bytes that are asked for. A `Volume` lists folders. Nothing else in the package touches
-input files, so this is also the only place that imports fsspec.
+input files, so this is also the only place that imports fsspec. Files and volumes are plain values
+that can be sent to another process, which opens nothing until it reads.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from clipgap.errors import InputError, MissingDependency
+from clipgap.files.addresses import public
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL_URL = re.compile(r"^(?:file|local)://")
@@ -35,7 +37,15 @@ class File(Protocol):
     """One file as it was when the store was opened."""
 
     @property
-    def path(self) -> str: ...
+    def path(self) -> str:
+        """Its path or the public form of its address."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """What it is asked for by; not to be shown."""
+        ...
+
     @property
     def size(self) -> int: ...
     @property
@@ -72,6 +82,10 @@ class Volume(Protocol):
         """What lies in a folder; None if `path` is not one."""
         ...
 
+    def is_folder(self, path: str) -> bool:
+        """Whether there is a folder of this very name."""
+        ...
+
     def glob(self, pattern: str) -> list[File]:
         """The files that a pattern matches."""
         ...
@@ -89,7 +103,7 @@ def file_at(path: str | Path) -> File:
     volume, named = volume_of(str(path))
     file = volume.file(named)
     if file is None:
-        raise InputError(f"{path}: there is no such file")
+        raise InputError(f"{public(str(path))}: there is no such file")
     return file
 
 
@@ -116,6 +130,10 @@ class LocalFile:
     @classmethod
     def found(cls, path: str, status: os.stat_result) -> LocalFile:
         return cls(path, status.st_size, str(status.st_mtime_ns))
+
+    @property
+    def address(self) -> str:
+        return self.path
 
     @property
     def written(self) -> int:
@@ -154,9 +172,11 @@ class LocalVolume:
 
     def file(self, path: str) -> LocalFile | None:
         try:
-            status = Path(path).stat()
+            status = os.stat(path)  # noqa: PTH116
         except (FileNotFoundError, NotADirectoryError):
             return None
+        except ValueError as error:
+            raise InputError(f"{path!r}: no file can be called that: {error}") from error
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
         return LocalFile.found(path, status) if stat.S_ISREG(status.st_mode) else None
@@ -177,6 +197,9 @@ class LocalVolume:
             raise InputError(f"{path}: cannot be listed: {error.strerror or error}") from error
         return Listing(files, frozenset(folders))
 
+    def is_folder(self, path: str) -> bool:
+        return os.path.isdir(path)  # noqa: PTH112 - a name that no disk can hold is no folder
+
     def glob(self, pattern: str) -> list[File]:
         found = (self.file(path) for path in sorted(glob.glob(pattern)))  # noqa: PTH207
         return [file for file in found if file is not None]
@@ -187,9 +210,13 @@ class RemoteFile:
     """An object behind an fsspec URL; every read is one or more range requests."""
 
     filesystem: Any
-    path: str
+    address: str  # as it is asked for, with all it may hold
     size: int
     modified: str
+
+    @property
+    def path(self) -> str:
+        return public(self.address)
 
     @property
     def written(self) -> None:
@@ -201,7 +228,7 @@ class RemoteFile:
         ends = [min(start + _REQUEST, end) for start in starts]
         try:
             pieces = self.filesystem.cat_ranges(
-                [self.path] * len(starts), starts, ends, on_error="raise"
+                [self.address] * len(starts), starts, ends, on_error="raise"
             )
         except Exception as error:  # each backend has its own family of errors
             raise _unreachable(self.path, error) from error
@@ -230,11 +257,11 @@ class RemoteVolume:
         except ImportError as error:
             scheme = url.partition("://")[0]
             raise MissingDependency(
-                f"{url}: {scheme}:// needs a package that is not installed: {error}. "
+                f"{public(url)}: {scheme}:// needs a package that is not installed: {error}. "
                 "`pip install 'clipgap[remote]'` brings s3:// and hf://."
             ) from error
         except ValueError as error:
-            raise InputError(f"{url}: {error}") from error
+            raise InputError(public(f"{url}: {error}")) from error
         filesystem.invalidate_cache()  # a listing from before an edit must not be trusted
         return cls(filesystem)
 
@@ -247,10 +274,16 @@ class RemoteVolume:
             raise _unreachable(path, error) from error
         return self._file(info) if info["type"] == "file" else None
 
-    def listing(self, path: str) -> Listing | None:
+    def is_folder(self, path: str) -> bool:
         try:
-            if not self.filesystem.isdir(path):
-                return None
+            return bool(self.filesystem.isdir(path))
+        except Exception as error:
+            raise _unreachable(path, error) from error
+
+    def listing(self, path: str) -> Listing | None:
+        if not self.is_folder(path):
+            return None
+        try:
             entries = self.filesystem.ls(path, detail=True)
         except Exception as error:
             raise _unreachable(path, error) from error
@@ -272,14 +305,14 @@ class RemoteVolume:
         return [self._file(found[name]) for name in sorted(found) if found[name]["type"] == "file"]
 
     def _file(self, info: Mapping[str, Any]) -> RemoteFile:
-        path = self.filesystem.unstrip_protocol(info["name"])
+        address = self.filesystem.unstrip_protocol(info["name"])
         if info.get("size") is None:
             raise InputError(
-                f"{path}: the server does not tell its size, so it cannot be read by range; "
-                "copy it to a disk first"
+                f"{public(address)}: the server does not tell its size, so it cannot be read by "
+                "range; copy it to a disk first"
             )
         mark = next((str(info[name]) for name in _MARKS if info.get(name)), "")
-        return RemoteFile(self.filesystem, path, int(info["size"]), mark)
+        return RemoteFile(self.filesystem, address, int(info["size"]), mark)
 
 
 class RangeReader(io.RawIOBase):
@@ -316,4 +349,4 @@ class RangeReader(io.RawIOBase):
 
 
 def _unreachable(path: str, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read: {type(error).__name__}: {error}")
+    return InputError(public(f"{path}: cannot be read: {type(error).__name__}: {error}"))

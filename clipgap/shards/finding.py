@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgap.errors import InputError, UsageError
-from clipgap.files.naming import natural
+from clipgap.files.naming import find_files, natural, split_parts, split_path, unique_names
 from clipgap.files.volumes import File, Volume, volume_of
-from clipgap.store.finding import find_files, split_path, unique_names
 
 SUFFIX = ".tar"
 
@@ -36,13 +35,11 @@ def find_shards(source: str | Path | Sequence[str | Path]) -> list[TarShard]:
     Files of a folder or a glob come in the order of their numbers.
     """
     names = [source] if isinstance(source, str | Path) else source
-    parts = [part for name in names for part in str(name).split("::")]
+    parts = [part for name in names for part in split_parts(str(name))]
     files: list[File] = []
     beside: dict[str, Mapping[str, File]] = {}
     problems: list[str] = []
     for part in parts:
-        if not part:
-            raise UsageError(f"{source!s:.200}: names no file or folder at a '::'")
         if part.startswith("pipe:"):
             raise UsageError(f"{part}: commands are not run; name files or URLs instead")
         volume, path = volume_of(part)
@@ -79,7 +76,7 @@ def _tars(volume: Volume, path: str, beside: dict[str, Mapping[str, File]]) -> I
         files = found.files
         yield from found.problems
     yield from files
-    for folder in {split_path(file.path)[0] for file in files} - beside.keys():
+    for folder in {split_path(file.address)[0] for file in files} - beside.keys():
         listing = volume.listing(folder or ".")
         beside[folder] = listing.files if listing else {}
 
@@ -89,7 +86,7 @@ def _with_companions(
 ) -> Iterator[TarShard]:
     names = unique_names([file.path for file in files])
     for index, (file, name) in enumerate(zip(files, names, strict=True)):
-        folder, last = split_path(file.path)
+        folder, last = split_path(file.address)
         stem = last.removesuffix(SUFFIX)
         companions = beside[folder]
         yield TarShard(

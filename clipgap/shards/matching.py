@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.naming import split_path
 from clipgap.keep.lists import KeepList, KeepShard, open_keep
-from clipgap.store.finding import split_path
 
 By = Literal["shard", "key"]
 

@@ -1,26 +1,26 @@
-"""Where the keys of a shard come from: a parquet column, fixed-width strings, or memory."""
+"""Where the keys of a shard come from: a parquet column, or memory."""
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
 from clipgap.files.identity import digest_of
-from clipgap.files.volumes import File, RangeReader, read_bytes
-from clipgap.store.resting import Resting
-
-KEY_WIDTH = 24
-"""Bytes of one entry in a SemDeDup paths memmap (`S24`)."""
+from clipgap.files.volumes import File, RangeReader
+from clipgap.store.rows import FileProof, Resting
 
 _BATCH = 65_536
+_LONGEST = 16 << 10
+"""Bytes of a key. A batch of such keys is a GiB, half of what an Arrow array of strings holds."""
 
 
 class KeySource(Protocol):
@@ -43,23 +43,23 @@ class ParquetKeys:
     file: File
     column: str
     group_starts: tuple[int, ...]  # first row of each row group, then the number of rows
-    resting: Resting[ParquetCursor]
+    resting: Resting
+    proof: FileProof | None = None
 
     @property
     def rows(self) -> int:
         return self.group_starts[-1]
 
     def read(self, start: int, stop: int) -> pa.Array:
-        cursor = self.resting.take(self.file.path)
-        if cursor is None or cursor.position > start:
-            cursor = ParquetCursor(self)
-        try:
+        if self.proof is not None:
+            self.proof.check()
+        with _decoding(
+            f"{self.file.path}: the column {self.column} cannot be read near row {start:,}"
+        ):
+            cursor = self.resting.take(self.file.path)
+            if cursor is None or cursor.position > start:
+                cursor = ParquetCursor(self)
             keys = cursor.read(start, stop)
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise InputError(
-                f"{self.file.path}: the column {self.column} cannot be read "
-                f"near row {start:,}: {error}"
-            ) from error
         self.resting.keep(self.file.path, cursor)
         return keys
 
@@ -94,12 +94,7 @@ class ParquetCursor:
     def _advance_to(self, row: int) -> None:
         group = bisect_right(self._keys.group_starts, row) - 1
         if group > self._group:
-            self._group = group
-            self._batches = self._parquet.iter_batches(
-                _BATCH, row_groups=[group], columns=[self._keys.column], use_threads=False
-            )
-            self.position = self._keys.group_starts[group]
-            self._batch = self._batch.slice(0, 0)
+            self._open(group)
         while row >= self.position + len(self._batch):
             self.position += len(self._batch)
             batch = next(self._batches, None)
@@ -108,33 +103,38 @@ class ParquetCursor:
                     f"{self._keys.file.path}: row group {group} ends before row {row:,}, "
                     "which its index promises"
                 )
-            self._batch = batch.column(0).cast(pa.string())
+            column = batch.column(0)
+            if (long := _first_long(column)) is not None:
+                raise self._too_long(f"the key of row {self.position + long:,}")
+            self._batch = column.cast(pa.string())
             self._batch.validate(full=True)
 
+    def _open(self, group: int) -> None:
+        """Go to the start of a row group, once its keys are known not to burst the memory."""
+        start, stop = self._keys.group_starts[group : group + 2]
+        wanted: dict[str, Any] = {"row_groups": [group], "columns": [self._keys.column]}
+        size, has_dictionary = _size_of(self._parquet.metadata, group, self._keys.column)
+        rows = f"a key of rows {start:,} to {stop - 1:,}"
+        if size > (stop - start) * _LONGEST:
+            raise self._too_long(rows)
+        if has_dictionary and size > _LONGEST:
+            # A long key that is repeated takes its room once in the file, in memory each time.
+            folded = pq.ParquetFile(
+                RangeReader(self._keys.file), read_dictionary=[self._keys.column]
+            )
+            first = next(folded.iter_batches(1, use_threads=False, **wanted)).column(0)
+            if _first_long(first.dictionary) is not None:
+                raise self._too_long(rows)
+        self._group = group
+        self._batches = self._parquet.iter_batches(_BATCH, use_threads=False, **wanted)
+        self.position = start
+        self._batch = self._batch.slice(0, 0)
 
-@dataclass(frozen=True)
-class FixedKeys:
-    """Strings of 24 bytes, padded with NUL, one after another."""
-
-    file: File
-    rows: int
-
-    def read(self, start: int, stop: int) -> pa.Array:
-        raw = read_bytes(self.file, start * KEY_WIDTH, (stop - start) * KEY_WIDTH)
-        names = np.frombuffer(raw, f"S{KEY_WIDTH}")
-        try:
-            return pa.array([name.decode() for name in names.tolist()], pa.string())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self.file.path}: a path between rows {start:,} and {stop:,} is not UTF-8: "
-                f"{error}"
-            ) from error
-
-    def digest(self) -> str:
-        return digest_of(self.file)
-
-    def modified(self) -> str:
-        return self.file.modified
+    def _too_long(self, which: str) -> InputError:
+        return InputError(
+            f"{self._keys.file.path}: {which} is longer than {_LONGEST:,} bytes, the most that a "
+            f"key may have. Is {self._keys.column!r} the column of the keys?"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,16 +165,14 @@ class ListedKeys:
         return ""
 
 
-def open_parquet_keys(file: File, column: str, resting: Resting[ParquetCursor]) -> ParquetKeys:
+def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:
     """The key column of a parquet file, after a look at its footer only."""
-    try:
+    with _decoding("not a readable parquet file"):
         parquet = pq.ParquetFile(RangeReader(file))
         schema = parquet.schema_arrow
         groups = [
             parquet.metadata.row_group(index).num_rows for index in range(parquet.num_row_groups)
         ]
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"not a readable parquet file: {error}") from error
     if column not in schema.names:
         raise InputError(
             f"has no column {column!r} for the keys; it has {', '.join(schema.names[:12])}"
@@ -188,16 +186,6 @@ def open_parquet_keys(file: File, column: str, resting: Resting[ParquetCursor]) 
     return ParquetKeys(file, column, tuple(starts), resting)
 
 
-def open_fixed_keys(file: File) -> FixedKeys:
-    """A SemDeDup paths memmap."""
-    if file.size % KEY_WIDTH:
-        raise InputError(
-            f"{file.size:,} bytes are not a whole number of {KEY_WIDTH}-byte paths (S{KEY_WIDTH}): "
-            f"{file.size % KEY_WIDTH} bytes are left over"
-        )
-    return FixedKeys(file, file.size // KEY_WIDTH)
-
-
 def _require_strings(kind: pa.DataType, what: str) -> bool:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(values) or pa.types.is_large_string(values):
@@ -208,3 +196,34 @@ def _require_strings(kind: pa.DataType, what: str) -> bool:
         else ""
     )
     raise InputError(f"{what} must be strings, not {kind}{hint}")
+
+
+def _size_of(metadata: Any, group: int, column: str) -> tuple[int, bool]:
+    """Bytes that a column takes in a row group unpacked, and whether it has a dictionary."""
+    columns = metadata.row_group(group)
+    for index in range(columns.num_columns):
+        chunk = columns.column(index)
+        if chunk.path_in_schema == column:
+            return chunk.total_uncompressed_size, any("DICT" in e for e in chunk.encodings)
+    return 0, False
+
+
+def _first_long(keys: Any) -> int | None:
+    """Where the first key that is too long stands."""
+    if pa.types.is_dictionary(keys.type):
+        keys = keys.dictionary_decode()
+    lengths = pc.binary_length(keys)
+    if (pc.max(lengths).as_py() or 0) <= _LONGEST:
+        return None
+    return int(pc.index(pc.greater(lengths, _LONGEST), True).as_py())
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Whatever the parquet library makes of a damaged file is the file's fault."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # ArrowException, OSError, UnicodeDecodeError, ValueError, …
+        raise InputError(f"{what}: {error or type(error).__name__}") from error

@@ -1,4 +1,4 @@
-"""The header of an `.npy` file, read strictly and without NumPy's loader.
+"""Arrays in `.npy` files: their header, read strictly and without NumPy's loader, and their rows.
 
 Only a plain two-dimensional C-order array of floats passes. Nothing is ever unpickled, and the
 header has to account for every byte of the file.
@@ -16,7 +16,13 @@ from typing import Any
 import numpy as np
 
 from clipgap.errors import InputError
+from clipgap.files.naming import join_path, split_path
+from clipgap.files.volumes import File, read_bytes
+from clipgap.store.keys import KeySource
+from clipgap.store.layout import Layout, Piece, Place, is_image_shard, order, with_suffix
+from clipgap.store.rows import FileRows, Resting, RowSource
 
+KNOWN = "NAME.npy"
 MAGIC = b"\x93NUMPY"
 FIRST_READ = 4096
 """Bytes to fetch first; NumPy pads headers to 128 bytes, so this nearly always holds one whole."""
@@ -41,6 +47,49 @@ class NpyHeader:
     def end(self) -> int:
         """Length of the whole array, header included."""
         return self.offset + self.rows * self.dim * self.dtype.itemsize
+
+
+def recognise(place: Place) -> list[Layout]:
+    """`.npy` files without keys, in the order of their numbers."""
+    files = place.with_suffix(".npy")
+    if not files or all(map(is_image_shard, files)):
+        return []
+    if place.how != "written out" and any(map(is_image_shard, files)):
+        other = next(file for file in files if not is_image_shard(file))
+        pattern = join_path(split_path(other.path)[0], "img_emb_*.npy")
+        raise InputError(
+            f"{other.path}: lies among img_emb_N.npy files, and it is unclear whether it is meant; "
+            f"name the files, for example '{pattern}'"
+        )
+    problems = order(files, from_zero=True) if place.how == "folder" else []
+    if place.listing and (others := with_suffix(place.listing.files, ".parquet")):
+        problems.append(
+            f"{others[0].path}: it is unclear what this belongs to; beside NAME.npy files no "
+            "parquet is expected. Name the arrays as a glob ('…/*.npy') to leave it aside."
+        )
+    return [Layout("npy", "*.npy", [Piece(file) for file in files], problems)]
+
+
+def open_rows(piece: Piece, resting: Resting) -> RowSource:
+    return open_npy(piece.file)
+
+
+def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
+    raise AssertionError("plain arrays have no keys")
+
+
+def open_npy(file: File) -> FileRows:
+    """Rows of an `.npy` file whose header has been checked against its size."""
+    start = read_bytes(file, 0, min(FIRST_READ, file.size))
+    length = header_length(start)
+    if length > file.size:
+        raise InputError(
+            f"truncated inside the .npy header: it should end at byte {length:,}, "
+            f"the file ends at byte {file.size:,}"
+        )
+    header = parse_header(start[:length] if length <= len(start) else read_bytes(file, 0, length))
+    check_length(header, file.size)
+    return FileRows(file, header.offset, header.rows, header.dim, header.dtype)
 
 
 def header_length(start: bytes) -> int:
@@ -73,7 +122,7 @@ def parse_header(header: bytes) -> NpyHeader:
     try:
         with _PARSING:
             fields = ast.literal_eval(header[start:].decode(encoding).strip())
-    except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+    except Exception as error:  # {[1]: 2} is a TypeError, and who knows what else there is
         raise InputError(f"the .npy header at byte {start} is not a plain dictionary") from error
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
         raise InputError(

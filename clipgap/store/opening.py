@@ -6,29 +6,34 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from clipgap.errors import InputError
-from clipgap.files.naming import Options, Part, parse
-from clipgap.files.volumes import FILE_THREADS
-from clipgap.store.base import Shard, ShardInfo, Store
-from clipgap.store.finding import unique_names
-from clipgap.store.keys import (
-    KeySource,
-    ListedKeys,
-    ParquetCursor,
-    open_fixed_keys,
-    open_parquet_keys,
+from clipgap.files.addresses import public
+from clipgap.files.naming import (
+    Options,
+    Part,
+    find_files,
+    join_path,
+    parse,
+    require_text,
+    suffix_of,
+    unique_names,
 )
-from clipgap.store.layout import Layout, Piece, find_layout
-from clipgap.store.npz import open_npz
-from clipgap.store.resting import Resting
-from clipgap.store.rows import ArrayRows, RowSource, open_npy, open_raw
+from clipgap.files.volumes import FILE_THREADS, volume_of
+from clipgap.store import clip_retrieval, datacomp, npy, own, semdedup
+from clipgap.store.base import Shard, ShardInfo, Store
+from clipgap.store.keys import KeySource, ListedKeys
+from clipgap.store.layout import Format, Layout, Piece, Place
+from clipgap.store.rows import ArrayRows, Resting, RowSource
+
+FORMATS: tuple[Format, ...] = (own, semdedup, clip_retrieval, npy, datacomp)
+"""Every format; those that leave no doubt come first."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +65,15 @@ def open_store(
     if not isinstance(source, str | Path):
         return array_store(source, name=name or "<array>")
     path = str(source)
-    shown = name or path
-    layouts = [(part, find_layout(part)) for part in parse(path, Options(array, dim, paths))]
-    problems = [problem for _, layout in layouts for problem in layout.problems]
-    jobs = [(part, layout, piece) for part, layout in layouts for piece in layout.pieces]
-    rows_at_rest: Resting[IO[bytes]] = Resting()
-    keys_at_rest: Resting[ParquetCursor] = Resting()
+    shown = public(name or path)
+    require_text(shown, path)
+    parts = [_recognise(part) for part in parse(path, Options(array, dim, paths))]
+    problems = [problem for _, layout in parts for problem in layout.problems]
+    jobs = [(form, piece) for form, layout in parts for piece in layout.pieces]
+    resting = Resting()
 
-    def look(job: tuple[Part, Layout, Piece]) -> _Opened:
-        return _look(*job, rows_at_rest, keys_at_rest)
+    def look(job: tuple[Format, Piece]) -> _Opened:
+        return _look(*job, resting)
 
     with ThreadPoolExecutor(FILE_THREADS) as pool:
         opened = list(pool.map(look, jobs))
@@ -81,7 +86,7 @@ def open_store(
         raise InputError.listing(f"{shown}: {len(problems):,} problems were found:", problems)
     if not opened:
         raise InputError(f"{shown}: has no shards")
-    formats = dict.fromkeys(layout.format for _, layout in layouts)
+    formats = dict.fromkeys(layout.format for _, layout in parts)
     return _store(shown, "+".join(formats), opened)
 
 
@@ -117,43 +122,86 @@ def _as_numpy(array: Any, name: str) -> np.ndarray[Any, Any]:
     )
 
 
-def _look(
-    part: Part,
-    layout: Layout,
-    piece: Piece,
-    rows_at_rest: Resting[IO[bytes]],
-    keys_at_rest: Resting[ParquetCursor],
-) -> _Opened:
+def _recognise(part: Part) -> tuple[Format, Layout]:
+    """The one way to read what a part of a name leads to."""
+    place = _place(part)
+    found: list[tuple[Format, Layout]] = []
+    for form in FORMATS:
+        found += [(form, layout) for layout in form.recognise(place)]
+        if found and found[-1][1].sure:
+            break
+    if len(found) > 1:
+        seen = [layout.seen for _, layout in found]
+        raise InputError(
+            f"{public(place.path)}: could be read in {len(seen)} ways, since it holds "
+            f"{' and '.join(seen)}. Name the files that are meant, for example "
+            f"'{join_path(public(place.path), seen[0])}'"
+        )
+    if not found:
+        raise InputError(_nothing_known(place))
+    form, layout = found[0]
+    layout.pieces = [replace(piece, options=part.options) for piece in layout.pieces]
+    layout.problems = place.problems + layout.problems
+    return form, layout
+
+
+def _place(part: Part) -> Place:
+    volume, path = volume_of(part.path)
+    if found := find_files(volume, path):
+        place = Place(volume, path, part.options, found.how, found.files, None)
+        return replace(place, problems=found.problems)
+    listing = volume.listing(path)
+    if listing is None:
+        raise InputError(f"{public(path)}: there is no such file or folder")
+    return Place(volume, path.rstrip("/") or "/", part.options, "folder", [], listing)
+
+
+def _nothing_known(place: Place) -> str:
+    known = ", ".join(form.KNOWN for form in FORMATS)
+    if place.listing is None:
+        suffixes = sorted({suffix_of(file.path) for file in place.files})
+        return (
+            f"{place.files[0].path}: expected .npy or .npz files, found {', '.join(suffixes)}. "
+            "A raw float32 memmap is named as FILE?dim=D."
+        )
+    path = public(place.path)
+    if own.is_unfinished(place):
+        return (
+            f"{path}: has {own.EMBEDDINGS}/ and {own.KEYS}/ but no {own.STORE_FILE}, which is "
+            "written last: the store was never finished. Write it again."
+        )
+    folders = (f"{name}/" for name in place.listing.folders)
+    names = sorted([*place.listing.files, *folders])
+    held = ", ".join(names[:8]) + (f", … ({len(names):,} in all)" if len(names) > 8 else "")
+    return (
+        f"{path}: holds no embeddings that are known. It holds: {held or 'nothing'}. "
+        f"Known are {known}."
+    )
+
+
+def _look(form: Format, piece: Piece, resting: Resting) -> _Opened:
     """Read the headers of one shard; what is wrong comes back as text."""
     source: RowSource | None = None
     keys: KeySource | None = None
     problems = []
     try:
-        if part.options.dim is not None:
-            source = open_raw(piece.file, part.options.dim)
-        elif piece.file.path.endswith(".npz"):
-            source = open_npz(piece.file, part.options.array, rows_at_rest)
-        else:
-            source = open_npy(piece.file)
+        source = form.open_rows(piece, resting)
     except InputError as error:
         problems.append(_placed(piece.file.path, error))
-    if piece.keys is not None:
-        try:
-            if layout.key_column is None:
-                keys = open_fixed_keys(piece.keys)
-            else:
-                keys = open_parquet_keys(piece.keys, layout.key_column, keys_at_rest)
-        except InputError as error:
-            problems.append(_placed(piece.keys.path, error))
+    try:
+        keys = form.open_keys(piece.keys, piece, resting) if piece.keys else None
+    except InputError as error:
+        problems.append(_placed(piece.keys.path if piece.keys else "", error))
     if source is not None and keys is not None and source.rows != keys.rows:
         problems.append(
             f"{piece.file.path} has {source.rows:,} rows, "
             f"but {keys.rows:,} keys lie in {piece.keys.path if piece.keys else ''}"
         )
-    if source is not None and piece.promised not in (None, (source.rows, source.dim)):
+    promised = piece.promise and (piece.promise.rows, piece.promise.dim)
+    if source is not None and promised not in (None, (source.rows, source.dim)):
         problems.append(
             f"{piece.file.path}: is {source.rows:,} × {source.dim:,}, but the catalogue of the "
-            f"store says {' × '.join(f'{n:,}' for n in piece.promised or ())}"
+            f"store says {' × '.join(f'{n:,}' for n in promised or ())}"
         )
     return _Opened(piece, source, keys, tuple(problems))
 

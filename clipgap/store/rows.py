@@ -1,11 +1,17 @@
-"""Where the rows of a shard come from: a range of a file, a compressed zip member, or memory."""
+"""Where the rows of a shard come from: a range of a file or memory, and the sums that prove them.
+
+Sources are plain values: sent to another process they open nothing, know all that the headers
+said, and read where they are asked to.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import threading
+from bisect import bisect_left
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +20,10 @@ from clipgap.errors import InputError
 from clipgap.files.identity import digest_of
 from clipgap.files.volumes import File, read_bytes
 from clipgap.memory import blank
-from clipgap.store.npy import FIRST_READ, check_length, header_length, parse_header
-from clipgap.store.resting import Resting
 
-_SKIP = 1 << 20
+_HASHED = 1 << 20
+_SUMMED = 1 << 17
+"""Bytes summed at a time: a few times that must fit into a core's own cache."""
 
 
 class RowSource(Protocol):
@@ -51,63 +57,21 @@ class FileRows:
     rows: int
     dim: int
     dtype: np.dtype[Any]
+    proof: RowsProof | FileProof | None = None
 
     def read(self, start: int, stop: int) -> NDArray[Any]:
+        if isinstance(self.proof, FileProof):
+            self.proof.check()
         block = blank((stop - start, self.dim), self.dtype)
         if block.size:
             width = self.dim * self.dtype.itemsize
             self.file.read_into(self.offset + start * width, as_bytes(block))
+        if isinstance(self.proof, RowsProof):
+            self.proof.add(start, block)
         return to_native(block)
 
     def digest(self) -> str:
         return f"{self.offset}:{digest_of(self.file)}"
-
-    def modified(self) -> str:
-        return self.file.modified
-
-
-@dataclass(frozen=True)
-class ZippedRows:
-    """Rows in a compressed zip member, which can only be read from its start onwards."""
-
-    file: File
-    member: str
-    offset: int  # of the first row within the unpacked member
-    rows: int
-    dim: int
-    dtype: np.dtype[Any]
-    open_member: Callable[[], IO[bytes]]
-    resting: Resting[IO[bytes]]
-
-    def read(self, start: int, stop: int) -> NDArray[Any]:
-        block = blank((stop - start, self.dim), self.dtype)
-        target = as_bytes(block)
-        at = self.offset + start * self.dim * self.dtype.itemsize
-        stream = self.resting.take(self.file.path)
-        if stream is None or stream.tell() > at:
-            stream = self.open_member()
-        assert stream is not None
-        try:
-            while (behind := at - stream.tell()) > 0 and stream.read(min(behind, _SKIP)):
-                pass
-            done = 0
-            while done < len(target) and (piece := stream.read(len(target) - done)):
-                target[done : done + len(piece)] = piece
-                done += len(piece)
-        except Exception as error:  # zlib.error, BadZipFile (a wrong checksum), EOFError
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{self.file.path}: the compressed array {self.member} is damaged "
-                f"near row {start:,}: {error}"
-            ) from error
-        if done < len(target):
-            raise InputError(f"{self.file.path}: {self.member} ends before row {stop:,}")
-        self.resting.keep(self.file.path, stream)
-        return to_native(block)
-
-    def digest(self) -> str:
-        return f"{self.member}:{digest_of(self.file)}"
 
     def modified(self) -> str:
         return self.file.modified
@@ -146,32 +110,173 @@ class ArrayRows:
         return ""
 
 
-def open_npy(file: File) -> FileRows:
-    """Rows of an `.npy` file whose header has been checked against its size."""
-    start = read_bytes(file, 0, min(FIRST_READ, file.size))
-    length = header_length(start)
-    if length > file.size:
-        raise InputError(
-            f"truncated inside the .npy header: it should end at byte {length:,}, "
-            f"the file ends at byte {file.size:,}"
-        )
-    header = parse_header(start[:length] if length <= len(start) else read_bytes(file, 0, length))
-    check_length(header, file.size)
-    return FileRows(file, header.offset, header.rows, header.dim, header.dtype)
+class FileProof:
+    """Checks a whole file against its SHA-256 before anything of it is used, once a process."""
+
+    def __init__(self, file: File, sha256: str) -> None:
+        self._file, self._sha256 = file, sha256
+        self._lock = threading.Lock()
+        self._checked = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileProof, (self._file, self._sha256)
+
+    def check(self) -> None:
+        with self._lock:
+            if self._checked:
+                return
+            sha = hashlib.sha256()
+            for start in range(0, self._file.size, _HASHED):
+                sha.update(read_bytes(self._file, start, min(_HASHED, self._file.size - start)))
+            if sha.hexdigest() != self._sha256:
+                raise damaged(self._file.path)
+            self._checked = True
 
 
-def open_raw(file: File, dim: int) -> FileRows:
-    """Rows of a headerless float32 memmap, as SemDeDup writes it."""
-    if file.size >= 6 and read_bytes(file, 0, 6) == b"\x93NUMPY":
-        raise InputError("is an .npy file, not a raw memmap; leave ?dim= out")
-    width = 4 * dim
-    if file.size % width:
-        raise InputError(
-            f"{file.size:,} bytes are not a whole number of float32 rows of dim={dim} "
-            f"({width:,} bytes each): {file.size % width:,} bytes are left over. "
-            "Is dim right, and the file complete?"
-        )
-    return FileRows(file, 0, file.size // width, dim, np.dtype("<f4"))
+class RowsProof:
+    """Checks rows against their sum while they are read, once a process.
+
+    The parts of a sum may be added in any order, so whoever reads a block adds it, in his own
+    thread. What all rows together come to is known when the last of them is there: he who reads it
+    is told. Rows read only here and there, and never all of them, are not compared.
+    """
+
+    _MOST_GAPS = 1_024
+
+    def __init__(self, path: str, rows: int, expected: int) -> None:
+        self._path, self._rows, self._expected = path, rows, expected
+        self._lock = threading.Lock()
+        self._checked = False
+        self._sum = 0
+        self._starts: list[int] = []  # of the stretches of rows that are in the sum
+        self._stops: list[int] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowsProof, (self._path, self._rows, self._expected)
+
+    def add(self, start: int, rows: NDArray[Any]) -> None:
+        """Take rows `start`, `start` + 1, … as they are stored."""
+        if self._checked:
+            return
+        part = sum_of_rows(start, rows)
+        with self._lock:
+            stop = start + len(rows)
+            for first, last in self._missing(start, stop):
+                whole = (first, last) == (start, stop)
+                part = part if whole else sum_of_rows(first, rows[first - start : last - start])
+                self._sum = (self._sum + part) & _WORD
+            self._note(start, stop)
+            if self._starts == [0] and self._stops == [self._rows]:
+                if self._sum != self._expected:
+                    self._begin()
+                    raise damaged(self._path)
+                self._checked = True
+
+    def _begin(self) -> None:
+        self._sum, self._starts, self._stops = 0, [], []
+
+    def _missing(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """The stretches of these rows that are not in the sum."""
+        found = []
+        for first, last in zip(self._starts, self._stops, strict=True):
+            if first < stop and last > start:
+                if start < first:
+                    found.append((start, first))
+                start = last
+        if start < stop:
+            found.append((start, stop))
+        return found
+
+    def _note(self, start: int, stop: int) -> None:
+        low = bisect_left(self._stops, start)
+        high = bisect_left(self._starts, stop + 1)
+        if low < high:
+            start, stop = min(start, self._starts[low]), max(stop, self._stops[high - 1])
+        self._starts[low:high], self._stops[low:high] = [start], [stop]
+        if len(self._starts) > self._MOST_GAPS:  # somebody picks rows; a pass may still follow
+            self._begin()
+
+
+_WORD = (1 << 64) - 1
+
+
+def sum_of_rows(start: int, rows: NDArray[Any]) -> int:
+    """A sum over the bytes of rows `start`, `start` + 1, … that any change of them changes.
+
+    Each word of 64 bits, its upper half folded into the lower, is multiplied by a factor for its
+    place in the row and one for the row; all factors are odd, so no single word can change unseen,
+    and several together only by a chance of about 2^-32. It guards against accidents, not against
+    malice: for that there is SHA-256, which takes several times as long without help from the
+    processor, and cannot be made by several threads.
+    """
+    if not len(rows):
+        return 0
+    count, width = len(rows), rows.shape[1] * rows.itemsize
+    content = rows.view(np.uint8)
+    if width % 8:
+        content = np.pad(content, ((0, 0), (0, -width % 8)))
+    words = content.view("<u8").astype(np.uint64, copy=False)
+    factors = _odd(np.arange(1, words.shape[1] + 1, dtype=np.uint64))
+    step = max(1, _SUMMED // (8 * words.shape[1]))
+    folded = np.empty((min(step, count), words.shape[1]), np.uint64)
+    total = 0
+    for first in range(0, count, step):
+        part = words[first : first + step]
+        work = folded[: len(part)]
+        np.right_shift(part, np.uint64(32), out=work)
+        np.bitwise_xor(work, part, out=work)
+        np.multiply(work, factors, out=work)
+        places = np.arange(start + first, start + first + len(part), dtype=np.uint64)
+        total += int((work.sum(axis=1) * _odd(places + np.uint64(1 << 40))).sum())
+    return total & _WORD
+
+
+def _odd(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scattered odd numbers, always the same: the mixing of MurmurHash3's last step."""
+    mixed = numbers * np.uint64(0x9E3779B97F4A7C15)
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        mixed = (mixed ^ (mixed >> np.uint64(33))) * np.uint64(factor)
+    odd: NDArray[np.uint64] = (mixed ^ (mixed >> np.uint64(33))) | np.uint64(1)
+    return odd
+
+
+def damaged(path: str) -> InputError:
+    """What is said of a file of a store of ours that is not as it was written."""
+    return InputError(
+        f"{path}: is damaged, its checksum is not the one in the store's catalogue. Put the file "
+        "back from a copy, or write the store again"
+    )
+
+
+class Resting:
+    """The few most recently used readers of a store, each lent to one caller at a time.
+
+    Streams that can only go forwards are kept between calls, so that the next block goes on where
+    the last ended. A reader is taken out while it is used, so threads never share one; what is
+    pushed out at the far end is simply dropped. Memory stays bounded however many shards there
+    are. In another process none rests at first.
+    """
+
+    def __init__(self, capacity: int = 8) -> None:
+        self._capacity = capacity
+        self._lock = threading.Lock()
+        self._readers: OrderedDict[str, Any] = OrderedDict()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Resting, (self._capacity,)
+
+    def take(self, path: str) -> Any | None:
+        """The reader resting on `path`, now the caller's alone."""
+        with self._lock:
+            return self._readers.pop(path, None)
+
+    def keep(self, path: str, reader: Any) -> None:
+        """Put a reader back for the next caller."""
+        with self._lock:
+            self._readers[path] = reader
+            self._readers.move_to_end(path)
+            if len(self._readers) > self._capacity:
+                self._readers.popitem(last=False)
 
 
 def as_bytes(array: NDArray[Any]) -> memoryview:

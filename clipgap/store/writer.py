@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import remove_leftovers, sha256_file, sync_folder, write_atomic
 from clipgap.kernels.admit import Admitted, Status, admit
-from clipgap.store.catalogue import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.keys import ListedKeys
+from clipgap.store.own import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, Catalogue, Entry
+from clipgap.store.rows import sum_of_rows
 
 _ROW_GROUP = 65_536
 
@@ -151,7 +152,14 @@ def write_shard(store: Path, name: str, admitted: Admitted, keys: pa.Table | Non
             pq.write_table(keys, temporary, row_group_size=_ROW_GROUP)
         keys_sum = sha256_file(key_file)
     normalised = int(np.count_nonzero(admitted.status == Status.NORMALISED))
-    return Entry(name, len(admitted.rows), normalised, sha256_file(array_file), keys_sum)
+    return Entry(
+        name,
+        len(admitted.rows),
+        normalised,
+        sha256_file(array_file),
+        keys_sum,
+        f"{sum_of_rows(0, admitted.rows):016x}",
+    )
 
 
 def write_catalogue(store: Path, catalogue: Catalogue) -> None:

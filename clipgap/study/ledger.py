@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from clipgap.files.documents import MANIFEST, write_json
-from clipgap.files.naming import expand_braces, has_braces, has_glob
+from clipgap.files.naming import expand_braces, has_braces, has_glob, split_parts
 from clipgap.study.expand import Stage
 from clipgap.study.recipe import Recipe
 
@@ -105,7 +105,7 @@ class Ledger:
 def fingerprint(named: str) -> str:
     """What identifies data that lies outside of the study; "missing" if it is not there."""
     digest = hashlib.sha256()
-    for part in named.split("::"):
+    for part in split_parts(named) if named else [""]:
         if "://" in part:
             digest.update(part.encode())
             continue

@@ -19,7 +19,7 @@ from clipgap.files.documents import MANIFEST, format_of, write_json
 from clipgap.files.parquet import FileSum
 from clipgap.runs.old_output import OutputFolder, remove
 from clipgap.shards.quarantine import QUARANTINE
-from clipgap.store.catalogue import EMBEDDINGS, KEYS, STORE_FILE
+from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE
 
 FORMAT = "clipgap-embed"
 

@@ -20,7 +20,7 @@ from clipgap.runs.old_how import How
 from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import read_manifest
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
-from clipgap.store.catalogue import STORE_FILE, Catalogue
+from clipgap.store.own import STORE_FILE, Catalogue
 from clipgap.store.writer import write_catalogue
 
 _LABELS = {

@@ -17,7 +17,7 @@ from clipgap.errors import Interrupted
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import admit, row_norms
 from clipgap.shards.problems import Problem
-from clipgap.store.catalogue import EMBEDDINGS, KEYS, Entry
+from clipgap.store.own import EMBEDDINGS, KEYS, Entry
 from clipgap.store.writer import key_table, write_shard
 
 if TYPE_CHECKING:

@@ -1,0 +1,38 @@
+"""Addresses as they may be shown and kept: without what only their owner should know.
+
+An address can carry a password (`https://name:secret@host/…`) or a signature in its query
+(`…?X-Amz-Signature=…`, `?token=…`). The address as it was given is used to read, and by nothing
+else: whatever is written to a file, printed or logged is its public form, and that is also what a
+run is compared by when it is resumed.
+"""
+
+from __future__ import annotations
+
+import re
+
+SETTINGS = ("array", "dim", "paths")
+"""What a query may say to clipgap itself; see `files.naming`."""
+
+_HIDDEN = "***"
+_ADDRESS = re.compile(r"\S*[A-Za-z0-9+.-]://\S*")
+_USER = re.compile(r"(://)[^/?#\s]*@")
+_OURS = "|".join(SETTINGS)
+# A value ends at the next one, at a join, at a setting of ours, or with the sentence around it.
+_VALUE = re.compile(
+    rf"([?&;#])(?!(?:{_OURS})=)([^=&?;\s]*)=(?:(?!::|\?(?:{_OURS})=)[^&;\s])*?"
+    rf"(?=&|;|::|\?(?:{_OURS})=|[\])}}'\",.:]*(?:\s|$))"
+)
+
+
+def public(text: str) -> str:
+    """A text with every address in it in its public form: no name, no password, no query.
+
+    Of a query only the names are left, since nobody can list all names that secrets go by.
+    """
+    if "://" not in text:
+        return text
+    return _ADDRESS.sub(lambda found: _public_address(found[0]), text)
+
+
+def _public_address(address: str) -> str:
+    return _VALUE.sub(rf"\1\2={_HIDDEN}", _USER.sub(rf"\1{_HIDDEN}@", address))

@@ -1,0 +1,95 @@
+"""img_emb/img_emb_N.npy with metadata/metadata_N.parquet, as clip-retrieval writes it.
+
+The folder is called `images` where clip-ood wrote it, and the metadata may lie beside the arrays.
+"""
+
+from __future__ import annotations
+
+from clipgap.files.naming import join_path, split_number, split_path
+from clipgap.files.volumes import File
+from clipgap.store.keys import KeySource, open_parquet_keys
+from clipgap.store.layout import (
+    Layout,
+    Piece,
+    Place,
+    is_image_shard,
+    number_of,
+    order,
+    with_suffix,
+)
+from clipgap.store.npy import open_npy
+from clipgap.store.rows import Resting, RowSource
+
+KNOWN = "img_emb/img_emb_N.npy, images/img_emb_N.npy"
+_FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
+
+
+def recognise(place: Place) -> list[Layout]:
+    """Arrays that are named so, or lie in a folder that is: each such folder is a store."""
+    found = []
+    for name in _FOLDERS:
+        if place.listing is not None and name in place.listing.folders:
+            inside = place.beside(join_path(place.path, name))
+            arrays = with_suffix(inside.files, ".npy") if inside else []
+            if arrays := [file for file in arrays if is_image_shard(file)]:
+                found.append(_layout(place, f"{name}/img_emb_*.npy", arrays))
+    arrays = place.with_suffix(".npy")
+    if arrays and all(map(is_image_shard, arrays)):
+        found.append(_layout(place, "*.npy", arrays))
+    return found
+
+
+def open_rows(piece: Piece, resting: Resting) -> RowSource:
+    return open_npy(piece.file)
+
+
+def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
+    return open_parquet_keys(file, "image_path", resting)
+
+
+def _layout(place: Place, seen: str, files: list[File]) -> Layout:
+    """img_emb_N.npy, with metadata_N.parquet in ../metadata or beside it; N in any padding."""
+    how, problems = place.how, []
+    if how != "written out":
+        problems = order(files, from_zero=how == "folder")
+    folder_name = split_path(split_path(files[0].address)[0])[1]
+    pieces: list[Piece] = []
+    metadata = {
+        folder: _metadata(place, folder)
+        for folder in dict.fromkeys(split_path(file.address)[0] for file in files)
+    }
+    for file in files:
+        folder = split_path(file.address)[0]
+        numbers = metadata[folder]
+        if numbers is None:
+            pieces.append(Piece(file))
+            continue
+        number = number_of(file)
+        candidates = numbers.get(number, [])
+        if len(candidates) != 1:
+            what = "no" if not candidates else "more than one"
+            problems.append(f"{file.path}: {what} metadata_{number}.parquet belongs to it")
+        pieces.append(Piece(file, candidates[0] if candidates else None))
+    if how == "folder" and (numbers := metadata[split_path(files[0].address)[0]]) is not None:
+        embedded = {number_of(file) for file in files}
+        for number in sorted(set(numbers) - embedded):
+            problems.append(f"{numbers[number][0].path}: no img_emb_{number}.npy belongs to it")
+    return Layout(_FOLDERS.get(folder_name, "clip-retrieval"), seen, pieces, problems)
+
+
+def _metadata(place: Place, folder: str) -> dict[int, list[File]] | None:
+    """The metadata files for the arrays of a folder, by number; None if there are none at all."""
+    parent, name = split_path(folder)
+    folders = [folder] if name not in _FOLDERS else [join_path(parent, "metadata"), folder]
+    for near in folders:
+        listing = place.beside(near)
+        if listing is None:
+            continue
+        numbers: dict[int, list[File]] = {}
+        for file in with_suffix(listing.files, ".parquet"):
+            split = split_number(Piece(file).stem)
+            if split and split[0] == "metadata_":
+                numbers.setdefault(split[1], []).append(file)
+        if numbers:
+            return numbers
+    return None
