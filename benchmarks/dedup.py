@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -34,12 +33,13 @@ from clipgap.dedup.clusters import Deduplication, Labels
 from clipgap.dedup.compare import Comparison
 from clipgap.dedup.decisions import make_decision
 from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.options import DedupOptions
 from clipgap.dedup.rows import RowSource, Watch
-from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
+from clipgap.kernels.options import Compute
 from clipgap.machine import cores
-from clipgap.scan.job import ScanHow
 from clipgap.store.opening import array_store
 from clipgap.synthetic import rows as synthetic
 
@@ -66,20 +66,22 @@ def race(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[
     }
 
 
-def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: ScanHow) -> dict[str, Any]:
+def race_step(
+    rows: Halves, clusters: int, warm: bool, rounds: int, compute: Compute
+) -> dict[str, Any]:
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
-    centroids = step(Centroids(rows[:clusters].copy()), source, how)
+    centroids = step(Centroids(rows[:clusters].copy()), source, compute)
     ids, tests = np.arange(len(rows)), [TestSet("centroids", centroids.rows)]
-    warmed = make_scanner(tests, 1, threads=how.threads)
+    warmed = make_scanner(tests, 1, threads=compute.threads)
 
     def scan() -> None:
-        scanner = warmed if warm else make_scanner(tests, 1, threads=how.threads)
+        scanner = warmed if warm else make_scanner(tests, 1, threads=compute.threads)
         for start in range(0, len(rows), scanner.block_rows):
             here = slice(start, start + scanner.block_rows)
             scanner.scan(rows[here], ids[here])
 
     scan()
-    found = race(rounds, lambda: step(centroids, source, how), scan)
+    found = race(rounds, lambda: step(centroids, source, compute), scan)
     rate = 2.0 * len(rows) * clusters * D / found["seconds"]
     return {
         "race": "step",
@@ -90,7 +92,7 @@ def race_step(rows: Halves, clusters: int, warm: bool, rounds: int, how: ScanHow
 
 
 def race_kmeans(
-    rows: Halves, clusters: int, iterations: int, rounds: int, how: ScanHow
+    rows: Halves, clusters: int, iterations: int, rounds: int, compute: Compute
 ) -> dict[str, Any]:
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
     seeds, wide = rows[:clusters].copy(), rows.astype(np.float32)
@@ -98,7 +100,7 @@ def race_kmeans(
     def ours() -> None:
         centroids = Centroids(seeds)
         for _ in range(iterations):
-            centroids = step(centroids, source, how)
+            centroids = step(centroids, source, compute)
 
     def peer() -> None:
         kmeans = faiss.Kmeans(
@@ -116,7 +118,9 @@ def race_kmeans(
     return {"race": "kmeans", "peer": "faiss.Kmeans", "iterations": iterations, **found}
 
 
-def race_within(rows: Halves, size: int, copies: bool, rounds: int, how: ScanHow) -> dict[str, Any]:
+def race_within(
+    rows: Halves, size: int, copies: bool, rounds: int, compute: Compute
+) -> dict[str, Any]:
     if copies:
         rows = with_copies(rows)
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
@@ -126,10 +130,10 @@ def race_within(rows: Halves, size: int, copies: bool, rounds: int, how: ScanHow
     labels = Labels(label, np.zeros(0), int(label[-1]) + 1)
     limit = 1.0 - EPSILON
     task = Deduplication(
-        Settings((EPSILON,), Clustering(labels.clusters)),
+        DedupSettings((EPSILON,), DedupOptions(labels.clusters)),
         labels,
         source,
-        Comparison(limit, how, Watch()),
+        Comparison(limit, compute, Watch()),
         len(rows),
         lambda ids: make_decision("greedy", len(ids), [limit]),
     )
@@ -180,16 +184,19 @@ def main() -> None:
     threads = cores()
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
-    how = replace(ScanHow(), threads=threads)
+    compute = Compute(threads=threads)
     rows = synthetic.clip_like(options.rows, D)
     # The long race is run only twice: its figures are far apart.
     found = [
-        *(race_step(rows, options.clusters, warm, options.rounds, how) for warm in (False, True)),
         *(
-            race_within(rows[: 2 * LARGE], size, copies, options.rounds, how)
+            race_step(rows, options.clusters, warm, options.rounds, compute)
+            for warm in (False, True)
+        ),
+        *(
+            race_within(rows[: 2 * LARGE], size, copies, options.rounds, compute)
             for size, copies in ((LARGE, False), (LARGE, True), (LARGE // 16, False))
         ),
-        race_kmeans(rows, options.clusters, options.iterations, 2, how),
+        race_kmeans(rows, options.clusters, options.iterations, 2, compute),
     ]
     for row in found:
         print(row)

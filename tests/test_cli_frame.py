@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import pytest
 import typer
 
 from clipgap.cli import main as entry
 from clipgap.cli.config import HEADER
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell, jsonable, settings_file
 from clipgap.errors import (
     ClipgapError,
@@ -25,14 +25,18 @@ from clipgap.errors import (
     ResumeError,
     UsageError,
 )
+from clipgap.options import REQUIRED, Options, argument, option
 
 
 @dataclasses.dataclass(frozen=True)
-class Group:
-    k: Annotated[int, typer.Option("-k", "--k")] = 32
-    above: Annotated[list[float], typer.Option()] = (0.8, 0.9)  # type: ignore[assignment]
-    train_table: Annotated[bool, typer.Option("--train-table/--no-train-table")] = True
-    threads: Annotated[int | None, typer.Option()] = None
+class Group(Options):
+    k: int = option(32, "A number.", flags=("-k", "--k"), metavar="K", min=1, max=64)
+    above: tuple[float, ...] = option((0.8, 0.9), "Several.", metavar="SIM")
+    train_table: bool = option(True, "A switch with an opposite.")
+    kind: str = option("near", "One of some.", choices=("near", "far"))
+    names: tuple[str, ...] = option((), "Several, and none by default.", metavar="NAME")
+    folder: Path | None = option(None, "A path.", metavar="FOLDER", shown="beside it")
+    threads: int | None = option(None, "Another number.", metavar="N")
 
 
 class Toy:
@@ -53,11 +57,11 @@ class Toy:
     def body(
         self,
         shell: Shell,
-        train: Annotated[str, typer.Argument(metavar="TRAIN")],
-        test: Annotated[list[str], typer.Option("--test")],
         group: Group,
         running: Running,
-        out: Annotated[Path | None, typer.Option("--out", "-o")] = None,
+        train: str = argument("Where it begins.", metavar="TRAIN"),
+        test: tuple[str, ...] = option(REQUIRED, "One or more.", metavar="TEST"),
+        out: Path | None = output("TOY"),
     ) -> int | None:
         """A toy."""
         if self.error is not None:
@@ -90,8 +94,8 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Toy:
 def test_groups_are_spread_out_and_handed_over_whole(toy: Toy) -> None:
     assert toy("T", "--test", "a=1", "--test", "b=2", "-k", "5", "--above", "0.5", "--resume") == 0
     assert toy.last["train"] == "T"
-    assert toy.last["test"] == ["a=1", "b=2"]
-    assert (toy.last["k"], toy.last["above"], toy.last["threads"]) == (5, [0.5], None)
+    assert toy.last["test"] == ("a=1", "b=2")
+    assert (toy.last["k"], toy.last["above"], toy.last["threads"]) == (5, (0.5,), None)
     assert toy.last["running"] == Running(resume=True)
 
 
@@ -103,10 +107,10 @@ def test_config_supplies_options_and_arguments_and_the_command_line_wins(
         'train = "T"\ntest = ["a=1", "b=2"]\nk = 7\nabove = [0.25, 1]\ntrain-table = false\n'
     )
     assert toy("--config", file) == 0
-    assert (toy.last["train"], toy.last["test"]) == ("T", ["a=1", "b=2"])
-    assert (toy.last["k"], toy.last["above"], toy.last["train_table"]) == (7, [0.25, 1.0], False)
+    assert (toy.last["train"], toy.last["test"]) == ("T", ("a=1", "b=2"))
+    assert (toy.last["k"], toy.last["above"], toy.last["train_table"]) == (7, (0.25, 1.0), False)
     assert toy("--config", file, "U", "--test", "c=3", "-k", "9", "--train-table") == 0
-    assert (toy.last["train"], toy.last["test"]) == ("U", ["c=3"])
+    assert (toy.last["train"], toy.last["test"]) == ("U", ("c=3",))
     assert (toy.last["k"], toy.last["train_table"]) == (9, True)
 
 
@@ -266,7 +270,7 @@ def test_help_and_version_import_nothing_heavy() -> None:
         "from clipgap.__main__ import run\n"
         "try: run()\n"
         "except SystemExit as left: assert left.code == 0, left.code\n"
-        "heavy = {'numpy', 'pyarrow', 'torch', 'fsspec', 'faiss', 'clipgap.scan'}\n"
+        "heavy = {'numpy', 'pyarrow', 'torch', 'fsspec', 'faiss', 'clipgap.scan.plan'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     for flag in ("--help", "--version"):

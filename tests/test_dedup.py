@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from clipgap.dedup import compare
 from clipgap.dedup.api import dedup, plan_dedup
 from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.options import MODES, ORDERS, DedupOptions
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.dedup.run import Run
 from clipgap.dedup.seeds import choose_seeds
-from clipgap.dedup.settings import MODES, ORDERS, Clustering, Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State
 from clipgap.errors import InputError, Interrupted, UsageError
-from clipgap.scan.job import ScanHow
+from clipgap.kernels.options import Compute
 from clipgap.store.opening import array_store, open_store
 from clipgap.synthetic import rows as synthetic
 from tests import dedup_oracle
@@ -50,11 +51,24 @@ DATA = {
 }
 
 
-def in_memory(rows: Any, options: Settings, memory: int = 1 << 30, block_rows: int = 37) -> Run:
+def in_memory(
+    rows: Any,
+    options: DedupOptions,
+    epsilons: tuple[float, ...] = EPSILONS,
+    memory: int = 1 << 30,
+    block_rows: int = 37,
+) -> Run:
     """A finished run and what it found, with its labels and centroids open to view."""
     store = array_store(rows)
     source = RowSource(store, options.bad_rows, Watch(), memory // 2, block_rows)
-    run = Run(options, store, source, ScanHow(threads=1), State.in_memory(), memory)
+    run = Run(
+        DedupSettings(epsilons, options),
+        store,
+        source,
+        Compute(threads=1),
+        State.in_memory(),
+        memory,
+    )
     run.decide()
     return run
 
@@ -67,7 +81,7 @@ def test_every_mode_and_rule_is_the_definition(
 ) -> None:
     monkeypatch.setattr(compare, "_AT_ONCE", 5)
     rows = DATA[data]
-    options = Settings(EPSILONS, Clustering(4, 3), mode, keep, seed=3)
+    options = DedupOptions(4, iterations=3, mode=mode, keep=keep, seed=3)
     run = in_memory(rows, options)
     labels, centroids = run.labels.label, run.centroids
     assert centroids is not None
@@ -87,7 +101,7 @@ def test_every_mode_and_rule_is_the_definition(
 @pytest.mark.parametrize("keep", ["first", "random"])
 def test_exact_compares_all_rows(data: str, mode: str, keep: str) -> None:
     rows = DATA[data]
-    run = in_memory(rows, Settings(EPSILONS, None, mode, keep, seed=5))
+    run = in_memory(rows, DedupOptions(exact=True, mode=mode, keep=keep, seed=5))
     nowhere = np.zeros(len(rows), np.int64)
     for number, epsilon in enumerate(EPSILONS):
         expected = dedup_oracle.dedup(
@@ -105,7 +119,7 @@ def test_clusters_larger_than_memory_are_tiled(
     """Nothing fits: rows are read again and again, clusters come in tiles of a few rows."""
     monkeypatch.setattr(compare.Comparison, "block", block)
     rows = DATA["crowd"]
-    options = Settings(EPSILONS, Clustering(3, 2), mode, keep)
+    options = DedupOptions(3, iterations=2, mode=mode, keep=keep)
     whole, tiled = in_memory(rows, options), in_memory(rows, options, memory=160 * 20)
     assert tiled.source._held is None
     assert tiled.memory // (8 * 12 + 64) < tiled.labels.counts().max()
@@ -125,8 +139,10 @@ def test_any_rows_any_clusters(data: st.DataObject) -> None:
     clusters = data.draw(st.integers(1, n))
     epsilon = data.draw(st.sampled_from([1e-3, 0.02, 0.3, 1.0, 1.7]))
     seed = data.draw(st.integers(0, 5))
-    options = Settings((epsilon,), Clustering(clusters, 4, "kmeans++"), mode, keep, seed)
-    run = in_memory(raw, options, memory=data.draw(st.sampled_from([500, 1 << 20])))
+    options = DedupOptions(
+        clusters, iterations=4, seeding="kmeans++", mode=mode, keep=keep, seed=seed
+    )
+    run = in_memory(raw, options, (epsilon,), memory=data.draw(st.sampled_from([500, 1 << 20])))
     rows = (raw / np.linalg.norm(raw.astype(np.float64), axis=1)[:, None]).astype(np.float16)
     assert np.isfinite(run.centroids).all()
     expected = dedup_oracle.dedup(
@@ -140,11 +156,11 @@ def test_any_rows_any_clusters(data: st.DataObject) -> None:
 @pytest.mark.parametrize("seeding", ["random", "kmeans++"])
 def test_kmeans_is_the_definition(data: str, clusters: int, seeding: str) -> None:
     rows = DATA[data]
-    run = in_memory(rows, Settings((0.1,), Clustering(clusters, 0, seeding), seed=2))
+    run = in_memory(rows, DedupOptions(clusters, iterations=0, seeding=seeding, seed=2), (0.1,))
     seeds = run.centroids
     assert seeds is not None
     assert (seeds[:, None] == rows[None]).all(axis=2).any(axis=1).all(), "seeds are rows"
-    run = in_memory(rows, Settings((0.1,), Clustering(clusters, 7, seeding), seed=2))
+    run = in_memory(rows, DedupOptions(clusters, iterations=7, seeding=seeding, seed=2), (0.1,))
     expected, iterations = dedup_oracle.kmeans(rows, seeds, 7)
     np.testing.assert_array_equal(run.centroids, expected)
     assert run.clustering is not None
@@ -157,7 +173,7 @@ def test_similarity_rises_and_is_the_exact_mean() -> None:
     centroids = Centroids(rows[:10].copy())
     for _ in range(6):
         before = centroids.rows
-        centroids = step(centroids, source, ScanHow(threads=1))
+        centroids = step(centroids, source, Compute(threads=1))
         scores = rows.astype(np.float64) @ before.astype(np.float64).T
         total = sum(int(score * 2**48) for score in scores.max(axis=1))
         assert centroids.history[-1] == total / (len(rows) << 48)
@@ -169,7 +185,7 @@ def test_rows_that_cancel_out_leave_their_centroid_where_it_is() -> None:
     rows = np.concatenate([axis, -axis])
     source = RowSource(array_store(rows), "error", Watch())
     first = np.ones((1, 4), np.float16) / 2
-    moved = step(Centroids(first), source, ScanHow(threads=1))
+    moved = step(Centroids(first), source, Compute(threads=1))
     np.testing.assert_array_equal(moved.rows, first)
     assert moved.converged
 

@@ -14,7 +14,7 @@ from clipgap.dedup.clusters import NONE, Labels
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.intervals import wilson
 from clipgap.kernels import pairs
-from clipgap.scan.job import ScanHow
+from clipgap.kernels.options import Compute
 from clipgap.store.opening import array_store
 from clipgap.synthetic import rows as synthetic
 from tests.test_dedup import DATA
@@ -56,7 +56,7 @@ def test_counts_are_those_of_all_pairs(
     labels, source = world(rows, 3)
     sample = np.flatnonzero(labels.label != NONE)[::2]
     limits = tuple(1 - epsilon for epsilon in EPSILONS)
-    found, missed = count_pairs(limits, labels, sample, source, ScanHow(threads=1))
+    found, missed = count_pairs(limits, labels, sample, source, Compute(threads=1))
     for e, epsilon in enumerate(EPSILONS):
         together, apart = truth(rows, labels, epsilon)
         np.testing.assert_array_equal(found[e], together[sample])

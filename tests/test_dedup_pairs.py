@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgap.kernels import cpu, pairs
+from clipgap.kernels.options import Compute
 from clipgap.kernels.pairs import CpuPairs, FloatPairs, PairFinder, make_finder
 from clipgap.kernels.sums import add_to_sums
 from clipgap.synthetic import rows as synthetic
@@ -63,7 +64,7 @@ def test_pairs_are_those_of_the_definition(
 
 def test_no_rows_have_no_pairs() -> None:
     columns = synthetic.clip_like(500, 32)
-    assert all_pairs(make_finder(columns, 100), columns[:0], 0.5) == {}
+    assert all_pairs(make_finder(columns, 100, Compute()), columns[:0], 0.5) == {}
     assert all_pairs(FloatPairs(columns, 100), columns[:0], 0.5) == {}
 
 

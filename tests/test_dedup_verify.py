@@ -9,7 +9,7 @@ import pytest
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.dedup.settings import MODES
+from clipgap.dedup.options import MODES
 from clipgap.keep.lists import KeepWriter, open_keep
 from clipgap.store.opening import open_store
 from clipgap.verify.checks import VerifyReport

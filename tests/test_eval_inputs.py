@@ -123,10 +123,10 @@ def test_hostile_and_foreign_checkpoints(world: World, tmp_path: Path) -> None:
         ({"data": []}, "no set given"),
         ({"data": "imagenet_sketch=x", "classnames": ()}, "did you mean 'imagenet-sketch'"),
         ({"templates": ()}, "prompts are missing"),
-        ({"draws": 0}, "one draw"),
+        ({"draws": 0}, "draws is 0; it must be at least 1"),
         ({"group_by": "pics=colour"}, "only sets with a table"),
         ({"group_by": "colour"}, "should be SET=COLUMN"),
-        ({"batch_size": 0}, "must be 1 at least"),
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
     ],
 )
 def test_bad_calls(world: World, tmp_path: Path, changes: dict[str, Any], said: str) -> None:

@@ -410,9 +410,9 @@ def test_shards_behind_a_url(tmp_path: Path) -> None:
 def test_usage(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "in" / "0.tar", ["a"])
     keep = write_keep(tmp_path / "keep", {"0": ["a"]}, {("0", 0)})
-    with pytest.raises(UsageError, match="at least one sample"):
+    with pytest.raises(UsageError, match="merge is 0; it must be at least 1"):
         filter_shards(path, keep, tmp_path / "out", merge=0)
-    with pytest.raises(UsageError, match="choose error, list, ignore"):
+    with pytest.raises(UsageError, match="choose one of: error, list, ignore"):
         filter_shards(path, keep, tmp_path / "out", missing="never")
     with pytest.raises(InputError, match="is not empty and not a clipgap"):
         filter_shards(path, keep, tmp_path / "in")

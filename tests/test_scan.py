@@ -13,9 +13,11 @@ import clipgap
 from clipgap.files.parquet import ROW_GROUP, FileSum
 from clipgap.kernels import cpu
 from clipgap.kernels.interface import NO_ID, TopK
+from clipgap.kernels.options import Compute
+from clipgap.runs.old_how import How
 from clipgap.scan import engine
 from clipgap.scan.api import plan_scan
-from clipgap.scan.job import Job, ScanHow
+from clipgap.scan.job import Job
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink
 from tests.worlds import (
@@ -177,7 +179,7 @@ def test_the_order_in_which_shards_are_scanned_does_not_show(world: World) -> No
     shards = range(len(world.shards))
     found = []
     for order in (shards, reversed(shards), [2, 0, 4, 1, 3]):
-        job, sink = Job.load(plan, ScanHow(block_rows=50)), MemorySink()
+        job, sink = Job.load(plan, Compute(block_rows=50), How()), MemorySink()
         ledger, scanner = job.new_ledger(), job.new_scanner()
         job.scan_shards(order, scanner, sink, ledger)
         job.write_tables(scanner.topk(), sink, ledger)
@@ -344,7 +346,7 @@ def test_the_package_can_be_called_and_imported(world: World) -> None:
 
 def test_a_list_that_a_kernel_never_filled_is_empty(world: World) -> None:
     plan = plan_scan(np.zeros((0, 17), np.float16), world.tests, k=2)
-    job, sink = Job.load(plan, ScanHow()), MemorySink()
+    job, sink = Job.load(plan, Compute(), How()), MemorySink()
     unfilled = [
         TopK(np.full((len(rows), 2), -np.inf), np.full((len(rows), 2), NO_ID, np.int64))
         for rows in world.tests.values()

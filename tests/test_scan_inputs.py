@@ -142,7 +142,7 @@ def test_rows_off_the_unit_sphere_are_brought_back(world: World) -> None:
     [
         ({"k": 0}, UsageError, "k is 0"),
         ({"k": 65}, UsageError, "between 1 and 64"),
-        ({"bad_rows": "drop"}, UsageError, "error or quarantine"),
+        ({"bad_rows": "drop"}, UsageError, "choose one of: error, quarantine"),
         ({"above": (0.5, np.nan)}, UsageError, "finite"),
         ({"block_rows": 0}, UsageError, "block_rows is 0"),
         ({"resume": True, "overwrite": True, "out": "x"}, UsageError, "exclude"),

@@ -10,6 +10,8 @@ import typer
 from clipgap.cli.consoles import stdout
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
+from clipgap.kernels.options import Compute
+from clipgap.options import Only, option
 
 if TYPE_CHECKING:
     from clipgap.bench import Row
@@ -22,27 +24,20 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     shell: Shell,
-    full: Annotated[
-        bool, typer.Option("--full/--quick", help="All data and sizes, or the three that matter.")
-    ] = False,
-    minutes: Annotated[
-        float | None,
-        typer.Option(metavar="N", min=0, help="About how long.", show_default="3, or 45 for full"),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads for all.", show_default="all cores"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="Append the rows to a file there.",
-            show_default="benchmarks/results in a source tree, else clipgap-bench",
-        ),
-    ] = None,
+    compute: Annotated[Compute, Only("threads")],
+    full: bool = option(
+        False, "All data and sizes, or the three that matter.", flags=("--full/--quick",)
+    ),
+    minutes: float | None = option(
+        None, "About how long.", metavar="N", min=0, shown="3, or 45 for full"
+    ),
+    out: Path | None = option(
+        None,
+        "Append the rows to a file there.",
+        flags=("--out", "-o"),
+        metavar="FOLDER",
+        shown="benchmarks/results in a source tree, else clipgap-bench",
+    ),
 ) -> None:
     """Measure our kernels and their peers side by side.
 
@@ -58,7 +53,7 @@ def bench(
     rows = run_bench(
         "full" if full else "quick",
         minutes=minutes,
-        threads=threads,
+        threads=compute.threads,
         folder=out,
         on_note=shell.note,
         on_rows=show,

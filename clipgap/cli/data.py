@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
+from clipgap.options import argument, option
 
 if TYPE_CHECKING:
     from clipgap.clip.data.check import Checked
@@ -42,8 +43,8 @@ def list_sets(shell: Shell) -> None:
 
 def check(
     shell: Shell,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `clipgap data list`.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder that holds the set.")],
+    name: str = argument("A name of `clipgap data list`.", metavar="NAME"),
+    path: Path = argument("The folder that holds the set.", metavar="PATH"),
 ) -> int:
     """Check that a folder holds a set: its classes, how many images, file names, checksums.
 
@@ -67,23 +68,16 @@ def check(
 
 def link(
     shell: Shell,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of `clipgap data list`.")],
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The folder that holds the set.")],
     running: Running,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=VALUE[,…]",
-            help="The images for which the set's table says all of this. Repeatable: those for "
-            "which any of them holds.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    name: str = argument("A name of `clipgap data list`.", metavar="NAME"),
+    path: Path = argument("The folder that holds the set.", metavar="PATH"),
+    where: tuple[str, ...] = option(
+        (),
+        "The images for which the set's table says all of this. Repeatable: those for which any of "
+        "them holds.",
+        metavar="COLUMN=VALUE[,…]",
+    ),
+    out: Path | None = output("FOLDER"),
 ) -> None:
     """Make a folder of links to a part of a set, for `clipgap embed`.
 
@@ -93,13 +87,13 @@ def link(
     from clipgap.clip.data.parts import link_part, plan_part
 
     if running.dry_run:
-        links = len(plan_part(name, path, where or ()))
+        links = len(plan_part(name, path, where))
         shell.result({"links": links}, [words.plural(links, "link")])
         return
     if out is None:
         raise UsageError("--out is missing: name the folder that the links shall go to")
     flags = {"resume": running.resume, "overwrite": running.overwrite}
-    linked = link_part(name, path, out, where or (), **flags)
+    linked = link_part(name, path, out, where, **flags)
     found = words.plural(linked.links, "link")
     shell.result(
         {"out": out, "links": linked.links, "already_complete": linked.already_complete},

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
+from clipgap.dedup.options import DedupOptions
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.kernels.options import Compute
+from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,84 +26,6 @@ if TYPE_CHECKING:
 _STOPPING = "Stopping after the block at hand; finished steps are kept."
 
 
-@dataclass(frozen=True)
-class DedupOptions:
-    """What is a duplicate, and which of several stays; named as in the Python API."""
-
-    clusters: Annotated[
-        int | None,
-        typer.Option(metavar="K", help="Compare rows within K clusters. Or give --exact."),
-    ] = None
-    exact: Annotated[
-        bool, typer.Option("--exact", help="Compare all rows with all, without clusters.")
-    ] = False
-    mode: Annotated[
-        str,
-        typer.Option(
-            metavar="greedy|chain|components",
-            help="A row goes if a kept row before it is near; if any row before it is, as "
-            "SemDeDup has it; or if it is not the first of all that are connected.",
-        ),
-    ] = "greedy"
-    keep: Annotated[
-        str,
-        typer.Option(
-            metavar="first|centroid-far|centroid-near|random",
-            help="Which rows come first, and so stay: by row number, by distance from the "
-            "centroid, or at random.",
-        ),
-    ] = "first"
-    seed: Annotated[int, typer.Option(metavar="S", help="For all that is random.")] = 0
-    iterations: Annotated[
-        int, typer.Option(metavar="N", help="Of k-means, unless it comes to rest before.")
-    ] = 20
-    seeding: Annotated[
-        str,
-        typer.Option(metavar="random|kmeans++", help="How k-means chooses its first centroids."),
-    ] = "random"
-    sample: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", help="Rows that kmeans++ chooses among.", show_default="8 a cluster"
-        ),
-    ] = None
-    audit: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            help="Compare N rows with the whole store, to estimate how many duplicates lie in "
-            "different clusters.",
-        ),
-    ] = 0
-    bad_rows: Annotated[
-        str,
-        typer.Option(
-            metavar="error|quarantine",
-            help="Rows with NaN or infinity: stop there, or set them aside and keep none.",
-        ),
-    ] = "error"
-
-
-@dataclass(frozen=True)
-class MeansOptions:
-    """What it is done with; no result depends on it."""
-
-    kernel: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|triton|cuda|triton-float16|cpu|torch|numpy",
-            help="What assigns rows to clusters.",
-        ),
-    ] = "auto"
-    device: Annotated[
-        str, typer.Option(metavar="auto|cuda|cpu", help="Where rows are assigned.")
-    ] = "auto"
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads to compute with.", show_default="all cores"),
-    ] = None
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     command(app, "dedup")(dedup)
@@ -108,39 +33,28 @@ def register(app: typer.Typer) -> None:
 
 def dedup(
     shell: Shell,
-    store: Annotated[str, typer.Argument(metavar="STORE", help="The store to deduplicate.")],
-    epsilon: Annotated[
-        list[float],
-        typer.Option(
-            metavar="ε",
-            help="Rows are duplicates when their similarity exceeds 1 - ε. Repeatable.",
-        ),
-    ],
     options: DedupOptions,
-    means: MeansOptions,
+    compute: Compute,
     running: Running,
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            metavar="GIB",
-            help="Memory for rows; what is larger is read several times.",
-            show_default="a quarter of the machine's",
-        ),
-    ] = None,
-    semdedup: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Also write clusters and lists as SemDeDup does."),
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="KEEP",
-            help="The folder to make; with several ε its name holds {epsilon}. Needed unless "
-            "--dry-run.",
-        ),
-    ] = None,
+    store: str = argument("The store to deduplicate.", metavar="STORE"),
+    epsilon: tuple[float, ...] = option(
+        REQUIRED,
+        "Rows are duplicates when their similarity exceeds 1 - ε. Repeatable.",
+        metavar="ε",
+    ),
+    memory: float | None = option(
+        None,
+        "Memory for rows; what is larger is read several times.",
+        metavar="GIB",
+        shown="a quarter of the machine's",
+    ),
+    semdedup: Path | None = option(
+        None, "Also write clusters and lists as SemDeDup does.", metavar="FOLDER"
+    ),
+    out: str | None = output(
+        "KEEP",
+        "The folder to make; with several ε its name holds {epsilon}. Needed unless --dry-run.",
+    ),
 ) -> int:
     """Drop near duplicates: rows too similar to another row of their cluster.
 
@@ -151,7 +65,7 @@ def dedup(
     from clipgap.dedup.api import dedup as run
 
     if running.dry_run:
-        shell.result(*_plan(store, epsilon, options, means))
+        shell.result(*_plan(store, epsilon, options, compute))
         return 0
     if out is None:
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
@@ -160,8 +74,8 @@ def dedup(
         found = run(
             store,
             epsilon,
-            **asdict(options),
-            **asdict(means),
+            options=options,
+            compute=compute,
             out=out,
             semdedup=semdedup,
             memory=None if memory is None else int(memory * 2**30),
@@ -175,14 +89,14 @@ def dedup(
 
 
 def _plan(
-    store: str, epsilon: list[float], options: DedupOptions, means: MeansOptions
+    store: str, epsilon: Sequence[float], options: DedupOptions, compute: Compute
 ) -> tuple[dict[str, Any], Iterator[str]]:
     from clipgap.dedup.api import plan_dedup
     from clipgap.scan.estimate import estimate_scores
 
-    plan = plan_dedup(store, epsilon, **asdict(options))
+    plan = plan_dedup(store, epsilon, options=options)
     columns = options.clusters or plan.store.rows
-    expected = estimate_scores(plan.operations, plan.store.dim, columns, 1, **asdict(means))
+    expected = estimate_scores(plan.operations, plan.store.dim, columns, 1, compute)
     described = {**plan.describe(), "expected": asdict(expected)}
     return described, _describe_plan(described)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
+from clipgap.options import option
 
 if TYPE_CHECKING:
     from clipgap.doctor import Diagnosis
@@ -24,12 +25,9 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     shell: Shell,
-    kernels: Annotated[
-        bool,
-        typer.Option(
-            "--kernels", help="Instead: build every GPU kernel for every chip, and show the result."
-        ),
-    ] = False,
+    kernels: bool = option(
+        False, "Instead: build every GPU kernel for every chip, and show the result."
+    ),
 ) -> None:
     """Say what this machine has, which kernel runs and why, and what is missing."""
     if kernels:

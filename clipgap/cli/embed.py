@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, Tolerance, command, output
 from clipgap.cli.shell import Shell
+from clipgap.clip.embed.options import EmbedOptions
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
     from clipgap.clip.embed.plan import EmbedPlan
@@ -28,70 +30,28 @@ def register(app: typer.Typer) -> None:
 
 def embed(
     shell: Shell,
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA",
-            help="webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; "
-            "or a folder of images, flat or with subfolders.",
-        ),
-    ],
+    options: EmbedOptions,
+    tolerance: Tolerance,
     running: Running,
-    model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="A model of open_clip by name, its configuration as a .json file, hf-hub:REPO, "
-            "timm:NAME or torchvision:NAME.",
-        ),
-    ],
-    pretrained: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WEIGHTS",
-            help="A tag of open_clip's, or a checkpoint file; '' for random weights. Needed, but "
-            "for hf-hub:.",
-            show_default=False,
-        ),
-    ] = None,
-    captions: Annotated[
-        bool, typer.Option("--captions", help="Store the text (.txt) of each sample too.")
-    ] = False,
-    batch_size: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Images that go through the model together.")
-    ] = 256,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Processes that share the devices and the shards.",
-            show_default="one for each GPU, one on the CPU",
-        ),
-    ] = None,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda|cuda:N", help="Where the model runs; cuda stands for all GPUs."
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="fp32|amp|bf16|fp16",
-            help="As in open_clip; amp is mixed, float16 on GPUs and bfloat16 on CPUs.",
-        ),
-    ] = "fp32",
-    allow_bad: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="STORE", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    data: str = argument(
+        "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; or a "
+        "folder of images, flat or with subfolders.",
+        metavar="DATA",
+    ),
+    model: str = option(
+        REQUIRED,
+        "A model of open_clip by name, its configuration as a .json file, hf-hub:REPO, timm:NAME "
+        "or torchvision:NAME.",
+        metavar="MODEL",
+    ),
+    pretrained: str | None = option(
+        None,
+        "A tag of open_clip's, or a checkpoint file; '' for random weights. Needed, but for "
+        "hf-hub:.",
+        metavar="WEIGHTS",
+        shown=False,
+    ),
+    out: Path | None = output("STORE"),
 ) -> int:
     """Embed images into a store.
 
@@ -102,16 +62,7 @@ def embed(
     from clipgap.clip.embed.api import run_embed
     from clipgap.clip.embed.plan import plan_embed
 
-    plan = plan_embed(
-        data,
-        model,
-        pretrained,
-        captions=captions,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-    )
+    plan = plan_embed(data, model, pretrained, options=options)
     if running.dry_run:
         described = _described(plan)
         shell.result(described, _describe_plan(described))
@@ -129,7 +80,7 @@ def embed(
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
-    return QUARANTINED if result.problems > allow_bad else 0
+    return QUARANTINED if result.problems > tolerance.allow_bad else 0
 
 
 def _shown(progress: Progress) -> Shown:
@@ -163,7 +114,7 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     images = "" if plan["images"] is None else f"{words.plural(plan['images'], 'image')} in "
     yield f"{images}{words.plural(plan['shards'], 'shard')}, {words.size(plan['bytes'])}"
     weights = plan["model"]["pretrained"] or "its own or random weights"
-    yield f"model {plan['model']['model']}, {weights}, {plan['settings'].precision}"
+    yield f"model {plan['model']['model']}, {weights}, {plan['settings']['precision']}"
     yield f"{words.plural(len(plan['workers']), 'worker')}: {', '.join(plan['workers'])}"
     yield "nothing is written with --dry-run"
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import command
-from clipgap.cli.scan import MovedTests, MovedTrain, tests_by_name
+from clipgap.cli.scan import Moved
 from clipgap.cli.shell import Shell
+from clipgap.options import argument
+from clipgap.verify.options import Shortcuts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -27,19 +29,9 @@ def register(app: typer.Typer) -> None:
 
 def emulate(
     shell: Shell,
-    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="A finished scan with a gap.")],
-    candidates: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Rows that a test point's list holds per shard."),
-    ] = 20_000,
-    arithmetic: Annotated[
-        str,
-        typer.Option(
-            metavar="float32|tf32|float16", help="What thresholds and scores are rounded to."
-        ),
-    ] = "float32",
-    train: MovedTrain = None,
-    test: MovedTests = None,
+    options: Shortcuts,
+    moved: Moved,
+    scan: Path = argument("A finished scan with a gap.", metavar="SCAN"),
 ) -> None:
     """Say what shortcuts would have pruned instead of the exact rule.
 
@@ -50,14 +42,7 @@ def emulate(
     from clipgap.verify.emulation import emulate as run
 
     with shell.progress() as display:
-        found = run(
-            scan,
-            candidates=candidates,
-            arithmetic=arithmetic,
-            train=train,
-            tests=tests_by_name(test or []),
-            on_progress=display,
-        )
+        found = run(scan, options=options, **moved.stores(), on_progress=display)
     shell.result(asdict(found), describe(found))
 
 

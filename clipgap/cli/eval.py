@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, Tolerance, command, output
 from clipgap.cli.shell import Shell
+from clipgap.clip.eval.options import EvalOptions
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,75 +32,20 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     shell: Shell,
-    checkpoints: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="CHECKPOINT...",
-            help="Checkpoint files, NAME=FILE, or pretrained tags of the model; NAME= is random "
-            "weights.",
-        ),
-    ],
-    data: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME=PATH",
-            help="A set, again for each: a name of `clipgap data list`, or any with --classnames. "
-            "PATH is a folder of class folders, or shards with .cls members.",
-        ),
-    ],
+    options: EvalOptions,
+    tolerance: Tolerance,
     running: Running,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODEL",
-            help="The model of the checkpoints: open_clip's NAME, hf-hub:REPO, or CONFIG.json. "
-            "Classifiers from `clipgap train` need none.",
-        ),
-    ] = None,
-    classnames: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[SET=]FILE",
-            help="Classes, one a line: NAME, or FOLDER, a tab and NAME. Without SET= for all sets "
-            "that clipgap does not know.",
-        ),
-    ] = None,
-    templates: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[SET=]FILE", help="Prompts, one a line, with {} for the class."),
-    ] = None,
-    group_by: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SET=COLUMN",
-            help="Accuracies by the values of a column of the set's table, too.",
-        ),
-    ] = None,
-    precision: Annotated[
-        str, typer.Option(metavar="fp32|amp|bf16|fp16", help="Numbers that the model computes in.")
-    ] = "fp32",
-    draws: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Draws of the paired bootstrap.")
-    ] = 10_000,
-    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Seed of the bootstrap.")] = 0,
-    device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where the model runs.")
-    ] = "auto",
-    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images at a time.")] = 64,
-    workers: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads that decode images.", show_default="cores"),
-    ] = None,
-    allow_bad: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
-    ] = 0,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="EVAL", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    checkpoints: tuple[str, ...] = argument(
+        "Checkpoint files, NAME=FILE, or pretrained tags of the model; NAME= is random weights.",
+        metavar="CHECKPOINT...",
+    ),
+    data: tuple[str, ...] = option(
+        REQUIRED,
+        "A set, again for each: a name of `clipgap data list`, or any with --classnames. PATH is a "
+        "folder of class folders, or shards with .cls members.",
+        metavar="NAME=PATH",
+    ),
+    out: Path | None = output("EVAL"),
 ) -> int:
     """Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.
 
@@ -107,39 +54,26 @@ def evaluate(
     """
     from clipgap.clip.eval.api import run_evaluation
     from clipgap.clip.eval.plan import plan_evaluation
-    from clipgap.clip.eval.run import EvalHow
 
     if out is None and not running.dry_run:
         raise UsageError("--out is missing: name the folder that the evaluation shall go to")
-    plan = plan_evaluation(
-        checkpoints,
-        data,
-        model=model,
-        classnames=classnames or (),
-        templates=templates or (),
-        group_by=group_by or (),
-        precision=precision,
-        draws=draws,
-        seed=seed,
-    )
+    plan = plan_evaluation(checkpoints, data, options=options)
     if out is None or running.dry_run:
         described = _described(plan)
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(out)
     with shell.watch(out, _STOPPING) as watch:
-        how = EvalHow(
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
+        result = run_evaluation(
+            plan,
+            out,
             resume=running.resume,
             overwrite=running.overwrite,
             on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
-        result = run_evaluation(plan, out, how)
     shell.result(_outcome(result), _describe_outcome(result))
-    return QUARANTINED if result.problems > allow_bad else 0
+    return QUARANTINED if result.problems > tolerance.allow_bad else 0
 
 
 def _shown(progress: Progress) -> Shown:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, Tolerance, command, output
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.options import REQUIRED, argument, option
+from clipgap.shards.options import FilterOptions
 
 if TYPE_CHECKING:
     from clipgap.runs.how import Progress as Shown
@@ -28,58 +30,15 @@ def register(app: typer.Typer) -> None:
 
 def filter_shards(
     shell: Shell,
-    shards: Annotated[
-        str,
-        typer.Argument(
-            metavar="SHARDS",
-            help="webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL.",
-        ),
-    ],
-    keep: Annotated[
-        Path, typer.Option(metavar="KEEP", help="The keep-list, from `clipgap split`.")
-    ],
+    options: FilterOptions,
+    tolerance: Tolerance,
     running: Running,
-    merge: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Make shards of at most N samples, as even as can be.",
-            show_default="one shard for each",
-        ),
-    ] = None,
-    captions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PARQUET",
-            help="New captions: a file with the columns key and caption, or a folder with one "
-            "such file a shard. Samples without one keep theirs.",
-        ),
-    ] = None,
-    missing: Annotated[
-        str,
-        typer.Option(
-            metavar="error|list|ignore",
-            help="Kept samples that an undamaged shard does not have: stop there, list them, or "
-            "go on (for a part of the shards).",
-        ),
-    ] = "error",
-    allow_bad: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, help="Exit with 0 if no more than N are in quarantine."),
-    ] = 0,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Shards at a time.", show_default="one more than cores"
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="SHARDS", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    shards: str = argument(
+        "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL.",
+        metavar="SHARDS",
+    ),
+    keep: Path = option(REQUIRED, "The keep-list, from `clipgap split`.", metavar="KEEP"),
+    out: Path | None = output("SHARDS"),
 ) -> int:
     """Copy the samples that a keep-list keeps, byte for byte.
 
@@ -90,7 +49,7 @@ def filter_shards(
     from clipgap.shards.api import run_filter
     from clipgap.shards.plan import plan_filter
 
-    plan = plan_filter(shards, keep, merge=merge, captions=captions, missing=missing)
+    plan = plan_filter(shards, keep, options=options)
     if running.dry_run:
         described = _described(plan)
         shell.result(described, _describe_plan(described))
@@ -102,14 +61,13 @@ def filter_shards(
         result = run_filter(
             plan,
             out,
-            workers=workers,
             resume=running.resume,
             overwrite=running.overwrite,
             on_progress=lambda progress: watch(_shown(progress)),
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
-    return QUARANTINED if result.problems > allow_bad else 0
+    return QUARANTINED if result.problems > tolerance.allow_bad else 0
 
 
 def _shown(progress: Progress) -> Shown:
@@ -130,7 +88,7 @@ def _shown(progress: Progress) -> Shown:
 def _described(plan: FilterPlan) -> dict[str, Any]:
     expected = plan.expected()
     units = None
-    if expected is not None or plan.settings.merge is None:
+    if expected is not None or plan.options.merge is None:
         units = len(plan.units(expected))
     share = plan.selector.kept / plan.rows if plan.rows else None
     return {

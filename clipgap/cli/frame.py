@@ -1,74 +1,82 @@
-"""What all commands share, declared once.
+"""What all commands share: their options become Typer's here.
 
-A command is a function whose first parameter is a `Shell`. Groups of options are dataclasses: a
-parameter annotated with one is spread into its fields on the command line and handed over whole.
-`Common` is added to every command.
+A command is a function whose first parameter is a `Shell`. Its own options are parameters with an
+`option` or `argument` as default; a parameter annotated with a group of options is spread into the
+group's fields on the command line and handed over whole. `Common` is added to every command.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 
 from clipgap.cli import config
 from clipgap.cli.shell import Shell, set_up_logging
+from clipgap.options import (
+    REQUIRED,
+    Option,
+    Options,
+    declaration,
+    fields_of,
+    group_of,
+    is_repeatable,
+    option,
+)
 
 Body = Callable[..., "int | None"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Common:
+@dataclass(frozen=True)
+class Common(Options):
     """Options of every command."""
 
-    json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON; all else goes to stderr.")
-    ] = False
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "--verbose",
-            "-v",
-            count=True,
-            show_default=False,
-            help="Log each step; -vv also shows tracebacks.",
-        ),
-    ] = 0
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="No progress and no notes, only errors.")
-    ] = False
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            metavar="FILE.toml",
-            help="Take options from a file; those typed here win.",
-            callback=config.load,
-            is_eager=True,
-        ),
-    ] = None
+    json: bool = option(False, "Print the result as JSON; all else goes to stderr.")
+    verbose: int = option(
+        0,
+        "Log each step; -vv also shows tracebacks.",
+        flags=("--verbose", "-v"),
+        shown=False,
+        count=True,
+    )
+    quiet: bool = option(False, "No progress and no notes, only errors.", flags=("--quiet", "-q"))
+    config: Path | None = option(
+        None,
+        "Take options from a file; those typed here win.",
+        metavar="FILE.toml",
+        callback=config.load,
+        is_eager=True,
+    )
 
 
-@dataclasses.dataclass(frozen=True)
-class Running:
+@dataclass(frozen=True)
+class Running(Options):
     """Options of commands that fill an output folder: how to run, nothing about the result."""
 
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the inputs, say what would be done, and stop.")
-    ] = False
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an unfinished output; mend a damaged one.")
-    ] = False
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an output that is already there.")
-    ] = False
+    dry_run: bool = option(False, "Check the inputs, say what would be done, and stop.")
+    resume: bool = option(False, "Go on with an unfinished output; mend a damaged one.")
+    overwrite: bool = option(False, "Replace an output that is already there.")
 
 
-_NOT_ABOUT_THE_RESULT = {f.name for group in (Common, Running) for f in dataclasses.fields(group)}
+@dataclass(frozen=True)
+class Tolerance(Options):
+    """Options of commands that set damaged inputs aside."""
+
+    allow_bad: int = option(
+        0, "Exit with 0 if no more than N are in quarantine.", metavar="N", min=0
+    )
+
+
+def output(metavar: str, help: str = "The folder to make. Needed unless --dry-run.") -> Any:
+    """The option that names the folder that a command fills."""
+    return option(None, help, flags=("--out", "-o"), metavar=metavar)
+
+
+_NOT_ABOUT_THE_RESULT = {field.name for group in (Common, Running) for field in fields(group)}
 
 
 def command(app: typer.Typer, name: str) -> Callable[[Body], Body]:
@@ -88,18 +96,13 @@ class _Spread:
     def __init__(self, body: Body) -> None:
         self.body = body
         hints = get_type_hints(body, include_extras=True)
-        self.plain: list[inspect.Parameter] = []
-        self.groups: dict[str, type[Any]] = {}
         _shell, *rest = inspect.signature(body).parameters.values()
-        for parameter in rest:
-            hint = hints[parameter.name]
-            if dataclasses.is_dataclass(hint):
-                assert isinstance(hint, type)
-                self.groups[parameter.name] = hint
-            else:
-                self.plain.append(
-                    parameter.replace(annotation=hint, kind=inspect.Parameter.KEYWORD_ONLY)
-                )
+        self.groups = {p.name: hints[p.name] for p in rest if group_of(hints[p.name])}
+        self.own = {
+            p.name: _parameter(p.name, hints[p.name], p.default)
+            for p in rest
+            if p.name not in self.groups
+        }
 
     def as_function(self) -> Callable[..., int | None]:
         def run(context: typer.Context, **values: Any) -> int | None:
@@ -109,52 +112,104 @@ class _Spread:
             inspect.Parameter(
                 "context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context
             ),
-            *self.plain,
-            *(field for group in self.groups.values() for field in _fields(group)),
-            *_fields(Common),
+            *self.own.values(),
+            *(field for hint in (*self.groups.values(), Common) for field in _spread(hint)),
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         run.__name__ = self.body.__name__
         return run
 
-    def _arguments(self, values: dict[str, Any]) -> dict[str, Any]:
-        arguments = {p.name: values[p.name] for p in self.plain}
-        for name, group in self.groups.items():
-            arguments[name] = _take(group, values)
+    def _arguments(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        arguments = {
+            name: tuple(values[name]) if isinstance(values[name], list) else values[name]
+            for name in self.own
+        }
+        for name, hint in self.groups.items():
+            arguments[name] = _take(hint, values)
         return arguments
 
-    def _shell(self, context: typer.Context, values: dict[str, Any]) -> Shell:
+    def _shell(self, context: typer.Context, values: Mapping[str, Any]) -> Shell:
         common = _take(Common, values)
         set_up_logging(common.verbose, common.quiet)
-        keys = {p.name: config.key_of(p) for p in context.command.params}
+        declared = {p.name: p for p in context.command.params}
         typed = {
             name
-            for name in keys
+            for name in declared
             if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
         }
-        kept = [name for name in keys if name not in _NOT_ABOUT_THE_RESULT]
+        kept = [name for name in declared if name not in _NOT_ABOUT_THE_RESULT]
         return Shell(
             command=context.command_path,
             json=common.json,
             quiet=common.quiet,
             config_file=common.config,
-            settings={keys[name]: values[name] for name in kept if values[name] is not None},
+            settings={
+                config.key_of(declared[name]): values[name]
+                for name in kept
+                if values[name] is not None and (values[name], declared[name].default) != ([], ())
+            },
             all_from_config=not typed.intersection(kept),
         )
 
 
-def _fields(group: type[Any]) -> Iterator[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    for field in dataclasses.fields(group):
-        default = field.default
-        yield inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
-            annotation=hints[field.name],
-        )
+def _spread(hint: Any) -> list[inspect.Parameter]:
+    """A parameter for each option of a group."""
+    hints = get_type_hints(group_of(hint))
+    return [_parameter(name, hints[name], field) for name, field in fields_of(hint).items()]
 
 
-def _take(group: type[Any], values: dict[str, Any]) -> Any:
-    return group(**{field.name: values[field.name] for field in dataclasses.fields(group)})
+def _take(hint: Any, values: Mapping[str, Any]) -> Any:
+    """The group, of what was said."""
+    group = group_of(hint)
+    assert group is not None
+    return group(**{name: values[name] for name in fields_of(hint)})
+
+
+def _parameter(name: str, hint: Any, field: Any) -> inspect.Parameter:
+    """A declared option as a parameter that Typer reads."""
+    said, default = declaration(field), field.default
+    more: dict[str, Any] = {
+        "help": said.help,
+        "metavar": said.metavar,
+        "callback": _checked(name, said),
+        **said.more,
+    }
+    if said.shown is not True:
+        more["show_default"] = said.shown
+    if said.positional:
+        declared = typer.Argument(**more)
+    else:
+        declared = typer.Option(*(said.flags or _flags(name, default)), **more)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if default is REQUIRED else default,
+        annotation=Annotated[_typed(hint), declared],
+    )
+
+
+def _flags(name: str, default: Any) -> tuple[str, ...]:
+    """How an option is typed; a switch that is on has an opposite."""
+    flag = f"--{name.replace('_', '-')}"
+    return (f"{flag}/--no-{flag[2:]}",) if default is True else (flag,)
+
+
+def _typed(hint: Any) -> Any:
+    """The type that Typer shall read a value as."""
+    if is_repeatable(hint):
+        return list[get_args(hint)[0]]  # type: ignore[misc]
+    return str if get_origin(hint) is Literal else hint
+
+
+def _checked(name: str, said: Option) -> Callable[[Any], Any] | None:
+    """Refuses a value while the call is parsed, which is how recipes ask before they begin."""
+    if not said.choices and said.min is None and said.max is None:
+        return None
+
+    def check(value: Any) -> Any:
+        if refusal := said.refusal(name, value):
+            raise typer.BadParameter(refusal)
+        return value
+
+    return check

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
+from clipgap.options import argument
+from clipgap.synthetic.options import RenderOptions
 
 if TYPE_CHECKING:
     from clipgap.synthetic.render import Rendered
-
-
-@dataclass(frozen=True)
-class RenderOptions:
-    """How many images of each kind."""
-
-    web: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples of the web-like training set.")
-    ] = 4_000
-    reference: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Samples of the reference set.")
-    ] = 1_000
-    points: Annotated[int, typer.Option(metavar="N", min=1, help="Samples of each test set.")] = 600
-    planted: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=0, help="Near-duplicates of test images to put into the training set."
-        ),
-    ] = 300
-    classes: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Draw the first N classes only.", show_default="all"),
-    ] = None
-    seed: Annotated[int, typer.Option(metavar="S", min=0, help="Any number.")] = 0
 
 
 def register(app: typer.Typer) -> None:
@@ -49,21 +27,13 @@ def register(app: typer.Typer) -> None:
 
 def render(
     shell: Shell,
-    world: Annotated[
-        str,
-        typer.Argument(
-            metavar="shapes|digits",
-            help="Shapes in four styles, or scikit-learn's handwritten digits against type.",
-        ),
-    ],
     options: RenderOptions,
     running: Running,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="FOLDER", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    world: str = argument(
+        "Shapes in four styles, or scikit-learn's handwritten digits against type.",
+        metavar="shapes|digits",
+    ),
+    out: Path | None = output("FOLDER"),
 ) -> None:
     """Draw small images for a study without downloads: tar shards with captions and labels.
 
@@ -73,11 +43,10 @@ def render(
     """
     from clipgap.synthetic.render import render as run
 
-    amounts = asdict(options)
     if running.dry_run:
         total = options.web + options.reference + options.planted
         shell.result(
-            {"world": world, **amounts},
+            {"world": world, **asdict(options)},
             [f"Would draw {words.count(total)} images, and {options.points:,} for each test set"],
         )
         return
@@ -87,7 +56,7 @@ def render(
     found = run(
         world,
         out,
-        **amounts,
+        options=options,
         resume=running.resume,
         overwrite=running.overwrite,
         on_set=lambda name: shell.note(f"writing {name}"),

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
+from clipgap.options import REQUIRED, option
+from clipgap.report.options import ReportOptions
 
 if TYPE_CHECKING:
     from clipgap.report.api import ReportResult
@@ -25,80 +27,43 @@ def register(app: typer.Typer) -> None:
 
 def report(
     shell: Shell,
-    scan: Annotated[
-        list[str],
-        typer.Option(
-            metavar="[NAME=]SCAN",
-            help="A scan of a training set; the first is the large set that galleries and curves "
-            "are about. Repeatable. Without NAME it is called like its folder.",
-        ),
-    ],
+    options: ReportOptions,
     running: Running,
-    reference: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME=]SCAN",
-            help="The scan of the reference set, from `clipgap gap`. Without it thresholds come "
-            "from the scan.",
-        ),
-    ] = None,
-    split: Annotated[
-        list[str] | None,
-        typer.Option(metavar="[NAME=]KEEP", help="A keep-list of a scanned store. Repeatable."),
-    ] = None,
-    eval: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EVAL",
-            help="A folder of `clipgap eval`. A checkpoint that is called like a split, or like a "
-            "scan, was trained on it. Repeatable.",
-        ),
-    ] = None,
-    images: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=SHARDS",
-            help="Tar shards with the images of a test set, scan or reference. Repeatable.",
-        ),
-    ] = None,
-    paper: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A paper's figures, JSON or TOML, to stand beside ours."),
-    ] = None,
-    embedding: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="[NAME=]SCAN",
-            help="The first scan made again with another embedding: adds rank correlations. "
-            "Repeatable.",
-        ),
-    ] = None,
-    format: Annotated[
-        str,
-        typer.Option(
-            metavar="html|md|json",
-            help="A page with figures and galleries, tables in Markdown, or the numbers alone; the "
-            "first two hold the numbers too.",
-        ),
-    ] = "html",
-    title: Annotated[
-        str, typer.Option(metavar="TEXT", help="What the page is called.")
-    ] = "Similarity report",
-    gallery: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Show N points of each test set in the gallery, spread over all similarities.",
-            show_default="all",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="REPORT", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    scan: tuple[str, ...] = option(
+        REQUIRED,
+        "A scan of a training set; the first is the large set that galleries and curves are about. "
+        "Repeatable. Without NAME it is called like its folder.",
+        metavar="[NAME=]SCAN",
+    ),
+    reference: str | None = option(
+        None,
+        "The scan of the reference set, from `clipgap gap`. Without it thresholds come from the "
+        "scan.",
+        metavar="[NAME=]SCAN",
+    ),
+    split: tuple[str, ...] = option(
+        (), "A keep-list of a scanned store. Repeatable.", metavar="[NAME=]KEEP"
+    ),
+    eval: tuple[str, ...] = option(
+        (),
+        "A folder of `clipgap eval`. A checkpoint that is called like a split, or like a scan, was "
+        "trained on it. Repeatable.",
+        metavar="EVAL",
+    ),
+    images: tuple[str, ...] = option(
+        (),
+        "Tar shards with the images of a test set, scan or reference. Repeatable.",
+        metavar="NAME=SHARDS",
+    ),
+    paper: Path | None = option(
+        None, "A paper's figures, JSON or TOML, to stand beside ours.", metavar="FILE"
+    ),
+    embedding: tuple[str, ...] = option(
+        (),
+        "The first scan made again with another embedding: adds rank correlations. Repeatable.",
+        metavar="[NAME=]SCAN",
+    ),
+    out: Path | None = output("REPORT"),
 ) -> int:
     """Show scans, splits and evaluations on a page: figures, tables and galleries.
 
@@ -111,11 +76,11 @@ def report(
     inputs: dict[str, Any] = {
         "scans": _named(scan, "--scan"),
         "reference": None if reference is None else _named([reference], "--reference"),
-        "splits": _named(split or [], "--split"),
-        "evals": eval or [],
-        "images": _images(images or []),
+        "splits": _named(split, "--split"),
+        "evals": eval,
+        "images": _images(images),
         "paper": paper,
-        "embeddings": _named(embedding or [], "--embedding"),
+        "embeddings": _named(embedding, "--embedding"),
     }
     if running.dry_run:
         sources = plan_report(**inputs)
@@ -129,9 +94,7 @@ def report(
         result = run(
             **inputs,
             out=out,
-            format=format,
-            title=title,
-            gallery=gallery,
+            options=options,
             resume=running.resume,
             overwrite=running.overwrite,
             on_progress=display,

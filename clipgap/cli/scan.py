@@ -7,102 +7,40 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.kernels.options import Compute
+from clipgap.options import REQUIRED, Options, argument, option
+from clipgap.scan.options import ScanOptions
 
 if TYPE_CHECKING:
     from clipgap.runs.how import Progress
     from clipgap.scan.result import ScanResult
 
-Tests = Annotated[
-    list[str],
-    typer.Option(
-        "--test",
-        metavar="NAME=STORE",
-        help="A test set: its name in the tables, and where its embeddings are. Repeatable.",
-    ),
-]
-MovedTrain = Annotated[
-    str | None,
-    typer.Option(
-        "--train", metavar="STORE", help="Where the training store lies now, if it has moved."
-    ),
-]
-MovedTests = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--test",
-        metavar="NAME=STORE",
-        help="Where a test set lies now, if it has moved. Repeatable.",
-    ),
-]
-Out = Annotated[
-    Path | None,
-    typer.Option(
-        "--out", "-o", metavar="SCAN", help="The folder to make. Needed unless --dry-run."
-    ),
-]
-
 _STOPPING = "Stopping after the block at hand; finished shards are kept."
 
 
 @dataclass(frozen=True)
-class ScanSettings:
-    """What `scan` and `gap` have in common; named as in the Python API."""
+class Moved(Options):
+    """Where the inputs of a scan lie now, for commands that read them again."""
 
-    k: Annotated[
-        int,
-        typer.Option("-k", "--k", metavar="N", help="Neighbours kept per test point, 1 to 64."),
-    ] = 32
-    bad_rows: Annotated[
-        str,
-        typer.Option(
-            metavar="error|quarantine",
-            help="Rows with NaN or infinity: stop there, or set them aside and list them.",
-        ),
-    ] = "error"
-    train_table: Annotated[
-        bool,
-        typer.Option("--train-table/--no-train-table", help="Write the table of training rows."),
-    ] = True
-    above: Annotated[
-        list[float],
-        typer.Option(metavar="SIM", help="Count training rows more similar than this. Repeatable."),
-    ] = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)  # type: ignore[assignment]  # a tuple can't be changed
-    kernel: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|triton|cuda|triton-float16|cpu|torch|numpy",
-            help="What computes the scores. Any kernel gives the same tables.",
-        ),
-    ] = "auto"
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cuda|cpu",
-            help="Where: all GPUs that the process may see, the CPU, or GPUs if there are any.",
-        ),
-    ] = "auto"
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads to compute with.", show_default="all cores"),
-    ] = None
-    block_rows: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Rows at a time.", show_default="chosen for speed"),
-    ] = None
+    train: str | None = option(
+        None, "Where the training store lies now, if it has moved.", metavar="STORE"
+    )
+    test: tuple[str, ...] = option(
+        (), "Where a test set lies now, if it has moved. Repeatable.", metavar="NAME=STORE"
+    )
 
-    def of_result(self) -> dict[str, Any]:
-        """Those that can change a table; the others only change the time it takes."""
-        free = ("kernel", "device", "threads", "block_rows")
-        return {name: value for name, value in asdict(self).items() if name not in free}
+    def stores(self) -> dict[str, Any]:
+        """As the Python API takes them."""
+        return {"train": self.train, "tests": tests_by_name(self.test)}
 
 
 def register(app: typer.Typer) -> None:
@@ -111,19 +49,20 @@ def register(app: typer.Typer) -> None:
     command(app, "gap")(gap)
 
 
+_TEST = "A test set: its name in the tables, and where its embeddings are. Repeatable."
+
+
 def scan(
     shell: Shell,
-    train: Annotated[str, typer.Argument(metavar="TRAIN", help="The training store.")],
-    test: Tests,
-    settings: ScanSettings,
+    options: ScanOptions,
+    compute: Compute,
     running: Running,
-    gap: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SCAN", help="A scan of the reference set (from `clipgap gap`): adds pruning."
-        ),
-    ] = None,
-    out: Out = None,
+    train: str = argument("The training store.", metavar="TRAIN"),
+    test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
+    gap: str | None = option(
+        None, "A scan of the reference set (from `clipgap gap`): adds pruning.", metavar="SCAN"
+    ),
+    out: Path | None = output("SCAN"),
 ) -> int:
     """Compare every training row with every test point, exactly.
 
@@ -132,16 +71,19 @@ def scan(
     """
     from clipgap.scan.api import scan as run
 
-    return _run(shell, "scan", partial(run, gap=gap), train, test, gap, settings, running, out)
+    return _run(
+        shell, "scan", partial(run, gap=gap), train, test, gap, options, compute, running, out
+    )
 
 
 def gap(
     shell: Shell,
-    ref: Annotated[str, typer.Argument(metavar="REF", help="The reference store.")],
-    test: Tests,
-    settings: ScanSettings,
+    options: ScanOptions,
+    compute: Compute,
     running: Running,
-    out: Out = None,
+    ref: str = argument("The reference store.", metavar="REF"),
+    test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
+    out: Path | None = output("SCAN"),
 ) -> int:
     """Scan a reference set, for use as `scan --gap`.
 
@@ -149,7 +91,7 @@ def gap(
     """
     from clipgap.scan.api import gap as run
 
-    return _run(shell, "gap", run, ref, test, None, settings, running, out)
+    return _run(shell, "gap", run, ref, test, None, options, compute, running, out)
 
 
 def _run(
@@ -157,9 +99,10 @@ def _run(
     kind: str,
     run: Callable[..., ScanResult],
     train: str,
-    test: list[str],
+    test: Sequence[str],
     gap: str | None,
-    settings: ScanSettings,
+    options: ScanOptions,
+    compute: Compute,
     running: Running,
     out: Path | None,
 ) -> int:
@@ -168,11 +111,8 @@ def _run(
         from clipgap.scan.api import plan_scan
         from clipgap.scan.estimate import estimate
 
-        plan = plan_scan(train, tests, kind=kind, gap=gap, **settings.of_result())
-        expected = estimate(
-            plan, kernel=settings.kernel, device=settings.device, threads=settings.threads
-        )
-        described = {**plan.describe(), "expected": asdict(expected)}
+        plan = plan_scan(train, tests, kind=kind, gap=gap, options=options)
+        described = {**plan.describe(), "expected": asdict(estimate(plan, compute))}
         shell.result(described, _describe_plan(described))
         return 0
     if out is None:
@@ -182,7 +122,8 @@ def _run(
         result = run(
             train,
             tests,
-            **asdict(settings),
+            options=options,
+            compute=compute,
             out=out,
             resume=running.resume,
             overwrite=running.overwrite,

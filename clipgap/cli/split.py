@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
+from clipgap.kernels.options import Compute
+from clipgap.options import Only, argument, option
+from clipgap.select.options import OPERATIONS, Operation, ReferenceOptions, RuleOptions
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.select.algebra import Operation
     from clipgap.select.reference import Reference
     from clipgap.select.rules import Rule
     from clipgap.select.splitting import Split
@@ -28,89 +29,6 @@ _RULES = "--prune, --near, --far, --core, --rand, --where, --union, --intersecti
 _STOPPING = "Stopping; a split that was stopped starts again."
 
 
-@dataclass(frozen=True)
-class RuleOptions:
-    """Which rows are kept; exactly one rule a call."""
-
-    prune: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Drop rows nearer to a point of this test set than its threshold. Repeatable.",
-        ),
-    ] = None
-    offset: Annotated[
-        float, typer.Option(metavar="δ", help="Prune where the similarity exceeds τ + δ.")
-    ] = 0.0
-    near: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Keep the N rows least similar to the test sets of --by."),
-    ] = None
-    far: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Keep the N rows most similar to the test sets of --by."),
-    ] = None
-    core: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="As --far, by the highest similarity to any of --by."),
-    ] = None
-    by: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="Test set that --near, --far, --core go by. Repeatable."),
-    ] = None
-    rand: Annotated[int | None, typer.Option(metavar="N", help="Keep N rows at random.")] = None
-    seed: Annotated[int, typer.Option(metavar="S", help="For --rand: any number.")] = 0
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="COLUMN=VALUE",
-            help="Keep rows with this label, or COLUMN!=VALUE without it; VALUE,VALUE for any of "
-            "several. Repeatable: all must hold.",
-        ),
-    ] = None
-    labels: Annotated[
-        str | None,
-        typer.Option(metavar="FILE", help="Labels for --where: parquet or CSV with a key column."),
-    ] = None
-    union: Annotated[bool, typer.Option("--union", help="Keep what is in any keep-list.")] = False
-    intersection: Annotated[
-        bool, typer.Option("--intersection", help="Keep what is in all keep-lists.")
-    ] = False
-    difference: Annotated[
-        bool,
-        typer.Option("--difference", help="Keep what is in the first keep-list and in no other."),
-    ] = False
-
-    def given(self) -> list[str]:
-        """The rules that were asked for."""
-        numbers = [name for name in _NUMBERS if getattr(self, name) is not None]
-        lists = [name for name in ("prune", "where") if getattr(self, name)]
-        return numbers + lists + [name for name in _OPERATIONS if getattr(self, name)]
-
-
-@dataclass(frozen=True)
-class ReferenceOptions:
-    """A reference set that joins the split."""
-
-    with_reference: Annotated[
-        str | None,
-        typer.Option(metavar="STORE", help="Add all samples of this reference set, with captions."),
-    ] = None
-    reference_classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Their classes: parquet or CSV with the columns key and class."
-        ),
-    ] = None
-    caption: Annotated[
-        str, typer.Option(metavar="TEXT", help="Their captions; {class} is the name of the class.")
-    ] = "a photo of a {class}"
-
-
-_NUMBERS = ("near", "far", "core", "rand")
-_OPERATIONS: tuple[Operation, ...] = ("union", "intersection", "difference")
-
-
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     command(app, "split")(split)
@@ -118,30 +36,18 @@ def register(app: typer.Typer) -> None:
 
 def split(
     shell: Shell,
-    source: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="SCAN…",
-            help="Scans of one store; keep-lists for --union, --intersection and --difference.",
-        ),
-    ],
     rule: RuleOptions,
     reference: ReferenceOptions,
+    compute: Annotated[Compute, Only("threads")],
     running: Running,
-    within: Annotated[
-        Path | None,
-        typer.Option(metavar="KEEP", help="Choose among the rows of this keep-list only."),
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(metavar="N", min=1, help="Threads to work with.", show_default="all cores"),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="KEEP", help="The folder to make. Needed unless --dry-run."
-        ),
-    ] = None,
+    source: tuple[Path, ...] = argument(
+        "Scans of one store; keep-lists for --union, --intersection and --difference.",
+        metavar="SCAN…",
+    ),
+    within: Path | None = option(
+        None, "Choose among the rows of this keep-list only.", metavar="KEEP"
+    ),
+    out: Path | None = output("KEEP"),
 ) -> None:
     """Choose the rows of a training store to keep, from its scans.
 
@@ -161,7 +67,7 @@ def split(
     with shell.watch(out, _STOPPING) as watch:
         how: dict[str, Any] = {
             "out": out,
-            "threads": threads,
+            "threads": compute.threads,
             "resume": running.resume and out is not None,
             "overwrite": running.overwrite and out is not None,
             "on_progress": watch,
@@ -197,11 +103,11 @@ def _rule(options: RuleOptions) -> Rule | Operation:
     _refuse_idle("--offset", options.offset, name, "prune")
     _refuse_idle("--seed", options.seed, name, "rand")
     _refuse_idle("--labels", options.labels, name, "where")
-    by = tuple(options.by or ())
+    by = options.by
     if name in ("near", "far", "core") and not by:
         raise UsageError(f"--{name} needs --by NAME: the test sets whose similarity counts")
     if options.prune:
-        return Prune(tuple(options.prune), options.offset)
+        return Prune(options.prune, options.offset)
     if options.where:
         if options.labels is None:
             raise UsageError("--where needs --labels FILE: the table that has its columns")
@@ -214,7 +120,7 @@ def _rule(options: RuleOptions) -> Rule | Operation:
         return Core(options.core, by)
     if options.rand is not None:
         return Rand(options.rand, options.seed)
-    return next(operation for operation in _OPERATIONS if operation == name)
+    return next(operation for operation in OPERATIONS if operation == name)
 
 
 def _refuse_idle(option: str, value: object, rule: str, *uses: str) -> None:

@@ -5,24 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
+from clipgap.options import argument
 
 if TYPE_CHECKING:
     from clipgap.store.duplicates import Duplicates
     from clipgap.store.info import StoreInfo
-
-StorePath = Annotated[
-    str,
-    typer.Argument(
-        metavar="STORE", help="A folder, file, glob, {00000..01023} pattern, a::b join or URL."
-    ),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +26,12 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="store")
 
 
-def info(shell: Shell, store: StorePath) -> None:
+def info(
+    shell: Shell,
+    store: str = argument(
+        "A folder, file, glob, {00000..01023} pattern, a::b join or URL.", metavar="STORE"
+    ),
+) -> None:
     """Read a store once: shards, norms, bad rows, duplicate keys."""
     from clipgap.runs.how import Progress
     from clipgap.store.info import inspect

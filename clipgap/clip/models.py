@@ -12,10 +12,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import checkpoint_file
 from clipgap.clip.networks import HUB, config_file, import_open_clip, make, register_config
+from clipgap.clip.options import PRECISIONS
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.atomic import sha256_file
 from clipgap.kernels.torch_kernel import import_torch
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LoadedModel",
-    "Precision",
     "autocast",
     "check_device",
     "identify",
@@ -39,7 +39,6 @@ __all__ = [
 
 LOG = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "amp", "bf16", "fp16"]
 
 _RANDOM_SEED = 0
 
@@ -50,7 +49,7 @@ class LoadedModel:
 
     name: str
     device: str
-    precision: Precision
+    precision: str
     dim: int  # of its image features
     preprocess: Callable[[Image], Tensor]
     tokenizer: Callable[[Any], Tensor] | None
@@ -81,7 +80,7 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
     loaded = LoadedModel(
         name=model,
         device=device,
-        precision=cast(Precision, precision),
+        precision=precision,
         dim=0,
         preprocess=network.preprocess,
         tokenizer=network.tokenizer,
@@ -119,8 +118,8 @@ def check_device(device: str, precision: str) -> None:
     import_torch()
     import torch
 
-    if precision not in get_args(Precision):
-        raise UsageError(f"precision {precision!r}: choose {', '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"unknown precision {precision!r}; choose one of: {', '.join(PRECISIONS)}")
     try:
         place = torch.device(device)
     except RuntimeError as error:
@@ -150,7 +149,7 @@ def autocast(precision: str, device: str) -> Any:
     return torch.autocast(kind, dtype=torch.bfloat16 if kind == "cpu" else torch.float16)
 
 
-def _input_type(precision: Precision) -> Any:
+def _input_type(precision: str) -> Any:
     import torch
 
     return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision, torch.float32)

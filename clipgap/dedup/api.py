@@ -11,18 +11,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.dedup.options import DedupOptions
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.dedup.run import Run
 from clipgap.dedup.semdedup import require_written, write_semdedup
-from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State, work_folder
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.kernels.choose import resolve
+from clipgap.kernels.options import Compute
 from clipgap.machine import memory_bytes
-from clipgap.runs.how import OnProgress, Progress
+from clipgap.options import takes_options
+from clipgap.runs.how import Progress
+from clipgap.runs.old_how import How
 from clipgap.runs.old_lock import only_writer
-from clipgap.scan.job import ScanHow
 from clipgap.select.output import Output
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
@@ -57,20 +60,16 @@ class DedupPlan:
     """A deduplication, checked as far as headers go."""
 
     store: Store
-    settings: Settings
+    settings: DedupSettings
 
     @property
     def operations(self) -> int:
         """Multiplications and additions of all scores, if clusters come out even."""
-        n, d, how = self.store.rows, self.store.dim, self.settings.clustering
-        if how is None:
+        n, d, said = self.store.rows, self.store.dim, self.settings.options
+        if said.clusters is None:
             return n * n * d
-        within = n * n * d // how.clusters
-        return 2 * n * how.clusters * d * (how.iterations + 1) + within + self._auditing
-
-    @property
-    def _auditing(self) -> int:
-        return 2 * self.settings.audit * self.store.rows * self.store.dim
+        assigning = 2 * n * said.clusters * d * (said.iterations + 1)
+        return assigning + n * n * d // said.clusters + 2 * said.audit * n * d
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain data, for `--dry-run`."""
@@ -90,105 +89,50 @@ class DedupPlan:
         }
 
 
-def plan_dedup(
-    store: Any,
-    epsilon: float | Sequence[float],
-    *,
-    clusters: int | None = None,
-    exact: bool = False,
-    mode: str = "greedy",
-    keep: str = "first",
-    iterations: int = 20,
-    seeding: str = "random",
-    sample: int | None = None,
-    seed: int = 0,
-    audit: int = 0,
-    bad_rows: str = "error",
-) -> DedupPlan:
+@takes_options
+def plan_dedup(store: Any, epsilon: float | Sequence[float], *, options: DedupOptions) -> DedupPlan:
     """What `dedup` would do; reads headers, computes nothing."""
-    if exact == (clusters is not None):
-        raise UsageError(
-            "give either a number of clusters (--clusters) or exact (--exact), "
-            "which compares all rows with all"
-        )
-    several = tuple(np.atleast_1d(epsilon).tolist())
-    how = None if clusters is None else Clustering(clusters, iterations, seeding, sample)
-    settings = Settings(several, how, mode, keep, seed, audit, bad_rows)
+    settings = DedupSettings(tuple(np.atleast_1d(epsilon).tolist()), options)
     opened = open_store(store)
     settings.require_rows(opened)
     return DedupPlan(opened, settings)
 
 
+@takes_options
 def dedup(
     store: Any,
     epsilon: float | Sequence[float],
     *,
-    clusters: int | None = None,
-    exact: bool = False,
-    mode: str = "greedy",
-    keep: str = "first",
-    iterations: int = 20,
-    seeding: str = "random",
-    sample: int | None = None,
-    seed: int = 0,
-    audit: int = 0,
     out: str | Path | None = None,
     semdedup: str | Path | None = None,
-    bad_rows: str = "error",
-    kernel: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-    block_rows: int | None = None,
     memory: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    options: DedupOptions,
+    compute: Compute,
+    how: How[Progress],
 ) -> Dedup:
     """Drop rows whose similarity to another row of their cluster exceeds 1 - epsilon.
 
     `clusters` is their number; `exact` compares all rows with all instead. The keep-list goes to
     the folder `out`; with several epsilons its name holds `{epsilon}`. Without it rows are only
     counted. `semdedup` is a folder for SemDeDup's own files. `memory` is how many bytes rows may
-    take, a quarter of the machine's by default; neither it nor kernel, threads and block_rows
-    change a result.
+    take, a quarter of the machine's by default; neither it nor kernel, device, threads and
+    block_rows change a result.
     """
-    how = ScanHow(
-        kernel=kernel,
-        device=device,
-        threads=threads,
-        block_rows=block_rows,
-        resume=resume,
-        overwrite=overwrite,
-        on_progress=on_progress,
-        stop=stop,
-    )
-    resolve(kernel, device)  # what is missing is said before anything is written
+    resolve(compute.kernel, compute.device)  # what is missing is said before anything is written
     how.report(Progress(stage="reading headers"))
-    plan = plan_dedup(
-        store,
-        epsilon,
-        clusters=clusters,
-        exact=exact,
-        mode=mode,
-        keep=keep,
-        iterations=iterations,
-        seeding=seeding,
-        sample=sample,
-        seed=seed,
-        audit=audit,
-        bad_rows=bad_rows,
-    )
+    plan = plan_dedup(store, epsilon, options=options)
     room = memory_bytes() // 4 if memory is None else memory
     if room < 1:
         raise UsageError(f"memory is {room:,} bytes; it must be at least 1")
     watch = Watch(how.report, how.stop or threading.Event())
-    source = RowSource(plan.store, bad_rows, watch, room // 2, block_rows)
-    task = _Task(plan, how, source, room // 2, None if semdedup is None else Path(semdedup))
+    source = RowSource(plan.store, options.bad_rows, watch, room // 2, compute.block_rows)
+    task = _Task(
+        plan, compute, how, source, room // 2, None if semdedup is None else Path(semdedup)
+    )
     if out is not None:
         with only_writer(work_folder(common_name(str(out)))):
             return task.into(str(out))
-    if resume or overwrite:
+    if how.resume or how.overwrite:
         raise UsageError("--resume and --overwrite need an output folder")
     return task.in_memory()
 
@@ -206,7 +150,8 @@ def common_name(out: str) -> Path:
 @dataclass(frozen=True)
 class _Task:
     plan: DedupPlan
-    how: ScanHow
+    compute: Compute
+    how: How[Progress]
     source: RowSource
     memory: int
     semdedup: Path | None
@@ -274,7 +219,7 @@ class _Task:
 
     def _run(self, state: State) -> Run:
         plan = self.plan
-        return Run(plan.settings, plan.store, self.source, self.how, state, self.memory)
+        return Run(plan.settings, plan.store, self.source, self.compute, state, self.memory)
 
     def _extras(self, run: Run) -> None:
         if self.semdedup is not None:

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from clipgap.dedup.clusters import NONE, Labels
 from clipgap.dedup.compare import BLOCK
 from clipgap.dedup.rows import RowSource
-from clipgap.dedup.settings import Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.intervals import LEVEL, Interval, wilson
+from clipgap.kernels.options import Compute
 from clipgap.kernels.pairs import make_finder
-from clipgap.scan.job import ScanHow
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ def _json(share: Interval) -> dict[str, float]:
     return {"share": share.value, "low": share.low, "high": share.high}
 
 
-def audit(settings: Settings, labels: Labels, source: RowSource, how: ScanHow) -> list[Audit]:
+def audit(
+    settings: DedupSettings, labels: Labels, source: RowSource, compute: Compute
+) -> list[Audit]:
     """One entry for each epsilon."""
     usable = int(np.count_nonzero(labels.label != NONE))
-    sample = _sample(labels, settings.audit, settings.seed)
-    found, missed = count_pairs(settings.limits, labels, sample, source, how)
+    sample = _sample(labels, settings.options.audit, settings.options.seed)
+    found, missed = count_pairs(settings.limits, labels, sample, source, compute)
     return [
         judge(epsilon, usable, found[e], missed[e]) for e, epsilon in enumerate(settings.epsilons)
     ]
@@ -63,12 +65,12 @@ def count_pairs(
     labels: Labels,
     sample: NDArray[np.int64],
     source: RowSource,
-    how: ScanHow,
+    compute: Compute,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each limit and row of the sample, its duplicates in its own cluster and in others."""
     rows = source.take(sample, np.arange(len(sample)), "taking a sample")
     mine = labels.label[sample]
-    finder = make_finder(rows, BLOCK, threads=how.threads, kernel=how.kernel)
+    finder = make_finder(rows, BLOCK, compute)
     counts = np.zeros((len(limits), 2 * len(sample)), np.int64)
     for block_rows, ids in source.blocks("auditing"):
         theirs = labels.label[ids]

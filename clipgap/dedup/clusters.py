@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from clipgap.dedup.compare import Comparison
 from clipgap.dedup.decisions import Decision
 from clipgap.dedup.rows import Ids, RowSource
-from clipgap.dedup.settings import Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.kernels.cpu import thread_count
 from clipgap.runs.how import Progress
 from clipgap.select.order import at_random
@@ -69,7 +69,7 @@ class Labels:
 class Deduplication:
     """Compares the rows of each cluster, as many clusters at a time as fit."""
 
-    settings: Settings
+    settings: DedupSettings
     labels: Labels
     source: RowSource
     comparison: Comparison
@@ -113,7 +113,7 @@ class Deduplication:
         settle: Callable[[Comparison, tuple[int, int]], int],
     ) -> Iterator[int]:
         """Settle many small clusters at once, each by one thread; large ones by all threads."""
-        threads = thread_count(self.comparison.how.threads)
+        threads = thread_count(self.comparison.compute.threads)
         share = clusters[-1][1] / (2 * threads) if threads > 1 else 0
         for cluster in clusters:
             if cluster[1] - cluster[0] > share:
@@ -151,12 +151,12 @@ class Deduplication:
 
     def _keep_order(self, ids: Ids, label: NDArray[np.int32]) -> NDArray[np.int64]:
         """Positions in `ids`, cluster by cluster, those to be kept first."""
-        keep = self.settings.keep
+        keep = self.settings.options.keep
         if keep == "first":
             return np.argsort(label, kind="stable")
         key: NDArray[np.float64] | NDArray[np.uint32]
         if keep == "random":
-            key = at_random(ids, self.settings.seed)
+            key = at_random(ids, self.settings.options.seed)
         else:
             sim = self.labels.sim[ids]
             key = sim if keep == "centroid-far" else -sim

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from clipgap.dedup.decisions import Decision, Places
 from clipgap.dedup.rows import Rows, Watch
+from clipgap.kernels.options import Compute
 from clipgap.kernels.pairs import PairFinder, Pairs, make_finder
-from clipgap.scan.job import ScanHow
 
 BLOCK = 1024
 """Rows that are settled together. Larger blocks waste more of the comparisons within a block,
@@ -30,17 +30,17 @@ class Comparison:
     """How to compare: nothing here changes a result."""
 
     limit: float  # the lowest of all: nothing at or below it matters
-    how: ScanHow
+    compute: Compute
     watch: Watch
     block: int = BLOCK
 
     def by_one_thread(self) -> Comparison:
         """The same, for comparing several clusters at once."""
-        return replace(self, how=replace(self.how, threads=1))
+        return replace(self, compute=replace(self.compute, threads=1))
 
     def settle(self, rows: Rows, first: int, decision: Decision) -> PairFinder:
         """Settle the rows of a tile, which begins at place `first` of the keep order."""
-        finder = make_finder(rows, self.block, threads=self.how.threads, kernel=self.how.kernel)
+        finder = make_finder(rows, self.block, self.compute)
         stop = first + len(rows)
         for block, (start, end) in enumerate(pairwise(finder.starts)):
             places = decision.open(first + start, first + end)

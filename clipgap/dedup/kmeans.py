@@ -20,8 +20,8 @@ from clipgap.dedup.rows import Ids, Rows, RowSource
 from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import Pending, TestSet
+from clipgap.kernels.options import Compute
 from clipgap.kernels.sums import add_to_sums
-from clipgap.scan.job import ScanHow
 
 
 @dataclass(frozen=True)
@@ -48,16 +48,10 @@ class Assigned:
 
 
 def assign(
-    centroids: NDArray[np.float16], source: RowSource, how: ScanHow, stage: str
+    centroids: NDArray[np.float16], source: RowSource, compute: Compute, stage: str
 ) -> Iterator[Assigned]:
     """Every row with its nearest centroid, in order."""
-    scanner = make_scanner(
-        [TestSet("centroids", centroids)],
-        1,
-        kernel=how.kernel,
-        device=how.device,
-        threads=how.threads,
-    )
+    scanner = make_scanner([TestSet("centroids", centroids)], 1, compute=compute)
 
     def figures(rows: int, seconds: float) -> dict[str, Any]:
         found = scanner.counters.figures(rows, 2.0 * rows * centroids.size, seconds)
@@ -73,7 +67,7 @@ def assign(
 
 
 def step(
-    centroids: Centroids, source: RowSource, how: ScanHow, stage: str = "clustering"
+    centroids: Centroids, source: RowSource, compute: Compute, stage: str = "clustering"
 ) -> Centroids:
     """One iteration: assign all rows, then move each centroid to the middle of its rows.
 
@@ -83,8 +77,8 @@ def step(
     clusters, dim = centroids.rows.shape
     sums, counts = np.zeros((clusters, dim)), np.zeros(clusters, np.int64)
     farthest, total = Lowest(clusters, dim, np.float64), 0
-    for some in assign(centroids.rows, source, how, stage):
-        add_to_sums(sums, some.rows, some.label, how.threads)
+    for some in assign(centroids.rows, source, compute, stage):
+        add_to_sums(sums, some.rows, some.label, compute.threads)
         counts += np.bincount(some.label, minlength=clusters)
         farthest.add(some.sim, some.ids, some.rows)
         total += _exact_sum(some.sim)

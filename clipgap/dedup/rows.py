@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from clipgap.errors import Interrupted
 from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.inputs import BlockReader
-from clipgap.scan.plan import ScanPlan, Settings
+from clipgap.scan.options import ScanOptions
+from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
 BLOCK_ROWS = 16_384
@@ -52,7 +53,7 @@ class RowSource:
         block_rows: int | None = None,
     ) -> None:
         self.store, self.watch = store, watch
-        self._plan = ScanPlan("scan", store, {}, Settings(1, bad_rows, False, ()))
+        self._plan = ScanPlan("scan", store, {}, ScanOptions(1, bad_rows, False, ()))
         self._block_rows = block_rows
         self._fits = 2 * store.rows * store.dim <= memory
         self._held: tuple[Rows, Ids] | None = None

@@ -19,11 +19,11 @@ from clipgap.dedup.kmeans import Centroids, assign, step
 from clipgap.dedup.lowest import Lowest
 from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.seeds import choose_seeds
-from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State
 from clipgap.keep.lists import KeepWriter, Piece
+from clipgap.kernels.options import Compute
 from clipgap.runs.how import Progress
-from clipgap.scan.job import ScanHow
 from clipgap.select.order import at_random
 from clipgap.store.base import Store
 
@@ -35,21 +35,21 @@ _ROWS_AT_ONCE = 65_536
 class Run:
     """A store on its way to keep-lists."""
 
-    settings: Settings
+    settings: DedupSettings
     store: Store
     source: RowSource
-    how: ScanHow
+    compute: Compute
     state: State
     memory: int
 
     def decide(self) -> None:
         """Do all that is not done yet. Afterwards every row is kept or dropped."""
         self.label()
-        if self.settings.audit and self.state.load(_AUDIT) is None:
-            found = audit(self.settings, self.labels, self.source, self.how)
+        if self.settings.options.audit and self.state.load(_AUDIT) is None:
+            found = audit(self.settings, self.labels, self.source, self.compute)
             self.state.save(_AUDIT, {str(one.epsilon): one.to_json() for one in found})
         begun = (self.state.load(_DECIDED) or {"clusters": 0})["clusters"]
-        mode, limits = self.settings.mode, self.settings.limits
+        mode, limits = self.settings.options.mode, self.settings.limits
         for ids, gone, done in self.compare(
             lambda ids: make_decision(mode, len(ids), limits), begun
         ):
@@ -67,7 +67,7 @@ class Run:
         """The rows of some clusters, which of them a decision drops, and where the next begin."""
         # A row and its copies: as found, as columns of the filter, and on the way there.
         room = max(1, self.memory // (8 * self.store.dim + 64))
-        comparison = Comparison(min(self.settings.limits), self.how, self.source.watch)
+        comparison = Comparison(min(self.settings.limits), self.compute, self.source.watch)
         counts = self.labels.counts()
         before = int(counts[:begin].sum())
         task = Deduplication(
@@ -78,17 +78,17 @@ class Run:
 
     @cached_property
     def labels(self) -> Labels:
-        n, clustering = self.store.rows, self.settings.clustering
+        n, clusters = self.store.rows, self.settings.options.clusters
         return Labels(
             self.state.array("labels", (n,), np.int32),
-            self.state.array("sims", (n if clustering else 0,), np.float64),
-            clustering.clusters if clustering else 1,
+            self.state.array("sims", (n if clusters else 0,), np.float64),
+            clusters or 1,
         )
 
     @property
     def clustering(self) -> dict[str, Any] | None:
         """What came of the clustering."""
-        return None if self.settings.clustering is None else self.state.load(_LABELLED)
+        return None if self.settings.options.exact else self.state.load(_LABELLED)
 
     @property
     def audits(self) -> Mapping[str, Any]:
@@ -162,13 +162,13 @@ class Run:
     def _label(self) -> dict[str, Any]:
         label, sim = self.labels.label, self.labels.sim
         label[:] = NONE
-        if self.settings.clustering is None:
+        if self.settings.options.exact:
             for _, ids in self.source.blocks("reading"):
                 label[ids] = 0
             self.settings.require_usable(self.store, int(self.labels.counts()[0]))
             return {}
-        centroids = self._cluster(self.settings.clustering)
-        for some in assign(centroids.rows, self.source, self.how, "assigning"):
+        centroids = self._cluster()
+        for some in assign(centroids.rows, self.source, self.compute, "assigning"):
             label[some.ids], sim[some.ids] = some.label, some.sim
         counts = self.labels.counts()
         return {
@@ -180,30 +180,31 @@ class Run:
             "largest": int(counts.max()),
         }
 
-    def _cluster(self, how: Clustering) -> Centroids:
+    def _cluster(self) -> Centroids:
         held = self.state.load_arrays(_CENTROIDS)
         if held is not None:
             centroids = Centroids(
                 held["rows"], tuple(held["history"].tolist()), bool(held["converged"])
             )
         else:
-            centroids = Centroids(self._seeds(how))
+            centroids = Centroids(self._seeds())
             self._save(centroids)
-        while not centroids.converged and centroids.iterations < how.iterations:
+        while not centroids.converged and centroids.iterations < self.settings.options.iterations:
             stage = f"clustering, iteration {centroids.iterations + 1}"
-            centroids = step(centroids, self.source, self.how, stage)
+            centroids = step(centroids, self.source, self.compute, stage)
             self._save(centroids)
         return centroids
 
-    def _seeds(self, how: Clustering) -> NDArray[np.float16]:
+    def _seeds(self) -> NDArray[np.float16]:
         """The sample is what random ranks put first, whatever the order of reading."""
-        sample, usable = Lowest(how.sampled, self.store.dim, np.uint32), 0
+        said = self.settings.options
+        sample, usable = Lowest(said.sampled, self.store.dim, np.uint32), 0
         for rows, ids in self.source.blocks("choosing seeds"):
-            sample.add(at_random(ids, self.settings.seed), ids, rows)
+            sample.add(at_random(ids, said.seed), ids, rows)
             usable += len(ids)
         self.settings.require_usable(self.store, usable)
-        watch = self.source.watch
-        return choose_seeds(sample.rows, how.clusters, how.seeding, self.settings.seed, watch)
+        assert said.clusters is not None
+        return choose_seeds(sample.rows, said.clusters, said.seeding, said.seed, self.source.watch)
 
     def _save(self, centroids: Centroids) -> None:
         self.state.save_arrays(

@@ -2,66 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from clipgap.dedup.options import DedupOptions
 from clipgap.errors import InputError, UsageError
-from clipgap.scan.plan import BAD_ROWS
 from clipgap.store.base import Store
 
-MODES = ("greedy", "chain", "components")
-ORDERS = ("first", "centroid-far", "centroid-near", "random")
-SEEDINGS = ("random", "kmeans++")
-SAMPLE_PER_CLUSTER = 8
-"""Rows a cluster that k-means++ chooses seeds among, unless told otherwise."""
-
 
 @dataclass(frozen=True)
-class Clustering:
-    """How rows come together; only rows of one cluster are compared."""
-
-    clusters: int
-    iterations: int = 20
-    seeding: str = "random"
-    sample: int | None = None  # rows that k-means++ chooses among
-
-    def __post_init__(self) -> None:
-        _require_one_of("seeding", self.seeding, SEEDINGS)
-        if self.clusters < 1:
-            raise UsageError(f"clusters is {self.clusters:,}; it must be at least 1")
-        if self.iterations < 0:
-            raise UsageError(f"iterations is {self.iterations:,}; it cannot be negative")
-        if self.sample is not None and self.seeding == "random":
-            raise UsageError("a sample does nothing for random seeds; it belongs to kmeans++")
-        if self.sample is not None and self.sample < self.clusters:
-            raise UsageError(
-                f"a sample of {self.sample:,} rows cannot give seeds to {self.clusters:,} clusters"
-            )
-
-    @property
-    def sampled(self) -> int:
-        """Rows that are held to choose seeds among."""
-        if self.seeding == "random":
-            return self.clusters
-        return self.sample or SAMPLE_PER_CLUSTER * self.clusters
-
-
-@dataclass(frozen=True)
-class Settings:
+class DedupSettings:
     """Every setting that can change a result."""
 
     epsilons: tuple[float, ...]  # ascending
-    clustering: Clustering | None  # None: all rows are compared with all
-    mode: str = "greedy"
-    keep: str = "first"
-    seed: int = 0
-    audit: int = 0  # rows to be compared with all others; 0: no audit
-    bad_rows: str = "error"
+    options: DedupOptions
 
     def __post_init__(self) -> None:
-        _require_one_of("mode", self.mode, MODES)
-        _require_one_of("keep", self.keep, ORDERS)
-        _require_one_of("bad_rows", self.bad_rows, BAD_ROWS)
         object.__setattr__(self, "epsilons", tuple(sorted({float(e) for e in self.epsilons})))
         if not self.epsilons:
             raise UsageError("no epsilon given; name at least one")
@@ -71,12 +27,6 @@ class Settings:
                     f"epsilon is {epsilon:g}; it must lie between 0 and 2, since rows count as "
                     "duplicates when their similarity exceeds 1 - epsilon"
                 )
-        if self.audit < 0:
-            raise UsageError(f"audit is {self.audit:,}; it is a number of rows")
-        if self.clustering is None and self.keep.startswith("centroid"):
-            raise UsageError(f"{self.keep} needs clusters; an exact search has none")
-        if self.clustering is None and self.audit:
-            raise UsageError("an exact search misses nothing, so there is nothing to audit")
 
     @property
     def limits(self) -> tuple[float, ...]:
@@ -92,31 +42,40 @@ class Settings:
     def require_usable(self, store: Store, rows: int) -> None:
         if rows == 0:
             raise InputError(f"{store.path} has no usable row: all are zero, NaN or infinite")
-        if self.clustering is not None and self.clustering.clusters > rows:
+        clusters = self.options.clusters
+        if clusters is not None and clusters > rows:
             raise InputError(
-                f"{self.clustering.clusters:,} clusters are more than the {rows:,} rows of "
-                f"{store.path}; ask for fewer"
+                f"{clusters:,} clusters are more than the {rows:,} rows of {store.path}; ask for "
+                "fewer"
             )
 
     def described(self) -> dict[str, Any]:
         """Plain data, for the plan of a run."""
-        return {**asdict(self), "epsilons": list(self.epsilons)}
+        return {"epsilons": list(self.epsilons), **self._described()}
 
     def rule(self, epsilon: float) -> dict[str, Any]:
         """What a manifest says made its list: nothing of the other epsilons of the run."""
-        how = None if self.clustering is None else asdict(self.clustering)
+        return {"name": "dedup", "epsilon": epsilon, **self._described()}
+
+    @classmethod
+    def of_rule(cls, rule: Any) -> DedupSettings:
+        """What a manifest says, without the audit, which changes no list."""
+        options = DedupOptions(
+            exact=rule["clustering"] is None,
+            **(rule["clustering"] or {}),
+            **{name: rule[name] for name in ("mode", "keep", "seed", "bad_rows")},
+        )
+        return cls((rule["epsilon"],), options)
+
+    def _described(self) -> dict[str, Any]:
+        said = self.options
+        names = ("clusters", "iterations", "seeding", "sample")
+        clustering = None if said.exact else {name: getattr(said, name) for name in names}
         return {
-            "name": "dedup",
-            "epsilon": epsilon,
-            "mode": self.mode,
-            "keep": self.keep,
-            "seed": self.seed,
-            "bad_rows": self.bad_rows,
-            "clustering": how,
-            "audit": self.audit,
+            "clustering": clustering,
+            "mode": said.mode,
+            "keep": said.keep,
+            "seed": said.seed,
+            "audit": said.audit,
+            "bad_rows": said.bad_rows,
         }
-
-
-def _require_one_of(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{what} is {value!r}; choose one of: {', '.join(known)}")

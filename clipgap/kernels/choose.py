@@ -11,10 +11,10 @@ import numpy as np
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu, torch_kernel
 from clipgap.kernels.interface import Scanner, TestSet
+from clipgap.kernels.options import MAX_K, Compute
 from clipgap.kernels.oracle import OracleScanner
+from clipgap.options import takes_options
 
-MAX_K = 64
-DEVICES = ("auto", "cuda", "cpu")
 ON_GPU = {"triton": "int8", "cuda": "cuda", "triton-float16": "float16"}
 """Kernels for GPUs, with the kind of filter that each is to `GpuScanner`. Triton comes first: it is
 the one that `auto` takes until measurements on a device say otherwise."""
@@ -29,27 +29,17 @@ class KernelInfo:
     detail: str
 
 
-def make_scanner(
-    tests: Sequence[TestSet],
-    k: int,
-    *,
-    kernel: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-) -> Scanner:
+@takes_options
+def make_scanner(tests: Sequence[TestSet], k: int, *, compute: Compute) -> Scanner:
     """The scanner for these test sets; a named kernel or device that is not there raises."""
     _check(tests, k)
-    cpu.thread_count(threads)  # a wrong number is an error, not a reason to take another kernel
-    return _MAKERS[resolve(kernel, device)](tests, k, threads)
+    cpu.thread_count(compute.threads)  # a wrong number is no reason to take another kernel
+    return _MAKERS[resolve(compute.kernel, compute.device)](tests, k, compute.threads)
 
 
 def resolve(kernel: str = "auto", device: str = "auto") -> str:
     """The name of the kernel that runs."""
-    if device not in DEVICES:
-        raise UsageError(f"unknown device {device!r}; choose one of: {', '.join(DEVICES)}")
-    if kernel != "auto" and kernel not in _MAKERS:
-        known = ", ".join(["auto", *_MAKERS])
-        raise UsageError(f"unknown kernel {kernel!r}; choose one of: {known}")
+    Compute(kernel, device)  # which refuses other names
     if kernel != "auto":
         if device != "auto" and (kernel in ON_GPU) != (device == "cuda"):
             raise UsageError(f"kernel {kernel!r} does not run on device {device!r}")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from clipgap.kernels import cpu
 from clipgap.kernels.interface import TestSet
+from clipgap.kernels.options import Compute
 
 PAIRS_AT_ONCE = 1 << 22
 """Pairs looked at in one go. All of them may exceed the limit, which bounds memory to 64 MiB."""
@@ -50,13 +51,11 @@ class PairFinder(Protocol):
         ...
 
 
-def make_finder(
-    columns: NDArray[np.float16], block: int, *, threads: int | None = None, kernel: str = "auto"
-) -> PairFinder:
+def make_finder(columns: NDArray[np.float16], block: int, compute: Compute) -> PairFinder:
     """Columns (m, d) in blocks of `block`. Both ways give the same pairs with the same scores."""
-    if kernel in ("torch", "numpy") or len(columns) < FEW or not cpu.is_built():
+    if compute.kernel in ("torch", "numpy") or len(columns) < FEW or not cpu.is_built():
         return FloatPairs(columns, block)
-    return CpuPairs(columns, block, threads)
+    return CpuPairs(columns, block, compute.threads)
 
 
 def _starts(columns: int, block: int) -> list[int]:

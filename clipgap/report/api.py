@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
-from clipgap.errors import UsageError
 from clipgap.files.documents import FILES, Form, encode
 from clipgap.files.staging import Staging
+from clipgap.options import takes_options
 from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
+from clipgap.report.options import ReportOptions
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
-from clipgap.runs.how import How, OnProgress
+from clipgap.runs.how import How
 from clipgap.runs.output import PROGRESS, Complete, Kind, New, Output, open_output, spare
 
 KIND = Kind(
@@ -35,7 +35,6 @@ KIND = Kind(
 DATA = "report.json"
 _PAGES = {"html": "index.html", "md": "report.md", "json": DATA}
 """Formats, and what to open of each."""
-TITLE = "Similarity report"
 
 
 @dataclass(frozen=True)
@@ -66,6 +65,7 @@ def plan_report(
     return open_sources(scans, reference, splits, evals, images, paper, embeddings)
 
 
+@takes_options
 def report(
     scans: Named,
     *,
@@ -76,13 +76,8 @@ def report(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
-    format: str = "html",
-    title: str = TITLE,
-    gallery: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    options: ReportOptions,
+    how: How,
 ) -> ReportResult:
     """Make a report of scans, and of whatever else there is, in the folder `out`.
 
@@ -95,11 +90,6 @@ def report(
 
     Equal inputs give equal folders, byte for byte.
     """
-    if format not in _PAGES:
-        raise UsageError(f"the format {format!r} is not one of {', '.join(_PAGES)}")
-    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
-    if gallery is not None and gallery < 1:
-        raise UsageError(f"a gallery of {gallery:,} points a test set; it takes at least 1")
     how.tell("reading headers")
     sources = plan_report(
         scans,
@@ -110,10 +100,7 @@ def report(
         paper=paper,
         embeddings=embeddings,
     )
-    described = {
-        "settings": {"format": format, "title": title, "gallery": gallery},
-        "inputs": sources.identity(),
-    }
+    described = {"settings": asdict(options), "inputs": sources.identity()}
     spare(Path(out), sources.folders())
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)

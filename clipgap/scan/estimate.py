@@ -9,6 +9,7 @@ import numpy as np
 
 from clipgap.kernels.choose import ON_GPU, make_scanner, resolve
 from clipgap.kernels.interface import TestSet
+from clipgap.kernels.options import Compute
 from clipgap.scan.plan import ScanPlan
 from clipgap.synthetic import rows as synthetic
 
@@ -26,31 +27,18 @@ class Estimate:
     seconds: float
 
 
-def estimate(
-    plan: ScanPlan, *, kernel: str = "auto", device: str = "auto", threads: int | None = None
-) -> Estimate:
+def estimate(plan: ScanPlan, compute: Compute) -> Estimate:
     """Run the kernel that would run, for about a second; its rate does not depend on N or M."""
     dim, columns, k = plan.train.dim, plan.test_rows, plan.settings.k
-    return estimate_scores(
-        plan.operations, dim, columns, k, kernel=kernel, device=device, threads=threads
-    )
+    return estimate_scores(plan.operations, dim, columns, k, compute)
 
 
-def estimate_scores(
-    operations: int,
-    dim: int,
-    columns: int,
-    k: int,
-    *,
-    kernel: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
-) -> Estimate:
+def estimate_scores(operations: int, dim: int, columns: int, k: int, compute: Compute) -> Estimate:
     """The same for so many operations on scores against so many columns."""
-    side = _SIDE_ON_GPU if resolve(kernel, device) in ON_GPU else _SIDE
+    side = _SIDE_ON_GPU if resolve(compute.kernel, compute.device) in ON_GPU else _SIDE
     columns = min(columns, side)
     test = TestSet("estimate", synthetic.clip_like(columns, dim, seed=1))
-    scanner = make_scanner([test], k, kernel=kernel, device=device, threads=threads)
+    scanner = make_scanner([test], k, compute=compute)
     rows, ids = synthetic.clip_like(side, dim), np.arange(side)
     scanner.scan(rows, ids)  # the first block fills the lists, which a long scan forgets
     began, done = time.perf_counter(), 0

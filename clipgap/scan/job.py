@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from clipgap.errors import UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.choose import fallback_note, make_scanner
 from clipgap.kernels.interface import Scanner, TopK
+from clipgap.kernels.options import Compute
 from clipgap.runs.how import Progress
 from clipgap.runs.old_how import How
 from clipgap.scan import quarantine
@@ -31,34 +31,20 @@ from clipgap.scan.tables import (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ScanHow(How[Progress]):
-    """And with which kernel, where, and how much at a time."""
-
-    kernel: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
-    block_rows: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.block_rows is not None and self.block_rows < 1:
-            raise UsageError(f"block_rows is {self.block_rows:,}; it must be at least 1")
-
-
 @dataclass(frozen=True)
 class Job:
     """A plan with its test sets in memory, ready to run into a sink."""
 
     plan: ScanPlan
     tests: list[LoadedTest]
-    how: ScanHow
+    compute: Compute
+    how: How[Progress]
     stop: threading.Event = field(default_factory=threading.Event)
 
     @classmethod
-    def load(cls, plan: ScanPlan, how: ScanHow) -> Job:
+    def load(cls, plan: ScanPlan, compute: Compute, how: How[Progress]) -> Job:
         how.report(Progress(stage="reading test sets", total=plan.train.rows))
-        return cls(plan, load_tests(plan), how, how.stop or threading.Event())
+        return cls(plan, load_tests(plan), compute, how, how.stop or threading.Event())
 
     @cached_property
     def layout(self) -> RowLayout:
@@ -73,16 +59,9 @@ class Job:
 
     def new_scanner(self) -> Scanner:
         columns = [test.columns() for test in self.tests]
-        how = self.how
-        if (note := fallback_note(how.kernel, how.device)) is not None:
-            how.report(Progress(stage="reading test sets", note=note))
-        return make_scanner(
-            columns,
-            self.plan.settings.k,
-            kernel=how.kernel,
-            device=how.device,
-            threads=how.threads,
-        )
+        if (note := fallback_note(self.compute.kernel, self.compute.device)) is not None:
+            self.how.report(Progress(stage="reading test sets", note=note))
+        return make_scanner(columns, self.plan.settings.k, compute=self.compute)
 
     def scan_shards(
         self,
@@ -99,7 +78,7 @@ class Job:
             sink=sink,
             ledger=ledger,
             save=save,
-            block_rows=self.how.block_rows or scanner.block_rows,
+            block_rows=self.compute.block_rows or scanner.block_rows,
             on_progress=self.how.report,
             stop=self.stop,
         ).run(list(shards))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
-from clipgap.kernels.choose import MAX_K
+from clipgap.scan.options import ScanOptions
 from clipgap.scan.tables import TRAIN
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
@@ -20,29 +19,8 @@ from clipgap.store.opening import open_store
 if TYPE_CHECKING:
     from clipgap.scan.result import ScanResult
 
-ABOVE = (0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
-BAD_ROWS = ("error", "quarantine")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Every setting that can change a result; all others only change the time it takes."""
-
-    k: int = 32
-    bad_rows: str = "error"
-    train_table: bool = True
-    above: tuple[float, ...] = ABOVE
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.k <= MAX_K:
-            raise UsageError(f"k is {self.k}; it must lie between 1 and {MAX_K}")
-        if self.bad_rows not in BAD_ROWS:
-            raise UsageError(f"bad_rows is {self.bad_rows!r}; choose {' or '.join(BAD_ROWS)}")
-        object.__setattr__(self, "above", tuple(sorted({float(value) for value in self.above})))
-        if not all(math.isfinite(value) for value in self.above):
-            raise UsageError("the thresholds to count above must be finite numbers")
 
 
 @dataclass(frozen=True)
@@ -52,7 +30,7 @@ class ScanPlan:
     kind: str  # "scan" or "gap"
     train: Store
     tests: Mapping[str, Store]
-    settings: Settings
+    settings: ScanOptions
     gap: ScanResult | None = None  # its nn_sim[0] are the thresholds
     notes: tuple[str, ...] = ()
 
@@ -90,7 +68,7 @@ class ScanPlan:
 
 
 def make_plan(
-    kind: str, train: Any, tests: Mapping[str, Any], gap: ScanResult | None, settings: Settings
+    kind: str, train: Any, tests: Mapping[str, Any], gap: ScanResult | None, settings: ScanOptions
 ) -> ScanPlan:
     """Open every store and check that they fit together; read headers, write nothing."""
     _check_names(list(tests))

@@ -11,13 +11,15 @@ import pyarrow as pa
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.kernels.interface import Scanner
+from clipgap.kernels.options import Compute
 from clipgap.memory import arrow_from_system
 from clipgap.runs.how import Progress
+from clipgap.runs.old_how import How
 from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import State
 from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.folder import ScanFolder
-from clipgap.scan.job import Job, ScanHow
+from clipgap.scan.job import Job
 from clipgap.scan.manifest import complete, describe_inputs, read_manifest
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.result import ScanResult
@@ -26,21 +28,25 @@ from clipgap.scan.sinks import MemorySink, part_name
 
 
 @arrow_from_system()
-def run_plan(plan: ScanPlan, out: str | Path | None, how: ScanHow) -> ScanResult:
+def run_plan(
+    plan: ScanPlan, out: str | Path | None, compute: Compute, how: How[Progress]
+) -> ScanResult:
     """Carry a plan out."""
     for note in plan.notes:
         how.report(Progress(stage="reading headers", note=note))
     if out is None:
         if how.resume or how.overwrite:
             raise UsageError("--resume and --overwrite need an output folder")
-        return _run_in_memory(Job.load(plan, how))
+        return _run_in_memory(Job.load(plan, compute, how))
     folder = ScanFolder(Path(out))
     with only_writer(folder.path):
         state = folder.state()
         if state != "empty" and not (how.resume or how.overwrite):
             raise folder.require_flag(state)
         _spare_the_gap(plan, folder)
-        return _run_in_folder(Job.load(plan, how), folder, "empty" if how.overwrite else state)
+        return _run_in_folder(
+            Job.load(plan, compute, how), folder, "empty" if how.overwrite else state
+        )
 
 
 def _run_in_memory(job: Job) -> ScanResult:

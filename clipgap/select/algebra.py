@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +15,10 @@ from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList, Piece, open_keep
 from clipgap.runs.how import OnProgress
 from clipgap.select.columns import require_same_store
+from clipgap.select.options import OPERATIONS, Operation
 from clipgap.select.output import Output, cite
 from clipgap.select.splitting import Split
 from clipgap.select.work import Workers
-
-Operation = Literal["union", "intersection", "difference"]
-OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 
 _ROWS = 1 << 16
 

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from clipgap.errors import InputError, UsageError
 from clipgap.keep.lists import REFERENCE_SCHEMA, KeepWriter
 from clipgap.select.labels import cite_labels, read_labels
+from clipgap.select.options import CAPTION
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
-CAPTION = "a photo of a {class}"
 CLASS = "class"
 
 _PLACE = "{class}"

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from clipgap.keep.lists import KeepList
+from clipgap.options import takes_options
+from clipgap.runs.old_how import How
+from clipgap.shards.options import FilterOptions
 from clipgap.shards.plan import FilterPlan, plan_filter
-from clipgap.shards.run import FilterHow, FilterResult, OnProgress, Progress, run
+from clipgap.shards.run import FilterResult, Progress, run
 
 
+@takes_options
 def filter_shards(
     shards: str | Path | Sequence[str | Path],
     keep: str | Path | KeepList,
     out: str | Path,
     *,
-    merge: int | None = None,
-    captions: str | Path | None = None,
-    missing: str = "error",
-    workers: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    options: FilterOptions,
+    how: How[Progress],
 ) -> FilterResult:
     """Copy the kept samples of webdataset shards, byte for byte and in their order.
 
@@ -34,31 +31,11 @@ def filter_shards(
     hostile is left out and listed in `quarantine.parquet`. When `stop` is set, the shards at hand
     are finished and the run ends with `Interrupted`; `resume=True` goes on from there.
     """
-    plan = plan_filter(shards, keep, merge=merge, captions=captions, missing=missing)
-    return run_filter(
-        plan,
-        out,
-        workers=workers,
-        resume=resume,
-        overwrite=overwrite,
-        on_progress=on_progress,
-        stop=stop,
-    )
+    return run_filter(plan_filter(shards, keep, options=options), out, how=how)
 
 
-def run_filter(
-    plan: FilterPlan,
-    out: str | Path,
-    *,
-    workers: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
-) -> FilterResult:
+@takes_options
+def run_filter(plan: FilterPlan, out: str | Path, *, how: How[Progress]) -> FilterResult:
     """Carry out what `plan_filter` has planned; see `filter_shards`."""
-    how = FilterHow(
-        workers=workers, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
-    )
     how.report(Progress("reading headers"))
     return run(plan, Path(out), how)

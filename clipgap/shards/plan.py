@@ -7,34 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any
 
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of
 from clipgap.files.volumes import FILE_THREADS
 from clipgap.keep.lists import KeepList
+from clipgap.options import takes_options
 from clipgap.shards.captions import CaptionSource
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.matching import KeepSelector
-
-Missing = Literal["error", "list", "ignore"]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can change the output."""
-
-    merge: int | None = None  # samples of a shard
-    missing: Missing = "error"
-
-    def __post_init__(self) -> None:
-        if self.merge is not None and self.merge < 1:
-            raise UsageError(f"merge={self.merge}: a shard needs at least one sample")
-        if self.missing not in get_args(Missing):
-            raise UsageError(f"missing={self.missing!r}: choose {', '.join(get_args(Missing))}")
+from clipgap.shards.options import FilterOptions
 
 
 @dataclass(frozen=True)
@@ -78,7 +64,7 @@ class FilterPlan:
     shards: list[TarShard]
     selector: KeepSelector
     captions: CaptionSource | None
-    settings: Settings
+    options: FilterOptions
 
     @property
     def bytes(self) -> int:
@@ -101,7 +87,7 @@ class FilterPlan:
 
     def units(self, kept: Sequence[int] | None) -> list[Unit]:
         """The shards to write; `kept` samples of each shard must be known if they are merged."""
-        if self.settings.merge is None:
+        if self.options.merge is None:
             names = file_names(
                 [shard.name for shard in self.shards],
                 "Filter them into several folders, or give --merge, which numbers them anew",
@@ -109,7 +95,7 @@ class FilterPlan:
             return [Unit(name, (Part(i),)) for i, name in enumerate(names)]
         if kept is None:
             raise ValueError("merging needs the number of kept samples of each shard")
-        return list(_even(kept, self.settings.merge))
+        return list(_even(kept, self.options.merge))
 
     def describe(self) -> dict[str, Any]:
         """What the output follows from."""
@@ -128,7 +114,7 @@ class FilterPlan:
                 },
                 "captions": self.captions and self.captions.describe(),
             },
-            "settings": asdict(self.settings),
+            "settings": {"merge": self.options.merge, "missing": self.options.missing},
         }
 
     def marks(self) -> list[dict[str, str]]:
@@ -136,21 +122,19 @@ class FilterPlan:
         return [{"name": shard.name, "time": shard.file.modified} for shard in self.shards]
 
 
+@takes_options
 def plan_filter(
     shards: str | Path | Sequence[str | Path],
     keep: str | Path | KeepList,
     *,
-    merge: int | None = None,
-    captions: str | Path | None = None,
-    missing: str = "error",
+    options: FilterOptions,
 ) -> FilterPlan:
     """What `filter_shards` would do; reads names and the keep-list, no shard."""
-    settings = Settings(merge, cast(Missing, missing))
     found = find_shards(shards)
     selector = KeepSelector.open(keep, [shard.path for shard in found])
     source = "::".join(map(str, [shards] if isinstance(shards, str | Path) else shards))
-    opened = None if captions is None else CaptionSource.open(captions)
-    return FilterPlan(source, found, selector, opened, settings)
+    captions = None if options.captions is None else CaptionSource.open(options.captions)
+    return FilterPlan(source, found, selector, captions, options)
 
 
 def file_names(names: Sequence[str], advice: str) -> list[str]:

@@ -56,13 +56,6 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-@dataclass(frozen=True, kw_only=True)
-class FilterHow(How[Progress]):
-    """And how many shards at a time."""
-
-    workers: int | None = None
-
-
 @dataclass(frozen=True)
 class FilterResult:
     """A finished folder of filtered shards."""
@@ -83,13 +76,13 @@ class FilterResult:
         return int(self.manifest["counts"]["problems"])
 
 
-def run(plan: FilterPlan, out: Path, how: FilterHow) -> FilterResult:
+def run(plan: FilterPlan, out: Path, how: How[Progress]) -> FilterResult:
     """Carry a plan out."""
     with only_writer(out):
         return _run(plan, ShardFolder(out), how)
 
 
-def _run(plan: FilterPlan, folder: ShardFolder, how: FilterHow) -> FilterResult:
+def _run(plan: FilterPlan, folder: ShardFolder, how: How[Progress]) -> FilterResult:
     state = folder.state()
     if state != "empty" and not (how.resume or how.overwrite):
         raise folder.require_flag(state)
@@ -112,16 +105,15 @@ def _run(plan: FilterPlan, folder: ShardFolder, how: FilterHow) -> FilterResult:
         folder.start(marked)
     worker = Worker(plan, folder.path, folder.progress)
     counts = plan.expected()
-    if counts is None and plan.settings.merge is not None:
+    if counts is None and plan.options.merge is not None:
         counts = _count(plan, folder, worker, how)
     units = plan.units(counts)
     folder.expect(marked, units)
     how.report(Progress("checking", total_shards=len(units)))
     done = folder.saved(units)
     watch = _Watch(how, units, done, None if counts is None else sum(counts))
-    for unit, (made, places) in _in_parallel(
-        worker.make, [unit for unit in units if unit.name not in done], how
-    ):
+    left = [unit for unit in units if unit.name not in done]
+    for unit, (made, places) in _in_parallel(worker.make, left, plan.options.workers, how):
         folder.save(unit, made, places)
         done[unit.name] = made
         watch.add(made)
@@ -166,7 +158,7 @@ def _finish(
 
 
 def _check_finished(
-    plan: FilterPlan, folder: ShardFolder, manifest: Mapping[str, Any], how: FilterHow
+    plan: FilterPlan, folder: ShardFolder, manifest: Mapping[str, Any], how: How[Progress]
 ) -> FilterResult | None:
     """A finished folder, its damaged shards made again; None if all of it must be."""
     sums = sums_from_json(manifest["files"])
@@ -175,14 +167,14 @@ def _check_finished(
         folder.tidy()
         return FilterResult(folder.path, manifest, already_complete=True)
     counts = plan.expected()
-    if counts is None and plan.settings.merge is not None:
+    if counts is None and plan.options.merge is not None:
         return None
     units = [unit for unit in plan.units(counts) if not damaged.isdisjoint(unit.files)]
     if not damaged <= {name for unit in units for name in unit.files}:
         return None
     folder.prepare()
     worker = Worker(plan, folder.path, folder.progress)
-    for unit, (made, _) in _in_parallel(worker.make, units, how):
+    for unit, (made, _) in _in_parallel(worker.make, units, plan.options.workers, how):
         if any(sums.get(name) != entry for name, entry in made.files.items()):
             raise InputError(
                 f"{folder.path / unit.tar}: was damaged, made again, and came out different: "
@@ -193,14 +185,15 @@ def _check_finished(
     return FilterResult(folder.path, manifest, repaired=sorted(damaged))
 
 
-def _count(plan: FilterPlan, folder: ShardFolder, worker: Worker, how: FilterHow) -> list[int]:
+def _count(plan: FilterPlan, folder: ShardFolder, worker: Worker, how: How[Progress]) -> list[int]:
     """Kept samples of each shard, where only the shards can tell."""
     counts = folder.saved_counts()
     if counts is None:
         counts = [0] * len(plan.shards)
         parts = [Part(shard.index) for shard in plan.shards]
         how.report(Progress("counting", total_shards=len(parts)))
-        for done, (part, kept) in enumerate(_in_parallel(worker.count, parts, how), start=1):
+        counted = _in_parallel(worker.count, parts, plan.options.workers, how)
+        for done, (part, kept) in enumerate(counted, start=1):
             counts[part.shard] = kept
             how.report(Progress("counting", shards=done, total_shards=len(parts)))
         folder.save_counts(counts)
@@ -222,10 +215,10 @@ def _judge_keys(
         Problem(keep, "sample", table[place].decode(), reason) for place in np.flatnonzero(seen > 1)
     ]
     lost = np.flatnonzero(seen == 0)
-    if len(lost) and plan.settings.missing != "ignore":
+    if len(lost) and plan.options.missing != "ignore":
         shown = ", ".join(repr(table[place].decode()) for place in lost[:_SHOWN])
         reason = f"{len(lost):,} of its samples are in none of the shards, among them {shown}"
-        if plan.settings.missing == "error":
+        if plan.options.missing == "error":
             raise InputError(
                 f"{keep}: {reason}. Is it a keep-list of other shards? --missing list with "
                 "--resume notes it and finishes; --missing ignore is for a part of the shards."
@@ -238,7 +231,7 @@ class _Watch:
     """Reports progress."""
 
     def __init__(
-        self, how: FilterHow, units: Sequence[Unit], done: Mapping[str, Done], total: int | None
+        self, how: How[Progress], units: Sequence[Unit], done: Mapping[str, Done], total: int | None
     ) -> None:
         self._how, self._total_shards, self._total = how, len(units), total or 0
         self._shards, self._earlier = len(done), sum(each.kept for each in done.values())
@@ -265,11 +258,11 @@ class _Watch:
 
 
 def _in_parallel(
-    function: Callable[[T], U], items: Sequence[T], how: FilterHow
+    function: Callable[[T], U], items: Sequence[T], workers: int | None, how: How[Progress]
 ) -> Iterator[tuple[T, U]]:
     """Results as they come. When asked to stop, those at hand are finished first."""
     # One more than cores, since a shard that is being flushed to the disk needs none.
-    threads = how.workers or thread_count() + 1
+    threads = workers or thread_count() + 1
     waiting = iter(items)
     left = len(items)
     running: dict[Future[U], T] = {}

@@ -112,7 +112,7 @@ class Worker:
         return index
 
     def _missing(self, shard: TarShard, index: ShardIndex) -> list[Problem]:
-        policy = self._plan.settings.missing
+        policy = self._plan.options.missing
         if index.missing and policy == "error":
             raise InputError(
                 f"{shard.path} is whole, but lacks {len(index.missing):,} samples of the keep-list "

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -14,29 +15,34 @@ from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED, UsageError
+from clipgap.options import Options, argument, option
 
 if TYPE_CHECKING:
     from clipgap.study.run import Plan, Starting, Study, StudyResult
 
-Set = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
+
+@dataclass(frozen=True)
+class Given(Options):
+    """What a recipe is given."""
+
+    set_: tuple[str, ...] = option(
+        (),
+        "A path or value of the recipe, such as laion=/data/laion400m. Repeatable.",
+        flags=("--set",),
         metavar="NAME=VALUE",
-        help="A path or value of the recipe, such as laion=/data/laion400m. Repeatable.",
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Show the stages, which of them would run and why, and stop."),
-]
-Overwrite = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite",
-        help="Replace outputs whose inputs changed, however long they took to make.",
-    ),
-]
+    )
+
+    def values(self) -> dict[str, str]:
+        """By name."""
+        values: dict[str, str] = {}
+        for pair in self.set_:
+            name, equals, value = pair.partition("=")
+            if not equals or not name or not value:
+                raise UsageError(f"--set {pair}: write it as NAME=VALUE")
+            if name in values:
+                raise UsageError(f"--set {name}=… is given twice")
+            values[name] = value
+        return values
 
 
 def register(app: typer.Typer) -> None:
@@ -46,35 +52,26 @@ def register(app: typer.Typer) -> None:
 
 def run(
     shell: Shell,
-    recipe: Annotated[
-        str,
-        typer.Argument(metavar="RECIPE", help="A .toml file, or the name of a recipe we bring."),
-    ],
-    set_: Set = None,
-    only: Annotated[
-        list[str] | None,
-        typer.Option(metavar="STAGE", help="Run this stage and no other. Repeatable."),
-    ] = None,
-    from_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--from",
-            metavar="STAGE",
-            help="Run this stage again, and all that follow from it. Repeatable.",
-        ),
-    ] = None,
-    dry_run: DryRun = False,
-    overwrite: Overwrite = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="FOLDER",
-            help="The folder of the study.",
-            show_default="clipgap-NAME",
-        ),
-    ] = None,
+    given: Given,
+    recipe: str = argument("A .toml file, or the name of a recipe we bring.", metavar="RECIPE"),
+    only: tuple[str, ...] = option((), "Run this stage and no other. Repeatable.", metavar="STAGE"),
+    from_: tuple[str, ...] = option(
+        (),
+        "Run this stage again, and all that follow from it. Repeatable.",
+        flags=("--from",),
+        metavar="STAGE",
+    ),
+    dry_run: bool = option(False, "Show the stages, which of them would run and why, and stop."),
+    overwrite: bool = option(
+        False, "Replace outputs whose inputs changed, however long they took to make."
+    ),
+    out: Path | None = option(
+        None,
+        "The folder of the study.",
+        flags=("--out", "-o"),
+        metavar="FOLDER",
+        shown="clipgap-NAME",
+    ),
 ) -> int:
     """Run a whole study, stage by stage; what stands is not done again.
 
@@ -83,12 +80,12 @@ def run(
     """
     from clipgap.study.run import Study
 
-    study = Study(recipe, out, settings_by_name(set_ or []))
+    study = Study(recipe, out, given.values())
     if dry_run:
-        plan = study.plan(only or (), from_ or (), costs=True)
+        plan = study.plan(only, from_, costs=True)
         shell.result(_planned(plan), _describe_plan(plan))
         return 0
-    return run_and_show(shell, study, only=only or (), again_from=from_ or (), overwrite=overwrite)
+    return run_and_show(shell, study, only=only, again_from=from_, overwrite=overwrite)
 
 
 def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
@@ -105,19 +102,6 @@ def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
         result = study.run(quiet=shell.quiet, on_stage=announce, stop=stop, **how)
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.quarantined else 0
-
-
-def settings_by_name(pairs: list[str]) -> dict[str, str]:
-    """The values of --set."""
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name or not value:
-            raise UsageError(f"--set {pair}: write it as NAME=VALUE")
-        if name in settings:
-            raise UsageError(f"--set {name}=… is given twice")
-        settings[name] = value
-    return settings
 
 
 def _planned(plan: Plan) -> dict[str, Any]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
-from clipgap.study.command import Set, run_and_show, settings_by_name
+from clipgap.options import option
+from clipgap.study.command import Given, run_and_show
 
 
 def register(app: typer.Typer) -> None:
@@ -19,10 +19,13 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     shell: Shell,
-    set_: Set = None,
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where to put everything.")
-    ] = Path("clipgap-demo"),
+    given: Given,
+    out: Path = option(
+        Path("clipgap-demo"),
+        "Where to put everything.",
+        flags=("--out", "-o"),
+        metavar="FOLDER",
+    ),
 ) -> int:
     """The whole paper in miniature, on images made on the spot; ends with a report.
 
@@ -32,4 +35,4 @@ def demo(
     """
     from clipgap.study.run import Study
 
-    return run_and_show(shell, Study("demo", out, settings_by_name(set_ or [])))
+    return run_and_show(shell, Study("demo", out, given.values()))

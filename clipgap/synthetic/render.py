@@ -12,11 +12,13 @@ from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import FileSum
+from clipgap.options import takes_options
 from clipgap.runs.old_how import refuse_both
 from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import OutputFolder, read_manifest
+from clipgap.synthetic.options import RenderOptions
 from clipgap.synthetic.samples import write_shards
-from clipgap.synthetic.worlds import WORLDS, Amounts, World
+from clipgap.synthetic.worlds import WORLDS, World
 
 FORMAT = "clipgap-rendered"
 NOUN = "folder of rendered images"
@@ -35,16 +37,12 @@ class Rendered:
     already_complete: bool
 
 
+@takes_options
 def render(
     world: str,
     out: str | Path,
     *,
-    web: int,
-    reference: int,
-    points: int,
-    planted: int,
-    classes: int | None = None,
-    seed: int = 0,
+    options: RenderOptions,
     resume: bool = False,
     overwrite: bool = False,
     on_set: Callable[[str], None] = lambda name: None,
@@ -57,25 +55,21 @@ def render(
         raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
     refuse_both(resume, overwrite)
     drawn = WORLDS[world]()
-    if classes is not None and not 2 <= classes <= len(drawn.names):
-        raise UsageError(f"world {world!r} has 2 to {len(drawn.names)} classes, not {classes:,}")
-    drawn = drawn.first(classes or len(drawn.names))
-    amounts = Amounts(web, reference, points, planted)
-    settings = {
-        "world": world,
-        "classes": len(drawn.names),
-        "seed": seed,
-        **asdict(amounts),
-    }
+    if options.classes is not None and not 2 <= options.classes <= len(drawn.names):
+        raise UsageError(
+            f"world {world!r} has 2 to {len(drawn.names)} classes, not {options.classes:,}"
+        )
+    drawn = drawn.first(options.classes or len(drawn.names))
+    settings = {"world": world, **asdict(options), "classes": len(drawn.names)}
     folder = OutputFolder(Path(out), FORMAT, NOUN)
     with only_writer(folder.path):
-        return _fill(folder, drawn, amounts, settings, resume, overwrite, on_set)
+        return _fill(folder, drawn, options, settings, resume, overwrite, on_set)
 
 
 def _fill(
     folder: OutputFolder,
     drawn: World,
-    amounts: Amounts,
+    options: RenderOptions,
     settings: Mapping[str, Any],
     resume: bool,
     overwrite: bool,
@@ -98,7 +92,7 @@ def _fill(
     folder.start({"settings": settings})
     files: dict[str, FileSum] = {}
     counts: dict[str, int] = {}
-    for name, samples in drawn.sets(amounts, settings["seed"]).items():
+    for name, samples in drawn.sets(options).items():
         on_set(name)
         files |= write_shards(folder.path / name, samples)
         counts[name] = len(samples)

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from clipgap.synthetic import digits
+from clipgap.synthetic.options import RenderOptions
 from clipgap.synthetic.outlines import SHAPES, mask
 from clipgap.synthetic.samples import Sample
 from clipgap.synthetic.styles import COLOURS, STYLES, Mask, Picture, Random, ink
@@ -30,16 +31,6 @@ CAPTIONS = (
 )
 CAPTIONLESS = 0.05
 """Share of web samples whose caption says nothing about the image, as it happens on the web."""
-
-
-@dataclass(frozen=True)
-class Amounts:
-    """How many samples of each kind."""
-
-    web: int
-    reference: int
-    points: int  # of each test set
-    planted: int  # near-duplicates in the web set
 
 
 Look = Callable[[int, float, Random], Picture]
@@ -61,16 +52,17 @@ class World:
         """The same with its first classes only."""
         return replace(self, names=self.names[:classes])
 
-    def sets(self, amounts: Amounts, seed: int) -> dict[str, list[Sample]]:
+    def sets(self, options: RenderOptions) -> dict[str, list[Sample]]:
         """Every set by the name of its folder."""
+        seed = options.seed
         tests = {
-            name: list(self._samples(name, amounts.points, {look: 1.0}, [seed, 2, number], True))
+            name: list(self._samples(name, options.points, {look: 1.0}, [seed, 2, number], True))
             for number, (name, look) in enumerate(self.tests.items())
         }
         one_look = {self.reference: 1.0}
-        reference = self._samples("reference", amounts.reference, one_look, [seed, 1], True)
-        web = list(self._samples("web", amounts.web, self.web, [seed, 0], False))
-        web += self._planted(tests[self.near], amounts.planted, [seed, 3])
+        reference = self._samples("reference", options.reference, one_look, [seed, 1], True)
+        web = list(self._samples("web", options.web, self.web, [seed, 0], False))
+        web += self._planted(tests[self.near], options.planted, [seed, 3])
         order = np.random.default_rng([seed, 4]).permutation(len(web))
         return {"web": [web[i] for i in order], "reference": list(reference), **tests}
 

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.keep.lists import KeepList, open_keep
-from clipgap.select.algebra import OPERATIONS, combine
+from clipgap.select.algebra import combine
 from clipgap.select.columns import ScanTables
 from clipgap.select.labels import Condition, Where, cite_labels
+from clipgap.select.options import OPERATIONS
 from clipgap.select.output import cite
 from clipgap.select.rules import Rand, Rule
 from clipgap.select.splitting import split

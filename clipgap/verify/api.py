@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError
+from clipgap.options import takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.verify.checks import Checks, VerifyReport
+from clipgap.verify.options import ScanChecks
 from clipgap.verify.scan_files import check_counts, check_files, check_schemas
 from clipgap.verify.scan_full import check_everything
 from clipgap.verify.scan_inputs import Evidence, check_gap, check_inputs
@@ -22,23 +24,20 @@ from clipgap.verify.scan_lists import check_lists, check_neighbours
 from clipgap.verify.scan_rows import check_rows
 
 
+@takes_options
 def verify(
     path: str | Path,
     *,
-    sample: int = 256,
-    seed: int = 0,
-    full: bool = False,
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
+    options: ScanChecks,
 ) -> VerifyReport:
     """Check a scan folder: checksums, schemas, counts, a sample of `sample` training rows and test
     points derived anew by the oracle, and every tie; with `full`, everything derived anew.
 
     `train` and `tests` say where the inputs lie now, if not where the manifest says.
     """
-    if sample < 0:
-        raise UsageError(f"sample is {sample:,}; it cannot be negative")
     result = open_scan(path)
     report = on_progress or ignore
     run = Checks(report)
@@ -52,9 +51,11 @@ def verify(
         run.make("inputs", check_inputs, result, evidence)
         run.make("thresholds", check_gap, result)
     if run.all_good:
-        run.make("training rows", check_rows, result, evidence, sample, seed)
-        run.make("neighbours and ties", check_neighbours, result, evidence, sample, seed)
-        if full:
+        run.make("training rows", check_rows, result, evidence, options.sample, options.seed)
+        run.make(
+            "neighbours and ties", check_neighbours, result, evidence, options.sample, options.seed
+        )
+        if options.full:
             run.make("everything", check_everything, result, evidence, report)
     return VerifyReport(str(path), tuple(run.done))
 

@@ -7,8 +7,6 @@ with the list for one list only, so no order of deciding has to be trusted.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,12 +14,11 @@ from clipgap.dedup.clusters import NONE
 from clipgap.dedup.decisions import Components, Decision, Places
 from clipgap.dedup.rows import Ids, RowSource, Watch
 from clipgap.dedup.run import Run
-from clipgap.dedup.settings import Clustering, Settings
+from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State
 from clipgap.keep.lists import KeepList
 from clipgap.kernels.pairs import Pairs
 from clipgap.machine import memory_bytes
-from clipgap.scan.job import ScanHow
 from clipgap.store.base import Store
 from clipgap.verify.claims import Claim, row_at
 from clipgap.verify.rescan import Means
@@ -54,8 +51,8 @@ class Witnesses:
 
 def dedup_claims(keep: KeepList, store: Store, means: Means) -> list[Claim]:
     """Compare all rows of each cluster anew."""
-    settings = _settings(keep.manifest["rule"])
-    epsilon, mode = settings.epsilons[0], settings.mode
+    settings = DedupSettings.of_rule(keep.manifest["rule"])
+    epsilon, mode = settings.epsilons[0], settings.options.mode
     bits = np.concatenate([keep.bits(shard.index) for shard in keep.shards])
 
     def decide(ids: Ids) -> Decision:
@@ -87,20 +84,8 @@ def dedup_claims(keep: KeepList, store: Store, means: Means) -> list[Claim]:
     return [clean, maximal, strangers]
 
 
-def _settings(rule: Any) -> Settings:
-    how = rule["clustering"]
-    return Settings(
-        (rule["epsilon"],),
-        None if how is None else Clustering(**how),
-        rule["mode"],
-        rule["keep"],
-        rule["seed"],
-        bad_rows=rule["bad_rows"],
-    )
-
-
-def _run(settings: Settings, store: Store, means: Means) -> Run:
+def _run(settings: DedupSettings, store: Store, means: Means) -> Run:
     room = memory_bytes() // 8
-    source = RowSource(store, settings.bad_rows, Watch(means.on_progress), room)
-    how = ScanHow(kernel=means.kernel, device=means.device, threads=means.threads)
-    return Run(settings, store, source, how, State.in_memory(), room)
+    bad_rows, block_rows = settings.options.bad_rows, means.compute.block_rows
+    source = RowSource(store, bad_rows, Watch(means.on_progress), room, block_rows)
+    return Run(settings, store, source, means.compute, State.in_memory(), room)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.options import takes_options
 from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.result import ScanResult
 from clipgap.scan.tables import SetColumns
@@ -25,10 +26,10 @@ from clipgap.select.columns import ScanTables, open_tables
 from clipgap.verify.api import load_evidence
 from clipgap.verify.arithmetic import Arithmetic
 from clipgap.verify.emulated_tau import EmulatedTest, load_emulated
+from clipgap.verify.options import Shortcuts
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_inputs import Evidence, check_inputs
 
-CANDIDATES = 20_000
 _ROWS, _COLUMNS = 2_048, 4_096
 _PAIRS = 1 << 22
 """Pairs that may wait before those beyond the lists are dropped."""
@@ -72,23 +73,21 @@ class Emulation:
     any: Shortfall
 
 
+@takes_options
 def emulate(
     scan: str | Path | ScanResult,
     *,
-    candidates: int = CANDIDATES,
-    arithmetic: str = "float32",
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
     on_progress: OnProgress | None = None,
+    options: Shortcuts,
 ) -> Emulation:
     """Prune as with shortcuts, and compare row by row with the exact result of a scan with a gap.
 
-    `arithmetic` is float32, tf32 or float16. `train` and `tests` say where the stores lie now, if
+    `train` and `tests` say where the stores lie now, if
     not where the scan says.
     """
-    if candidates < 1:
-        raise UsageError(f"candidates is {candidates:,}; it must be at least 1")
-    numbers = Arithmetic.named(arithmetic)
+    numbers = Arithmetic.named(options.arithmetic)
     tables = open_tables([scan])
     result = tables.scans[0]
     sets = [names for names in result.set_columns if names.has_gap]
@@ -100,7 +99,7 @@ def emulate(
     if problems.count:
         raise InputError(f"the stores are no longer those of {result.label}: {problems}")
     emulated = load_emulated(result, evidence, [names.name for names in sets], numbers)
-    run = _Run(tables, evidence, sets, emulated, numbers, candidates)
+    run = _Run(tables, evidence, sets, emulated, numbers, options.candidates)
     return run.all(on_progress or ignore)
 
 

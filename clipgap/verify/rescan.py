@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import BlockResult
+from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress, Progress, ignore
 from clipgap.scan.inputs import Block, BlockReader, LoadedTest
-from clipgap.scan.plan import ScanPlan, Settings
+from clipgap.scan.options import ScanOptions
+from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
 Ids = NDArray[np.int64]
@@ -24,11 +26,9 @@ _BLOCK = 16_384
 
 @dataclass(frozen=True)
 class Means:
-    """What scores are computed with; no result depends on it."""
+    """How rows are scored; no result depends on it."""
 
-    kernel: str = "auto"
-    device: str = "auto"
-    threads: int | None = None
+    compute: Compute
     on_progress: OnProgress = ignore
 
 
@@ -37,9 +37,8 @@ class Feed:
 
     def __init__(self, tests: Sequence[LoadedTest], means: Means, look: Look) -> None:
         columns = [test.columns() for test in tests]
-        self._scanner = make_scanner(
-            columns, 1, kernel=means.kernel, device=means.device, threads=means.threads
-        )
+        self._scanner = make_scanner(columns, 1, compute=means.compute)
+        self._block_rows = means.compute.block_rows or _BLOCK
         self._look = look
         self._rows: list[NDArray[np.float16]] = []
         self._ids: list[Ids] = []
@@ -48,7 +47,7 @@ class Feed:
         if len(ids):
             self._rows.append(rows)
             self._ids.append(ids)
-        if sum(map(len, self._ids)) >= _BLOCK:
+        if sum(map(len, self._ids)) >= self._block_rows:
             self.flush()
 
     def flush(self) -> None:
@@ -65,9 +64,9 @@ class Feed:
 
 def read_blocks(store: Store, bad_rows: str, means: Means, stage: str) -> Iterator[Block]:
     """All rows of a store in order, admitted as a scan admits them."""
-    plan = ScanPlan("scan", store, {}, Settings(1, bad_rows, False, ()))
+    plan = ScanPlan("scan", store, {}, ScanOptions(1, bad_rows, False, ()))
     shards, done = len(store.shards), 0
-    with BlockReader(plan, _BLOCK, workers=1) as reader:
+    with BlockReader(plan, means.compute.block_rows or _BLOCK, workers=1) as reader:
         for block, _ in reader.blocks(range(shards)):
             yield block
             done += len(block.status)

@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_table, row_groups
+from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress
-from clipgap.scan.job import Job, ScanHow
+from clipgap.runs.old_how import How
+from clipgap.scan.job import Job
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink, part_name
 from clipgap.verify.problems import Problems
@@ -26,8 +28,8 @@ def check_everything(
     """Every value of every table."""
     # The oracle holds all scores of a block at once.
     block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
-    how = ScanHow(kernel="numpy", block_rows=block_rows, on_progress=on_progress)
-    job = Job(evidence.plan, evidence.tests, how)
+    compute = Compute(kernel="numpy", block_rows=block_rows)
+    job = Job(evidence.plan, evidence.tests, compute, How(on_progress=on_progress))
     sink, ledger, scanner = _Comparing(result, problems), job.new_ledger(), job.new_scanner()
     job.scan_shards(range(len(evidence.plan.train.shards)), scanner, sink, ledger)
     job.write_tables(scanner.topk(), sink, ledger)

@@ -15,7 +15,8 @@ from clipgap.files.documents import checksum
 from clipgap.kernels.admit import admit
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
 from clipgap.scan.manifest import describe_inputs
-from clipgap.scan.plan import ScanPlan, Settings, make_plan
+from clipgap.scan.options import ScanOptions
+from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
 from clipgap.scan.sinks import test_name
@@ -47,7 +48,7 @@ class Evidence:
             inputs["train"]["path"] if train is None else train,
             {test["name"]: tests.get(test["name"], test["path"]) for test in inputs["tests"]},
             None,
-            Settings(**settings),
+            ScanOptions(**settings),
         )
         loaded = [
             replace(test, gap=_stated_gap(result, test)) if columns.has_gap else test

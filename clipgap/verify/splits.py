@@ -23,6 +23,8 @@ import numpy as np
 
 from clipgap.files.documents import checksum, write_json
 from clipgap.keep.lists import KeepList, open_keep
+from clipgap.kernels.options import Compute
+from clipgap.options import takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.resume import differences
@@ -45,23 +47,22 @@ from clipgap.verify.witnesses import check_witnesses
 _BY_ORDER = ("near", "far", "core")
 
 
+@takes_options
 def verify_split(
     path: str | Path,
     *,
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
-    kernel: str = "auto",
-    device: str = "auto",
-    threads: int | None = None,
     certify: str | Path | None = None,
     on_progress: OnProgress | None = None,
+    compute: Compute,
 ) -> VerifyReport:
     """Check a keep-list by its rule; `certify` is where to write the certificate, as JSON.
 
     `train` and `tests` say where the stores lie now, if not where the scans say.
     """
     keep, rule = open_keep(path), open_keep(path).manifest["rule"]
-    means = Means(kernel, device, threads, on_progress or ignore)
+    means = Means(compute, on_progress or ignore)
     checks, claims = Checks(means.on_progress), list[Claim]()
     tables: ScanTables | None = None
     checks.make("checksums", check_files, keep)

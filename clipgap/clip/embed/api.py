@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.embed.plan import EmbedPlan, plan_embed
-from clipgap.clip.embed.run import EmbedResult, OnProgress, run
+from clipgap.clip.embed.run import EmbedResult, Progress, run
+from clipgap.options import takes_options
 from clipgap.runs.old_how import How
 
 
+@takes_options
 def embed(
     data: str | Path | Sequence[str | Path],
     model: str,
     pretrained: str | None = None,
     *,
     out: str | Path,
-    captions: bool = False,
-    batch_size: int = 256,
-    workers: int | None = None,
-    device: str = "auto",
-    precision: str = "fp32",
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    options: EmbedOptions,
+    how: How[Progress],
 ) -> EmbedResult:
     """Embed the images of tar shards or of a folder into a store.
 
@@ -38,30 +33,10 @@ def embed(
     `workers` processes share the devices: by default one for each GPU, or one on the CPU. Their
     number does not change the result.
     """
-    plan = plan_embed(
-        data,
-        model,
-        pretrained,
-        captions=captions,
-        batch_size=batch_size,
-        workers=workers,
-        device=device,
-        precision=precision,
-    )
-    return run_embed(
-        plan, out, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
-    )
+    return run_embed(plan_embed(data, model, pretrained, options=options), out, how=how)
 
 
-def run_embed(
-    plan: EmbedPlan,
-    out: str | Path,
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
-) -> EmbedResult:
+@takes_options
+def run_embed(plan: EmbedPlan, out: str | Path, *, how: How[Progress]) -> EmbedResult:
     """Carry out what `plan_embed` has planned; see `embed`."""
-    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
     return run(plan, Path(out), how)

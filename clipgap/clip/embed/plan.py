@@ -4,28 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
 from clipgap.clip.models import check_device, identify, resolve_device
 from clipgap.errors import UsageError
 from clipgap.files.volumes import FILE_THREADS
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What can change the output, besides data and model."""
-
-    captions: bool
-    batch_size: int
-    precision: str
-    device: str  # "cpu" or "cuda": they round differently
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise UsageError(f"batch_size={self.batch_size}: a batch holds at least one image")
+from clipgap.options import takes_options
 
 
 @dataclass(frozen=True)
@@ -37,7 +25,7 @@ class EmbedPlan:
     model: str
     pretrained: str | None
     identity: Mapping[str, Any]
-    settings: Settings
+    options: EmbedOptions
     devices: Sequence[str]  # one worker each
 
     @property
@@ -50,6 +38,17 @@ class EmbedPlan:
         folders = [unit for unit in self.units if isinstance(unit, FolderUnit)]
         return sum(len(unit.paths) for unit in folders) if folders else None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What can change the output, besides data and model."""
+        return {
+            "captions": self.options.captions,
+            "batch_size": self.options.batch_size,
+            "precision": self.options.precision,
+            # Processors and GPUs round differently; which of them it was does not matter.
+            "device": self.devices[0].partition(":")[0],
+        }
+
     def describe(self) -> dict[str, Any]:
         """What tells this output from others."""
         with ThreadPoolExecutor(FILE_THREADS) as pool:
@@ -58,7 +57,7 @@ class EmbedPlan:
             "kind": "embed",
             "inputs": {"shards": shards},
             "model": dict(self.identity),
-            "settings": asdict(self.settings),
+            "settings": self.settings,
         }
 
     def marks(self) -> list[dict[str, str]]:
@@ -66,23 +65,20 @@ class EmbedPlan:
         return [{"name": unit.name, "time": unit.changed()} for unit in self.units]
 
 
+@takes_options
 def plan_embed(
     data: str | Path | Sequence[str | Path],
     model: str,
     pretrained: str | None,
     *,
-    captions: bool = False,
-    batch_size: int = 256,
-    workers: int | None = None,
-    device: str = "auto",
-    precision: str = "fp32",
+    options: EmbedOptions,
 ) -> EmbedPlan:
     """What `embed` would do; looks at names and checksums only."""
     identity = identify(model, pretrained)
-    resolved = resolve_device(device)
-    check_device(resolved, precision)
+    device = resolve_device(options.device)
+    check_device(device, options.precision)
     units = find_units(data)
-    if captions and isinstance(units[0], FolderUnit):
+    if options.captions and isinstance(units[0], FolderUnit):
         raise UsageError(f"{data}: a folder of images has no captions; leave --captions out")
     return EmbedPlan(
         "::".join(map(str, [data] if isinstance(data, str | Path) else data)),
@@ -90,8 +86,8 @@ def plan_embed(
         model,
         pretrained,
         identity,
-        Settings(captions, batch_size, precision, resolved.partition(":")[0]),
-        _devices(resolved, workers),
+        options,
+        _devices(device, options.workers),
     )
 
 
@@ -99,8 +95,6 @@ def _devices(device: str, workers: int | None) -> list[str]:
     """A device for each worker: all GPUs in turn where "cuda" was asked for."""
     import torch
 
-    if workers is not None and workers < 1:
-        raise UsageError(f"workers={workers}: at least one has to work")
     all_of_them = [device]
     if device == "cuda":
         all_of_them = [f"cuda:{index}" for index in range(torch.cuda.device_count())]

@@ -107,9 +107,9 @@ def _embed(plan: EmbedPlan, folder: StoreFolder, how: How[Progress]) -> dict[str
         folder.path,
         plan.model,
         plan.pretrained,
-        plan.settings.precision,
-        plan.settings.batch_size,
-        plan.settings.captions,
+        plan.options.precision,
+        plan.options.batch_size,
+        plan.options.captions,
     )
     if not left:
         return done

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from clipgap.clip.eval.plan import DRAWS, EvalPlan, plan_evaluation
-from clipgap.clip.eval.run import EvalHow, EvalResult, OnProgress, Progress, run
+from clipgap.clip.eval.options import EvalOptions
+from clipgap.clip.eval.plan import EvalPlan, plan_evaluation
+from clipgap.clip.eval.run import EvalResult, Progress, run
+from clipgap.options import takes_options
+from clipgap.runs.old_how import How
 
 
+@takes_options
 def evaluate(
     checkpoints: str | Sequence[str],
     data: str | Sequence[str],
     out: str | Path,
     *,
-    model: str | None = None,
-    classnames: str | Sequence[str] = (),
-    templates: str | Sequence[str] = (),
-    group_by: str | Sequence[str] = (),
-    precision: str = "fp32",
-    draws: int = DRAWS,
-    seed: int = 0,
-    device: str = "auto",
-    batch_size: int = 64,
-    workers: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    options: EvalOptions,
+    how: How[Progress],
 ) -> EvalResult:
     """Top-1 and top-5 accuracy of checkpoints on sets, and what they made of each sample.
 
@@ -40,32 +31,13 @@ def evaluate(
     `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`; `resume=True` goes on
     after the last finished checkpoint and set.
     """
-    plan = plan_evaluation(
-        _listed(checkpoints),
-        _listed(data),
-        model=model,
-        classnames=_listed(classnames),
-        templates=_listed(templates),
-        group_by=_listed(group_by),
-        precision=precision,
-        draws=draws,
-        seed=seed,
-    )
-    how = EvalHow(
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        resume=resume,
-        overwrite=overwrite,
-        on_progress=on_progress,
-        stop=stop,
-    )
-    return run_evaluation(plan, out, how)
+    plan = plan_evaluation(_listed(checkpoints), _listed(data), options=options)
+    return run_evaluation(plan, out, how=how)
 
 
-def run_evaluation(plan: EvalPlan, out: str | Path, how: EvalHow | None = None) -> EvalResult:
+@takes_options
+def run_evaluation(plan: EvalPlan, out: str | Path, *, how: How[Progress]) -> EvalResult:
     """Carry out what `plan_evaluation` has planned."""
-    how = how or EvalHow()
     how.report(Progress("checking"))
     return run(plan, Path(out), how)
 

@@ -12,14 +12,17 @@ from clipgap.clip.data.classes import Classes
 from clipgap.clip.data.registry import registry, unknown_set
 from clipgap.clip.eval.classifier import classes_of
 from clipgap.clip.eval.naming import Named, parse_checkpoints, parse_sets
+from clipgap.clip.eval.options import EvalOptions
 from clipgap.clip.eval.prompts import read_classnames, read_templates
 from clipgap.clip.eval.sets import EvalSet, open_set
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
 from clipgap.errors import UsageError
 from clipgap.files.atomic import sha256_file
+from clipgap.options import takes_options
 
-DRAWS = 10_000
+_OF_THE_RESULT = ("precision", "draws", "seed")
+"""Options that stand in the manifest; the others only say where and how fast."""
 
 
 @dataclass(frozen=True)
@@ -48,40 +51,31 @@ class EvalPlan:
 
     checkpoints: Sequence[Checkpoint]
     sets: Sequence[EvalSet]
-    precision: str
-    draws: int
-    seed: int
+    options: EvalOptions
 
     def describe(self) -> dict[str, Any]:
         """What decides the result."""
         return {
             "checkpoints": [checkpoint.describe() for checkpoint in self.checkpoints],
             "sets": [_describe(data) for data in self.sets],
-            "settings": {"precision": self.precision, "draws": self.draws, "seed": self.seed},
+            "settings": {name: getattr(self.options, name) for name in _OF_THE_RESULT},
         }
 
 
+@takes_options
 def plan_evaluation(
     checkpoints: Sequence[str],
     data: Sequence[str],
     *,
-    model: str | None = None,
-    classnames: Sequence[str] = (),
-    templates: Sequence[str] = (),
-    group_by: Sequence[str] = (),
-    precision: str = "fp32",
-    draws: int = DRAWS,
-    seed: int = 0,
+    options: EvalOptions,
 ) -> EvalPlan:
     """Check what is to be evaluated; see `evaluate`."""
-    if draws < 1:
-        raise UsageError(f"--draws {draws}: the bootstrap needs one draw at least")
     named_sets = parse_sets(data)
-    found = [_checkpoint(named, model) for named in parse_checkpoints(checkpoints)]
+    found = [_checkpoint(named, options.model) for named in parse_checkpoints(checkpoints)]
     names = {named.name for named in named_sets}
-    named_classes = _by_set("--classnames", classnames, names)
-    named_templates = _by_set("--templates", templates, names)
-    grouped = _by_set("--group-by", group_by, names)
+    named_classes = _by_set("--classnames", options.classnames, names)
+    named_templates = _by_set("--templates", options.templates, names)
+    grouped = _by_set("--group-by", options.group_by, names)
     if "" in grouped:
         raise UsageError(f"--group-by {grouped['']}: should be SET=COLUMN")
     sets = []
@@ -89,7 +83,7 @@ def plan_evaluation(
         classes = _classes_for(named, found, named_classes, named_templates)
         entry = registry().get(named.name)
         sets.append(open_set(named.name, named.value, classes, entry, grouped.get(named.name)))
-    return EvalPlan(found, sets, precision, draws, seed)
+    return EvalPlan(found, sets, options)
 
 
 def _checkpoint(named: Named, model: str | None) -> Checkpoint:

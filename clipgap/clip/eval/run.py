@@ -21,7 +21,7 @@ from clipgap.clip.eval.scores import SAMPLES_SCHEMA, samples_table, score
 from clipgap.clip.eval.sets import EvalSet
 from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.models import load, resolve_device
-from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import FileSum, read_table, write_tables
 from clipgap.kernels.cpu import thread_count
 from clipgap.runs.changes import changes, refuse_changes
@@ -50,15 +50,6 @@ class Progress:
 
 
 OnProgress = Callable[[Progress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalHow(How[Progress]):
-    """And where, and how much at a time."""
-
-    device: str = "auto"
-    batch_size: int = 64
-    workers: int | None = None  # as many as cores
 
 
 @dataclass(frozen=True)
@@ -97,15 +88,13 @@ def open_evaluation(path: str | Path) -> EvalResult:
     return EvalResult(folder.path, read_manifest(folder.path, FORMAT, folder.noun, unfinished))
 
 
-def run(plan: EvalPlan, out: Path, how: EvalHow) -> EvalResult:
+def run(plan: EvalPlan, out: Path, how: How[Progress]) -> EvalResult:
     """Carry a plan out."""
-    if how.batch_size < 1 or (how.workers is not None and how.workers < 1):
-        raise UsageError("batch size and workers must be 1 at least")
     with only_writer(out):
         return _run(plan, EvalFolder(out), how)
 
 
-def _run(plan: EvalPlan, folder: EvalFolder, how: EvalHow) -> EvalResult:
+def _run(plan: EvalPlan, folder: EvalFolder, how: How[Progress]) -> EvalResult:
     out, described = folder.path, plan.describe()
     units = [(checkpoint.name, data.name) for checkpoint in plan.checkpoints for data in plan.sets]
     state = folder.state()
@@ -144,7 +133,7 @@ class _Runner:
 
     plan: EvalPlan
     folder: EvalFolder
-    how: EvalHow
+    how: How[Progress]
     _count: int = 0
     _total: int = 0
     _began: float = field(default_factory=time.monotonic)
@@ -158,11 +147,12 @@ class _Runner:
         self._total = 0 if None in known else sum(size or 0 for size in known)
         wanted = {name for name, _ in todo}
         left = [checkpoint for checkpoint in self.plan.checkpoints if checkpoint.name in wanted]
-        device = resolve_device(self.how.device)
+        options = self.plan.options
+        device = resolve_device(options.device)
         for first in range(0, len(left), TOGETHER):
             self.how.report(Progress("loading"))
             together = left[first : first + TOGETHER]
-            loaded = {each.name: _load(each, device, self.plan.precision) for each in together}
+            loaded = {each.name: _load(each, device, options.precision) for each in together}
             for data in self.plan.sets:
                 contenders = {n: each for n, each in loaded.items() if (n, data.name) in todo}
                 if not contenders:
@@ -172,7 +162,7 @@ class _Runner:
                 except torch.OutOfMemoryError as error:
                     raise InputError(
                         f"{device} has not enough memory for {len(loaded):,} checkpoints and "
-                        f"batches of {self.how.batch_size:,} images. Choose a smaller --batch-size "
+                        f"batches of {options.batch_size:,} images. Choose a smaller --batch-size "
                         "or fewer checkpoints, and go on with --resume."
                     ) from error
 
@@ -190,8 +180,8 @@ class _Runner:
         for batch in batches(
             data,
             list(different.values()),
-            self.how.batch_size,
-            self.how.workers or thread_count(),
+            self.plan.options.batch_size,
+            self.plan.options.workers or thread_count(),
             problems.append,
         ):
             for name, each in contenders.items():
@@ -251,7 +241,7 @@ def _finish(
         }
         for name, table in tables.items():
             summary += summarise(name, data.name, len(data.classes), table)
-        paired += compare(data.name, tables, plan.draws, plan.seed)
+        paired += compare(data.name, tables, plan.options.draws, plan.options.seed)
         first = plan.checkpoints[0].name
         groups = tables[first]["group"].drop_null().unique().to_pylist()
         problems = done[first, data.name].problems

@@ -25,6 +25,7 @@ from clipgap.clip.train.ranks import Ranks
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.machine import versions
+from clipgap.options import takes_options
 from clipgap.runs.changes import changes, refuse_changes
 from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import OutputFolder, State, read_manifest
@@ -81,6 +82,7 @@ class TrainResult:
         return int(self.manifest["counts"]["quarantined"])
 
 
+@takes_options
 def train(
     train_data: str | Path,
     *,
@@ -92,14 +94,13 @@ def train(
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
     stop: threading.Event | None = None,
-    **options: Any,
+    options: TrainOptions,
 ) -> TrainResult:
     """Train CLIP with open_clip, or with objective="classify" a network of torchvision's.
 
     `keep` is a keep-list that the samples are filtered by while they are read. `add_reference`
-    names further shards, of which all is taken. The options are those of `TrainOptions`:
-    `model="ViT-B-32"`, `epochs=32`, `batch_size=256`, … and `arguments=("--wd", "0.1")` for any
-    flag of open_clip_train. A process for each device is started, unless torchrun or Slurm has
+    names further shards, of which all is taken. `arguments=("--wd", "0.1")` is for any flag of
+    open_clip_train. A process for each device is started, unless torchrun or Slurm has
     done that already. When `stop` is set, the step at hand is finished, a checkpoint is written
     and the run ends with `Interrupted`; `resume="latest"` goes on from there, to the same result.
     """
@@ -110,7 +111,7 @@ def train(
         None if keep is None else Path(keep),
         None if add_reference is None else str(add_reference),
     )
-    plan = plan_train(place, _options(options))
+    plan = plan_train(place, options)
     return run_train(
         plan, place.folder, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
     )
@@ -168,15 +169,6 @@ def open_train(path: str | Path) -> TrainResult:
     folder = Path(path)
     unfinished = "Go on with it: `clipgap train … --resume latest`."
     return TrainResult(folder, read_manifest(folder, FORMAT, "training run", unfinished))
-
-
-def _options(values: Mapping[str, Any]) -> TrainOptions:
-    if "arguments" in values:
-        values = {**values, "arguments": tuple(values["arguments"])}
-    try:
-        return TrainOptions(**values)
-    except TypeError as error:
-        raise UsageError(f"train: {str(error).partition(') ')[2] or error}") from None
 
 
 def _prepare(

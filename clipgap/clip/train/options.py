@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from clipgap.errors import UsageError
+from clipgap.options import Options, argument, option
 
 Objective = Literal["clip", "classify"]
 
@@ -16,45 +17,82 @@ BATCH_SIZE = 64
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """All of a run but its data and its folder; None means the default of recipe or objective."""
+class TrainOptions(Options):
+    """All of a run but its data and its folder; None means the default of recipe or objective.
 
-    objective: Objective = "clip"
-    model: str | None = None  # a name of open_clip's or CONFIG.json
-    pretrained: str = ""
-    arch: str | None = None  # a network of torchvision's, for "classify"
-    recipe: str | None = None
-    epochs: int | None = None
-    batch_size: int | None = None  # of one device and one pass
-    global_batch: int | None = None  # of one step, over all devices and passes
-    accum_freq: int | None = None  # passes a step
-    train_num_samples: int | None = None  # of an epoch
-    lr: float | None = None
-    wd: float | None = None
-    warmup: int | None = None  # steps
-    precision: str | None = None
-    workers: int | None = None  # loader processes a device
-    seed: int = 0
-    device: str = "auto"
-    devices: int | None = None
-    local_loss: bool = False
-    gather_with_grad: bool = False
-    report_to: str = ""
-    log_every_n_steps: int = 100
-    log_keys: bool = False
-    arguments: tuple[str, ...] = ()  # further flags of open_clip_train
+    Names are open_clip's own, where it has one.
+    """
+
+    objective: Objective = option(
+        "clip",
+        "Images with captions, or with classes (.cls, folders).",
+        choices=get_args(Objective),
+    )
+    model: str | None = option(
+        None, "A model of open_clip, or a configuration.", metavar="NAME|CONFIG.json"
+    )
+    pretrained: str = option("", "Weights to begin with.", metavar="TAG|FILE", shown="random")
+    arch: str | None = option(
+        None, "A network of torchvision, to classify: resnet18, …", metavar="NAME"
+    )
+    recipe: str | None = option(
+        None,
+        "vit-b-32-paper: ViT-B-32, 32 epochs, a global batch of 33,600, spread over the devices "
+        "that are there. What is typed besides wins.",
+        metavar="NAME",
+    )
+    epochs: int | None = option(
+        None, "Times that all is seen.", metavar="N", min=1, shown="32, or 90 to classify"
+    )
+    batch_size: int | None = option(
+        None, "Samples of a device and a pass.", metavar="N", min=1, shown=str(BATCH_SIZE)
+    )
+    global_batch: int | None = option(
+        None,
+        "Samples of a step over all devices and passes; --batch-size or --accum-freq follow from "
+        "it.",
+        metavar="N",
+        min=1,
+    )
+    accum_freq: int | None = option(None, "Passes of a step.", metavar="N", min=1, shown="1")
+    train_num_samples: int | None = option(
+        None, "Of an epoch.", metavar="N", min=1, shown="all that is kept"
+    )
+    lr: float | None = option(None, "Learning rate.", metavar="RATE")
+    wd: float | None = option(None, "Weight decay.", metavar="RATE")
+    warmup: int | None = option(None, "Until the full rate.", metavar="STEPS")
+    precision: str | None = option(
+        None,
+        "amp, amp_bf16, fp32, … as open_clip has them.",
+        metavar="NAME",
+        shown="amp on GPUs, fp32 on CPUs",
+    )
+    workers: int | None = option(
+        None, "Loader processes a device.", metavar="N", min=0, shown="up to 4"
+    )
+    seed: int = option(0, "Of weights, order and crops.", metavar="N")
+    device: str = option("auto", "Where to train.", metavar="auto|cpu|cuda")
+    devices: int | None = option(
+        None,
+        "Processes to start, one a device; not where torchrun or Slurm did so.",
+        metavar="N",
+        min=1,
+        shown="all GPUs, or 1",
+    )
+    local_loss: bool = option(False, "Each device computes its part of the loss.")
+    gather_with_grad: bool = option(False, "Gradients go through the gathering, too.")
+    report_to: str = option("", "Curves elsewhere.", metavar="tensorboard,wandb")
+    log_every_n_steps: int = option(100, "Lines of the loss log.", metavar="N", min=1)
+    log_keys: bool = option(False, "Note which samples are in which batch.")
+    arguments: tuple[str, ...] = argument(
+        "More flags of open_clip_train, as they are.",
+        metavar="[-- FLAGS]",
+        default=(),
+        shown=False,
+    )
 
     def __post_init__(self) -> None:
-        if self.objective not in get_args(Objective):
-            raise UsageError(
-                f"objective {self.objective!r}: choose {', '.join(get_args(Objective))}"
-            )
-        for name in _AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{_flag(name)} {value:,}: give 1 or more")
-        if self.workers is not None and self.workers < 0:
-            raise UsageError(f"--workers {self.workers}: give 0 or more")
+        super().__post_init__()
         if self.recipe is not None and self.recipe not in RECIPES:
             raise UsageError(f"no recipe {self.recipe!r}; there is {', '.join(RECIPES)}")
         of_other = _ONLY["classify" if self.objective == "clip" else "clip"]
@@ -88,10 +126,6 @@ RECIPES: dict[str, dict[str, Any]] = {
 LARGEST_BATCH = {"vit-b-32-paper": 4_200}
 """Of a device and pass, if no --batch-size is given: what the eight devices of the paper held."""
 
-_AT_LEAST_ONE = (
-    *("epochs", "batch_size", "global_batch", "accum_freq"),
-    *("train_num_samples", "devices", "log_every_n_steps"),
-)
 _ONLY: dict[str, Sequence[str]] = {
     "classify": ("arch",),
     "clip": (

@@ -1,0 +1,87 @@
+"""What can change the keep-lists of a deduplication, besides the store and epsilon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipgap.errors import UsageError
+from clipgap.options import Options, option
+from clipgap.scan.options import BAD_ROWS
+
+MODES = ("greedy", "chain", "components")
+ORDERS = ("first", "centroid-far", "centroid-near", "random")
+SEEDINGS = ("random", "kmeans++")
+SAMPLE_PER_CLUSTER = 8
+"""Rows a cluster that k-means++ chooses seeds among, unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class DedupOptions(Options):
+    """How rows come together, what is a duplicate, and which of several stays."""
+
+    clusters: int | None = option(
+        None, "Compare rows within K clusters. Or give --exact.", metavar="K", min=1
+    )
+    exact: bool = option(False, "Compare all rows with all, without clusters.")
+    mode: str = option(
+        "greedy",
+        "A row goes if a kept row before it is near; if any row before it is, as SemDeDup has it; "
+        "or if it is not the first of all that are connected.",
+        choices=MODES,
+    )
+    keep: str = option(
+        "first",
+        "Which rows come first, and so stay: by row number, by distance from the centroid, or at "
+        "random.",
+        choices=ORDERS,
+    )
+    seed: int = option(0, "For all that is random.", metavar="S")
+    iterations: int = option(20, "Of k-means, unless it comes to rest before.", metavar="N", min=0)
+    seeding: str = option("random", "How k-means chooses its first centroids.", choices=SEEDINGS)
+    sample: int | None = option(
+        None,
+        "Rows that kmeans++ chooses among.",
+        metavar="N",
+        shown=f"{SAMPLE_PER_CLUSTER} a cluster",
+    )
+    audit: int = option(
+        0,
+        "Compare N rows with the whole store, to estimate how many duplicates lie in different "
+        "clusters.",
+        metavar="N",
+        min=0,
+    )
+    bad_rows: str = option(
+        "error",
+        "Rows with NaN or infinity: stop there, or set them aside and keep none.",
+        choices=BAD_ROWS,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.exact == (self.clusters is not None):
+            raise UsageError(
+                "give either a number of clusters (--clusters) or exact (--exact), "
+                "which compares all rows with all"
+            )
+        if self.clusters is None:
+            if self.keep.startswith("centroid"):
+                raise UsageError(f"{self.keep} needs clusters; an exact search has none")
+            if self.audit:
+                raise UsageError("an exact search misses nothing, so there is nothing to audit")
+        elif self.sample is not None:
+            if self.seeding == "random":
+                raise UsageError("a sample does nothing for random seeds; it belongs to kmeans++")
+            if self.sample < self.clusters:
+                raise UsageError(
+                    f"a sample of {self.sample:,} rows cannot give seeds to {self.clusters:,} "
+                    "clusters"
+                )
+
+    @property
+    def sampled(self) -> int:
+        """Rows that are held to choose seeds among."""
+        clusters = self.clusters or 0
+        return (
+            clusters if self.seeding == "random" else self.sample or SAMPLE_PER_CLUSTER * clusters
+        )

@@ -1,0 +1,36 @@
+"""What is said of a filter, besides shards and keep-list."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from clipgap.options import Options, option
+
+
+@dataclass(frozen=True)
+class FilterOptions(Options):
+    """What comes out, and how many shards at a time."""
+
+    merge: int | None = option(
+        None,
+        "Make shards of at most N samples, as even as can be.",
+        metavar="N",
+        min=1,
+        shown="one shard for each",
+    )
+    captions: Path | None = option(
+        None,
+        "New captions: a file with the columns key and caption, or a folder with one such file a "
+        "shard. Samples without one keep theirs.",
+        metavar="PARQUET",
+    )
+    missing: str = option(
+        "error",
+        "Kept samples that an undamaged shard does not have: stop there, list them, or go on (for "
+        "a part of the shards).",
+        choices=("error", "list", "ignore"),
+    )
+    workers: int | None = option(
+        None, "Shards at a time.", metavar="N", min=1, shown="one more than cores"
+    )
