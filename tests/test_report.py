@@ -334,7 +334,11 @@ def test_calls_that_do_not_fit_together(
         (["--scan", scan, "--images", "nope", *out], 2, "NAME=SHARDS"),
         (["--scan", scan, "--images", "nope=x", *out], 2, "no such training or test set"),
         (["--scan", f"val={study.folder / 'scan'}", *out], 2, "'val' names two of the inputs"),
-        (["--scan", scan, "--format", "pdf", *out], 2, "not one of html, md, json"),
+        (
+            ["--scan", scan, "--format", "pdf", *out],
+            2,
+            "unknown format 'pdf'; choose one of: html, md, json",
+        ),
         (["--scan", scan, "-o", str(study.folder / "scan")], 2, "both input and output"),
         (["--scan", str(tmp_path), *out], 3, "not a finished scan"),
         (["--scan", scan, "--split", str(study.folder / "scan"), *out], 3, "keep-list"),
