@@ -179,7 +179,7 @@ def test_rows_are_those_of_embed(world: World, tmp_path: Path, layout: str) -> N
 def test_images_are_decoded_once_for_all_checkpoints(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from clipgap.clip.eval import loading
+    from clipgap.clip.images import reading
 
     seen = []
 
@@ -187,8 +187,8 @@ def test_images_are_decoded_once_for_all_checkpoints(
         seen.append(where)
         return decode(data, where)
 
-    decode = loading.decode
-    monkeypatch.setattr(loading, "decode", counting)
+    decode = reading.decode
+    monkeypatch.setattr(reading, "decode", counting)
     clipgap.evaluate(out=tmp_path / "e", **world.arguments())
     assert len(seen) == len(set(seen)) == len(world.made)
 

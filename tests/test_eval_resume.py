@@ -107,6 +107,43 @@ def test_changed_inputs_are_refused_on_resume(world: World, tmp_path: Path) -> N
     assert len(samples(out, "a")["row"]) == 7
 
 
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize("kind", ["label", "image"])
+def test_content_that_changed_in_its_size_is_noticed(
+    world: World, tmp_path: Path, kind: str, finished: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another label in a shard, another image in a folder, with size and time as before."""
+    monkeypatch.setattr(run_module, "TOGETHER", 1)
+    if kind == "label":
+        path = data = write_tar(tmp_path / "0.tar", world.made[:6])
+        content = path.read_bytes()
+        at = content.index(b"0" + bytes(511), content.index(b".cls"))
+        changed = content[:at] + b"1" + content[at + 1 :]
+    else:
+        data = write_folder(tmp_path / "pics", world.made[:6])
+        path = next(data.rglob("*.jpg"))
+        content = path.read_bytes()
+        changed = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+    arguments, out, stop = world.arguments(data=f"pics={data}"), tmp_path / "e", threading.Event()
+    if finished:
+        clipgap.evaluate(out=out, **arguments)
+    else:
+        seen = []
+
+        def watch(progress: Any) -> None:
+            seen.append(progress.stage)
+            if seen.count("loading") == 2:
+                stop.set()
+
+        with pytest.raises(Interrupted):
+            clipgap.evaluate(out=out, **arguments, on_progress=watch, stop=stop)
+    times = path.stat()
+    path.write_bytes(changed)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(ResumeError, match="set pics identity"):
+        clipgap.evaluate(out=out, **arguments, resume=True)
+
+
 class Stopped(BaseException):
     """As a signal that nobody handles; killed processes are tested where files are written."""
 

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from clipgap.clip import images
-from clipgap.clip.images import BadImage, decode
+from clipgap.clip.images import decoding as images
+from clipgap.clip.images.decoding import BadImage, decode
 from tests.clip_worlds import encoded, render
 
 

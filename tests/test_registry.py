@@ -273,14 +273,14 @@ def test_shards_can_stand_for_a_set(tmp_path: Path) -> None:
 
 
 def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
-    from clipgap.clip.embed.sources import images_of_folder
+    from clipgap.clip.images.reading import find_images
 
     keys = registry()["objectnet"].keys
     for key in (*keys, "aardvark"):
         (tmp_path / "images" / key).mkdir(parents=True)
         (tmp_path / "images" / key / "1.png").write_bytes(b"x")
     assert link_part("objectnet", tmp_path / "images", tmp_path / "part").links == 113
-    assert sorted(path for path, _ in images_of_folder(tmp_path / "part")) == sorted(
+    assert [path for path, _ in find_images(tmp_path / "part")] == sorted(
         f"{key}/1.png" for key in keys
     )
     with pytest.raises(InputError, match="already there"):

@@ -169,7 +169,7 @@ def test_the_model_has_learned_to_see(
     world: tuple[TrainWorld, set[tuple[str, str]]], undisturbed: TrainResult
 ) -> None:
     open_clip = pytest.importorskip("open_clip")
-    from clipgap.clip.images import decode
+    from clipgap.clip.images.decoding import decode
     from clipgap.clip.models import load
 
     torch.set_num_threads(1)

@@ -13,6 +13,9 @@ refused on resume, however small the edit. A finished output has no marks left t
 its inputs are equal by size and digest, the digest is of pieces only, and the file was written
 after the output, nobody can tell any more, and `sampled_since` gives the sentence that says so.
 
+Sets of test images are compared to the last byte whatever their size (`whole_digest_of`): one label
+of one sample decides about an accuracy, and all of it is read soon after.
+
 A folder of images, or whatever else consists of many small files, is one input: `digest_of_group`
 takes it as one long file, with the names and sizes of all, and `mark_of` takes the marks of all.
 """
@@ -37,6 +40,17 @@ def digest_of(file: File) -> str:
     sha = hashlib.sha256()
     for start, stop in _ranges(file.size):
         sha.update(read_bytes(file, start, stop - start))
+    return sha.hexdigest()
+
+
+def whole_digest_of(file: File) -> str:
+    """SHA-256 of every byte, for inputs that are about to be read from end to end anyway."""
+    sha = hashlib.sha256()
+    buffer = memoryview(bytearray(min(file.size, _WHOLE)))
+    for start in range(0, file.size, _WHOLE):
+        piece = buffer[: min(_WHOLE, file.size - start)]
+        file.read_into(start, piece)
+        sha.update(piece)
     return sha.hexdigest()
 
 

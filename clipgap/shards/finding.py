@@ -63,6 +63,11 @@ def find_shards(source: str | Path | Sequence[str | Path]) -> list[TarShard]:
     return list(_with_companions(files, beside))
 
 
+def is_shard(name: str) -> bool:
+    """Whether a file of this name in a folder is a shard of it."""
+    return name.endswith(SUFFIX) and not name.startswith(".")
+
+
 def _tars(volume: Volume, path: str, beside: dict[str, Mapping[str, File]]) -> Iterator[File | str]:
     """The files of one part, and what is wrong with it; notes the listings of their folders."""
     found = find_files(volume, path)
@@ -70,7 +75,7 @@ def _tars(volume: Volume, path: str, beside: dict[str, Mapping[str, File]]) -> I
         listing = volume.listing(path)
         if listing is None:
             raise InputError(f"{path}: there is no such file or folder")
-        tars = [name for name in listing.files if name.endswith(SUFFIX) and name[0] != "."]
+        tars = filter(is_shard, listing.files)
         files = [listing.files[name] for name in sorted(tars, key=natural)]
     else:
         files = found.files

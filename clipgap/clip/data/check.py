@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from clipgap.clip.data.labels import label_of_cls
 from clipgap.clip.data.registry import Registered, find_set
 from clipgap.clip.data.tables import LabelTable
+from clipgap.clip.images.reading import (
+    CLASS,
+    class_folders,
+    class_of,
+    find_images,
+    is_image_folder,
+    shard_images,
+)
 from clipgap.errors import InputError
-from clipgap.shards.finding import SUFFIX
-from clipgap.shards.samples import read_samples
+from clipgap.shards.finding import find_shards
 
-IMAGE_EXTENSIONS = frozenset({"jpg", "jpeg", "png", "webp"})
 _SHOWN = 5
 
 
@@ -43,7 +47,7 @@ def check_set(name: str, path: str | Path) -> Checked:
             f"To get it: {entry.get}"
         )
     notes = _Notes()
-    if any(file.suffix == SUFFIX for file in root.iterdir()):
+    if not is_image_folder(root):
         images = _check_shards(entry, root, notes)
     elif entry.table is None:
         images = _check_folders(entry, root, notes)
@@ -66,7 +70,7 @@ class _Notes:
 
 def _check_folders(entry: Registered, root: Path, notes: _Notes) -> int:
     keys = entry.keys
-    there = sorted(item.name for item in os.scandir(root) if item.is_dir())
+    there = class_folders(root)
     missing = sorted(set(keys) - set(there))
     notes.expect(
         not missing,
@@ -81,10 +85,9 @@ def _check_folders(entry: Registered, root: Path, notes: _Notes) -> int:
         )
     counts: Counter[str] = Counter()
     names: list[str] = []
-    for key in keys:
-        for file in _images_below(root / key, notes):
-            counts[key] += 1
-            names.append(file.name)
+    for path in _images_of(root, notes, frozenset(keys)):
+        counts[path.partition("/")[0]] += 1
+        names.append(path.rpartition("/")[2])
     _check_counts(entry, counts, notes)
     _check_names(entry, names, notes)
     return counts.total()
@@ -94,10 +97,10 @@ def _check_shards(entry: Registered, root: Path, notes: _Notes) -> int:
     labels = {key: label for label, key in enumerate(entry.keys)}
     counts: Counter[str] = Counter()
     bad: list[str] = []
-    for sample in read_samples(root, on_problem=lambda problem: bad.append(str(problem))):
-        if not IMAGE_EXTENSIONS.isdisjoint(sample.contents):
+    for shard in find_shards(root):
+        for sample, _ in shard_images(shard, (CLASS,), lambda problem: bad.append(str(problem))):
             try:
-                counts[entry.keys[label_of_cls(sample, labels)]] += 1
+                counts[entry.keys[class_of(sample, labels)]] += 1
             except InputError as error:
                 bad.append(str(error))
     if bad:
@@ -117,7 +120,7 @@ def _check_table(entry: Registered, root: Path, notes: _Notes) -> int:
             f"{table.path.name} has the MD5 {found}, not {known}: get it again",
         )
     folder = root / entry.table.images
-    there = {file.relative_to(folder).as_posix() for file in _images_below(folder, notes)}
+    there = set(_images_of(folder, notes))
     missing = sorted(table.labels.keys() - there)
     notes.expect(
         not missing,
@@ -177,18 +180,17 @@ def _check_names(entry: Registered, names: Sequence[str], notes: _Notes) -> None
     )
 
 
-def _images_below(folder: Path, notes: _Notes) -> Iterator[Path]:
-    """Images in all folders below, in no order; empty ones are noted."""
-    empty: list[str] = []
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            if name.rpartition(".")[2].lower() in IMAGE_EXTENSIONS:
-                path = Path(parent, name)
-                if path.stat().st_size == 0:
-                    empty.append(str(path.relative_to(folder.parent)))
-                yield path
+def _images_of(folder: Path, notes: _Notes, keys: Collection[str] | None = None) -> list[str]:
+    """The images of a folder, or of some of the folders in it; empty ones are noted."""
+    found = [
+        (path, status.st_size)
+        for path, status in find_images(folder)
+        if keys is None or path.partition("/")[0] in keys
+    ]
+    empty = [path for path, size in found if size == 0]
     if empty:
-        notes.problems.append(f"{len(empty):,} images are empty files: {_some(sorted(empty))}")
+        notes.problems.append(f"{len(empty):,} images are empty files: {_some(empty)}")
+    return [path for path, _ in found]
 
 
 def _some(items: Collection[str]) -> str:

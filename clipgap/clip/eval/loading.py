@@ -1,10 +1,9 @@
-"""Images read, decoded and prepared ahead of the model, in order."""
+"""A set in batches, decoded and prepared ahead of the models."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.clip.eval.sets import EvalSet, Item
-from clipgap.clip.images import BadImage, decode
+from clipgap.clip.images.ahead import Ahead, Submit
+from clipgap.clip.images.decoding import BadImage
 from clipgap.shards.problems import Problem
 
 if TYPE_CHECKING:
@@ -43,50 +43,37 @@ def batches(
 ) -> Iterator[Batch]:
     """The set in batches; each image is decoded once, however many preprocessings it goes through.
 
-    What cannot be decoded is reported and left out.
+    What cannot be used is left out, and reported at the end: what was met while reading, then what
+    was met while decoding.
     """
     import torch
 
     def prepare(item: Item) -> list[Tensor]:
-        image = decode(item.read(), item.where)
+        image = item.image.decode()
         if data.border:
-            image = _without_border(image, data.border, item.where)
+            image = _without_border(image, data.border, item.image.where)
         return [preprocess(image) for preprocess in preprocesses]
 
+    def read(submit: Submit) -> Iterator[tuple[Item, Future[list[Tensor]]]]:
+        for item in data.images.items(unread.append):
+            yield item, submit(prepare, item)
+
+    unread: list[Problem] = []
+    undecoded: list[Problem] = []
     held: list[tuple[Item, list[Tensor]]] = []
-    for item, future in _ahead(data.images.items(report), prepare, workers, _AHEAD * size):
-        try:
-            held.append((item, future.result()))
-        except BadImage as bad:
-            report(Problem(data.path, "sample", item.key, bad.reason))
-        if len(held) == size:
+    with Ahead(read, workers, _AHEAD * size) as ahead:
+        for item, future in ahead:
+            try:
+                held.append((item, future.result()))
+            except BadImage as bad:
+                undecoded.append(Problem(data.path, "sample", item.image.key, bad.reason))
+            if len(held) == size:
+                yield _batch(held, torch.stack)
+                held = []
+        if held:
             yield _batch(held, torch.stack)
-            held = []
-    if held:
-        yield _batch(held, torch.stack)
-
-
-def _ahead(
-    items: Iterator[Item],
-    prepare: Callable[[Item], list[Tensor]],
-    workers: int,
-    ahead: int,
-) -> Iterator[tuple[Item, Future[list[Tensor]]]]:
-    """Items in order, with `ahead` of them in the hands of the workers."""
-    import torch
-
-    waiting: deque[tuple[Item, Future[list[Tensor]]]] = deque()
-    # Threads that decode must not each ask for a team of threads for a small tensor.
-    with ThreadPoolExecutor(workers, "decode", lambda: torch.set_num_threads(1)) as pool:
-        try:
-            for item in items:
-                waiting.append((item, pool.submit(prepare, item)))
-                if len(waiting) > ahead:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    for problem in (*unread, *undecoded):
+        report(problem)
 
 
 def _batch(
@@ -94,7 +81,7 @@ def _batch(
 ) -> Batch:
     items = [item for item, _ in held]
     return Batch(
-        keys=[item.key for item in items],
+        keys=[item.image.key for item in items],
         labels=np.array([item.label for item in items], np.int64),
         groups=[item.group for item in items],
         images=[stack(list(tensors)) for tensors in zip(*(t for _, t in held), strict=True)],

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from clipgap.clip.data.classes import Classes
-from clipgap.clip.data.labels import label_of_cls
 from clipgap.clip.data.registry import Registered
 from clipgap.clip.data.tables import LabelTable
-from clipgap.clip.embed.sources import images_of_folder
-from clipgap.clip.images import IMAGE_EXTENSIONS, BadImage
+from clipgap.clip.images.reading import (
+    CLASS,
+    RawImage,
+    class_folders,
+    class_of,
+    find_images,
+    is_image_folder,
+    shard_images,
+)
 from clipgap.errors import InputError, UsageError
+from clipgap.files.identity import whole_digest_of
+from clipgap.files.naming import has_braces, has_glob
+from clipgap.files.volumes import FILE_THREADS, File, file_at
 from clipgap.shards.finding import TarShard, find_shards
-from clipgap.shards.problems import OnProblem, Problem
-from clipgap.shards.samples import read_samples
+from clipgap.shards.problems import OnProblem
 
 LOG = logging.getLogger(__name__)
-_EXTENSIONS = (*IMAGE_EXTENSIONS, "cls")
 _SHOWN = 5
 
 
@@ -30,19 +37,9 @@ _SHOWN = 5
 class Item:
     """A labelled image that is not decoded yet."""
 
-    key: str
+    image: RawImage
     label: int
     group: str | None
-    where: str
-    content: bytes | Path
-
-    def read(self) -> bytes:
-        if isinstance(self.content, bytes):
-            return self.content
-        try:
-            return self.content.read_bytes()
-        except OSError as error:
-            raise BadImage(self.where, f"cannot be read: {error.strerror}") from error
 
 
 class Images(Protocol):
@@ -50,7 +47,7 @@ class Images(Protocol):
 
     @property
     def identity(self) -> str:
-        """A checksum that changes when the set does, as far as names and sizes tell."""
+        """A checksum that changes when any byte of the set does, or the label of an image."""
         ...
 
     @property
@@ -89,16 +86,12 @@ class Files:
 
     @property
     def identity(self) -> str:
-        digest = hashlib.sha256()
-        for path, label, group in zip(self.paths, self.labels, self.groups, strict=True):
-            size = (self.folder / path).stat().st_size
-            digest.update(f"{path}\0{size}\0{label}\0{group}\n".encode("utf-8", "surrogateescape"))
-        return digest.hexdigest()
+        files = [file_at(self.folder / path) for path in self.paths]
+        return _identity(zip(self.paths, self.labels, self.groups, strict=True), files)
 
     def items(self, on_problem: OnProblem) -> Iterator[Item]:
         for path, label, group in zip(self.paths, self.labels, self.groups, strict=True):
-            file = self.folder / path
-            yield Item(path, label, group, str(file), file)
+            yield Item(RawImage.of_file(self.folder, path), label, group)
 
 
 @dataclass(frozen=True)
@@ -114,22 +107,14 @@ class Shards:
 
     @property
     def identity(self) -> str:
-        named = "\n".join(f"{shard.name}\0{shard.file.size}" for shard in self.shards)
-        return hashlib.sha256(named.encode()).hexdigest()
+        files = [shard.file for shard in self.shards]
+        return _identity(((shard.name,) for shard in self.shards), files)
 
     def items(self, on_problem: OnProblem) -> Iterator[Item]:
         labels = self.classes.labels
         for shard in self.shards:
-            for sample in read_samples(
-                shard, extensions=_EXTENSIONS, on_problem=on_problem, empty=True
-            ):
-                kind = next((e for e in IMAGE_EXTENSIONS if e in sample.contents), None)
-                if kind is None:
-                    on_problem(Problem(shard.path, "sample", sample.key, "has no image"))
-                    continue
-                where = f"{shard.path}, {sample.key}.{kind}"
-                label = label_of_cls(sample, labels)
-                yield Item(sample.key, label, None, where, sample.contents[kind])
+            for sample, image in shard_images(shard, (CLASS,), on_problem):
+                yield Item(image, class_of(sample, labels), None)
 
 
 def open_set(
@@ -143,13 +128,15 @@ def open_set(
     root = Path(path)
     border = entry.border if entry else 0
     images: Images
-    if _holds_tars(path):
+    if not is_image_folder(path):
+        if not (root.exists() or _names_shards(path)):
+            hint = f" It should look like {entry.example}. To get it: {entry.get}" if entry else ""
+            raise InputError(
+                f"{path}: there is no such folder, and no .tar file of that name.{hint}"
+            )
         if group_by is not None:
             raise UsageError(f"--group-by {name}: shards have no table to group by")
         images = Shards(find_shards(path), classes)
-    elif not root.is_dir():
-        hint = f" It should look like {entry.example}. To get it: {entry.get}" if entry else ""
-        raise InputError(f"{path}: there is no such folder, and no .tar file of that name.{hint}")
     elif entry is not None and entry.table is not None:
         images = _from_table(entry, root, group_by)
     elif group_by is not None:
@@ -173,13 +160,12 @@ def open_set(
 def _from_folders(root: Path, classes: Classes, entry: Registered | None) -> Files:
     """Class folders; the first folder of an image's path says its class."""
     labels = classes.labels
-    there = {item.name for item in os.scandir(root) if item.is_dir()}
-    if entry is not None and (missing := sorted(labels.keys() - there)):
+    if entry is not None and (missing := sorted(labels.keys() - set(class_folders(root)))):
         raise InputError(
             f"{root}: {len(missing):,} of {len(labels):,} class folders are missing: "
             f"{_some(missing)}. {_expected(entry)}"
         )
-    paths = images_below(root)
+    paths = [path for path, _ in find_images(root)]
     strangers = {path.partition("/")[0] for path in paths} - labels.keys()
     if entry is not None and len(strangers) <= entry.others:
         paths = [path for path in paths if path.partition("/")[0] in labels]
@@ -198,7 +184,7 @@ def _from_table(entry: Registered, root: Path, group_by: str | None) -> Files:
     assert entry.table is not None
     table = LabelTable.read(entry, root, group_by)
     folder = root / entry.table.images
-    paths = images_below(folder)
+    paths = [path for path, _ in find_images(folder)]
     if unlisted := [path for path in paths if path not in table.labels]:
         raise InputError(
             f"{folder}: {len(unlisted):,} images are not listed in {table.path.name}: "
@@ -217,20 +203,19 @@ def _from_table(entry: Registered, root: Path, group_by: str | None) -> Files:
     )
 
 
-def images_below(folder: Path) -> list[str]:
-    """Paths of the images in a folder, in the order in which `clipgap embed` takes them."""
-    try:
-        return sorted(path for path, _ in images_of_folder(folder))
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
+def _identity(named: Iterable[tuple[object, ...]], files: Sequence[File]) -> str:
+    """Of a set of files, with what is known of each."""
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        for known, content in zip(named, pool.map(whole_digest_of, files), strict=True):
+            line = "\0".join(map(str, (*known, content)))
+            digest.update(f"{line}\n".encode())
+    return digest.hexdigest()
 
 
-def _holds_tars(path: str) -> bool:
-    """Whether a name means tar shards and not a folder of images."""
-    root = Path(path)
-    if root.is_dir():
-        return any(item.name.endswith(".tar") for item in os.scandir(root))
-    return path.endswith(".tar") or any(mark in path for mark in ("://", "::", "{", "*"))
+def _names_shards(path: str) -> bool:
+    """Whether a name that is no path can mean tar shards."""
+    return has_glob(path) or has_braces(path) or any(mark in path for mark in ("://", "::"))
 
 
 def _expected(entry: Registered | None) -> str:

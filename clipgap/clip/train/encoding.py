@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from clipgap.clip.images import IMAGE_EXTENSIONS, BadImage, decode
+from clipgap.clip.images.decoding import Unusable
+from clipgap.clip.images.reading import CAPTION, RawImage, class_of
 from clipgap.clip.train.source import BadSample
 from clipgap.shards.samples import Sample
 
@@ -21,7 +22,7 @@ class WithCaption:
     tokenize: Callable[[str], Any]
 
     def __call__(self, sample: Sample) -> tuple[Any, Any]:
-        caption = _text(sample, "txt", "caption")
+        caption = _caption(sample)
         return self.preprocess(_image(sample)), self.tokenize(caption)[0]
 
 
@@ -33,34 +34,31 @@ class WithClass:
     classes: int
 
     def __call__(self, sample: Sample) -> tuple[Any, int]:
-        label = class_of(sample)
+        label = label_of(sample)
         if label >= self.classes:
             raise BadSample(f"is of class {label}, but there are {self.classes:,}")
         return self.preprocess(_image(sample)), label
 
 
-def class_of(sample: Sample) -> int:
-    """The class that a sample's .cls names."""
-    text = _text(sample, "cls", "class").strip()
-    if not (text.isascii() and text.isdigit()) or len(text) > 9:
-        raise BadSample(f"its .cls holds {text[:20]!r}, not the number of a class")
-    return int(text)
+def label_of(sample: Sample) -> int:
+    """The number of the class that a sample's .cls names."""
+    try:
+        return class_of(sample)
+    except Unusable as bad:
+        raise BadSample(bad.reason) from bad
 
 
 def _image(sample: Sample) -> Any:
-    found = next((e for e in IMAGE_EXTENSIONS if e in sample.contents), None)
-    if found is None:
-        raise BadSample(f"has no image ({', '.join(IMAGE_EXTENSIONS)})")
     try:
-        return decode(sample.contents[found], f"{sample.shard}, {sample.key}")
-    except BadImage as error:
-        raise BadSample(error.reason) from error
+        return RawImage.of_sample(sample).decode()
+    except Unusable as bad:
+        raise BadSample(bad.reason) from bad
 
 
-def _text(sample: Sample, extension: str, noun: str) -> str:
-    if extension not in sample.contents:
-        raise BadSample(f"has no {noun} (.{extension})")
+def _caption(sample: Sample) -> str:
+    if CAPTION not in sample.contents:
+        raise BadSample(f"has no caption (.{CAPTION})")
     try:
-        return sample.contents[extension].decode()
+        return sample.contents[CAPTION].decode()
     except UnicodeDecodeError as error:
-        raise BadSample(f"its {noun} is not UTF-8") from error
+        raise BadSample("its caption is not UTF-8") from error

@@ -6,7 +6,14 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from clipgap.clip.images import IMAGE_EXTENSIONS
+from clipgap.clip.images.decoding import BadImage
+from clipgap.clip.images.reading import (
+    CLASS,
+    IMAGE_EXTENSIONS,
+    RawImage,
+    class_folders,
+    find_images,
+)
 from clipgap.clip.train.shards import Counted
 from clipgap.errors import InputError
 from clipgap.shards.matching import KeepSelector
@@ -17,18 +24,12 @@ CHUNK = 1_000
 """Files that are shuffled and handed out together, like those of a shard."""
 
 
-def is_folder(train_data: str) -> bool:
-    """Whether this names a folder of images rather than shards."""
-    path = Path(train_data)
-    return path.is_dir() and next(path.glob("*.tar"), None) is None
-
-
 def count_folder(
     folder: Path, keep: Path | None
 ) -> tuple[KeepSelector | None, list[Counted], tuple[str, ...]]:
     """The keep-list, the kept images in chunks, and the classes."""
-    selector = None if keep is None else KeepSelector.open(keep, [str(folder)])
-    images = ImageFolder(folder, selector)
+    images = ImageFolder(folder, keep)
+    selector = images.selector
     if not images.paths:
         why = " that the keep-list keeps" if selector is not None else ""
         raise InputError(f"{folder}: holds no image{why} in a folder of its class")
@@ -47,24 +48,25 @@ def count_folder(
 class ImageFolder:
     """The images of a folder that take part, by path; their keys are their paths in it."""
 
-    def __init__(self, folder: Path, keep: KeepSelector | None) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: Path, keep: Path | None) -> None:
+        self._folder = folder
+        # By path alone: shards of a store are parts of the folder, whatever either is called.
+        self.selector = None if keep is None else KeepSelector.open(keep, [])
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
-        """All subfolders, whatever is kept of them, so that splits have the same classes."""
-        return tuple(sorted(entry.name for entry in self._folder.iterdir() if entry.is_dir()))
+        """All class folders, whatever is kept of them, so that splits have the same classes."""
+        return tuple(class_folders(self._folder))
 
     @cached_property
     def paths(self) -> Sequence[str]:
-        endings = tuple(f".{extension}" for extension in IMAGE_EXTENSIONS)
-        found = sorted(
-            path.relative_to(self._folder).as_posix()
-            for name in self.classes
-            for path in (self._folder / name).rglob("*")
-            if path.name.lower().endswith(endings) and path.is_file()
-        )
-        keep = self._keep
+        found = [path for path, _ in find_images(self._folder)]
+        if outside := [path for path in found if "/" not in path]:
+            raise InputError(
+                f"{self._folder}: {len(outside):,} images lie in no folder of their class, the "
+                f"first is {outside[0]}. Move them into one, or away."
+            )
+        keep = self.selector
         return found if keep is None else [p for p in found if keep(p, str(self._folder))]
 
     def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
@@ -72,10 +74,10 @@ class ImageFolder:
         labels = {name: str(label).encode() for label, name in enumerate(self.classes)}
         for path in self.paths[shard * CHUNK : (shard + 1) * CHUNK]:
             try:
-                content = (self._folder / path).read_bytes()
-            except OSError as error:
-                reason = f"cannot be read: {error.strerror}"
-                on_problem(Problem(str(self._folder), "sample", path, reason))
+                content = RawImage.of_file(self._folder, path).read()
+            except BadImage as bad:
+                on_problem(Problem(str(self._folder), "sample", path, bad.reason))
                 continue
             label = labels[path.partition("/")[0]]
-            yield Sample(path, str(self._folder), {"jpg": content, "cls": label})
+            # Decoders tell formats apart by content, not by extension.
+            yield Sample(path, str(self._folder), {IMAGE_EXTENSIONS[0]: content, CLASS: label})

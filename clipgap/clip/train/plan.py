@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.clip.checkpoints import checkpoint_file, read_weights
+from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import import_open_clip, register_config
-from clipgap.clip.train.folders import count_folder, is_folder
+from clipgap.clip.train.folders import count_folder
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
@@ -81,7 +82,7 @@ class TrainPlan:
 
     @property
     def is_folder(self) -> bool:
-        return is_folder(self.train_data)
+        return is_image_folder(self.train_data)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "train", **asdict(self)}
@@ -146,7 +147,7 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
     classify = options.objective == "classify"
     classes: tuple[str, ...] = ()
     selector = None
-    if is_folder(place.train_data):
+    if is_image_folder(place.train_data):
         if not classify:
             raise InputError(f"{place.train_data}: holds no .tar files; training CLIP needs them")
         selector, shards, classes = _open_folder(place)

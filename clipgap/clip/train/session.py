@@ -20,7 +20,6 @@ from clipgap.clip.train.plan import TrainPlan
 from clipgap.clip.train.shards import KeptShards
 from clipgap.clip.train.source import Batches, Encode, Epoch, Shards, Share, loader
 from clipgap.errors import Interrupted
-from clipgap.shards.matching import KeepSelector
 
 
 class StopAt(Exception):
@@ -86,8 +85,7 @@ class Session:
         plan = self.plan
         if not plan.is_folder:
             return KeptShards(plan.shards, plan.keep)
-        selector = plan.keep and KeepSelector.open(plan.keep, [plan.train_data])
-        return ImageFolder(Path(plan.train_data), selector or None)
+        return ImageFolder(Path(plan.train_data), None if plan.keep is None else Path(plan.keep))
 
 
 class Agreement:

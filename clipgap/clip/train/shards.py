@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipgap.clip.train.encoding import class_of
-from clipgap.clip.train.source import BadSample
+from clipgap.clip.images.reading import CLASS, BadLabel, class_of
 from clipgap.errors import InputError
 from clipgap.files.volumes import FILE_THREADS, read_bytes
 from clipgap.shards.choosing import Choice, chooser_for
@@ -81,8 +80,8 @@ def count_classes(shards: Sequence[Counted]) -> tuple[str, ...]:
 
     def highest(shard: TarShard) -> int:
         number = -1
-        for sample in read_samples(shard, extensions=("cls",), on_problem=lambda problem: None):
-            with suppress(BadSample):  # told of when it is to be trained on
+        for sample in read_samples(shard, extensions=(CLASS,), on_problem=lambda problem: None):
+            with suppress(BadLabel):  # told of when it is to be trained on
                 number = max(number, class_of(sample))
         return number
 

@@ -1,4 +1,4 @@
-"""Images out of files that nobody has checked.
+"""Pixels out of bytes that nobody has checked.
 
 What comes out is what open_clip and webdataset see, `Image.convert("RGB")`: alpha is dropped,
 palettes are resolved, CMYK is converted, the first frame stands for an animation, and an EXIF
@@ -16,9 +16,6 @@ from clipgap.errors import InputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
-"""In a sample of several images, the first of these is meant."""
-
 MOST_PIXELS = 89_478_485
 """A quarter of a gigabyte when decoded; also where Pillow begins to warn."""
 
@@ -29,16 +26,20 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
-class BadImage(InputError):
-    """An image that cannot be used; `reason` says why, the message also where."""
+class Unusable(InputError):
+    """A sample that cannot be used; `reason` says why, the message also where."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where}: {reason}")
         self.where = where
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return BadImage, (self.where, self.reason)
+    def __reduce__(self) -> tuple[type[Unusable], tuple[str, str]]:
+        return type(self), (self.where, self.reason)
+
+
+class BadImage(Unusable):
+    """An image of which there are no pixels to be had."""
 
 
 def decode(data: bytes, where: str) -> Image:
@@ -54,6 +55,8 @@ def decode(data: bytes, where: str) -> Image:
         raise BadImage(where, f"its header claims more than {MOST_PIXELS:,} pixels") from None
     except UnidentifiedImageError:
         raise BadImage(where, f"not an image (known are {', '.join(_FORMATS)})") from None
+    except MemoryError:
+        raise
     except Exception as error:
         raise BadImage(where, f"its header cannot be read: {error}") from error
     _check_size(image.size, where)
@@ -62,6 +65,8 @@ def decode(data: bytes, where: str) -> Image:
         if image.mode in _WIDE:
             image = _narrow(image)
         return image if image.mode == "RGB" else image.convert("RGB")
+    except MemoryError:  # the machine's fault, not the image's
+        raise
     except Exception as error:
         raise BadImage(where, f"cannot be decoded: {error}") from error
 
