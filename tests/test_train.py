@@ -1,4 +1,4 @@
-"""`clipgap train` as people start it: torchrun, two ranks, signals, kills, resumed to the bit."""
+"""`clipgap train` as people start it: two ranks, signals, kills, resumed to the bit."""
 
 from __future__ import annotations
 
@@ -119,7 +119,8 @@ def test_stopped_killed_and_resumed_to_the_same_end(
 
     process = start(here, name, "--resume=latest")
     wait_for_batch(process, folder, position.epoch + 3)
-    ranks = [int(path.read_text()) for path in (folder / ".progress").glob("rank-*.pid")]
+    ranks = children(process.pid)
+    assert listening(ranks) | listening([process.pid]) == {LOOPBACK}
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL and len(ranks) == 2
@@ -134,6 +135,33 @@ def test_stopped_killed_and_resumed_to_the_same_end(
     assert same(weights(result.path, last), weights(undisturbed.path, last))
     assert losses(result.path) == losses(undisturbed.path)
     assert seen(result.path) == seen(undisturbed.path)
+
+
+def children(number: int) -> list[int]:
+    listed = Path(f"/proc/{number}/task/{number}/children")
+    return [int(child) for child in listed.read_text().split()]
+
+
+LOOPBACK = "127.0.0.1"
+
+
+def listening(numbers: list[int]) -> set[str]:
+    """The addresses on which processes listen for others."""
+    sockets = set()
+    for number in numbers:
+        for handle in Path(f"/proc/{number}/fd").iterdir():
+            try:
+                sockets.add(str(handle.readlink()))
+            except OSError:  # closed meanwhile
+                continue
+    found = set()
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]:
+            words = line.split()
+            if words[3] == "0A" and f"socket:[{words[9]}]" in sockets:
+                address = words[1].partition(":")[0]
+                found.add(".".join(str(byte) for byte in reversed(bytes.fromhex(address))))
+    return found
 
 
 def wait_for_end(numbers: list[int]) -> None:

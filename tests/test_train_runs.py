@@ -17,8 +17,7 @@ from clipgap.__main__ import main
 from clipgap.clip.train import checkpoints, driver
 from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
-from clipgap.clip.train.plan import plan_train
-from clipgap.clip.train.ranks import Ranks
+from clipgap.clip.train.plan import Ranks, plan_train
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import Picture, encoded, pictures, render, write_shards, write_tar
 from tests.shards import member, tar_bytes, write_keep
@@ -321,7 +320,7 @@ def test_dry_run_says_it_all(world: TrainWorld, capsys: pytest.CaptureFixture[st
     said = json.loads(capsys.readouterr().out)
     assert (said["samples"], said["world_size"], said["accum_freq"]) == (90, 2, 4)
     assert said["steps"] == 9 and said["global_batch"] == 32
-    assert "--nproc-per-node=2" in said["command"] and not Path("l").exists()
+    assert said["command"][-1].endswith("l/n") and not Path("l").exists()
 
 
 def test_the_recipe_of_the_paper() -> None:

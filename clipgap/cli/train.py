@@ -98,7 +98,7 @@ def _shown(progress: Progress) -> Shown:
 
 
 def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:
-    from clipgap.clip.train.driver import torchrun_command
+    from clipgap.clip.train.driver import rank_command
 
     batches = plan.batches
     return {
@@ -119,7 +119,7 @@ def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:
         "global_batch": batches.global_batch,
         "workers": batches.workers,
         "precision": plan.options.precision,
-        "command": torchrun_command(plan, folder),
+        "command": rank_command(folder),
     }
 
 

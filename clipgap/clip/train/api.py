@@ -20,8 +20,7 @@ from typing import Any
 from clipgap import __version__
 from clipgap.clip.train.logs import Quarantine, reached
 from clipgap.clip.train.options import Place, TrainOptions
-from clipgap.clip.train.plan import TrainPlan, plan_train
-from clipgap.clip.train.ranks import Ranks
+from clipgap.clip.train.plan import Ranks, TrainPlan, plan_train
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
 from clipgap.machine import versions

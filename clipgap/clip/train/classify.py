@@ -15,8 +15,7 @@ from clipgap.clip.train import checkpoints
 from clipgap.clip.train.encoding import WithClass
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
-from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.ranks import Ranks
+from clipgap.clip.train.plan import Ranks, TrainPlan
 from clipgap.clip.train.session import Session, Steps, StopAt
 from clipgap.errors import UsageError
 

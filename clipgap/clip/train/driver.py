@@ -1,22 +1,28 @@
-"""The processes of a run: started, watched, asked to stop, and their failures put into words."""
+"""The processes of a run: started, watched, asked to stop, and their failures put into words.
+
+On one machine the driver starts the ranks itself, where torchrun would put an agent in between. Its
+children get each signal from it and nobody else, their exit codes need no translation, and the
+store through which they find each other listens on this machine's own address alone.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from clipgap.clip.train.logs import reached
 from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.worker import FAILURE, PROGRESS, STOPPED, run
+from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, PLAN, PROGRESS, run
 from clipgap.errors import (
     ClipgapError,
     InputError,
@@ -24,25 +30,25 @@ from clipgap.errors import (
     MissingDependency,
     UsageError,
 )
-from clipgap.runs.old_output import remove
+from clipgap.files.documents import write_json
 
 if TYPE_CHECKING:
     from clipgap.clip.train.api import OnProgress
 
 LOG = "processes.log"
+LOOPBACK = "127.0.0.1"
 _PAUSE = 0.1
 _LOOK_EVERY = 10
 _SHOWN_LINES = 12
-_ERRORS = {error.exit_code: error for error in (UsageError, InputError, MissingDependency)}
+_ERRORS = {
+    error.exit_code: error for error in (UsageError, InputError, MissingDependency, Interrupted)
+}
+_Ranks = Sequence[subprocess.Popen[bytes]]
 
 
-def torchrun_command(plan: TrainPlan, folder: Path) -> list[str]:
-    """What starts a process for each device; all they need to know lies in the folder."""
-    return [
-        *(sys.executable, "-m", "clipgap.clip.train.launch"),
-        *("--standalone", f"--nproc-per-node={plan.batches.world}"),
-        *("-m", "clipgap.clip.train.worker", str(folder.absolute())),
-    ]
+def rank_command(folder: Path) -> list[str]:
+    """What starts a rank; all that it needs to know lies in the folder and its environment."""
+    return [sys.executable, "-m", "clipgap.clip.train.worker", str(folder.absolute())]
 
 
 def run_here(plan: TrainPlan, folder: Path, stop: threading.Event) -> None:
@@ -52,53 +58,92 @@ def run_here(plan: TrainPlan, folder: Path, stop: threading.Event) -> None:
 
 def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: OnProgress) -> None:
     """Start the ranks and wait for them."""
-    progress = folder / PROGRESS
-    for path in [progress / STOPPED, progress / FAILURE, *progress.glob("rank-*.pid")]:
-        remove(path)
-    with (folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
-            torchrun_command(plan, folder),
+    if stop.is_set():
+        raise Interrupted("stopped before the first step; --resume latest begins with it")
+    progress, world = folder / PROGRESS, plan.batches.world
+    write_json(progress / PLAN, plan.to_json())
+    (progress / ENDED).unlink(missing_ok=True)
+    ranks: list[subprocess.Popen[bytes]] = []
+    with (folder / LOG).open("ab") as log, _meeting_point(world) as environment:
+        try:
+            for rank in range(world):
+                ranks.append(_started(rank, folder, environment, log))
+            failed = _watch(ranks, plan, folder, stop, on_progress)
+        finally:  # if one has failed, the others would wait for it for ever
+            for process in ranks:
+                process.kill()
+                process.wait()
+    _judge(failed, folder)
+
+
+@contextmanager
+def _meeting_point(world: int) -> Iterator[dict[str, str]]:
+    """A store for ranks to find each other by, and the environment that leads them there."""
+    shared = {DRIVER: str(os.getpid()), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    if world == 1:
+        yield shared
+        return
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # Torch would listen on all addresses; a socket that listens already is taken as it is.
+    listening = socket.create_server((LOOPBACK, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(
+        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    yield {
+        **shared,
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the first rank is not to serve one as well
+        **({} if own is None else {"GLOO_SOCKET_IFNAME": own, "NCCL_SOCKET_IFNAME": own}),
+        # As torchrun has it: ranks would take each other's cores.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    del store
+
+
+def _started(
+    rank: int, folder: Path, environment: dict[str, str], log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    # Signals are held back in the new process until it has said what is to be done about them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
+    try:
+        return subprocess.Popen(
+            rank_command(folder),
+            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
-        try:
-            _watch(process, plan, folder, stop, on_progress)
-        finally:
-            if process.poll() is None:  # something went wrong here: nobody would wait for them
-                process.kill()
-                process.wait()
-    _judge(process.returncode, folder)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _watch(
-    process: subprocess.Popen[bytes],
-    plan: TrainPlan,
-    folder: Path,
-    stop: threading.Event,
-    on_progress: OnProgress,
-) -> None:
+    ranks: _Ranks, plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: OnProgress
+) -> int:
+    """Until all have ended, or one has failed; its exit code, else 0."""
     show = _shown(plan, folder, on_progress)
-    told: set[Path] = set()
+    asked = False
     ticks = 0
-    while process.poll() is None:
-        if stop.is_set():
-            for path in set((folder / PROGRESS).glob("rank-*.pid")) - told:
-                told |= _tell(path)
+    while True:
+        codes = [process.poll() for process in ranks]
+        failed = next((c for c in codes if c not in (None, 0, Interrupted.exit_code)), None)
+        if failed is not None or None not in codes:
+            return failed or 0
+        if stop.is_set() and not asked:
+            asked = True
+            for process in ranks:
+                process.send_signal(signal.SIGTERM)
         if ticks % _LOOK_EVERY == 0:
             next(show)
         ticks += 1
-        time.sleep(_PAUSE)
-
-
-def _tell(path: Path) -> set[Path]:
-    """Ask a rank to stop; nothing if it has only begun to write its number."""
-    number = path.read_text()
-    if not number:
-        return set()
-    with suppress(ProcessLookupError):
-        os.kill(int(number), signal.SIGUSR1)
-    return {path}
+        if asked:
+            time.sleep(_PAUSE)
+        else:
+            stop.wait(_PAUSE)
 
 
 def _shown(plan: TrainPlan, folder: Path, on_progress: OnProgress) -> Iterator[None]:
@@ -117,21 +162,19 @@ def _shown(plan: TrainPlan, folder: Path, on_progress: OnProgress) -> Iterator[N
         yield
 
 
-def _judge(code: int, folder: Path) -> None:
+def _judge(failed: int, folder: Path) -> None:
     """Raise what the ranks have said, or what can be said of them."""
-    progress = folder / PROGRESS
-    if (progress / FAILURE).exists():
-        failure = json.loads((progress / FAILURE).read_bytes())
-        raise _ERRORS.get(failure["exit_code"], ClipgapError)(failure["message"])
-    if code == 0 and (progress / STOPPED).exists():
-        raise Interrupted(json.loads((progress / STOPPED).read_bytes())["message"])
-    if code:
+    ended = folder / PROGRESS / ENDED
+    if ended.exists():
+        said: dict[str, Any] = json.loads(ended.read_bytes())
+        raise _ERRORS.get(said["exit_code"], ClipgapError)(said["message"])
+    if failed:
         lines = (folder / LOG).read_text(errors="replace").splitlines()[-_SHOWN_LINES:]
         raise ClipgapError(
             "\n".join(
                 [
-                    f"a process of the run failed with exit code {code}. When the cause is mended, "
-                    f"--resume latest goes on. The end of {folder / LOG}:",
+                    f"a process of the run failed with exit code {failed}. When the cause is "
+                    f"mended, --resume latest goes on. The end of {folder / LOG}:",
                     *(f"  {line}" for line in lines),
                 ]
             )

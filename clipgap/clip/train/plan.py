@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
@@ -19,7 +20,6 @@ from clipgap.clip.train.folders import count_folder
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
-from clipgap.clip.train.ranks import Ranks
 from clipgap.clip.train.shards import Counted, count_classes, count_shards
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.documents import checksum
@@ -35,7 +35,7 @@ _OWNED = {
     "--dataset-type": "--train-data (only tar shards)",
     "--dataset-resampled": "--train-data (each sample is seen once an epoch)",
     "--train-data-upsampling-factors": "--add-reference",
-    "--horovod": "nothing: torchrun starts the processes",
+    "--horovod": "nothing: clipgap or torchrun starts the processes",
     "--trace": "nothing: a traced model cannot be trained",
     "--resume": "--resume latest",
     "--logs": "--logs",
@@ -45,6 +45,35 @@ _OWNED = {
     "--copy-codebase": "nothing: the manifest names the versions",
 }
 """Flags of open_clip_train that must not come behind `--`, and what to use instead."""
+
+
+_RANK_NAMES = {
+    "rank": ("RANK", "SLURM_PROCID", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
+    "local": ("LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    "world": ("WORLD_SIZE", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
+}
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The place of this process among those of the run."""
+
+    launched: bool = False  # by something that starts one process a device
+    rank: int = 0
+    local: int = 0
+    world: int = 1
+
+    @classmethod
+    def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
+        """torchrun says so even of a single process; one Slurm task is a machine, not a device."""
+        found = {
+            what: next((int(environment[name]) for name in names if name in environment), None)
+            for what, names in _RANK_NAMES.items()
+        }
+        world = found["world"] or 1
+        if found["rank"] is None or (world == 1 and "RANK" not in environment):
+            return cls()
+        return cls(True, found["rank"], found["local"] or 0, world)
 
 
 @dataclass(frozen=True)
@@ -180,8 +209,8 @@ def _world(options: TrainOptions, ranks: Ranks, device: str) -> int:
     if ranks.launched:
         if options.devices is not None:
             raise UsageError(
-                "--devices is for torchrun to know when clipgap starts it; here it has been "
-                f"started with {ranks.world:,} processes"
+                "--devices says how many processes clipgap starts; here it has been "
+                f"started as one of {ranks.world:,} processes"
             )
         return ranks.world
     if options.devices is not None:

@@ -1,9 +1,9 @@
-"""One rank of a run, as torchrun starts it: `python -m clipgap.clip.train.worker FOLDER`.
+"""One rank of a run, as the driver starts it: `python -m clipgap.clip.train.worker FOLDER`.
 
-FOLDER/.progress/plan.json       what to do
-FOLDER/.progress/rank-N.pid      whom to send a signal: SIGTERM, SIGINT or SIGUSR1 ask to stop
-FOLDER/.progress/stopped         the run has stopped as asked
-FOLDER/.progress/failure.json    why it could not go on
+FOLDER/.progress/ranks.json    what to do
+FOLDER/.progress/ended.json    why it was not done to its end: asked to stop, or what is wrong
+
+SIGTERM, SIGINT and SIGUSR1 ask it to stop, from its first moment to its last.
 """
 
 from __future__ import annotations
@@ -16,43 +16,36 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.ranks import Ranks
-from clipgap.errors import ClipgapError, Interrupted
+from clipgap.clip.train.plan import Ranks, TrainPlan
+from clipgap.errors import ClipgapError
 from clipgap.files.documents import write_json
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PROGRESS = ".progress"
-STOPPED, FAILURE = "stopped", "failure.json"
+PLAN, ENDED = "ranks.json", "ended.json"
+DRIVER = "CLIPGAP_DRIVER"
+"""The variable of the environment that holds the number of the process that starts the ranks."""
+_PR_SET_PDEATHSIG = 1
 
 
 def main(folder: Path) -> int:
-    """Do this rank's part; 0 if it was done or stopped as asked."""
-    from clipgap.clip.train.launch import die_with_parent
-
-    die_with_parent()
+    """Do this rank's part; 0 if it was done, else what the command line says of such an end."""
+    _die_with_driver()
     stop = threading.Event()
     for number in ASKING:
         signal.signal(number, lambda *_: stop.set())
-    ranks = Ranks.of_environment()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)  # the driver has held them back until here
     progress = folder / PROGRESS
-    (progress / f"rank-{ranks.rank}.pid").write_text(str(os.getpid()))
-    plan = TrainPlan.of_json(
-        {
-            k: v
-            for k, v in json.loads((progress / "plan.json").read_bytes()).items()
-            if k != "format"
-        }
-    )
     try:
-        run(plan, folder, stop.is_set)
-    except Interrupted as stopped:
-        if ranks.rank == 0:
-            write_json(progress / STOPPED, {"message": str(stopped)})
+        run(TrainPlan.of_json(json.loads((progress / PLAN).read_bytes())), folder, stop.is_set)
     except ClipgapError as error:
-        write_json(progress / FAILURE, {"message": str(error), "exit_code": error.exit_code})
-        print(f"rank {ranks.rank}: {error}", file=sys.stderr)
+        write_json(progress / ENDED, {"message": str(error), "exit_code": error.exit_code})
+        print(f"rank {Ranks.of_environment().rank}: {error}", file=sys.stderr)
         return error.exit_code
+    finally:
+        # What is left is Python's own end, and to be killed there would look like a failure.
+        for number in ASKING:
+            signal.signal(number, signal.SIG_IGN)
     return 0
 
 
@@ -69,6 +62,16 @@ def run(plan: TrainPlan, folder: Path, stop: Callable[[], bool]) -> None:
         from clipgap.clip.train.classify import run_classify
 
         run_classify(session)
+
+
+def _die_with_driver() -> None:
+    """On Linux, be killed when the driver is: nobody else would do it."""
+    if sys.platform == "linux":
+        import ctypes
+
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != int(os.environ[DRIVER]):
+            sys.exit("the driver is gone")
 
 
 if __name__ == "__main__":
