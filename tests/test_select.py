@@ -22,6 +22,7 @@ from clipgap.scan.tables import SetColumns
 from clipgap.select import order
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
 from clipgap.select.splitting import Split
+from tests.test_verify import sign
 from tests.worlds import World, flip_bit, make_world, thresholds, tree, truth
 
 SETS = ("a", "b.2-x")
@@ -392,9 +393,13 @@ def test_a_damaged_scan_is_named(world: World, tmp_path: Path) -> None:
     part = scan / "train" / "part-00002.parquet"
     (scan / "train" / "part-00000.parquet").replace(part)
     shutil.copy(world.folder / "scan" / "train" / "part-00000.parquet", scan / "train")
-    with pytest.raises(InputError, match=r"part-00002.parquet has 90 rows.*133 rows"):
+    with pytest.raises(InputError, match=r"part-00002.parquet is damaged: it has .* bytes, not"):
         clipgap.split(scan, Prune(("a",)), out=tmp_path / "k")
+    sign(scan, "train/part-00002.parquet")
+    with pytest.raises(InputError, match=r"part-00002.parquet has 90 rows.*133 rows"):
+        clipgap.split(scan, Prune(("a",)), out=tmp_path / "k", overwrite=True)
     assert not (tmp_path / "k" / "manifest.json").exists()
     part.write_bytes(b"PAR1 nothing PAR1")
-    with pytest.raises(InputError, match=r"cannot read .*part-00002.parquet"):
+    sign(scan, "train/part-00002.parquet")
+    with pytest.raises(InputError, match=r"part-00002.parquet is damaged: it does not end"):
         clipgap.split(scan, Prune(("a",)))

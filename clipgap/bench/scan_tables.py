@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.files.documents import MANIFEST, write_json
-from clipgap.files.parquet import ROW_GROUP, write_tables
+from clipgap.files.parquet import ROW_GROUP, FileSum, write_tables
 from clipgap.machine import cores
 from clipgap.scan.manifest import FORMAT
 from clipgap.scan.sinks import part_name
@@ -58,6 +58,7 @@ def write_manifest(
 ) -> None:
     """What makes the folder a scan."""
     rows = int(sum(shard_rows))
+    parts = [part_name(shard) for shard in range(len(shard_rows))]
     shards = [
         {"name": f"{i:05d}", "rows": int(n), "dtype": "float16", "fingerprint": f"{i:064x}"}
         for i, n in enumerate(shard_rows)
@@ -72,7 +73,7 @@ def write_manifest(
         "inputs": {"train": train, "tests": tests, "gap": gap},
         "settings": {"train_table": True, "above": []},
         "counts": {"rows": rows, "quarantined": quarantined},
-        "files": {},
+        "files": {name: asdict(FileSum.of(folder / name)) for name in parts},
     }
     write_json(folder / MANIFEST, manifest)
 

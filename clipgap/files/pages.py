@@ -7,7 +7,7 @@ Whatever is stored otherwise is left to pyarrow.
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,14 @@ _ROWS, _ENCODING = 1, 2
 _TRUE, _FALSE, _INTEGERS, _BINARY, _STRUCT = 1, 2, (4, 5, 6), 8, 12
 
 
-def read_plain(descriptor: int, chunk: Any) -> NDArray[Any] | None:
-    """The values of a column chunk of an open file; None if they do not lie there plainly."""
+def read_plain(read_at: Callable[[int, int], bytes], chunk: Any) -> NDArray[Any] | None:
+    """The values of a column chunk of a file; None if they do not lie there plainly."""
     kind, rows, known = chunk.physical_type, chunk.num_values, chunk.statistics
     if kind not in ("FLOAT", "BOOLEAN") or chunk.compression != "UNCOMPRESSED":
         return None
     if chunk.has_dictionary_page or known is None or not known.has_null_count or known.null_count:
         return None
-    content = os.pread(descriptor, chunk.total_compressed_size, chunk.data_page_offset)
+    content = read_at(chunk.data_page_offset, chunk.total_compressed_size)
     values = np.empty(rows, np.float32 if kind == "FLOAT" else np.bool_)
     at = filled = 0
     while filled < rows:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+import hashlib
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
+from clipgap.files.pages import read_plain
 from clipgap.files.sums import FileSum as FileSum
 
 Put = Callable[[Any], None]
@@ -20,7 +25,18 @@ Put = Callable[[Any], None]
 ROW_GROUP = 65_536
 """Rows of a parquet row group: part of the format, so that no block size can change a file."""
 
+GROUP_BYTES = 1 << 30
+"""A row group has fewer rows if it would be larger: an Arrow array of strings ends at 2 GiB."""
+
 _REPEATING = ("shard", "set", "reason")
+_MAGIC = b"PAR1"
+_MEND = "The command that made it computes damaged files again when it is given --resume."
+
+_found_right: dict[tuple[int, ...], str] = {}
+"""Which files this process has read and found right, so that a second pass need not hash them."""
+
+_YOUNG = 2_000_000_000
+"""Nanoseconds for which a file can change without showing it: clocks of file systems are coarse."""
 
 
 @contextmanager
@@ -65,6 +81,10 @@ def row_groups(schema: Any, tables: Iterable[Any]) -> Iterator[Any]:
     """
     held = schema.empty_table()
     for table in tables:
+        next_ones = table.slice(0, ROW_GROUP - held.num_rows)
+        if held.num_rows and held.nbytes + next_ones.nbytes > GROUP_BYTES:
+            yield held.combine_chunks()
+            held = schema.empty_table()
         held = pa.concat_tables([held, table])
         while held.num_rows >= ROW_GROUP:
             yield held.slice(0, ROW_GROUP).combine_chunks()
@@ -73,26 +93,177 @@ def row_groups(schema: Any, tables: Iterable[Any]) -> Iterator[Any]:
         yield held.combine_chunks()
 
 
-def read_table(path: Path) -> Any:
-    """Read a whole table."""
-    with _reading(path):
-        return pq.ParquetFile(path).read()
+def read_table(
+    path: Path, expected: FileSum | None = None, columns: Sequence[str] | None = None
+) -> Any:
+    """A whole table, or some of its columns; a chunk a row group, since no array may be large."""
+    with open_table(path, expected) as table:
+        groups = [table.read(group, columns) for group in table.groups()]
+        return pa.concat_tables([table.no_rows(columns), *groups])
 
 
-def read_row_groups(path: Path) -> Iterator[Any]:
-    """Read a table piece by piece."""
-    with _reading(path):
-        file = pq.ParquetFile(path)
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+def read_row_groups(
+    path: Path, expected: FileSum | None = None, columns: Sequence[str] | None = None
+) -> Iterator[Any]:
+    """A table piece by piece; the last piece is given only if all of the file was right."""
+    with open_table(path, expected) as table:
+        for group in table.groups():
+            yield table.read(group, columns)
+
+
+def check_file(path: Path, expected: FileSum) -> None:
+    """Refuse a table that is not what its manifest says, for a reader that cannot check it."""
+    with open_table(path, expected) as table:
+        for _ in table.groups():
+            pass
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
+    """A table to be read once, from its first row group to its last.
+
+    `expected` is what its manifest says of it, None where nothing does. What goes wrong while it is
+    open is an `InputError` that names the file.
+    """
     try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        with path.open("rb", buffering=0) as file:
+            yield TableReader(path, file.fileno(), expected)
+    except (OSError, pa.ArrowException, IndexError, KeyError) as error:
+        words = " ".join(str(error).split()).rstrip(".")
+        raise InputError(f"cannot read {path}: {words}. {_MEND}") from error
+
+
+class TableReader:
+    """A parquet file whose bytes are hashed as they are read, and read only once.
+
+    What is parsed is what was hashed: bytes lie in memory in between, those of one row group at a
+    time. A file that is wrong is known to be so when all of it was read; `groups` sees to that
+    before it gives the last row group. So nobody can have taken all of a wrong table.
+    """
+
+    def __init__(self, path: Path, descriptor: int, expected: FileSum | None) -> None:
+        self._path, self._descriptor, self._expected = path, descriptor, expected
+        found = os.fstat(descriptor)
+        self._mark = (
+            found.st_dev,
+            found.st_ino,
+            found.st_size,
+            found.st_mtime_ns,
+            found.st_ctime_ns,
+        )
+        if expected is not None and found.st_size != expected.size:
+            raise self._damaged(f"it has {found.st_size:,} bytes, not {expected.size:,}")
+        self._is_checked = expected is None or _found_right.get(self._mark) == expected.sha256
+        self._digest = hashlib.sha256()
+        self._at = 0
+        footer, self._data = self._read_footer(found.st_size)
+        self.metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer))
+        self._footer = footer
+        self._window = _Window(descriptor)
+        self._file = pq.ParquetFile(pa.PythonFile(self._window, "r"), metadata=self.metadata)
+        self.schema = self._file.schema_arrow
+
+    def groups(self) -> Iterator[int]:
+        """The numbers of all row groups, each to be read before the next is asked for."""
+        last = self.metadata.num_row_groups - 1
+        if last < 0:
+            self._take(self._data)
+            self._finish()
+        for group in range(last + 1):
+            self._take(self._data if group == last else self._start(group + 1))
+            if group == last:
+                self._finish()
+            yield group
+
+    def read(self, group: int, columns: Sequence[str] | None = None) -> Any:
+        """Columns of a row group as a pyarrow table."""
+        return self._file.read_row_group(group, columns=columns, use_threads=False)
+
+    def read_plain(self, group: int, column: str) -> NDArray[Any] | None:
+        """The numbers of a column as they lie in the file; None where only pyarrow can tell."""
+        chunk = self.metadata.row_group(group).column(self.schema.get_field_index(column))
+        return read_plain(self._window.read_at, chunk)
+
+    def no_rows(self, columns: Sequence[str] | None) -> Any:
+        table = self.schema.empty_table()
+        return table if columns is None else table.select(columns)
+
+    def _read_footer(self, size: int) -> tuple[bytes, int]:
+        """The end of the file that says what is in it, and where that begins."""
+        end = os.pread(self._descriptor, 8, max(0, size - 8))
+        start = size - 8 - int.from_bytes(end[:4], "little")
+        if end[4:] != _MAGIC or start < len(_MAGIC):
+            raise self._damaged("it does not end like a parquet file")
+        return os.pread(self._descriptor, size - start, start), start
+
+    def _start(self, group: int) -> int:
+        columns = self.metadata.row_group(group)
+        starts = (
+            chunk.dictionary_page_offset or chunk.data_page_offset
+            for chunk in map(columns.column, range(columns.num_columns))
+        )
+        return int(min(starts))
+
+    def _take(self, stop: int) -> None:
+        """Bring what lies before `stop` into memory and into the sum."""
+        if self._is_checked:
+            return
+        if not self._at <= stop <= self._data:
+            raise self._damaged("its row groups do not follow one another")
+        content = os.pread(self._descriptor, stop - self._at, self._at)
+        self._digest.update(content)
+        self._window.hold(self._at, content)
+        self._at = stop
+
+    def _finish(self) -> None:
+        if self._is_checked:
+            return
+        assert self._expected is not None
+        self._digest.update(self._footer)
+        if self._digest.hexdigest() != self._expected.sha256:
+            raise self._damaged("its SHA-256 is not the one in its manifest")
+        if time.time_ns() - max(self._mark[-2:]) > _YOUNG:
+            _found_right[self._mark] = self._expected.sha256
+
+    def _damaged(self, what: str) -> InputError:
+        return InputError(f"{self._path} is damaged: {what}. {_MEND}")
+
+
+class _Window:
+    """A file as pyarrow wants it: what is held in memory, or else, if nothing is, the file."""
+
+    closed = False
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._start, self._content = 0, b""
+        self._at = 0
+
+    def hold(self, start: int, content: bytes) -> None:
+        self._start, self._content = start, content
+
+    def read_at(self, start: int, size: int) -> bytes:
+        if not self._content:
+            return os.pread(self._descriptor, size, start)
+        inside = start - self._start
+        if inside < 0 or inside + size > len(self._content):
+            raise OSError(f"bytes {start:,} to {start + size:,} are not of this row group")
+        return self._content[inside : inside + size]
+
+    def read(self, size: int) -> bytes:
+        self._at += size
+        return self.read_at(self._at - size, size)
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}
+        self._at = to + (base[whence] if whence in base else os.fstat(self._descriptor).st_size)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
 
 
 def _encodings(schema: Any, plain: Collection[str]) -> dict[str, str]:

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from clipgap.errors import UsageError
-from clipgap.files.parquet import read_table
+from clipgap.errors import InputError, UsageError
+from clipgap.files.parquet import FileSum, check_file, read_table
 from clipgap.scan.manifest import read_manifest
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
@@ -73,24 +73,34 @@ class ScanResult:
         )
 
     def train(self) -> Any:
-        """The training table as a pyarrow dataset, in row order: it need not fit into memory."""
-        if not self.manifest["settings"]["train_table"]:
-            raise UsageError(f"{self.label} was made without a training table")
-        shards = range(len(self.manifest["inputs"]["train"]["shards"]))
+        """The training table as a pyarrow dataset, in row order: it need not fit into memory.
+
+        Its files are held against their checksums first, each once.
+        """
+        names = self._parts()
         if self.path is None:
-            parts = [self.tables[part_name(shard)] for shard in shards]
+            parts = [self.tables[name] for name in names]
             return ds.dataset(pa.concat_tables([self.train_schema.empty_table(), *parts]))
-        files = [str(self.path / part_name(shard)) for shard in shards]
+        for name in names:
+            check_file(self.path / name, self.sum_of(name))
+        files = [str(self.path / name) for name in names]
         return ds.dataset(files, schema=self.train_schema, format="parquet")
 
     def train_table(self) -> Any:
         """The whole training table in memory."""
-        return self.train().to_table()
+        return pa.concat_tables([self.train_schema.empty_table(), *map(self._table, self._parts())])
 
-    def test(self, name: str) -> Any:
-        """The table of one test set."""
+    def _parts(self) -> list[str]:
+        if not self.manifest["settings"]["train_table"]:
+            raise UsageError(f"{self.label} was made without a training table")
+        return [
+            part_name(shard) for shard in range(len(self.manifest["inputs"]["train"]["shards"]))
+        ]
+
+    def test(self, name: str, columns: Sequence[str] | None = None) -> Any:
+        """The table of one test set, or some of its columns."""
         self.test_input(name)
-        return self._table(test_name(name))
+        return self._table(test_name(name), columns)
 
     def hist(self) -> Any:
         """Histograms and counts above thresholds."""
@@ -104,15 +114,29 @@ class ScanResult:
         """The threshold that this scan gives each point of a test set when it is used as a gap:
         the highest score of any training row, -inf where there is none.
         """
-        lists = self.test(name)["nn_sim"].combine_chunks()
-        lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
-        starts = lists.offsets.to_numpy()[:-1]
-        tau = np.full(len(lists), -np.inf)
-        tau[lengths > 0] = lists.values.to_numpy()[starts[lengths > 0]]
-        return tau
+        return np.concatenate([np.zeros(0), *map(_highest, self.test(name, ["nn_sim"])[0].chunks)])
 
-    def _table(self, name: str) -> Any:
-        return self.tables[name] if self.path is None else read_table(self.path / name)
+    def sum_of(self, name: str) -> FileSum:
+        """What the manifest says of a file in the folder of the scan."""
+        entry = self.manifest["files"].get(name)
+        if entry is None:
+            raise InputError(f"{self.label}: the manifest does not name {name}")
+        return FileSum(**entry)
+
+    def _table(self, name: str, columns: Sequence[str] | None = None) -> Any:
+        if self.path is None:
+            table = self.tables[name]
+            return table if columns is None else table.select(columns)
+        return read_table(self.path / name, self.sum_of(name), columns)
+
+
+def _highest(lists: Any) -> NDArray[np.float64]:
+    """The first entry of each list; -inf where there is none."""
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    starts = lists.offsets.to_numpy()[:-1]
+    highest = np.full(len(lists), -np.inf)
+    highest[lengths > 0] = lists.values.to_numpy()[starts[lengths > 0]]
+    return highest
 
 
 def open_scan(path: str | Path) -> ScanResult:

@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
-from clipgap.files.pages import read_plain
-from clipgap.files.parquet import ROW_GROUP
+from clipgap.files.parquet import ROW_GROUP, FileSum, open_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
@@ -160,7 +158,8 @@ class ScanTables:
         scan, rows = self.scans[index], self.shard_rows[shard]
         if scan.path is None:
             return _of_table(scan.tables[part_name(shard)].select(names))
-        return _of_file(scan.path / part_name(shard), rows, names)
+        name = part_name(shard)
+        return _of_file(scan.path / name, scan.sum_of(name), rows, names)
 
 
 def open_tables(
@@ -207,26 +206,17 @@ def _of_table(table: Any) -> Iterator[Columns]:
         yield {name: _decoded(name, group[name]) for name in table.column_names}
 
 
-def _of_file(path: Path, rows: int, names: list[str]) -> Iterator[Columns]:
-    try:
-        with pq.ParquetFile(path) as file, path.open("rb") as raw:
-            _check_part(path, file.metadata, rows)
-            places = {name: file.schema_arrow.get_field_index(name) for name in names}
-            for group in range(file.num_row_groups):
-                chunks = file.metadata.row_group(group)
-                plain = {
-                    name: read_plain(raw.fileno(), chunks.column(places[name])) for name in names
-                }
-                rest = [name for name in names if plain[name] is None]
-                table = file.read_row_group(group, columns=rest, use_threads=False)
-                yield {
-                    name: _decoded(name, table[name]) if values is None else (None, values)
-                    for name, values in plain.items()
-                }
-    except (OSError, KeyError, IndexError, pa.ArrowException) as error:
-        raise InputError(
-            f"cannot read {path}: {error}. `clipgap scan` with --resume mends a damaged scan."
-        ) from error
+def _of_file(path: Path, expected: FileSum, rows: int, names: list[str]) -> Iterator[Columns]:
+    with open_table(path, expected) as part:
+        _check_part(path, part.metadata, rows)
+        for group in part.groups():
+            plain = {name: part.read_plain(group, name) for name in names}
+            rest = [name for name in names if plain[name] is None]
+            table = part.read(group, rest)
+            yield {
+                name: _decoded(name, table[name]) if values is None else (None, values)
+                for name, values in plain.items()
+            }
 
 
 def _check_part(path: Path, metadata: Any, rows: int) -> None:

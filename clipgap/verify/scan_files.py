@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,7 @@ def check_files(result: ScanResult, problems: Problems) -> str:
     """Every file is there with its checksum, and no other."""
     assert result.path is not None
     sums = {name: FileSum(**entry) for name, entry in result.manifest["files"].items()}
-    for name in ScanFolder(result.path).damaged(sums):
-        there = (result.path / name).exists()
-        what = "damaged: its SHA-256 or size is not that of the manifest" if there else "missing"
-        problems.add(f"{name} is {what}")
+    problems.add_all(damaged_files(result))
     present = {
         path.relative_to(result.path).as_posix()
         for path in result.path.rglob("*")
@@ -39,6 +37,16 @@ def check_files(result: ScanResult, problems: Problems) -> str:
     problems.add_all(f"{name} is not in the manifest" for name in sorted(unlisted))
     size = sum(entry.size for entry in sums.values())
     return f"{len(sums):,} files, {size:,} bytes"
+
+
+def damaged_files(result: ScanResult) -> Iterator[str]:
+    """What is wrong with files that are not those of the manifest."""
+    assert result.path is not None
+    sums = {name: FileSum(**entry) for name, entry in result.manifest["files"].items()}
+    for name in ScanFolder(result.path).damaged(sums):
+        there = (result.path / name).exists()
+        what = "damaged: its SHA-256 or size is not that of the manifest" if there else "missing"
+        yield f"{name} is {what}"
 
 
 def check_schemas(result: ScanResult, problems: Problems) -> str:

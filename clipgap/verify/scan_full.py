@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_table, row_groups
+from clipgap.files.parquet import FileSum, Put, read_row_groups, row_groups
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress
 from clipgap.runs.old_how import How
@@ -46,25 +44,28 @@ class _Comparing(MemorySink):
 
     @contextmanager
     def part(self, shard: int, schema: Any) -> Iterator[Put]:
-        assert self._result.path is not None
-        name = part_name(shard)
-        file = pq.ParquetFile(self._result.path / name)
-        groups = iter(range(file.num_row_groups))
-
-        def compare(table: Any) -> None:
-            group = next(groups)
-            self._compare(name, group * ROW_GROUP, table, file.read_row_group(group))
-
-        yield compare
+        with self._against(part_name(shard), schema) as compare:
+            yield compare
 
     def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
-        assert self._result.path is not None
-        stored = read_table(self._result.path / name)
-        start = 0
-        for group in row_groups(schema, tables):
-            self._compare(name, start, group, stored.slice(start, group.num_rows))
-            start += group.num_rows
+        with self._against(name, schema) as compare:
+            for group in row_groups(schema, tables):
+                compare(group)
         return None
+
+    @contextmanager
+    def _against(self, name: str, schema: Any) -> Iterator[Put]:
+        """Takes the row groups that a file should have, one after the other."""
+        assert self._result.path is not None
+        stored = read_row_groups(self._result.path / name, self._result.sum_of(name))
+        start = 0
+
+        def compare(group: Any) -> None:
+            nonlocal start
+            self._compare(name, start, group, next(stored, schema.empty_table()))
+            start += group.num_rows
+
+        yield compare
 
     def _compare(self, name: str, start: int, right: Any, stored: Any) -> None:
         self.rows += right.num_rows

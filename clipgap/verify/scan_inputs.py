@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
-from clipgap.files.documents import checksum
+from clipgap.files.documents import MANIFEST, checksum
 from clipgap.kernels.admit import admit
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
 from clipgap.scan.manifest import describe_inputs
@@ -21,6 +21,7 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.resume import differences
 from clipgap.scan.sinks import test_name
 from clipgap.verify.problems import Problems
+from clipgap.verify.scan_files import damaged_files
 
 _SPAN = 64
 """Rows closer together than this are read in one go."""
@@ -93,19 +94,27 @@ def check_inputs(result: ScanResult, evidence: Evidence, problems: Problems) -> 
 
 
 def check_gap(result: ScanResult, problems: Problems) -> str:
-    """The thresholds in the test tables are those of the gap, if it is still there."""
+    """The thresholds in the test tables are those of the gap, which is whole, if it is there."""
     gap = result.manifest["inputs"]["gap"]
     if gap is None:
         return "scanned without a gap"
+    path = Path(gap["path"])
+    if not (path / MANIFEST).exists():
+        return f"the gap {path} is not there; thresholds as stated in test/"
     try:
-        reference = open_scan(Path(gap["path"]))
-    except InputError:
-        return f"the gap {gap['path']} is not there; thresholds as stated in test/"
+        reference = open_scan(path)
+    except InputError as error:
+        problems.add(str(error))
+        return ""
     if checksum(reference.manifest) != gap["manifest_sha256"]:
-        problems.add(f"{gap['path']} is no longer the gap that was used: its manifest differs")
+        problems.add(f"{path} is no longer the gap that was used: its manifest differs")
+        return ""
+    damaged = [f"{path}: {text}" for text in damaged_files(reference)]
+    if damaged:
+        problems.add_all(damaged)
         return ""
     for name in gap["sets"]:
-        stated = result.test(name)["gap"].to_numpy()
+        stated = result.test(name, ["gap"])["gap"].to_numpy()
         known = ~np.isnan(stated)
         wrong = np.flatnonzero(known)[stated[known] != reference.tau(name)[known]]
         problems.at(wrong, f"{test_name(name)}, row {{:,}}: gap differs from its source".format)
@@ -113,7 +122,7 @@ def check_gap(result: ScanResult, problems: Problems) -> str:
 
 
 def _stated_gap(result: ScanResult, test: LoadedTest) -> NDArray[np.float64]:
-    stated = result.test(test.name)["gap"].to_numpy()
+    stated = result.test(test.name, ["gap"])["gap"].to_numpy()
     if len(stated) != len(test.status):
         return np.full(len(test.rows), np.inf)  # the check of inputs reports the other length
     gap: NDArray[np.float64] = stated[test.row_of]

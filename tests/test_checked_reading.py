@@ -1,0 +1,106 @@
+"""Whoever reads a table of ours checks its sum while reading it, or refuses the table."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clipgap
+from clipgap.errors import InputError
+from clipgap.select.rules import Far, Prune
+from tests.test_verify import failures
+from tests.worlds import World, flip_bit, make_world, tree
+
+FLIPS = 24
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    world = make_world(tmp_path_factory.mktemp("world"))
+    make_gap(world, world.folder / "gap")
+    clipgap.scan(
+        world.train, world.test_paths, gap=world.folder / "gap", k=3, out=world.folder / "scan"
+    )
+    return world
+
+
+def make_gap(world: World, out: Path, **options: Any) -> clipgap.ScanResult:
+    return clipgap.gap(world.paths["reference"], world.test_paths, k=2, out=out, **options)
+
+
+def flips(path: Path) -> list[int]:
+    """Places all over a file, its first and last bytes among them."""
+    return np.linspace(0, path.stat().st_size - 1, FLIPS).astype(int).tolist()
+
+
+def test_a_damaged_gap_is_refused_by_name_and_mended(world: World, tmp_path: Path) -> None:
+    gap = tmp_path / "gap"
+    shutil.copytree(world.folder / "gap", gap)
+    whole = tree(gap)
+    for at in flips(gap / "test" / "a.parquet"):
+        flip_bit(gap / "test" / "a.parquet", at)
+        with pytest.raises(InputError, match=r"gap/test/a\.parquet.*--resume") as caught:
+            clipgap.scan(world.train, world.test_paths, gap=gap, k=3, out=tmp_path / "scan")
+        assert caught.value.exit_code == 3
+        assert not (tmp_path / "scan" / "manifest.json").exists()
+        flip_bit(gap / "test" / "a.parquet", at)
+    flip_bit(gap / "test" / "a.parquet", 1000)
+    assert make_gap(world, gap, resume=True)
+    assert tree(gap) == whole
+    clipgap.scan(world.train, world.test_paths, gap=gap, k=3, out=tmp_path / "scan", resume=True)
+    assert tree(tmp_path / "scan" / "train") == tree(world.folder / "scan" / "train")
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("name", ["test/a.parquet", "hist.parquet", "train/part-00000.parquet"])
+def test_verify_looks_into_the_gap(world: World, tmp_path: Path, name: str, full: bool) -> None:
+    gap = world.folder / "gap"
+    saved = shutil.copytree(gap, tmp_path / "saved")
+    try:
+        flip_bit(gap / name, (gap / name).stat().st_size // 2)
+        found = failures(clipgap.verify(world.folder / "scan", full=full))
+        assert f"gap: {name} is damaged" in found["thresholds"]
+        (gap / name).unlink()
+        found = failures(clipgap.verify(world.folder / "scan", full=full))
+        assert f"gap: {name} is missing" in found["thresholds"]
+        (gap / "manifest.json").write_text("{")
+        assert "manifest.json" in failures(clipgap.verify(world.folder / "scan"))["thresholds"]
+    finally:
+        shutil.rmtree(gap)
+        shutil.copytree(saved, gap)
+
+
+@pytest.mark.parametrize("rule", [Prune(("a",)), Prune(("a",), 0.01), Far(100, ("b.2-x",))])
+def test_a_damaged_part_is_refused_wherever_the_bit_lies(
+    world: World, tmp_path: Path, rule: Any
+) -> None:
+    scan = Path(shutil.copytree(world.folder / "scan", tmp_path / "scan"))
+    part = scan / "train" / "part-00002.parquet"
+    for at in flips(part):
+        flip_bit(part, at)
+        with pytest.raises(InputError, match=r"train/part-00002\.parquet.*--resume") as caught:
+            clipgap.split(scan, rule, out=tmp_path / "keep")
+        assert caught.value.exit_code == 3
+        assert not (tmp_path / "keep" / "manifest.json").exists()
+        flip_bit(part, at)
+        shutil.rmtree(tmp_path / "keep", ignore_errors=True)
+    clipgap.split(scan, rule, out=tmp_path / "keep")
+
+
+@pytest.mark.parametrize("name", ["train/part-00002.parquet", "test/a.parquet", "hist.parquet"])
+def test_no_table_of_a_damaged_scan_is_given(world: World, tmp_path: Path, name: str) -> None:
+    scan = Path(shutil.copytree(world.folder / "scan", tmp_path / "scan"))
+    flip_bit(scan / name, (scan / name).stat().st_size // 3)
+    result = clipgap.open_scan(scan)
+    readers = {
+        "train/part-00002.parquet": [result.train, result.train_table],
+        "test/a.parquet": [lambda: result.test("a"), lambda: result.tau("a")],
+        "hist.parquet": [result.hist],
+    }
+    for read in readers[name]:
+        with pytest.raises(InputError, match=name):
+            read()
