@@ -16,13 +16,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.keep.lists import KeepList
 from clipgap.report.pictures import Pictures, Wanted, read_pictures
 from clipgap.report.sections.accuracy import Answers, answers
 from clipgap.report.sources import Sources, TrainingSet
+from clipgap.scan.lists import entries_of, lengths_of, numbers_of, take_strings
 
 PAGE = 100
 DIGITS = 6
@@ -48,18 +48,17 @@ class Neighbours:
     shard: NDArray[np.int32]
     row: NDArray[np.int64]
     listed: NDArray[np.bool_]
-    keys: Any  # pyarrow strings of all listed neighbours, line by line
+    keys: list[Any]  # pyarrow strings of all listed neighbours, line by line, in pieces
 
     @classmethod
     def read(cls, training: TrainingSet, test: str) -> Neighbours:
-        table = training.scan.test(test)
-        sims = table["nn_sim"].combine_chunks()
-        lengths = sims.value_lengths().to_numpy(zero_copy_only=False)
+        table = training.scan.test(test, ["nn_sim", "nn_shard", "nn_row", "nn_key"])
+        lengths = lengths_of(table["nn_sim"])
         k = int(lengths.max(initial=0))
         listed = np.arange(k) < lengths[:, None]
 
         def padded(column: str, fill: float) -> NDArray[Any]:
-            values = table[column].combine_chunks().flatten().to_numpy()
+            values = numbers_of(table[column])
             out = np.full(listed.shape, fill, values.dtype)
             out[listed] = values
             return out
@@ -70,7 +69,7 @@ class Neighbours:
             padded("nn_shard", 0),
             padded("nn_row", 0),
             listed,
-            table["nn_key"].combine_chunks().flatten(),
+            entries_of(table["nn_key"]),
         )
 
     @cached_property
@@ -106,7 +105,7 @@ class Neighbours:
         places = np.flatnonzero(mask[self.listed])
         names = [s["name"] for s in self.training.scan.manifest["inputs"]["train"]["shards"]]
         rows = self.row[mask].tolist()
-        keys = self.keys.take(pa.array(places)).to_pylist()
+        keys = take_strings(self.keys, places).to_pylist()
         found = zip(self.shard[mask].tolist(), rows, keys, self.sim[mask].tolist(), strict=True)
         for shard, row, key, sim in found:
             yield names[shard], key if key is not None else f"{names[shard]}, row {row:,}", sim

@@ -18,7 +18,7 @@ from clipgap.scan.checkpoint import Ledger
 from clipgap.scan.counts import Totals, histogram_table
 from clipgap.scan.engine import Engine, Save
 from clipgap.scan.inputs import LoadedTest, load_tests
-from clipgap.scan.neighbours import Winners, test_table
+from clipgap.scan.neighbours import Winners, test_tables
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.rows import RowLayout
 from clipgap.scan.sinks import HIST, QUARANTINE, Sink, part_name, test_name
@@ -92,8 +92,8 @@ class Job:
         winners = Winners.look_up(self.plan, topk)
         self._report("writing")
         for test, lists in zip(self.tests, topk, strict=True):
-            table = test_table(self.plan, test, lists, winners)
-            files[test_name(test.name)] = sink.table(test_name(test.name), TEST_SCHEMA, [table])
+            tables = test_tables(self.plan, test, lists, winners)
+            files[test_name(test.name)] = sink.table(test_name(test.name), TEST_SCHEMA, tables)
         hist = histogram_table(ledger.totals)
         files[HIST] = sink.table(HIST, HIST_SCHEMA, [hist])
         bad_shards = [shard for shard, unit in sorted(ledger.units.items()) if unit.quarantined]

@@ -1,23 +1,33 @@
-"""`test/NAME.parquet`: each test point with its nearest training rows and their keys."""
+"""`test/NAME.parquet`: each test point with its nearest training rows and their keys.
+
+Keys are the users' own and may be long: those of all neighbours together may pass the 2 GiB that
+an Arrow array of strings can hold. So they are looked up, kept and written in pieces.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clipgap.files import parquet
 from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.scan.inputs import LoadedTest
+from clipgap.scan.lists import runs, take_strings
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.tables import TEST_SCHEMA
 
 _KEY_THREADS = 8
+_KEYS_AT_ONCE = 1 << 16
+"""Keys that one look into a store asks for."""
 
 
 @dataclass(frozen=True)
@@ -25,50 +35,75 @@ class Winners:
     """Every training row that is in some list, with its key."""
 
     ids: NDArray[np.int64]  # ascending
-    keys: Any  # pyarrow strings
+    keys: Sequence[Any]  # pyarrow strings, piece after piece; none if the store has no keys
 
     @classmethod
     def look_up(cls, plan: ScanPlan, lists: Sequence[TopK]) -> Winners:
         """Go through the key columns once, for all test sets together."""
         ids = np.unique(np.concatenate([held.id[held.id != NO_ID] for held in lists]))
         if not plan.train.has_keys:
-            return cls(ids, pa.nulls(len(ids), pa.string()))
+            return cls(ids, ())
         shards, rows = _places(plan, ids)
-        numbers, starts = np.unique(shards, return_index=True)
+        cuts = [cut for start, stop in runs(shards) for cut in range(start, stop, _KEYS_AT_ONCE)]
         with ThreadPoolExecutor(_KEY_THREADS) as pool:
-            found = pool.map(plan.train.take_keys, numbers.tolist(), np.split(rows, starts[1:]))
-            return cls(ids, pa.concat_arrays([pa.array([], pa.string()), *found]))
+            found = pool.map(plan.train.take_keys, shards[cuts].tolist(), np.split(rows, cuts[1:]))
+            return cls(ids, tuple(found) if cuts else ())
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64]:
+        """How many bytes each winner's key has."""
+        sizes = [pc.fill_null(pc.binary_length(piece), 0).to_numpy() for piece in self.keys]
+        return np.concatenate([np.zeros(0, np.int64), *sizes])
+
+    def size_of(self, ids: NDArray[np.int64]) -> int:
+        """The bytes of the keys of training rows; a row counts as often as it is named."""
+        return int(self._sizes[np.searchsorted(self.ids, ids)].sum()) if self.keys else 0
 
     def keys_of(self, ids: NDArray[np.int64]) -> Any:
-        return self.keys.take(pa.array(np.searchsorted(self.ids, ids)))
+        """The keys of training rows, which together must fit into one array."""
+        if not self.keys:
+            return pa.nulls(len(ids), pa.string())
+        return take_strings(self.keys, np.searchsorted(self.ids, ids))
 
 
-def test_table(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) -> Any:
-    """The table of one test set."""
-    filled = topk.id != NO_ID
-    ids = topk.id[filled]
-    shards, rows = _places(plan, ids)
+def test_tables(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) -> Iterator[Any]:
+    """The table of one test set, row group by row group."""
     usable = test.status <= Status.NORMALISED
-    lengths = np.zeros(len(usable), np.int64)
-    lengths[usable] = filled.sum(axis=1)
-    ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
-
-    def lists(values: Any) -> Any:
-        return pa.ListArray.from_arrays(ends, values)
-
-    keys = test.keys()
-    return pa.Table.from_arrays(
-        [
-            pa.array(np.arange(len(usable), dtype=np.int64)),
-            pa.nulls(len(usable), pa.string()) if keys is None else keys,
-            _gap_column(plan, test, topk, usable),
-            lists(pa.array(topk.sim[filled] + 0.0)),
-            lists(pa.array(shards.astype(np.int32))),
-            lists(pa.array(rows)),
-            lists(winners.keys_of(ids)),
-        ],
-        schema=TEST_SCHEMA,
-    )
+    column_of = np.cumsum(usable) - 1
+    gap, keys = _gap_column(plan, test, topk, usable), test.keys()
+    waiting = [
+        (start, min(start + parquet.ROW_GROUP, len(usable)))
+        for start in reversed(range(0, len(usable), parquet.ROW_GROUP))
+    ]
+    while waiting:
+        start, stop = waiting.pop()
+        listed = column_of[start:stop][usable[start:stop]]
+        held = topk.id[listed]
+        filled = held != NO_ID
+        ids = held[filled]
+        if winners.size_of(ids) > parquet.GROUP_BYTES and stop - start > 1:
+            middle = (start + stop) // 2
+            waiting += [(middle, stop), (start, middle)]
+            continue
+        shards, rows = _places(plan, ids)
+        lengths = np.zeros(stop - start, np.int32)
+        lengths[usable[start:stop]] = filled.sum(axis=1)
+        ends = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+        values = [
+            pa.array(topk.sim[listed][filled] + 0.0),
+            pa.array(shards.astype(np.int32)),
+            pa.array(rows),
+            winners.keys_of(ids),
+        ]
+        yield pa.Table.from_arrays(
+            [
+                pa.array(np.arange(start, stop, dtype=np.int64)),
+                pa.nulls(stop - start, pa.string()) if keys is None else keys[start:stop],
+                gap[start:stop],
+                *(pa.ListArray.from_arrays(ends, column) for column in values),
+            ],
+            schema=TEST_SCHEMA,
+        )
 
 
 def _places(plan: ScanPlan, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

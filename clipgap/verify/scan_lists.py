@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.scan.lists import entries_of, lengths_of, numbers_of, runs, take_strings
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import test_name
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_inputs import Evidence
+
+LISTS = ("nn_sim", "nn_shard", "nn_row", "nn_key")
+"""The columns of a test table that hold lists."""
 
 
 @dataclass(frozen=True)
@@ -24,24 +27,18 @@ class Lists:
     sim: NDArray[np.float64]  # (points, length)
     shard: NDArray[np.int64]
     shard_row: NDArray[np.int64]
-    key: Any  # pyarrow strings, flat
+    keys: list[Any]  # pyarrow strings, piece after piece
 
     @classmethod
     def read(cls, result: ScanResult, name: str) -> Lists:
         """Lists of the one length that all usable points have; `check_lists` makes sure."""
-        table = result.test(name)
-        columns = {
-            column: table[column].combine_chunks()
-            for column in ("nn_sim", "nn_shard", "nn_row", "nn_key")
-        }
-        lengths = columns["nn_sim"].value_lengths().to_numpy()
+        table = result.test(name, LISTS)
+        lengths = lengths_of(table["nn_sim"])
         rows = np.flatnonzero(lengths)
-        flat = {column: lists.flatten() for column, lists in columns.items()}
         shape = (len(rows), int(lengths.max(initial=0)))
 
         def matrix(column: str, kind: Any) -> NDArray[Any]:
-            values: NDArray[Any] = flat[column].to_numpy(zero_copy_only=False)
-            return values.astype(kind).reshape(shape)
+            return numbers_of(table[column]).astype(kind).reshape(shape)
 
         return cls(
             file=test_name(name),
@@ -49,7 +46,7 @@ class Lists:
             sim=matrix("nn_sim", np.float64),
             shard=matrix("nn_shard", np.int64),
             shard_row=matrix("nn_row", np.int64),
-            key=flat["nn_key"],
+            keys=entries_of(table["nn_key"]),
         )
 
     def ids(self, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -109,7 +106,7 @@ def check_neighbours(
         order = np.lexsort((lists.shard_row[point, place], lists.shard[point, place]))
         point, place = point[order], place[order]
         scored += len(point)
-        for start, stop in _runs(lists.shard[point, place]):
+        for start, stop in runs(lists.shard[point, place]):
             at = point[start:stop], place[start:stop]
             _score_shard(evidence, g, lists, at, problems)
     return f"{scored:,} entries scored anew"
@@ -135,7 +132,7 @@ def _score_shard(
     if store.has_keys:
         unique, back = np.unique(rows, return_inverse=True)
         true_keys = np.asarray(store.take_keys(shard, unique), object)[back]
-        stated = np.asarray(lists.key.take(point * lists.sim.shape[1] + place), object)
+        stated = np.asarray(take_strings(lists.keys, point * lists.sim.shape[1] + place), object)
         wrong = np.zeros(lists.sim.shape, np.bool_)
         wrong[at] = true_keys != stated
         _report(lists, wrong, "has another key than stated", problems)
@@ -144,9 +141,9 @@ def _score_shard(
 def _lengths_are_right(
     result: ScanResult, name: str, length: int, usable: int, problems: Problems
 ) -> bool:
-    table, before = result.test(name), problems.count
-    for column in ("nn_sim", "nn_shard", "nn_row", "nn_key"):
-        lengths = table[column].combine_chunks().value_lengths().to_numpy()
+    table, before = result.test(name, LISTS), problems.count
+    for column in LISTS:
+        lengths = lengths_of(table[column])
         right = np.zeros(len(lengths), np.int64)
         right[: usable if length else 0] = length
         if not np.array_equal(np.sort(lengths), np.sort(right)):
@@ -161,7 +158,7 @@ def _check_gap_column(result: ScanResult, lists: Lists, problems: Problems) -> N
     if result.manifest["kind"] != "gap" or not lists.sim.size:
         return
     name = lists.file.removeprefix("test/").removesuffix(".parquet")
-    stated = result.test(name)["gap"].to_numpy()[lists.row]
+    stated = result.test(name, ["gap"])["gap"].to_numpy()[lists.row]
     problems.at(
         lists.row[stated != lists.sim[:, 0]],
         lambda row: f"{lists.file}, row {row:,}: gap is not the highest score",
@@ -173,10 +170,3 @@ def _report(lists: Lists, wrong: NDArray[np.bool_], what: str, problems: Problem
         return f"{lists.file}, row {lists.row[at[0]]:,}: neighbour {at[1] + 1} {what}"
 
     problems.at(np.argwhere(wrong), describe)
-
-
-def _runs(sorted_values: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Start and stop of each run of equal values."""
-    cuts = np.flatnonzero(np.diff(sorted_values)) + 1
-    edges = [0, *cuts.tolist(), len(sorted_values)]
-    return [(a, b) for a, b in pairwise(edges) if b > a]
