@@ -16,6 +16,7 @@ from typing import Any
 import typer
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.addresses import public
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -50,8 +51,13 @@ def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None
     from clipgap.files.atomic import write_atomic
     from clipgap.runs.output import PROGRESS
 
-    lines = [f"{HEADER} {command}", f"# Again: {command} --config {path}", ""]
-    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    settings = [f"{key} = {_toml(value)}" for key, value in values.items()]
+    lines = [f"{HEADER} {command}", f"# Again: {command} --config {_string(str(path))}"]
+    if any(public(str(value)) != str(value) for value in values.values()):
+        lines.append(
+            "# *** stands for a part of an address that is not kept; type that option again"
+        )
+    lines += ["", *settings]
     text = "\n".join([*lines, ""])
     # Among the notes of the run, where whoever goes on finds what a kill has left.
     with write_atomic(path, out / PROGRESS) as temporary:
@@ -113,5 +119,9 @@ def _toml(value: Any) -> str:
         return repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_toml(item) for item in value)}]"
-    # JSON strings are TOML basic strings, but for DEL, which TOML wants escaped.
-    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")
+    return f'"{_string(public(str(value)))}"'
+
+
+def _string(text: str) -> str:
+    """The inside of a TOML basic string: that of JSON, but for DEL, which TOML wants escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")[1:-1]

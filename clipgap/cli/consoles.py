@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING
+
+from clipgap.files.addresses import public
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,4 +32,22 @@ def stderr() -> Console:
 
 def say(text: str) -> None:
     """One line for a person, on stderr; the terminal wraps it, so that it can be copied whole."""
-    stderr().print(text, soft_wrap=True)
+    stderr().print(shown(text), soft_wrap=True)
+
+
+def shown(text: str) -> str:
+    """A text as it may be printed: addresses in public, and nothing a terminal would obey.
+
+    Names and keys come from other people's files; a control character in one could move the
+    cursor, and a mark of direction turn a line round.
+    """
+    text = public(text)
+    return text if text.isprintable() else "".join(map(_printable, text))
+
+
+def _printable(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character)[0] not in "CZ":
+        return character
+    if unicodedata.category(character) == "Zs":  # spaces of every width
+        return character
+    return character.encode("unicode_escape").decode()

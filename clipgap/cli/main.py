@@ -28,6 +28,7 @@ from clipgap.cli import (
     train,
     verify,
 )
+from clipgap.cli.consoles import shown
 from clipgap.cli.shell import LOG
 from clipgap.errors import ClipgapError, InputError, Interrupted
 
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
         # Typer's errors have no public base class; that they explain themselves sets them apart.
         if hasattr(error, "format_message"):
             return _explain_parse_error(error)
-        traceback.print_exc()
+        _say(traceback.format_exc(), prefix="")
         _say("this is a bug in clipgap; please report it with the lines above")
         return ClipgapError.exit_code
     return outcome if isinstance(outcome, int) else 0
@@ -134,8 +135,8 @@ def _explain_parse_error(error: Any) -> int:
 
 def _show_traceback_if_debugging() -> None:
     if LOG.isEnabledFor(logging.DEBUG):
-        traceback.print_exc()
+        _say(traceback.format_exc(), prefix="")
 
 
 def _say(message: str, prefix: str = "error: ") -> None:
-    print(f"{prefix}{message}", file=sys.stderr)
+    print(shown(f"{prefix}{message}"), file=sys.stderr)

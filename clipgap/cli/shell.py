@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.cli import config
-from clipgap.cli.consoles import say, stderr, stdout
+from clipgap.cli.consoles import say, shown, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
+from clipgap.files.addresses import public
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,10 +59,13 @@ class Shell:
     def result(self, data: Mapping[str, Any], lines: Iterable[RenderableType]) -> None:
         """The outcome: `data` as JSON, or `lines` for people."""
         if self.json:
-            print(json.dumps(jsonable(data), indent=2, allow_nan=False))
+            print(public(json.dumps(jsonable(data), indent=2, allow_nan=False)))
             return
         for line in lines:
-            stdout().print(line, soft_wrap=isinstance(line, str))
+            if isinstance(line, str):
+                stdout().print(shown(line), soft_wrap=True)
+            else:
+                stdout().print(line)
 
     @contextmanager
     def progress(self) -> Iterator[Display]:

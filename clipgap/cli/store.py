@@ -83,7 +83,7 @@ def _bad_rows(found: StoreInfo) -> Iterator[str]:
         f"{words.plural(found.not_finite, 'row')} with NaN or infinity (see --bad-rows)"
     )
     for bad in found.first_bad:
-        key = "" if bad.key is None else f", key {bad.key}"
+        key = "" if bad.key is None else f", key {_one_line(bad.key)}"
         yield f"          {bad.shard_name}, row {words.count(bad.row)}{key}: {bad.reason}"
     yield from _rest(found.zero + found.not_finite - len(found.first_bad))
 
@@ -103,7 +103,12 @@ def _duplicates(found: Duplicates | None) -> Iterator[str]:
         yield f"          {words.plural(found.missing, 'row')} without a key"
     for duplicate in found.first:
         places = ", ".join(f"{shard:,}:{words.count(row)}" for shard, row in duplicate.places)
-        yield f"          {duplicate.key}: {duplicate.count:,} times, at shard:row {places}"
+        times = f"{duplicate.count:,} times, at shard:row {places}"
+        yield f"          {_one_line(duplicate.key)}: {times}"
+
+
+def _one_line(key: str) -> str:
+    return key.replace("\n", "\\n")
 
 
 def _rest(more: int) -> Iterator[str]:

@@ -120,12 +120,12 @@ def split_path(path: str) -> tuple[str, str]:
     return folder or slash, name
 
 
-def require_text(shown: str, path: str) -> None:
+def require_text(path: str) -> None:
     """Refuse a name that is not UTF-8, which no table or manifest can hold."""
     try:
         path.encode()
     except UnicodeEncodeError:
-        raise InputError(f"{shown!a}: this name is not UTF-8; rename it") from None
+        raise InputError(f"{public(path)!a}: this name is not UTF-8; rename it") from None
 
 
 def join_path(folder: str, name: str) -> str:

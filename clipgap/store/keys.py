@@ -103,10 +103,9 @@ class ParquetCursor:
                     f"{self._keys.file.path}: row group {group} ends before row {row:,}, "
                     "which its index promises"
                 )
-            column = batch.column(0)
-            if (long := _first_long(column)) is not None:
+            self._batch = batch.column(0).cast(pa.string())
+            if (long := _first_long(self._batch)) is not None:
                 raise self._too_long(f"the key of row {self.position + long:,}")
-            self._batch = column.cast(pa.string())
             self._batch.validate(full=True)
 
     def _open(self, group: int) -> None:
@@ -122,9 +121,11 @@ class ParquetCursor:
             folded = pq.ParquetFile(
                 RangeReader(self._keys.file), read_dictionary=[self._keys.column]
             )
-            first = next(folded.iter_batches(1, use_threads=False, **wanted)).column(0)
-            if _first_long(first.dictionary) is not None:
-                raise self._too_long(rows)
+            first = next(folded.iter_batches(_BATCH, use_threads=False, **wanted)).column(0)
+            long = pc.greater(pc.binary_length(first.dictionary), _LONGEST)
+            if pc.any(long).as_py():
+                row = pc.index(long.take(first.indices), True).as_py()
+                raise self._too_long(rows if row < 0 else f"the key of row {start + row:,}")
         self._group = group
         self._batches = self._parquet.iter_batches(_BATCH, use_threads=False, **wanted)
         self.position = start
@@ -210,8 +211,6 @@ def _size_of(metadata: Any, group: int, column: str) -> tuple[int, bool]:
 
 def _first_long(keys: Any) -> int | None:
     """Where the first key that is too long stands."""
-    if pa.types.is_dictionary(keys.type):
-        keys = keys.dictionary_decode()
     lengths = pc.binary_length(keys)
     if (pc.max(lengths).as_py() or 0) <= _LONGEST:
         return None

@@ -66,7 +66,7 @@ def open_store(
         return array_store(source, name=name or "<array>")
     path = str(source)
     shown = public(name or path)
-    require_text(shown, path)
+    require_text(path)
     parts = [_recognise(part) for part in parse(path, Options(array, dim, paths))]
     problems = [problem for _, layout in parts for problem in layout.problems]
     jobs = [(form, piece) for form, layout in parts for piece in layout.pieces]
@@ -185,6 +185,7 @@ def _look(form: Format, piece: Piece, resting: Resting) -> _Opened:
     keys: KeySource | None = None
     problems = []
     try:
+        require_text(piece.file.path)
         source = form.open_rows(piece, resting)
     except InputError as error:
         problems.append(_placed(piece.file.path, error))

@@ -18,6 +18,7 @@ from clipgap.clip.eval.sets import EvalSet, open_set
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
 from clipgap.errors import UsageError
+from clipgap.files.addresses import public
 from clipgap.files.atomic import sha256_file
 from clipgap.options import takes_options
 
@@ -156,7 +157,7 @@ def _by_set(option: str, values: Sequence[str], names: set[str]) -> dict[str, st
 def _describe(data: EvalSet) -> dict[str, Any]:
     return {
         "name": data.name,
-        "path": data.path,
+        "path": public(data.path),
         "identity": data.images.identity,
         "classes": list(data.classes.names),
         "keys": list(data.classes.keys),
