@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def test_a_rendered_folder_is_kept_mended_or_refused(tmp_path: Path) -> None:
     assert not render("shapes", out, **SMALL, resume=True).already_complete
     assert tree(out) == before
     assert main(["render", "circles", "-o", str(tmp_path / "none")]) == 2
+
+
+def test_a_rendered_folder_is_replaced_but_not_what_others_put_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    render("shapes", out, **SMALL)
+    for name in ("notes.txt", "val/mine.tar", "more/00000.tar"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("stays")
+    render("shapes", out, **{**SMALL, "web": 61}, overwrite=True)
+    for name in ("notes.txt", "val/mine.tar", "more/00000.tar"):
+        assert (out / name).read_text() == "stays"
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(out / "val")
+    (out / "val").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link to"):
+        render("shapes", out, **SMALL, overwrite=True)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    manifest = json.loads((out.parent / "out" / ".progress/plan.json").read_text())
+    assert "val/00000.tar" in manifest["outputs"]
 
 
 def test_the_demo_is_the_paper_in_miniature(

@@ -59,7 +59,7 @@ def render(
         options=options,
         resume=running.resume,
         overwrite=running.overwrite,
-        on_set=lambda name: shell.note(f"writing {name}"),
+        on_progress=lambda moment: shell.note(f"{moment.stage} {moment.at}".strip()),
     )
     shell.save_settings(out)
     shell.result(asdict(found), _describe(found))

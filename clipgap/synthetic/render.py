@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
-from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.errors import UsageError
 from clipgap.files.atomic import write_atomic
-from clipgap.files.documents import MANIFEST
-from clipgap.files.parquet import FileSum
+from clipgap.files.documents import FILES, Each, Form, is_count
+from clipgap.files.sums import AnySum, FileSum
 from clipgap.options import takes_options
-from clipgap.runs.old_how import refuse_both
-from clipgap.runs.old_lock import only_writer
-from clipgap.runs.old_output import OutputFolder, read_manifest
+from clipgap.runs.how import How, OnProgress
+from clipgap.runs.output import Complete, Kind, New, Output, open_output
 from clipgap.synthetic.options import RenderOptions
-from clipgap.synthetic.samples import write_shards
+from clipgap.synthetic.samples import shard_names, write_shards
 from clipgap.synthetic.worlds import WORLDS, World
 
-FORMAT = "clipgap-rendered"
-NOUN = "folder of rendered images"
+KIND = Kind(
+    Form(
+        "clipgap-rendered",
+        "folder of rendered images",
+        {
+            "settings": {"planted": is_count},
+            "sets": Each(is_count),
+            "classes": [str],
+            "files": FILES,
+        },
+    )
+)
 TEMPLATES = ("a photo of a {}", "a sketch of a {}", "a painting of a {}", "{}")
 CLASSES_FILE, TEMPLATES_FILE = "classes.txt", "templates.txt"
 
@@ -45,7 +55,7 @@ def render(
     options: RenderOptions,
     resume: bool = False,
     overwrite: bool = False,
-    on_set: Callable[[str], None] = lambda name: None,
+    on_progress: OnProgress | None = None,
 ) -> Rendered:
     """Draw a world into OUT/SET/00000.tar …; the same arguments always give the same bytes.
 
@@ -53,7 +63,7 @@ def render(
     """
     if world not in WORLDS:
         raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
-    refuse_both(resume, overwrite)
+    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress)
     drawn = WORLDS[world]()
     if options.classes is not None and not 2 <= options.classes <= len(drawn.names):
         raise UsageError(
@@ -61,64 +71,38 @@ def render(
         )
     drawn = drawn.first(options.classes or len(drawn.names))
     settings = {"world": world, **asdict(options), "classes": len(drawn.names)}
-    folder = OutputFolder(Path(out), FORMAT, NOUN)
-    with only_writer(folder.path):
-        return _fill(folder, drawn, options, settings, resume, overwrite, on_set)
+    shards = (shard_names(name, size) for name, size in drawn.sizes(options).items())
+    names = [*chain.from_iterable(shards), CLASSES_FILE, TEMPLATES_FILE]
+    with open_output(out, KIND, how) as output:
+        answer = output.begin({"settings": settings}, outputs=names)
+        if isinstance(answer, Complete):
+            return _outcome(output.path, answer.manifest, True)
+        if not isinstance(answer, New):
+            output.start({"settings": settings}, names)  # what is not whole is drawn again
+        return _outcome(output.path, _draw(output, drawn, options, settings), False)
 
 
-def _fill(
-    folder: OutputFolder,
-    drawn: World,
-    options: RenderOptions,
-    settings: Mapping[str, Any],
-    resume: bool,
-    overwrite: bool,
-    on_set: Callable[[str], None],
-) -> Rendered:
-    state = folder.state()
-    if state != "empty" and not (resume or overwrite):
-        raise folder.require_flag(state)
-    if state == "finished" and resume:
-        manifest = read_manifest(folder.path, FORMAT, NOUN, "")
-        if manifest["settings"] != settings:
-            raise ResumeError(
-                f"{folder.path} was rendered with {manifest['settings']}, not {settings}. Name "
-                "another folder, or replace it with --overwrite"
-            )
-        if not folder.damaged(_sums(manifest)):
-            return _outcome(folder.path, manifest, True)
-    if state != "empty":
-        folder.remove()
-    folder.start({"settings": settings})
-    files: dict[str, FileSum] = {}
+def _draw(
+    output: Output, drawn: World, options: RenderOptions, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    files: dict[str, AnySum] = {}
     counts: dict[str, int] = {}
     for name, samples in drawn.sets(options).items():
-        on_set(name)
-        files |= write_shards(folder.path / name, samples)
+        output.how.tell("writing", at=name, works=True)
+        files |= write_shards(output.path, name, samples)
         counts[name] = len(samples)
     for name, lines in ((CLASSES_FILE, drawn.names), (TEMPLATES_FILE, TEMPLATES)):
-        with write_atomic(folder.path / name) as temporary:
+        with write_atomic(output.path / name) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        files[name] = FileSum.of(folder.path / name)
-    manifest = {
-        "format": FORMAT,
-        "version": 1,
+        files[name] = FileSum.of(output.path / name)
+    entries = {
         "kind": "rendered",
         "settings": settings,
         "sets": counts,
         "classes": list(drawn.names),
         "versions": {"clipgap": __version__},
-        "files": {name: asdict(entry) for name, entry in sorted(files.items())},
     }
-    folder.finish(manifest)
-    return _outcome(folder.path, manifest, False)
-
-
-def _sums(manifest: dict[str, Any]) -> dict[str, FileSum]:
-    try:
-        return {name: FileSum(**entry) for name, entry in manifest["files"].items()}
-    except (TypeError, KeyError) as error:
-        raise InputError(f"{MANIFEST} of the rendered images is damaged: {error}") from error
+    return output.finish(entries, files)
 
 
 def _outcome(path: Path, manifest: dict[str, Any], already: bool) -> Rendered:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from clipgap.files.atomic import write_atomic
-from clipgap.files.parquet import FileSum
+from clipgap.files.folders import make_folder
+from clipgap.files.sums import AnySum, FileSum
 from clipgap.synthetic.styles import Picture
 
 PER_SHARD = 1_000
@@ -29,17 +29,20 @@ class Sample:
     origin: str  # its style, or "near-duplicate of KEY"
 
 
-def write_shards(folder: Path, samples: Iterable[Sample]) -> dict[str, FileSum]:
-    """Tar files 00000.tar, … of .jpg, .txt, .cls and .json; equal samples, equal bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rest = iter(samples)
-    written: dict[str, FileSum] = {}
-    while batch := list(islice(rest, PER_SHARD)):
-        path = folder / f"{len(written):05d}.tar"
-        with write_atomic(path) as temporary, tarfile.open(temporary, "w") as archive:
-            for sample in batch:
+def shard_names(name: str, samples: int) -> list[str]:
+    """The tar files of a set of so many samples."""
+    return [f"{name}/{number:05d}.tar" for number in range(-(-samples // PER_SHARD))]
+
+
+def write_shards(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str, AnySum]:
+    """Tar files of .jpg, .txt, .cls and .json; equal samples, equal bytes."""
+    make_folder(folder, name)
+    written: dict[str, AnySum] = {}
+    for number, shard in enumerate(shard_names(name, len(samples))):
+        with write_atomic(folder / shard) as temporary, tarfile.open(temporary, "w") as archive:
+            for sample in samples[number * PER_SHARD : (number + 1) * PER_SHARD]:
                 _add(archive, sample)
-        written[f"{folder.name}/{path.name}"] = FileSum.of(path)
+        written[shard] = FileSum.of(folder / shard)
     return written
 
 

@@ -52,6 +52,11 @@ class World:
         """The same with its first classes only."""
         return replace(self, names=self.names[:classes])
 
+    def sizes(self, options: RenderOptions) -> dict[str, int]:
+        """How many samples each set will have."""
+        tests = dict.fromkeys(self.tests, options.points)
+        return {"web": options.web + options.planted, "reference": options.reference, **tests}
+
     def sets(self, options: RenderOptions) -> dict[str, list[Sample]]:
         """Every set by the name of its folder."""
         seed = options.seed
