@@ -14,7 +14,10 @@ import pytest
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError
+from clipgap.runs.how import How
 from clipgap.runs.old_lock import only_writer
+from clipgap.runs.output import open_output
+from clipgap.synthetic.render import KIND
 from tests.worlds import tree, unit_rows
 
 HOLD = """
@@ -112,9 +115,7 @@ def test_commands_leave_a_folder_that_is_being_written_alone(
     scan = ["scan", "train.npy", "--test", "t=test.npy", "-o", "scan"]
     split = ["split", "scan", "--rand", "10", "-o", "keep"]
     dedup = ["dedup", "train.npy", "--epsilon", "0.1", "--clusters", "2", "-o", "unique"]
-    render = ["render", "shapes", "--web", "4", "--reference", "2", "--points", "2"]
-    render += ["--planted", "1", "-o", "drawn"]
-    for call, held in ((scan, "scan"), (split, "keep"), (dedup, "unique.work"), (render, "drawn")):
+    for call, held in ((scan, "scan"), (split, "keep"), (dedup, "unique.work")):
         out = call[-1]
         with only_writer(Path(held)):
             assert main(call) == InputError.exit_code
@@ -127,3 +128,20 @@ def test_commands_leave_a_folder_that_is_being_written_alone(
         assert tree(Path(out)) == made
     assert not list(tmp_path.glob(".*.lock"))
     assert clipgap.verify("scan").ok
+
+
+def test_render_leaves_a_folder_that_is_being_written_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "drawn"
+    call = ["render", "shapes", "--web", "4", "--reference", "2", "--points", "2"]
+    call += ["--planted", "1", "-o", str(out)]
+    with open_output(out, KIND, How()):
+        assert main(call) == InputError.exit_code
+        assert "another run is at work in" in capsys.readouterr().err
+        assert not tree(out).keys() - {".progress/lock"}
+    assert main(call) == 0
+    made = tree(out)
+    with open_output(out, KIND, How(resume=True)):
+        assert main([*call, "--overwrite"]) == InputError.exit_code
+    assert tree(out) == made

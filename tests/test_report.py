@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -223,6 +224,24 @@ def test_equal_inputs_give_equal_folders(study: Study, tmp_path: Path) -> None:
     clipgap.report(**fewer, out=again, overwrite=True)
     assert not (again / "split-1.html").exists()  # nothing is left of the report before
     assert not (again / "tables/accuracies.csv").exists()
+
+
+def test_images_that_became_others(study: Study, tmp_path: Path) -> None:
+    """Of the same size, under the same names, at the same time; and the same ones elsewhere."""
+    images = tmp_path / "images"
+    shutil.copytree(study.folder / "images/web", images)
+    inputs = {"scans": {"web": study.folder / "scan"}, "out": tmp_path / "r", "gallery": 2}
+    clipgap.report(**inputs, images={"web": images})
+    images.rename(tmp_path / "moved")
+    assert clipgap.report(
+        **inputs, images={"web": tmp_path / "moved"}, resume=True
+    ).already_complete
+    shard = tmp_path / "moved/web-00000.tar"
+    before = shard.stat()
+    flip_bit(shard, 700)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with pytest.raises(ResumeError, match="inputs images web sha256"):
+        clipgap.report(**inputs, images={"web": tmp_path / "moved"}, resume=True)
 
 
 def test_a_scan_alone_is_enough(study: Study, tmp_path: Path) -> None:

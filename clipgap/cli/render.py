@@ -53,15 +53,16 @@ def render(
     if out is None:
         raise UsageError("--out is missing: name the folder that the images shall go to")
     shell.check_settings_file(out)
-    found = run(
-        world,
-        out,
-        options=options,
-        resume=running.resume,
-        overwrite=running.overwrite,
-        on_progress=lambda moment: shell.note(f"{moment.stage} {moment.at}".strip()),
-    )
-    shell.save_settings(out)
+    with shell.watch(out, "Stopping; images are drawn again from the beginning.") as watch:
+        found = run(
+            world,
+            out,
+            options=options,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=watch.stop,
+        )
     shell.result(asdict(found), _describe(found))
 
 

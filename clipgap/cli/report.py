@@ -90,16 +90,16 @@ def report(
     if out is None:
         raise UsageError("--out is missing: name the folder that the report shall become")
     shell.check_settings_file(out)
-    with shell.progress() as display:
+    with shell.watch(out, "Stopping; a report is made again from its beginning.") as watch:
         result = run(
             **inputs,
             out=out,
             options=options,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=display,
+            on_progress=watch,
+            stop=watch.stop,
         )
-    shell.save_settings(out)
     shell.result(_outcome(result), _describe_outcome(result))
     return 0
 
@@ -147,7 +147,7 @@ def _plan(sources: Sources) -> dict[str, Any]:
         },
         "splits": {name: keep.kept for name, keep in sources.splits.items()},
         "checkpoints": {name: name if name in known else None for name in checkpoints},
-        "images": dict(sources.images),
+        "images": {name: one.path for name, one in sources.images.items()},
         "embeddings": [one.name for one in sources.embeddings],
         "paper": None if sources.paper is None else sources.paper.title,
     }

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
-from clipgap.files.documents import FILES, Form, encode
+from clipgap.files.documents import FILES, MANIFEST, Form, encode
+from clipgap.files.identity import sampled_since
 from clipgap.files.staging import Staging
 from clipgap.options import takes_options
 from clipgap.report.contents import gather
@@ -105,6 +106,9 @@ def report(
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):
+            files = [shard.file for one in sources.images.values() for shard in one.shards]
+            if doubt := sampled_since(files, output.path / MANIFEST):
+                how.note(doubt)
             return ReportResult(output.path, answer.manifest, already_complete=True)
         if not isinstance(answer, New):
             output.start(described)  # a report that is not whole is made again, all of it

@@ -13,7 +13,8 @@ from typing import Any
 
 from clipgap.errors import MissingDependency
 from clipgap.machine import cores
-from clipgap.shards.finding import TarShard, find_shards
+from clipgap.report.sources import Images
+from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import Sample, read_samples
 
@@ -49,7 +50,7 @@ class Pictures:
 
 
 def read_pictures(
-    source: str, number: int, wanted: set[Wanted], write: Callable[[str, bytes], None]
+    images: Images, number: int, wanted: set[Wanted], write: Callable[[str, bytes], None]
 ) -> Pictures:
     """Go through some shards once; thumbnails are handed to `write` with the name of their file.
 
@@ -57,17 +58,16 @@ def read_pictures(
     decides, and a key that several samples have decides nothing.
     """
     pictures = Pictures(wanted)
-    shards = find_shards(source)
     by_key: dict[str, list[Wanted]] = {}
     for one in sorted(wanted):
         by_key.setdefault(one[1], []).append(one)
     known = {shard for shard, _ in wanted if shard}
-    by_name = any(shard.name in known for shard in shards)
+    by_name = any(shard.name in known for shard in images.shards)
     seen: set[Wanted] = set()
     ambiguous: set[Wanted] = set()
 
     def meant() -> Iterator[tuple[Wanted, Sample]]:
-        for shard in shards:
+        for shard in images.shards:
             for sample in _samples(shard, pictures.problems):
                 for one in by_key.get(sample.key, ()):
                     if by_name and one[0] and one[0] != shard.name:
@@ -95,8 +95,8 @@ def read_pictures(
     if ambiguous:
         shown = ", ".join(repr(key) for _, key in sorted(ambiguous)[:3])
         pictures.problems.append(
-            f"{source}: {len(ambiguous):,} keys are of several samples, among them {shown}; they "
-            "have no picture"
+            f"{images.path}: {len(ambiguous):,} keys are of several samples, among them {shown}; "
+            "they have no picture"
         )
     return pictures
 

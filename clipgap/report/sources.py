@@ -16,11 +16,13 @@ from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
 from clipgap.clip.eval.run import open_evaluation as open_result
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
+from clipgap.files.identity import digest_of_group
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import part_name, test_name
+from clipgap.shards.finding import TarShard, find_shards
 
 Given = str | Path
 Named = Mapping[str, Given] | Sequence[Given] | Given
@@ -129,6 +131,21 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Images:
+    """Tar shards with the images of a training or test set."""
+
+    path: str  # as it was given
+
+    @cached_property
+    def shards(self) -> list[TarShard]:
+        return find_shards(self.path)
+
+    def identity(self) -> dict[str, str]:
+        members = [(shard.name, shard.file) for shard in self.shards]
+        return {"path": self.path, "sha256": digest_of_group(members)}
+
+
+@dataclass(frozen=True)
 class Sources:
     """All that goes into a report. The first scan is the large set that figures are about."""
 
@@ -136,7 +153,7 @@ class Sources:
     reference: TrainingSet | None
     splits: Mapping[str, KeepList]
     evaluations: tuple[Evaluation, ...]
-    images: Mapping[str, str]  # name of a training or test set -> its tar shards
+    images: Mapping[str, Images]  # by name of a training or test set
     paper: Paper | None
     embeddings: tuple[TrainingSet, ...] = ()  # the first scan again, by other embeddings
 
@@ -190,7 +207,7 @@ class Sources:
             else {self.reference.name: checksum(self.reference.scan.manifest)},
             "splits": {name: checksum(keep.manifest) for name, keep in self.splits.items()},
             "evaluations": [checksum(one.manifest) for one in self.evaluations],
-            "images": dict(self.images),
+            "images": {name: one.identity() for name, one in self.images.items()},
             "paper": None if self.paper is None else self.paper.sha256,
             "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
         }
@@ -219,7 +236,7 @@ def open_sources(
         reference=opened[0] if opened else None,
         splits={name: open_keep(path) for name, path in named(splits, "split").items()},
         evaluations=tuple(open_evaluation(Path(path)) for path in paths),
-        images={name: str(path) for name, path in (images or {}).items()},
+        images={name: Images(str(path)) for name, path in (images or {}).items()},
         paper=None if paper is None else read_paper(Path(paper)),
         embeddings=tuple(
             TrainingSet(name, open_scan(path))

@@ -14,7 +14,7 @@ from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count
 from clipgap.files.sums import AnySum, FileSum
 from clipgap.options import takes_options
-from clipgap.runs.how import How, OnProgress
+from clipgap.runs.how import How
 from clipgap.runs.output import Complete, Kind, New, Output, open_output
 from clipgap.synthetic.options import RenderOptions
 from clipgap.synthetic.samples import shard_names, write_shards
@@ -53,9 +53,7 @@ def render(
     out: str | Path,
     *,
     options: RenderOptions,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
+    how: How,
 ) -> Rendered:
     """Draw a world into OUT/SET/00000.tar …; the same arguments always give the same bytes.
 
@@ -63,7 +61,6 @@ def render(
     """
     if world not in WORLDS:
         raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
-    how = How(resume=resume, overwrite=overwrite, on_progress=on_progress)
     drawn = WORLDS[world]()
     if options.classes is not None and not 2 <= options.classes <= len(drawn.names):
         raise UsageError(
@@ -88,6 +85,7 @@ def _draw(
     files: dict[str, AnySum] = {}
     counts: dict[str, int] = {}
     for name, samples in drawn.sets(options).items():
+        output.how.check()
         output.how.tell("writing", at=name, works=True)
         files |= write_shards(output.path, name, samples)
         counts[name] = len(samples)
