@@ -25,11 +25,14 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.parquet import FileSum
-from clipgap.report import contents
+from clipgap.keep.certificates import certificate_file, write_certificate
+from clipgap.report import contents, page
+from clipgap.report.api import plan_report
 from clipgap.report.paper import read_paper
 from clipgap.report.parts import Figure, Findings, Note, Part, Section
 from clipgap.report.sections.how_near import bin_of
 from clipgap.report.sections.pruning import describe_rule
+from clipgap.report.sources import Images
 from clipgap.report.svg import Drawing, linear
 from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
 from tests import report_oracle
@@ -244,6 +247,23 @@ def test_images_that_became_others(study: Study, tmp_path: Path) -> None:
         clipgap.report(**inputs, images={"web": tmp_path / "moved"}, resume=True)
 
 
+def test_passwords_in_addresses_stay_out(study: Study) -> None:
+    """Of a store, of images, in a rule, in a title."""
+    address = "https://someone:s3cret@host/web-00000.tar?token=s3cret"
+    sources = plan_report({"web": study.folder / "scan"}, splits=study.folder / "near-90")
+    sources.scans[0].scan.manifest["inputs"]["train"]["path"] = address
+    sources.splits["near-90"].manifest["rule"]["of"] = [{"path": address}]
+    images = Images(address)
+    vars(images)["shards"] = []
+    found = contents.gather(replace(sources, images={"web": images}), address)
+    pages: dict[str, bytes] = {}
+    page.write_pages(found, {"sets": {}}, pages.__setitem__)
+    for text in (str(found), str(images.identity()), *map(bytes.decode, pages.values())):
+        assert "s3cret" not in text
+    for name in ("index.html", "split-1.html"):
+        assert "https://***@host/web-00000.tar?token=***" in pages[name].decode()
+
+
 def test_a_scan_alone_is_enough(study: Study, tmp_path: Path) -> None:
     """What has no input is left out; thresholds come from the scan."""
     made = clipgap.report(study.folder / "scan", out=tmp_path / "r")
@@ -441,11 +461,16 @@ def test_certificates(study: Study, tmp_path: Path) -> None:
     page = (made.path / "split-1.html").read_text()
     assert all(str(escape(claim["says"])) in page for claim in proof["claims"].values())
     # One that is about another keep-list proves nothing.
-    document = json.loads(Path(f"{keep}.certificate.json").read_text())
+    path = certificate_file(keep)
+    document = json.loads(path.read_text())
     document["keep"]["manifest_sha256"] = "0" * 64
-    Path(f"{keep}.certificate.json").write_text(json.dumps(document))
+    write_certificate(path, document)
     made = clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "s")
     assert read(made.path)["splits"][0]["certificate"] is None
+    # Nor does one that somebody edited.
+    path.write_text(path.read_text().replace('"holds": true', '"holds": false'))
+    with pytest.raises(InputError, match=r"certificate\.json was damaged or edited"):
+        clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "t")
 
 
 @pytest.mark.parametrize(

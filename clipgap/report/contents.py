@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from clipgap import __version__
+from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.report.parts import Findings, Part, Section
 from clipgap.report.sections.accuracy import ACCURACY
@@ -30,7 +31,7 @@ def gather(sources: Sources, title: str) -> Findings:
     }
     for section in SECTIONS:
         found |= section.findings(sources)
-    return _finite(found)  # type: ignore[no-any-return]
+    return _shown(found)  # type: ignore[no-any-return]
 
 
 def shown_sections(findings: Findings) -> list[tuple[Section, list[Part]]]:
@@ -54,10 +55,12 @@ def _training(training: TrainingSet) -> dict[str, Any]:
     }
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no NaN."""
+def _shown(value: Any) -> Any:
+    """As it may be shown: JSON has no NaN, and an address may hold a password."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _shown(each) for key, each in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_shown(each) for each in value]
+    if isinstance(value, str):
+        return public(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.files.addresses import public
 from clipgap.keep.lists import KeepList
 from clipgap.report.pictures import Pictures, Wanted, read_pictures
 from clipgap.report.sections.accuracy import Answers, answers
@@ -205,7 +206,7 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
         write(f"data/{number}/index.js", script(f"index/{number}", _index(gallery)))
         for page, points in enumerate(_pages(gallery, pictures)):
             write(f"data/{number}/{page:04d}.js", script(f"page/{number}/{page}", points))
-    problems = [problem for one in pictures.values() for problem in one.problems]
+    problems = [public(problem) for one in pictures.values() for problem in one.problems]
     wanted = sum(len(one.wanted) for one in pictures.values())
     found = sum(bool(p.file) for one in pictures.values() for p in one.found.values())
     return {

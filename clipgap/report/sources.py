@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
 from clipgap.clip.eval.run import open_evaluation as open_result
 from clipgap.errors import InputError, UsageError
+from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.parquet import FileSum, read_table
@@ -134,11 +135,16 @@ class Evaluation:
 class Images:
     """Tar shards with the images of a training or test set."""
 
-    path: str  # as it was given
+    given: str
+
+    @property
+    def path(self) -> str:
+        """As it may be shown."""
+        return public(self.given)
 
     @cached_property
     def shards(self) -> list[TarShard]:
-        return find_shards(self.path)
+        return find_shards(self.given)
 
     def identity(self) -> dict[str, str]:
         members = [(shard.name, shard.file) for shard in self.shards]

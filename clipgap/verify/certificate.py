@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from clipgap import __version__
-from clipgap.files.documents import checksum, write_json
+from clipgap.files.documents import checksum
 from clipgap.keep.lists import KeepList
 from clipgap.scan.result import ScanResult
 from clipgap.verify.checks import Check
 from clipgap.verify.claims import Claim
-
-FORMAT = "clipgap-certificate"
 
 
 def certificate(
@@ -24,8 +21,6 @@ def certificate(
     """Plain data; the fingerprints tell which stores, scans and files it is about."""
     store = keep.manifest["store"]
     return {
-        "format": FORMAT,
-        "version": 1,
         "holds": all(check.ok for check in checks),
         "keep": {
             "path": str(keep.path),
@@ -43,10 +38,6 @@ def certificate(
         "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in checks},
         "versions": {"clipgap": __version__, "numpy": np.__version__},
     }
-
-
-def write_certificate(path: Path, document: Mapping[str, Any]) -> None:
-    write_json(path, document)
 
 
 def _scan(scan: ScanResult) -> dict[str, Any]:

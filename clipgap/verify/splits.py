@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from clipgap.files.documents import checksum, write_json
+from clipgap.files.documents import checksum
+from clipgap.keep.certificates import write_certificate
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.kernels.options import Compute
 from clipgap.options import takes_options
@@ -92,7 +93,7 @@ def verify_split(
     report = VerifyReport(str(path), tuple(checks.done))
     if certify is not None:
         scans = () if tables is None else tables.scans
-        write_json(Path(certify), certificate(keep, scans, report.checks, claims))
+        write_certificate(Path(certify), certificate(keep, scans, report.checks, claims))
     return report
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.files.documents import checksum
+from clipgap.keep.certificates import read_certificate
 from clipgap.keep.lists import KeepList
 from clipgap.report.paper import printed
 from clipgap.report.parts import Figure, Findings, Section, outlines, training_colours
@@ -205,25 +204,21 @@ def describe_rule(rule: Mapping[str, Any]) -> str:
 
 
 def _certificate(keep: KeepList) -> dict[str, Any] | None:
-    """What `clipgap verify` wrote beside the keep-list, if it is about this very list."""
-    path = Path(f"{keep.path}.certificate.json")
-    try:
-        found = json.loads(path.read_bytes())
-        if found["keep"]["manifest_sha256"] != checksum(keep.manifest):
-            return None
-        return {
-            "holds": bool(found["holds"]),
-            "claims": {
-                name: {key: claim[key] for key in ("says", "holds", "checked", "contradicted")}
-                for name, claim in found["claims"].items()
-            },
-            "checks": {
-                name: {"ok": bool(check["ok"]), "detail": str(check["detail"])}
-                for name, check in found["checks"].items()
-            },
-        }
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    """What `clipgap verify` wrote beside the keep-list, as far as it is shown."""
+    found = read_certificate(keep)
+    if found is None:
         return None
+    return {
+        "holds": found["holds"],
+        "claims": {
+            name: {key: claim[key] for key in ("says", "holds", "checked", "contradicted")}
+            for name, claim in found["claims"].items()
+        },
+        "checks": {
+            name: {"ok": check["ok"], "detail": check["detail"]}
+            for name, check in found["checks"].items()
+        },
+    }
 
 
 def _splits(findings: Findings) -> Iterator[Table]:
