@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from scipy.stats import spearmanr
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import FileSum
 from clipgap.keep.certificates import certificate_file, write_certificate
 from clipgap.report import contents, page
@@ -438,6 +440,52 @@ def test_evaluations_of_other_points(
     else:
         with pytest.raises(InputError, match=message):
             clipgap.report(**inputs)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damage_is_refused_or_harmless(study: Study, tmp_path: Path, seed: int) -> None:
+    """A bit, a piece or an end of any file that is read: the same numbers, or the file is named."""
+    parts = ("scan", "gap", "eval", "sketch-pruned", "images/val")
+    for part in parts:
+        shutil.copytree(study.folder / part, tmp_path / part)
+    shutil.copy(study.folder / "paper.toml", tmp_path)
+    inputs = {
+        "scans": {"web": tmp_path / "scan"},
+        "reference": {"curated": tmp_path / "gap"},
+        "splits": tmp_path / "sketch-pruned",
+        "evals": tmp_path / "eval",
+        "images": {"val": tmp_path / "images/val"},
+        "paper": tmp_path / "paper.toml",
+        "gallery": 2,
+    }
+    whole = clipgap.report(**inputs, out=tmp_path / "whole").path
+    files = sorted(p for part in parts for p in (tmp_path / part).rglob("*") if p.is_file())
+    chance = random.Random(seed)
+    for n, file in enumerate(chance.choices([*files, tmp_path / "paper.toml"], k=6)):
+        content = file.read_bytes()
+        at, kind = chance.randrange(len(content)), chance.choice(("flip", "cut", "blank"))
+        changed = bytearray(content)
+        if kind == "flip":
+            changed[at] ^= 1 << chance.randrange(8)
+        elif kind == "cut":
+            del changed[at:]
+        else:
+            changed[at : at + 16] = bytes(len(changed[at : at + 16]))
+        file.write_bytes(changed)
+        try:
+            made = clipgap.report(**inputs, out=tmp_path / f"{n}").path
+        except InputError as error:
+            assert file.name in str(error) or str(file.parent) in str(error)
+        else:
+            if has_sum(file):
+                assert read(made) == read(whole), file
+        file.write_bytes(content)
+
+
+def has_sum(file: Path) -> bool:
+    """Whether a manifest tells what is in the file; some manifests do not tell it of themselves."""
+    of_others = file.suffix in (".tar", ".toml")
+    return not of_others and (file.name != MANIFEST or b'\n "sha256": ' in file.read_bytes())
 
 
 def test_damaged_inputs_are_named(study: Study, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.sums import damaged, sums_from_json
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
@@ -71,6 +72,20 @@ class TrainingSet:
                 else _finite(gap.to_numpy(zero_copy_only=False).astype(np.float64)),
             )
         return self._read[test]
+
+    def train(self) -> Any:
+        """The training table as a dataset, of files that are what the manifest says."""
+        folder, files = self.scan.path, self.scan.manifest["files"]
+        if folder is not None:
+            parts = range(len(self.scan.manifest["inputs"]["train"]["shards"]))
+            sums = {name: files[name] for name in map(part_name, parts)}
+            if wrong := damaged(folder, sums_from_json(sums)):
+                raise InputError.listing(
+                    f"the scan {folder} is damaged. Its command computes these files again when it "
+                    "is given --resume:",
+                    [f"{folder / name}" for name in wrong],
+                )
+        return self.scan.train()
 
     def similarity(self, test: str) -> NDArray[np.float64]:
         """s_test of each test point; NaN where it has no score."""
