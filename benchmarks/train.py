@@ -35,13 +35,14 @@ from PIL import Image
 
 from clipgap.bench.results import append, default_folder, origin
 from clipgap.clip.networks import register_config
-from clipgap.clip.train.api import FORMAT
+from clipgap.clip.train.api import KIND, begin
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.patches import import_trainer
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
 from clipgap.keep.lists import KeepWriter
-from clipgap.runs.old_output import OutputFolder
+from clipgap.runs.how import How
+from clipgap.runs.output import open_output
 
 TINY = {
     "embed_dim": 32,
@@ -122,8 +123,9 @@ def timed(plan: TrainPlan, place: Place, alone: bool) -> tuple[float, float]:
         if alone:
             _open_clip_alone(plan, place, clocked)
         else:
-            OutputFolder(place.folder, FORMAT, "training run").start(plan.to_json())
-            run(plan, place.folder, lambda: False)
+            with open_output(place.folder, KIND, How()) as output:
+                begin(output, plan)
+                run(plan, place.folder, lambda: False)
     finally:
         train.train_one_epoch = original
         logging.root.handlers.clear()

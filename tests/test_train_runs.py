@@ -15,6 +15,7 @@ import torch
 import clipgap
 from clipgap.__main__ import main
 from clipgap.clip.train import checkpoints, driver
+from clipgap.clip.train.api import how_to_train, run_train
 from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import Ranks, plan_train
@@ -293,17 +294,16 @@ class TestRefused:
         ]
         assert main([*command, "--batch-size=45"]) == 3
         changed = plan_train(place, options(world, epochs=1, batch_size=30))
-        from clipgap.clip.train.api import run_train
-
+        latest = how_to_train("latest")
         with pytest.raises(ResumeError, match=r"batches: batch: was 45, is 30"):
-            run_train(changed, place.folder, resume="latest")
+            run_train(changed, place.folder, latest)
         with pytest.raises(UsageError, match=r"give 'latest'"):
-            run_train(plan, place.folder, resume="epoch_1.pt")
+            how_to_train("epoch_1.pt")
         assert main([*command, "--batch-size=45", "--resume=latest"]) == 0
         checkpoint = place.folder / "checkpoints" / "epoch_1.pt"
         checkpoint.write_bytes(checkpoint.read_bytes() + b"!")
         with pytest.raises(InputError, match=r"epoch_1\.pt is damaged"):
-            run_train(plan, place.folder, resume="latest")
+            run_train(plan, place.folder, latest)
 
     def test_a_stranger_in_the_way(self, world: TrainWorld) -> None:
         with pytest.raises(UsageError, match="becomes the name of a folder"):

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 
-from clipgap.clip.train.api import FORMAT
+from clipgap.clip.train.api import KIND, begin
 from clipgap.clip.train.driver import run_here
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
 from clipgap.files import lines
-from clipgap.runs.old_output import OutputFolder
+from clipgap.runs.how import How
+from clipgap.runs.output import open_output
 from tests.clip_worlds import write_config, write_shards
 from tests.shards import write_keep
 
@@ -77,12 +78,8 @@ def options(world: TrainWorld, **changes: Any) -> TrainOptions:
 
 def train_here(plan: TrainPlan, place: Place, stop: Callable[[], bool] = lambda: False) -> Path:
     """One rank in this process, in a folder that is new or goes on; `Interrupted` if stopped."""
-    output = OutputFolder(place.folder, FORMAT, "training run")
-    if output.state() == "empty":
-        output.start(plan.to_json())
-    else:
-        output.go_on(plan.to_json())
-    with quiet():
+    with open_output(place.folder, KIND, How(resume=True)) as output, quiet():
+        begin(output, plan)
         run(plan, place.folder, stop)
     return place.folder
 

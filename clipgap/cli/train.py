@@ -16,9 +16,8 @@ from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, Only, option
 
 if TYPE_CHECKING:
-    from clipgap.clip.train.api import Progress, TrainResult
+    from clipgap.clip.train.api import TrainResult
     from clipgap.clip.train.plan import TrainPlan
-    from clipgap.runs.how import Progress as Shown
 
 _STOPPING = "Stopping after the step at hand; a checkpoint is kept."
 
@@ -57,44 +56,25 @@ def train(
     of several. SIGTERM, SIGUSR1 and Ctrl-C: the step at hand is finished and saved, the exit code
     is 75 (130), and --resume latest ends where an undisturbed run would have ended.
     """
-    from clipgap.clip.train.api import run_train
+    from clipgap.clip.train.api import how_to_train, run_train
     from clipgap.clip.train.options import Place
     from clipgap.clip.train.plan import plan_train
 
     place = Place(train_data, logs, name, keep, add_reference)
-    plan = plan_train(place, options)
     if running.dry_run:
+        plan = plan_train(place, options)
         described = _described(plan, place.folder)
         shell.result(described, _describe_plan(described))
         return 0
     shell.check_settings_file(place.folder)
     with shell.watch(place.folder, _STOPPING) as watch:
-        result = run_train(
-            plan,
-            place.folder,
-            resume=resume,
-            overwrite=running.overwrite,
-            on_progress=lambda progress: watch(_shown(progress)),
-            stop=watch.stop,
-        )
+        how = how_to_train(resume, overwrite=running.overwrite, on_progress=watch, stop=watch.stop)
+        how.tell("counting samples")
+        result = run_train(plan_train(place, options), place.folder, how)
     if not result.manifest:  # the first rank speaks for all
         return 0
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.quarantined > tolerance.allow_bad else 0
-
-
-def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.how import Progress as Shown
-
-    return Shown(
-        stage=progress.stage,
-        works=True,
-        done=progress.samples,
-        total=progress.total,
-        earlier=progress.earlier,
-        seconds=progress.seconds,
-        at="" if progress.loss is None else f"loss {progress.loss:.4f}",
-    )
 
 
 def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:

@@ -9,53 +9,53 @@ LOGS/NAME/quarantine.parquet   samples that could not be used; only if there are
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from clipgap import __version__
-from clipgap.clip.train.logs import Quarantine, reached
+from clipgap.clip.train.logs import KEYS, LOSSES, Quarantine, reached
 from clipgap.clip.train.options import Place, TrainOptions
+from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import Ranks, TrainPlan, plan_train
+from clipgap.clip.train.worker import PLAN
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import FILES, Form, is_count, is_number, read_manifest, write_json
+from clipgap.files.folders import is_inside
 from clipgap.files.parquet import FileSum
 from clipgap.machine import versions
 from clipgap.options import takes_options
-from clipgap.runs.changes import changes, refuse_changes
-from clipgap.runs.old_lock import only_writer
-from clipgap.runs.old_output import OutputFolder, State, read_manifest
+from clipgap.runs.how import How, OnProgress
+from clipgap.runs.output import Answer, Complete, Damaged, Kind, Output, open_output
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 
-FORMAT = "clipgap-train"
-_MADE = (
-    *("checkpoints", "keys", "losses.jsonl", QUARANTINE),
-    *("out.log", "params.txt", "processes.log", "tensorboard"),
+KIND = Kind(
+    Form(
+        "clipgap-train",
+        "training run",
+        {
+            "plan": {"batches": {"batches": is_count}},
+            "counts": dict.fromkeys(("samples", "steps", "quarantined"), is_count),
+            "checkpoint": {"path": is_inside, "sha256": str, "size": is_count},
+            "final_loss": (None, is_number),
+            "files": FILES,
+        },
+    ),
+    owns=(
+        *("checkpoints/epoch_*.pt", "checkpoints/results.jsonl", LOSSES, f"{KEYS}/rank-*.jsonl"),
+        *(QUARANTINE, "out.log", "params.txt", "processes.log", "tensorboard/*"),
+    ),
+    labels={
+        "plan": "plan:",
+        "plan shards": "training shard",
+        "plan keep_sha256": "keep-list",
+        "plan options": "option",
+        "plan batches": "batches:",
+    },
 )
-_LABELS = {
-    "shards": "training shard",
-    "keep_sha256": "keep-list",
-    "options": "option",
-    "batches": "batches:",
-}
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is."""
-
-    stage: str
-    samples: int = 0
-    total: int = 0
-    earlier: int = 0  # of an earlier run that this one goes on with
-    seconds: float = 0.0
-    loss: float | None = None
-
-
-OnProgress = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)
@@ -110,110 +110,64 @@ def train(
         None if keep is None else Path(keep),
         None if add_reference is None else str(add_reference),
     )
-    plan = plan_train(place, options)
-    return run_train(
-        plan, place.folder, resume=resume, overwrite=overwrite, on_progress=on_progress, stop=stop
-    )
+    how = how_to_train(resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
+    return run_train(plan_train(place, options), place.folder, how)
 
 
-def run_train(
-    plan: TrainPlan,
-    folder: Path,
-    *,
-    resume: str | None = None,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
-) -> TrainResult:
-    """Carry out what `plan_train` has planned; see `train`."""
-    from clipgap.clip.train.driver import run_here
-
+def how_to_train(resume: str | None, **more: Any) -> How:
+    """As with any long run, but --resume says what to go on from, as in open_clip."""
     if resume not in (None, "latest"):
         raise UsageError(f"--resume {resume!r}: give 'latest'; a whole checkpoint is looked for")
-    ranks, stop = Ranks.of_environment(), stop or threading.Event()
-    output = OutputFolder(folder, FORMAT, "training run")
+    return How(resume=resume is not None, **more)
+
+
+def run_train(plan: TrainPlan, folder: Path, how: How) -> TrainResult:
+    """Carry out what `plan_train` has planned; see `train`."""
+    from clipgap.clip.train.driver import launch, run_here
+
+    ranks, stop = Ranks.of_environment(), how.stop or threading.Event()
     if ranks.launched and ranks.rank:
         run_here(plan, folder, stop)
         return TrainResult(folder, {})
-    with only_writer(folder):
-        return _run(plan, output, ranks, resume is not None, overwrite, on_progress, stop)
+    with open_output(folder, KIND, how) as output:
+        match begin(output, plan):
+            case Complete(manifest):
+                return TrainResult(folder, manifest, already_complete=True)
+            case Damaged(_, files):
+                raise InputError(
+                    f"{folder / files[0]} is damaged: its SHA-256 or size is not that of the "
+                    "manifest. Train again with --overwrite."
+                )
+        if ranks.launched:
+            run_here(plan, folder, stop)
+        else:
+            launch(plan, folder, stop, how.report)
+        return TrainResult(folder, _finish(output, plan))
 
 
-def _run(
-    plan: TrainPlan,
-    output: OutputFolder,
-    ranks: Ranks,
-    resume: bool,
-    overwrite: bool,
-    on_progress: OnProgress | None,
-    stop: threading.Event,
-) -> TrainResult:
-    from clipgap.clip.train.driver import launch, run_here
-
-    state, folder = output.state(), output.path
-    if state == "finished" and resume and not overwrite:
-        return _checked(output, plan)
-    _prepare(output, state, plan, resume, overwrite)
-    if ranks.launched:
-        run_here(plan, folder, stop)
-    else:
-        launch(plan, folder, stop, on_progress or (lambda progress: None))
-    manifest = _manifest(plan, folder)
-    output.finish(manifest)
-    return TrainResult(folder, manifest)
+def begin(output: Output, plan: TrainPlan) -> Answer:
+    """Take up what is in the folder, or make it new, and note what ranks are to do there."""
+    answer = output.begin({"kind": "train", "plan": plan.to_json()})
+    if output.state == "unfinished":
+        write_json(output.progress / PLAN, plan.to_json())
+    return answer
 
 
 def open_train(path: str | Path) -> TrainResult:
     """A finished run."""
-    folder = Path(path)
     unfinished = "Go on with it: `clipgap train … --resume latest`."
-    return TrainResult(folder, read_manifest(folder, FORMAT, "training run", unfinished))
+    return TrainResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
 
 
-def _prepare(
-    output: OutputFolder, state: State, plan: TrainPlan, resume: bool, overwrite: bool
-) -> None:
-    if state != "empty" and not (resume or overwrite):
-        raise output.require_flag(state)
-    if state == "unfinished" and not overwrite:
-        _compare(output.path, output.started_with(), plan)
-        output.go_on(plan.to_json())
-    else:
-        output.start(plan.to_json(), _MADE)
-
-
-def _checked(output: OutputFolder, plan: TrainPlan) -> TrainResult:
-    """A run that is done: is it the one that is wanted, and is its checkpoint sound?"""
-    result = open_train(output.path)
-    _compare(output.path, result.manifest["plan"], plan)
-    kept = result.manifest["checkpoint"]
-    files = {kept["path"]: FileSum(kept["sha256"], kept["size"])}
-    if output.damaged(files):
-        raise InputError(
-            f"{result.checkpoint} is damaged: its SHA-256 or size is not that of the manifest. "
-            "Train again with --overwrite."
-        )
-    output.tidy()
-    return TrainResult(output.path, result.manifest, already_complete=True)
-
-
-def _compare(folder: Path, before: Mapping[str, Any], plan: TrainPlan) -> None:
-    now = json.loads(json.dumps(plan.to_json()))
-    refuse_changes(folder, list(changes(before, now, _LABELS)))
-
-
-def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
+def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
     from clipgap.clip.train.checkpoints import FOLDER, name_of
-    from clipgap.clip.train.order import Position
 
-    problems = Quarantine(folder).problems()
-    if problems:
-        write_quarantine(folder, problems)
-    last = reached(folder)
+    problems = Quarantine(output.path).problems()
+    files = {QUARANTINE: write_quarantine(output.path, problems)} if problems else {}
     checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"
-    return {
-        "format": FORMAT,
-        "version": 1,
+    files[checkpoint] = FileSum.of(output.path / checkpoint)
+    last = reached(output.path)
+    entries = {
         "kind": "train",
         "plan": plan.to_json(),
         "counts": {
@@ -224,8 +178,9 @@ def _manifest(plan: TrainPlan, folder: Path) -> dict[str, Any]:
             "quarantined": len(problems),
         },
         "keep": plan.keep and {"path": plan.keep, "manifest_sha256": plan.keep_sha256},
-        "checkpoint": {"path": checkpoint, **asdict(FileSum.of(folder / checkpoint))},
+        "checkpoint": {"path": checkpoint, **asdict(files[checkpoint])},
         # Neither NaN nor infinity is JSON.
         "final_loss": last.loss if last is not None and isfinite(last.loss) else None,
         "versions": {"clipgap": __version__, **versions("torch", "open_clip_torch")},
     }
+    return output.finish(entries, files)

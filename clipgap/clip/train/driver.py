@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from clipgap.clip.train.logs import reached
 from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, PLAN, PROGRESS, run
+from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, run
 from clipgap.errors import (
     ClipgapError,
     InputError,
@@ -30,10 +30,8 @@ from clipgap.errors import (
     MissingDependency,
     UsageError,
 )
-from clipgap.files.documents import write_json
-
-if TYPE_CHECKING:
-    from clipgap.clip.train.api import OnProgress
+from clipgap.runs.how import OnProgress, Progress
+from clipgap.runs.output import PROGRESS
 
 LOG = "processes.log"
 LOOPBACK = "127.0.0.1"
@@ -60,13 +58,11 @@ def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: On
     """Start the ranks and wait for them."""
     if stop.is_set():
         raise Interrupted("stopped before the first step; --resume latest begins with it")
-    progress, world = folder / PROGRESS, plan.batches.world
-    write_json(progress / PLAN, plan.to_json())
-    (progress / ENDED).unlink(missing_ok=True)
+    (folder / PROGRESS / ENDED).unlink(missing_ok=True)
     ranks: list[subprocess.Popen[bytes]] = []
-    with (folder / LOG).open("ab") as log, _meeting_point(world) as environment:
+    with (folder / LOG).open("ab") as log, _meeting_point(plan.batches.world) as environment:
         try:
-            for rank in range(world):
+            for rank in range(plan.batches.world):
                 ranks.append(_started(rank, folder, environment, log))
             failed = _watch(ranks, plan, folder, stop, on_progress)
         finally:  # if one has failed, the others would wait for it for ever
@@ -147,18 +143,22 @@ def _watch(
 
 
 def _shown(plan: TrainPlan, folder: Path, on_progress: OnProgress) -> Iterator[None]:
-    from clipgap.clip.train.api import Progress
-
     began, total = time.monotonic(), plan.epochs * plan.batches.samples
-    last = reached(folder)
-    earlier = last.samples if last else 0
+    first = reached(folder)
     while True:
         last = reached(folder)
-        seconds = time.monotonic() - began
-        if last:
-            on_progress(Progress("training", last.samples, total, earlier, seconds, last.loss))
-        else:
-            on_progress(Progress("training", 0, total, 0, seconds))
+        on_progress(
+            Progress(
+                stage="training",
+                works=True,
+                done=last.samples if last else 0,
+                total=total,
+                earlier=first.samples if first else 0,
+                noun="samples",
+                seconds=time.monotonic() - began,
+                at=f"loss {last.loss:.4f}" if last else "",
+            )
+        )
         yield
 
 

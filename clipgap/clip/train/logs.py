@@ -16,9 +16,10 @@ from typing import Any
 
 from clipgap.clip.train.order import Position
 from clipgap.files import lines
+from clipgap.runs.output import PROGRESS
 from clipgap.shards.problems import Problem
 
-LOSSES, KEYS, QUARANTINE = "losses.jsonl", "keys", ".progress/quarantine"
+LOSSES, KEYS, QUARANTINE = "losses.jsonl", "keys", f"{PROGRESS}/quarantine"
 
 
 class Log:

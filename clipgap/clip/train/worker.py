@@ -19,9 +19,9 @@ from pathlib import Path
 from clipgap.clip.train.plan import Ranks, TrainPlan
 from clipgap.errors import ClipgapError
 from clipgap.files.documents import write_json
+from clipgap.runs.output import PROGRESS
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-PROGRESS = ".progress"
 PLAN, ENDED = "ranks.json", "ended.json"
 DRIVER = "CLIPGAP_DRIVER"
 """The variable of the environment that holds the number of the process that starts the ranks."""
