@@ -36,7 +36,7 @@ from clipgap.clip.embed.folder import StoreFolder
 from clipgap.clip.embed.sources import Unit, find_units
 from clipgap.clip.embed.worker import Job, Step, embed_units
 from clipgap.clip.models import LoadedModel, load
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 
 DISTINCT = 64
 """Images that differ; each is used many times."""

@@ -12,7 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from clipgap.bench.case import Case
 from clipgap.bench.contenders import CONTENDERS, Contender
 from clipgap.errors import MissingDependency
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 
 CASES = (
     Case("clip-like", 640, 1024),

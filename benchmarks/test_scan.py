@@ -9,7 +9,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from clipgap.bench.scans import Workshop
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 
 ROWS, TESTS = 32_768, 16_384
 

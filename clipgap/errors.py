@@ -5,6 +5,7 @@
     ├── InputError              3   a file, a row or a setting that cannot be used
     │   └── ResumeError         3   an unfinished output was made from other inputs or settings
     ├── MissingDependency       5   a package, a compiler or a device is not there
+    ├── OutOfResources          5   memory, threads, processes or open files ran out
     └── Interrupted            75   stopped on request; the same command with --resume goes on
 
 A message names what is wrong, where (file, row, key), and what to do about it.
@@ -12,6 +13,7 @@ A message names what is wrong, where (file, row, key), and what to do about it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 QUARANTINED = 4
@@ -52,6 +54,49 @@ class MissingDependency(ClipgapError):
     """A package, compiler or device that the chosen way needs."""
 
     exit_code = 5
+
+
+class OutOfResources(ClipgapError):
+    """The system has no more of something, or a limit is reached."""
+
+    exit_code = 5
+
+    @classmethod
+    def behind(cls, error: BaseException) -> OutOfResources | None:
+        """What Python, a library or a package that did not load meant to say, if it was this."""
+        said = str(error)
+        if isinstance(error, MemoryError) or (
+            isinstance(error, ImportError) and any(words in said for words in _NOT_LOADED)
+        ):
+            return cls(f"memory ran out{said and f': {said}'}. {_REMEDIES[errno.ENOMEM]}")
+        if isinstance(error, RuntimeError) and "can't start new thread" in said:
+            return cls(f"the system starts no more threads. {_REMEDIES[errno.EAGAIN]}")
+        if isinstance(error, OSError) and error.errno in _REMEDIES:
+            where = f": {error.filename}" if error.filename else ""
+            return cls(f"{error.strerror}{where}. {_REMEDIES[error.errno]}")
+        cause = error.__cause__ if isinstance(error, ClipgapError) else None
+        if isinstance(cause, OSError) or (cause and isinstance(error, MissingDependency)):
+            return cls.behind(cause)
+        return None
+
+
+_NOT_LOADED = ("failed to map segment", "Cannot allocate memory")
+"""What the system's loader says of a library that is there but finds too little memory."""
+
+_REMEDIES = {
+    errno.ENOMEM: (
+        "Free some, raise the limit (ulimit -v, the container's, the job's), or ask for less at a "
+        "time: fewer --threads or --workers, smaller --block-rows or --batch-size"
+    ),
+    errno.EAGAIN: (
+        "Raise the limit on processes or memory (ulimit -u, ulimit -v, the container's), or take "
+        "fewer --threads or --workers"
+    ),
+    errno.EMFILE: "Raise the limit (ulimit -n), or take fewer --workers",
+    errno.ENFILE: "Other programs hold them; close some, or take fewer --workers",
+    errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+}
+"""By error number of the system: what to do."""
 
 
 class Interrupted(ClipgapError):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
+
+from clipgap.errors import UsageError
 
 INSTRUCTION_SETS = (
     *("avx2", "fma", "f16c"),
@@ -14,6 +17,9 @@ INSTRUCTION_SETS = (
     *("avx_vnni", "amx_int8", "asimd", "asimddp", "i8mm", "sve"),
 )
 """Flags that say which kernel a machine can run; the names are Linux's."""
+
+MOST_THREADS = 4096
+"""More than any machine has cores; a larger number is a slip."""
 
 
 class Machine(TypedDict):
@@ -42,6 +48,29 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def thread_count(threads: int | None = None) -> int:
+    """Threads to compute with: as many as asked for, else CLIPGAP_THREADS, else `cores()`."""
+    if threads is None:
+        threads = number_from("CLIPGAP_THREADS")
+    if threads is None:
+        return cores()
+    if not 1 <= threads <= MOST_THREADS:
+        raise UsageError(
+            f"the number of threads is {threads:,}; it must lie between 1 and {MOST_THREADS:,}"
+        )
+    return threads
+
+
+def number_from(variable: str) -> int | None:
+    """A whole number that the environment gives, or None."""
+    text = os.environ.get(variable, "")
+    if not text:
+        return None
+    if not re.fullmatch("[0-9]{1,9}", text):
+        raise UsageError(f"{variable}={text} is not a number (of at most nine digits)")
+    return int(text)
 
 
 def memory_bytes() -> int:

@@ -62,7 +62,7 @@ cut too, and the result is the same to the byte. A second Ctrl-C leaves at once.
 | 2 | the call does not fit together: an unknown option, a missing value |
 | 3 | input that cannot be used; for `verify`, a scan that is not right |
 | 4 | done, but some rows were set aside: they are listed in `quarantine.parquet` |
-| 5 | a package, compiler or device that the call needs is missing |
+| 5 | a package, compiler or device is missing; or memory, threads or open files ran out |
 | 75 | stopped by a signal; `--resume` goes on |
 | 130 | stopped by Ctrl-C; `--resume` goes on |
 

@@ -17,7 +17,7 @@ from clipgap.bench.contenders import CONTENDERS
 from clipgap.bench.race import race
 from clipgap.bench.results import Row
 from clipgap.bench.scans import files_to_tables
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 
 __all__ = ["Preset", "Row", "print_rows", "run_bench"]
 

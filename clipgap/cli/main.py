@@ -30,7 +30,7 @@ from clipgap.cli import (
 )
 from clipgap.cli.consoles import shown
 from clipgap.cli.shell import LOG
-from clipgap.errors import ClipgapError, InputError, Interrupted
+from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 
 app = typer.Typer(
     name="clipgap",
@@ -97,25 +97,30 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command line; the exit codes are those of `clipgap.errors`, and 0, 4 and 130."""
     try:
         outcome = app(list(arguments), prog_name="clipgap", standalone_mode=False)
-    except ClipgapError as error:
-        _say(str(error), prefix="" if isinstance(error, Interrupted) else "error: ")
-        _show_traceback_if_debugging()
-        return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED_BY_USER
-    except OSError as error:
+    except Exception as error:
+        return _explain(OutOfResources.behind(error) or error)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _explain(error: Exception) -> int:
+    """Say what went wrong; the exit code."""
+    if isinstance(error, ClipgapError):
+        _say(str(error), prefix="" if isinstance(error, Interrupted) else "error: ")
+        _show_traceback_if_debugging()
+        return error.exit_code
+    if isinstance(error, OSError):
         _say(f"{error.strerror}: {error.filename}" if error.filename else str(error))
         _show_traceback_if_debugging()
         return InputError.exit_code
-    except Exception as error:
-        # Typer's errors have no public base class; that they explain themselves sets them apart.
-        if hasattr(error, "format_message"):
-            return _explain_parse_error(error)
-        _say(traceback.format_exc(), prefix="")
-        _say("this is a bug in clipgap; please report it with the lines above")
-        return ClipgapError.exit_code
-    return outcome if isinstance(outcome, int) else 0
+    # Typer's errors have no public base class; that they explain themselves sets them apart.
+    if hasattr(error, "format_message"):
+        return _explain_parse_error(error)
+    _say("".join(traceback.format_exception(error)), prefix="")
+    _say("this is a bug in clipgap; please report it with the lines above")
+    return ClipgapError.exit_code
 
 
 def _explain_parse_error(error: Any) -> int:

@@ -16,7 +16,7 @@ from clipgap.dedup.compare import Comparison
 from clipgap.dedup.decisions import Decision
 from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.settings import DedupSettings
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 from clipgap.runs.how import Progress
 from clipgap.select.order import at_random
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
@@ -19,9 +20,11 @@ from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency, UsageError
 from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, TestSet, TopK
+from clipgap.machine import number_from, thread_count
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
 BUILD_RECORD = Path(__file__).with_name("_cpu_build.json")
+LOG = logging.getLogger(__name__)
 
 _Pointer = ctypes.c_void_p
 _Size = ctypes.c_int64
@@ -44,6 +47,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "cg_scan": (ctypes.c_int, [_Pointer, _Pointer, _Pointer, _Size, *[_Pointer] * 4]),
     "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
+    "cg_missing_threads": (ctypes.c_int, []),
     "cg_counters_get": (_Counters, [_Pointer]),
     "cg_row_block": (_Size, [_Pointer]),
     "cg_pairs": (
@@ -51,7 +55,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [_Pointer, _Pointer, _Size, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3],
     ),
     "cg_add_to_sums": (
-        None,
+        ctypes.c_int,
         [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
     ),
     "cg_upper_bounds": (ctypes.c_int, [_Pointer, _Pointer, _Size, _Pointer]),
@@ -121,30 +125,6 @@ def isa_is_forced() -> bool:
     return bool(os.environ.get("CLIPGAP_CPU_ISA"))
 
 
-def thread_count(threads: int | None = None) -> int:
-    """Asked for, or CLIPGAP_THREADS, or every core this process may run on."""
-    if threads is None:
-        threads = _number_from("CLIPGAP_THREADS")
-    if threads is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores()
-    if threads < 1:
-        raise UsageError(f"the number of threads is {threads}; it must be at least 1")
-    return threads
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
-
-
-def _number_from(variable: str) -> int | None:
-    text = os.environ.get(variable, "")
-    if not text:
-        return None
-    if not text.isdecimal():
-        raise UsageError(f"{variable}={text} is not a number")
-    return int(text)
-
-
 def _address(array: NDArray[Any]) -> int:
     return array.ctypes.data
 
@@ -176,7 +156,7 @@ def add_to_sums(
 ) -> None:
     """Add rows (n, d) to the sums (groups, d) of their groups."""
     assert sums.flags.c_contiguous and rows.flags.c_contiguous and group.dtype == np.int32
-    library().cg_add_to_sums(
+    if library().cg_add_to_sums(
         thread_count(threads),
         _address(rows),
         _address(np.ascontiguousarray(group)),
@@ -184,6 +164,22 @@ def add_to_sums(
         rows.shape[1],
         len(sums),
         _address(sums),
+    ):
+        raise MemoryError("not enough memory for the sums of a block of rows")
+    _tell_missing_threads(library())
+
+
+def _tell_missing_threads(loaded: ctypes.CDLL) -> None:
+    if loaded.cg_missing_threads():
+        _warn_of_missing_threads()
+
+
+@lru_cache(maxsize=1)  # once in a process
+def _warn_of_missing_threads() -> None:
+    LOG.warning(
+        "the system refused %d of the threads to compute with: a limit on processes or memory "
+        "(ulimit -u, ulimit -v, the container's). The others do the work; the results are the same",
+        library().cg_missing_threads(),
     )
 
 
@@ -209,7 +205,7 @@ class CpuScanner(OneAtATime):
         self._handle = self._library.cg_scanner_new(
             list(instruction_sets()).index(isa),
             self.threads,
-            _number_from("CLIPGAP_ROW_BLOCK") or 0,
+            number_from("CLIPGAP_ROW_BLOCK") or 0,
             self.d,
             len(tests),
             _address(sizes),
@@ -253,6 +249,7 @@ class CpuScanner(OneAtATime):
             _address(result.witness),
         ):
             raise MemoryError("not enough memory for a block of rows")
+        _tell_missing_threads(self._library)
         return result
 
     def pairs(
@@ -275,6 +272,7 @@ class CpuScanner(OneAtATime):
         )
         if found < 0:
             raise MemoryError("not enough memory for the pairs of a block of rows")
+        _tell_missing_threads(self._library)
         # Copies, so that the room for pairs that were not found is given back.
         return row[:found].copy(), column[:found].copy(), score[:found].copy()
 

@@ -7,7 +7,6 @@ all of that shard's rows.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import deque
@@ -23,6 +22,7 @@ from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import Put
 from clipgap.kernels.admit import Status
 from clipgap.kernels.interface import Scanner, TopK
+from clipgap.machine import thread_count
 from clipgap.runs.how import OnProgress, Progress
 from clipgap.scan import quarantine
 from clipgap.scan.checkpoint import Ledger, Unit
@@ -56,7 +56,7 @@ class Engine:
     def run(self, shards: Sequence[int]) -> None:
         """Scan these shards, in this order; any order gives the same tables and lists."""
         watch = _Watch(self)
-        readers = max(1, min(4, (os.cpu_count() or 1) // 4))
+        readers = max(1, min(4, thread_count() // 4))
         with (
             BlockReader(self.plan, self.block_rows, readers) as reader,
             _Writer(self) as writer,

@@ -15,7 +15,7 @@ import pyarrow as pa
 from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.files.volumes import LocalFile
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 from clipgap.runs.changes import changes, refuse_changes
 from clipgap.runs.old_how import How
 from clipgap.runs.old_lock import only_writer

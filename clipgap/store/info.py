@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.kernels.admit import Status, admit
+from clipgap.machine import thread_count
 from clipgap.store.base import ShardInfo, Store
 from clipgap.store.duplicates import Duplicates, KeyCounter
 
@@ -121,7 +121,7 @@ def _blocks(store: Store) -> Iterator[_Block]:
         admitted = admit(store.read(shard, start, stop))
         return _Block(shard, start, admitted.status, admitted.norm)
 
-    workers = os.cpu_count() or 1
+    workers = thread_count()
     with ThreadPoolExecutor(workers) as pool:
         yield from _in_order(pool, look, spans, ahead=workers + 1)
 

@@ -13,7 +13,6 @@ large in every row. At d = 640, for 2,048 rows against 16,384 of another seed, t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+
+from clipgap.machine import thread_count
 
 Kind = Literal["clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"]
 Hard = Literal["equal", "duplicates", "near-ties", "window"]
@@ -89,7 +90,7 @@ def rows(
         for chunk in chunks:
             fill(chunk)
     else:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with ThreadPoolExecutor(thread_count()) as pool:
             list(pool.map(fill, chunks))
     return out
 

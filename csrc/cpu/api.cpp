@@ -1,15 +1,16 @@
-// The C ABI over the classes; no exception passes this line.
+// The C ABI over the classes. No exception passes this line; all that can be thrown here is for want of
+// memory.
 
 #include "clipgap.h"
 
 #include <atomic>
 #include <chrono>
-#include <new>
-#include <thread>
+#include <exception>
 #include <vector>
 
 #include "floats.h"
 #include "scan.h"
+#include "threads.h"
 
 #ifdef __linux__
 #include <unistd.h>
@@ -58,10 +59,7 @@ double peak(int threads, double seconds, double (*burn)(int64_t)) {
     for (double seen = total; !total.compare_exchange_weak(seen, seen + done);) {
     }
   };
-  std::vector<std::thread> others;
-  for (int i = 1; i < threads; ++i) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
+  clipgap::run_on_threads(threads, work, work);
   return total / elapsed();
 }
 
@@ -117,7 +115,7 @@ cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, i
   try {
     return new cg_scanner{
         {kKernels[isa], threads, row_block, d, sets, sizes, columns, tau, has_tau, k}};
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     return nullptr;
   }
 }
@@ -129,7 +127,7 @@ int cg_scan(cg_scanner* self, const uint16_t* rows, const int64_t* ids, int64_t 
   try {
     self->scanner.scan(rows, ids, n, {sim, nn, margin, witness});
     return 0;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     return 1;
   }
 }
@@ -155,6 +153,8 @@ void cg_topk_set(cg_scanner* self, const double* sim, const int64_t* ids) {
   }
 }
 
+int cg_missing_threads() { return clipgap::missing_threads; }
+
 cg_counters cg_counters_get(const cg_scanner* self) { return self->scanner.counters; }
 int64_t cg_row_block(const cg_scanner* self) { return self->scanner.row_block(); }
 
@@ -169,38 +169,41 @@ int64_t cg_pairs(cg_scanner* self, const uint16_t* rows, int64_t n, int set, dou
       }
     }
     return count;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     return -1;
   }
 }
 
-void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n, int64_t d,
-                    int64_t groups, double* sums) {
+int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n, int64_t d,
+                   int64_t groups, double* sums) try {
   const Kernels& kernels = *fastest();
-  // Each thread has groups of its own, so no two add to the same sum.
-  const auto work = [&](int64_t first, int64_t last) {
+  std::vector<double> wide(threads * d);  // a row for each thread
+  std::atomic<int> next{0};
+  // Each part has groups of its own, so no two threads add to the same sum.
+  const auto work = [&] {
     const clipgap::DefaultFloats floats;
-    std::vector<double> wide(d);
-    for (int64_t i = 0; i < n; ++i) {
-      if (group_of[i] < first || group_of[i] >= last) continue;
-      kernels.widen(rows + i * d, 1, d, 1, wide.data());
-      double* sum = sums + group_of[i] * d;
-      for (int64_t j = 0; j < d; ++j) sum[j] += wide[j];
+    for (int part; (part = next++) < threads;) {
+      const int64_t first = groups * part / threads, last = groups * (part + 1) / threads;
+      double* row = &wide[part * d];
+      for (int64_t i = 0; i < n; ++i) {
+        if (group_of[i] < first || group_of[i] >= last) continue;
+        kernels.widen(rows + i * d, 1, d, 1, row);
+        double* sum = sums + group_of[i] * d;
+        for (int64_t j = 0; j < d; ++j) sum[j] += row[j];
+      }
     }
   };
-  std::vector<std::thread> others;
-  for (int t = 1; t < threads; ++t) {
-    others.emplace_back(work, groups * t / threads, groups * (t + 1) / threads);
-  }
-  work(0, groups / threads);
-  for (std::thread& other : others) other.join();
+  clipgap::run_on_threads(threads, work, work);
+  return 0;
+} catch (const std::exception&) {
+  return 1;
 }
 
 int cg_upper_bounds(cg_scanner* self, const uint16_t* rows, int64_t n, double* bounds) {
   try {
     self->scanner.upper_bounds(rows, n, bounds);
     return 0;
-  } catch (const std::bad_alloc&) {
+  } catch (const std::exception&) {
     return 1;
   }
 }

@@ -30,7 +30,8 @@ struct cg_counters {
 };
 
 // `sizes` gives the columns of each of `sets` test sets, `columns` their rows one after another,
-// `tau` one threshold a column, read only where `has_tau[set]`. `row_block` 0 means: from the caches.
+// `tau` one threshold a column, read only where `has_tau[set]`: infinite, or what a score can be.
+// `row_block` 0 means: from the caches.
 // Returns null when memory runs out.
 CG_API cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, int sets,
                                   const int64_t* sizes, const uint16_t* columns, const double* tau,
@@ -55,9 +56,13 @@ CG_API int64_t cg_pairs(cg_scanner*, const uint16_t* rows, int64_t n, int set, d
 
 // --- sums -------------------------------------------------------------------------------------
 // Adds each row to the sum (groups, d) of its group. Float16 values are multiples of 2^-24, so sums of
-// fewer than 2^28 rows are exact, whatever the order.
-CG_API void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
-                           int64_t d, int64_t groups, double* sums);
+// fewer than 2^28 rows are exact, whatever the order. Returns 0, or 1 when memory runs out.
+CG_API int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
+                          int64_t d, int64_t groups, double* sums);
+
+// --- threads ----------------------------------------------------------------------------------
+// Where the system refuses a thread, a call goes on with fewer. The most that any call so far lacked.
+CG_API int cg_missing_threads();
 
 // --- single steps, for tests ------------------------------------------------------------------
 // Upper bounds of all scores (n, columns) as the filter sees them; never below the exact score.

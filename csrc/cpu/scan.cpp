@@ -1,13 +1,14 @@
 #include "scan.h"
 
 #include <algorithm>
-#include <exception>
 #include <mutex>
+#include <new>
 #include <numeric>
-#include <thread>
+#include <optional>
 
 #include "floats.h"
 #include "row_block.h"
+#include "threads.h"
 
 namespace clipgap {
 namespace {
@@ -39,6 +40,7 @@ class Worker {
         topk_(topk),
         block_(columns, capacity),
         tile_(kernels_.tile_rows * kernels_.tile_columns),
+        column_bounds_(kernels_.tile_columns, kNever),
         queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns) {}
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
@@ -49,7 +51,8 @@ class Worker {
       block_.begin_set(set);
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
-        filter(p, topk_.bounds());
+        topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
+        filter(p);
         // In the first panel all survive, for want of bounds, and the best of a row ends that.
         if (p > first_panel && double(found_) > kFlood * double(n * kernels_.tile_columns)) {
           decide_densely(p, set);
@@ -70,9 +73,10 @@ class Worker {
              std::vector<Pair>& found) {
     block_.take(rows, n);
     block_.begin_search(limit);
-    const std::vector<int32_t> no_bounds(columns_.places(), kNever);
+    found.clear();
+    std::fill(column_bounds_.begin(), column_bounds_.end(), kNever);
     for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
-      filter(p, no_bounds.data());
+      filter(p);
       for (int64_t i = 0; i < found_; ++i) {
         if (i + kAhead < found_) prefetch(queue_[i + kAhead]);
         const int64_t d = columns_.d, place = queue_[i].column;
@@ -127,14 +131,14 @@ class Worker {
   }
 
   // One panel of columns, hot in the first-level cache, against all rows of the block.
-  void filter(int64_t p, const int32_t* column_bounds) {
+  void filter(int64_t p) {
     const int64_t place = p * kernels_.tile_columns;
     found_ = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
       compute_tile(p, q);
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.best_bound[row], &block_.margin_bound[row],
-                              &block_.offset[row], column_bounds + place,
+                              &block_.offset[row], column_bounds_.data(),
                               &columns_.tau_floor[place]};
       found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(place),
                                    block_.rows_in_panel(q), &queue_[found_]);
@@ -171,7 +175,7 @@ class Worker {
 
   bool still_alive(const Survivor& pair) const {
     return pair.bound >= block_.best_bound[pair.row] ||
-           pair.bound + block_.offset[pair.row] >= topk_.bounds()[pair.column] ||
+           pair.bound + block_.offset[pair.row] >= topk_.bound(pair.column) ||
            pair.bound >= block_.margin_bound[pair.row] + columns_.tau_floor[pair.column];
   }
 
@@ -223,6 +227,7 @@ class Worker {
   TopK& topk_;
   RowBlock block_;
   std::vector<int32_t> tile_;
+  std::vector<int32_t> column_bounds_;  // of the panel at hand
   std::vector<Survivor> queue_;
   int64_t found_ = 0;
   std::vector<double> wide_rows_;     // of this block, once it has met a flood
@@ -247,32 +252,44 @@ Scanner::Scanner(const Kernels* kernels, int threads, int64_t row_block, int64_t
   row_block_ = whole_panels(wanted, *kernels);
 }
 
-// Hands out blocks of rows to threads: task(worker, first row, rows).
+// Hands out blocks of rows to threads: task(worker, first row, rows). A thread that finds too little
+// memory leaves its block to this one, which has made its worker before the others could take any, and
+// does it again when they are gone; a task may therefore come twice.
 template <class Task>
 void Scanner::run(int64_t n, int64_t block, const Task& task) {
+  const int threads = int(std::min<int64_t>(threads_, (n + block - 1) / block));
   std::atomic<int64_t> next{0};
-  std::exception_ptr failure;
   std::mutex merging;
-  const auto work = [&] {
-    const DefaultFloats floats;
-    try {
-      Worker worker(columns_, topk_, block);
-      for (int64_t first; (first = next.fetch_add(block)) < n;) {
-        task(worker, first, std::min(block, n - first));
-      }
-      const std::lock_guard<std::mutex> lock(merging);
-      counters.survivors += worker.survivors, counters.refined += worker.refined;
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(merging);
-      failure = std::current_exception();
-    }
+  std::vector<int64_t> left;
+  left.reserve(threads_);
+  const auto do_one = [&](Worker& worker, int64_t first) {
+    task(worker, first, std::min(block, n - first));
   };
-  const int64_t blocks = (n + block - 1) / block;
-  std::vector<std::thread> others;
-  for (int64_t i = 1; i < std::min<int64_t>(threads_, blocks); ++i) others.emplace_back(work);
-  work();
-  for (std::thread& other : others) other.join();
-  if (failure) std::rethrow_exception(failure);
+  const auto take_blocks = [&](Worker& worker) {
+    int64_t first = 0;
+    try {
+      while ((first = next.fetch_add(block)) < n) do_one(worker, first);
+    } catch (const std::bad_alloc&) {
+      const std::lock_guard<std::mutex> lock(merging);
+      left.push_back(first);
+    }
+    const std::lock_guard<std::mutex> lock(merging);
+    counters.survivors += worker.survivors, counters.refined += worker.refined;
+  };
+
+  const DefaultFloats floats;
+  Worker mine(columns_, topk_, block);
+  run_on_threads(threads, [&] { take_blocks(mine); }, [&] {
+    const DefaultFloats floats_of_this_thread;
+    std::optional<Worker> worker;
+    try {
+      worker.emplace(columns_, topk_, block);
+    } catch (const std::bad_alloc&) {
+      return;
+    }
+    take_blocks(*worker);
+  });
+  for (const int64_t first : left) do_one(mine, first);
 }
 
 // Before any score is known every pair could enter a top-k list. So look at a sample first: split into

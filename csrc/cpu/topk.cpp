@@ -12,13 +12,13 @@ TopK::TopK(int64_t columns, int k, double unit)
       unit_(unit),
       scores_(columns * k, -std::numeric_limits<double>::infinity()),
       ids_(columns * k, -1),
-      bounds_(columns, kAlways),
+      bounds_(columns),
       locks_(new std::atomic_flag[columns]) {
-  for (int64_t i = 0; i < columns; ++i) locks_[i].clear();
+  for (int64_t i = 0; i < columns; ++i) bounds_[i] = kAlways, locks_[i].clear();
 }
 
 void TopK::publish(int64_t column, int32_t bound) {
-  if (bound > bounds_[column]) __atomic_store_n(&bounds_[column], bound, __ATOMIC_RELAXED);
+  if (bound > this->bound(column)) bounds_[column].store(bound, std::memory_order_relaxed);
 }
 
 void TopK::offer(int64_t column, double score, int64_t id) {

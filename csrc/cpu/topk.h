@@ -17,9 +17,13 @@ class TopK {
   // Offers a row to a column; an id that is already there counts once.
   void offer(int64_t column, double score, int64_t id);
 
-  // What the filter compares with, one a column: below this no row can enter. Read while others
-  // write: a value that is a moment old is lower, and lets more through, never less.
-  const int32_t* bounds() const { return bounds_.data(); }
+  // What the filter compares with: below this no row can enter. Read while others write: a value that
+  // is a moment old is lower, and lets more through, never less.
+  int32_t bound(int64_t column) const { return bounds_[column].load(std::memory_order_relaxed); }
+  // Those of the columns from `first` on, as many as `bounds` holds.
+  void read_bounds(int64_t first, std::vector<int32_t>& bounds) const {
+    for (size_t i = 0; i < bounds.size(); ++i) bounds[i] = bound(first + int64_t(i));
+  }
 
   // Starts a column's bound at `bound`, if that is higher; for bounds known before any score is.
   void raise(int64_t column, int32_t bound);
@@ -38,7 +42,7 @@ class TopK {
   bool filled_ = false;
   std::vector<double> scores_;
   std::vector<int64_t> ids_;
-  std::vector<int32_t> bounds_;
+  std::vector<std::atomic<int32_t>> bounds_;
   std::unique_ptr<std::atomic_flag[]> locks_;
 };
 

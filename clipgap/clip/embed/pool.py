@@ -20,7 +20,7 @@ from clipgap.clip.embed.sources import Unit
 from clipgap.clip.embed.worker import Done, Job, Step, embed_units
 from clipgap.clip.models import warn_if_random
 from clipgap.errors import ClipgapError, Interrupted
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 
 _POLL_SECONDS = 0.5
 

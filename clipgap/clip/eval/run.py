@@ -23,7 +23,7 @@ from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, c
 from clipgap.clip.models import load, resolve_device
 from clipgap.errors import InputError, Interrupted
 from clipgap.files.parquet import FileSum, read_table, write_tables
-from clipgap.kernels.cpu import thread_count
+from clipgap.machine import thread_count
 from clipgap.runs.changes import changes, refuse_changes
 from clipgap.runs.old_how import How
 from clipgap.runs.old_lock import only_writer

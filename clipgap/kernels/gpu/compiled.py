@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from clipgap.errors import ClipgapError, MissingDependency
+from clipgap.machine import thread_count
 
 CHIPS = {80: "A100", 90: "H100", 100: "B200"}
 """Compute capability times ten, and a GPU that has it."""
@@ -43,7 +44,7 @@ def built_kernels() -> list[BuiltKernel]:
     """Build all kernels for all chips; half a minute the first time, Triton keeps what it built."""
     if importlib.util.find_spec("triton") is None:
         raise MissingDependency("triton is not installed; `pip install triton`")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(thread_count()) as pool:
         in_triton = [kernel for kernels in pool.map(_in_triton, CHIPS) for kernel in kernels]
     return in_triton + [kernel for capability in CHIPS for kernel in _in_cuda(capability)]
 
