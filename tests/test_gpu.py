@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from clipgap.errors import MissingDependency, UsageError
 from clipgap.kernels import choose
 from clipgap.kernels.gpu import devices
-from clipgap.kernels.interface import TestSet
+from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import assert_equal_topk, assert_like_oracle
@@ -118,10 +118,10 @@ def test_more_candidates_than_a_column_has_room_for(device: torch.device) -> Non
     assert_like_oracle(GpuScanner(tests, 1, device), tests, 1, [(rows, np.arange(200))])
 
 
-def test_thresholds_that_no_score_can_be(device: torch.device) -> None:
+def test_thresholds_at_the_ends_of_what_scores_can_be(device: torch.device) -> None:
     rows = synthetic.clip_like(50, 16)
     points = synthetic.clip_like(20, 16, seed=2)
-    tau = np.linspace(-1000, 3, 20)
+    tau = np.linspace(-MAX_SCORE, MAX_SCORE, 20)
     tests = [TestSet("odd", points, tau)]
     assert_like_oracle(GpuScanner(tests, 3, device), tests, 3, [(rows, np.arange(50))])
 

@@ -13,7 +13,7 @@ from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu
 from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import available_kernels, make_scanner
-from clipgap.kernels.interface import TestSet
+from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import (
@@ -281,6 +281,49 @@ def test_bad_test_sets_are_refused() -> None:
         make_scanner([TestSet("empty", good.rows[:0])], 1)
     with pytest.raises(InputError, match="'good' is NaN at row 2"):
         make_scanner([TestSet("good", good.rows, np.array([0, 0, np.nan, 0, 0]))], 1)
+
+
+@pytest.mark.parametrize("bad", [1.03, -1.03, 1000.0, -1e300, np.nan])
+def test_thresholds_that_no_score_can_be_are_refused(bad: float) -> None:
+    """Whoever calls a kernel, and whichever: rounded margins could tie, and no filter sees that."""
+    rows = synthetic.clip_like(5, 16)
+    with pytest.raises(InputError, match=r"'odd' is (NaN|[-+e0-9.]+) at row 1; .* or infinite"):
+        TestSet("odd", rows, np.array([0.5, bad, np.inf, -np.inf, 0.0]))
+
+
+def test_a_gap_of_another_length_is_refused() -> None:
+    with pytest.raises(InputError, match=r"has 5 rows, but its gap has shape \(4,\)"):
+        TestSet("short", synthetic.clip_like(5, 16), np.zeros(4))
+
+
+def test_more_dimensions_than_the_bounds_allow_for_are_refused() -> None:
+    with pytest.raises(InputError, match="with d at most 8,192"):
+        TestSet("wide", np.zeros((1, 8193), np.float16))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_thresholds_at_the_ends_of_what_scores_can_be(name: str) -> None:
+    rows, points = synthetic.clip_like(300, 16), synthetic.clip_like(70, 16, seed=2)
+    tests = [
+        TestSet("all", points, np.linspace(-MAX_SCORE, MAX_SCORE, 70)),
+        TestSet("low", points[:9], np.full(9, -MAX_SCORE)),
+        TestSet("high", points[:9], np.full(9, MAX_SCORE)),
+    ]
+    with kernel(name) as scanner:
+        assert_like_oracle(scanner(tests, 3), tests, 3, make_blocks(rows))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_one_point_opposite_to_all_others(name: str) -> None:
+    """The finest grid and the longest residuals: no bound in integers may leave 32 bits."""
+    point = np.zeros(64, np.float16)
+    point[0] = 1
+    points = np.tile(point, (3001, 1))
+    points[1501] *= -1
+    rows = np.concatenate([np.tile(-point, (400, 1)), synthetic.isotropic(400, 64)])
+    tests = [TestSet("t", points, np.linspace(-1, 1, 3001))]
+    with kernel(name) as scanner:
+        assert_like_oracle(scanner(tests, 4), tests, 4, make_blocks(rows))
 
 
 def test_kernels_agree_with_each_other_on_results() -> None:

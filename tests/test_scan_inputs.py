@@ -207,6 +207,18 @@ def test_a_gap_that_knows_none_of_the_test_sets_is_refused(world: World) -> None
         clipgap.scan(world.train, world.tests, gap=gap)
 
 
+@pytest.mark.parametrize("bad", [1.0202, -7.0, np.nan])
+def test_a_gap_that_holds_what_no_score_can_be_is_refused(
+    world: World, bad: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gap = clipgap.gap(world.reference, world.tests)
+    tau = gap.tau("a")
+    tau[1] = bad
+    monkeypatch.setattr(clipgap.ScanResult, "tau", lambda self, name: tau)
+    with pytest.raises(InputError, match=r"test set 'a', row 1: (nan|[-0-9.]+) is not a score"):
+        clipgap.scan(world.train, world.tests, gap=gap)
+
+
 def test_a_folder_that_is_not_a_scan_is_not_a_gap(world: World, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a finished scan"):
         clipgap.scan(world.train, world.tests, gap=tmp_path)

@@ -13,8 +13,27 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.errors import InputError
+
 NO_ID = -1
 """Training id of a top-k slot that no row has filled; its score is -inf."""
+
+LONGEST = 1.01
+"""No admitted row is longer."""
+
+MAX_SCORE = LONGEST**2
+"""No score is larger, and none is smaller than its negative."""
+
+MAX_DIM = 8192
+"""Up to here the filters' own roundings stay within what their bounds allow for."""
+
+
+def impossible_thresholds(tau: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Where thresholds are no score and not infinite either; NaN is neither.
+
+    Margins are exact because thresholds are of the size of scores (docs/exactness.md).
+    """
+    return np.flatnonzero(~((np.abs(tau) <= MAX_SCORE) | np.isinf(tau)))
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,27 @@ class TestSet:
 
     name: str
     rows: NDArray[np.float16]  # (m, d), C-contiguous
-    gap: NDArray[np.float64] | None = None  # (m,); -inf and +inf allowed, NaN refused
+    gap: NDArray[np.float64] | None = None  # (m,); what scores can be, or -inf or +inf
+
+    def __post_init__(self) -> None:
+        if self.rows.ndim != 2 or self.rows.shape[1] > MAX_DIM:
+            raise InputError(
+                f"test set {self.name!r} has shape {self.rows.shape}; kernels take rows (m, d) "
+                f"with d at most {MAX_DIM:,}"
+            )
+        if self.gap is None:
+            return
+        if self.gap.shape != self.rows.shape[:1]:
+            raise InputError(
+                f"test set {self.name!r} has {len(self.rows):,} rows, but its gap has shape "
+                f"{self.gap.shape}"
+            )
+        if len(wrong := impossible_thresholds(self.gap)):
+            value = "NaN" if np.isnan(self.gap[wrong[0]]) else f"{self.gap[wrong[0]]:.9g}"
+            raise InputError(
+                f"the gap of test set {self.name!r} is {value} at row {wrong[0]:,}; a threshold is "
+                f"a score, so between -{MAX_SCORE:.4f} and {MAX_SCORE:.4f}, or infinite"
+            )
 
 
 @dataclass(frozen=True)

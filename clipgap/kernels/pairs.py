@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.kernels import cpu
-from clipgap.kernels.interface import TestSet
+from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.options import Compute
 
 PAIRS_AT_ONCE = 1 << 22
@@ -22,8 +22,6 @@ PAIRS_AT_ONCE = 1 << 22
 
 FEW = 32
 """Columns below which preparing them for the C++ filter costs more than it saves."""
-
-_LONGEST = 1.01**2
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class FloatPairs:
         self.starts = _starts(len(columns), block)
         self._columns = columns
         unit = columns.shape[1] * 2.0**-24
-        self._slack = _LONGEST * unit / (1.0 - unit)
+        self._slack = MAX_SCORE * unit / (1.0 - unit)
 
     def find(self, rows: NDArray[np.float16], block: int, limit: float) -> Iterator[Pairs]:
         first, last = self.starts[block : block + 2]

@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency
-from clipgap.kernels.interface import NO_ID, BlockResult, Counters, OneAtATime, TestSet, TopK
+from clipgap.kernels.interface import (
+    MAX_SCORE,
+    NO_ID,
+    BlockResult,
+    Counters,
+    OneAtATime,
+    TestSet,
+    TopK,
+)
 from clipgap.kernels.oracle import merge_topk
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ TILE_ROWS = 2048
 TILE_COLUMNS = 4096
 REFINE_PAIRS = 8192  # pairs whose vectors are gathered at a time
 DENSE_SHARE = 0.02  # survivors of a tile above which a float64 product is cheaper than gathering
-MAX_SCORE = 1.01**2
 
 
 def import_torch() -> None:

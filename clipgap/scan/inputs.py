@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.kernels.admit import Admitted, Status, admit
-from clipgap.kernels.interface import TestSet
+from clipgap.kernels.interface import MAX_SCORE, TestSet, impossible_thresholds
 from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
@@ -130,6 +130,12 @@ def _thresholds(plan: ScanPlan, name: str, digest: str) -> NDArray[np.float64]:
             f"from those of {plan.tests[name].path}. Run `clipgap gap` again with this test set."
         )
     tau: NDArray[np.float64] = plan.gap.tau(name)
+    if len(wrong := impossible_thresholds(tau)):
+        raise InputError(
+            f"{plan.gap.label}, test set {name!r}, row {wrong[0]:,}: {tau[wrong[0]]:.9g} is not a "
+            f"score, which lies between -{MAX_SCORE:.4f} and {MAX_SCORE:.4f}. The gap is damaged; "
+            "run `clipgap gap` again."
+        )
     return tau
 
 

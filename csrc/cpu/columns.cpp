@@ -15,8 +15,10 @@ constexpr double kStoredNormMax = 1.01;
 constexpr double kRotationError = 4e-6;
 // A float32 sum of up to 8192 squares in 8 lanes is off by less than this, relatively.
 constexpr double kSumError = 1e-4;
-// Sums of integer products and offsets stay below 2^31 when one unit is no smaller than this.
-constexpr double kSmallestUnit = 0x1p-27;
+// What a row or a column adds to a bound stays below 8: its share of the centring is at most 2.05, its
+// slack at most 2.03 * 2.03 (a residual as long as the longest centred vector, times another one). In
+// units no smaller than this that is below 2^29, and no sum of bounds leaves 32 bits.
+constexpr double kSmallestUnit = 0x1p-26;
 
 double length(float sum_of_squares) { return std::sqrt(double(sum_of_squares)) * (1.0 + kSumError); }
 

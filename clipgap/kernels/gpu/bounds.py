@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from clipgap.kernels.interface import LONGEST
+
 BLOCK, STAGES = 128, 7
 """Coordinates and stages of a Hadamard transform; operands are padded to whole blocks."""
-STORED_NORM_MAX = 1.01
 # Rotation and residual in float32: one rounding a stage and a few around them, on vectors no longer
 # than 2.02, come to less than this.
 ROTATION_ERROR = 4e-6
@@ -174,7 +175,7 @@ class Grid:
     def columns(self, rows: torch.Tensor, places: int) -> Columns:
         found = self.measure(rows, places)
         grid_norm = 0.5 * self.step * math.sqrt(self.depth / BLOCK)
-        longest_row = STORED_NORM_MAX + math.sqrt(self.centre_sq) + grid_norm + ROTATION_ERROR
+        longest_row = LONGEST + math.sqrt(self.centre_sq) + grid_norm + ROTATION_ERROR
         excess = (found.residual - self.usual_residual).clamp_(min=0.0)
         slack = found.norm * self.usual_residual + longest_row * excess
         start = self._above(found.shift + slack)

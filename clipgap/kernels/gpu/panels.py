@@ -88,7 +88,6 @@ class DeviceSet:
     decides_margin: bool  # some finite τ, and none is -inf
     fixed_margin: float  # the margin of every row where scores do not decide it
     fixed_witness: int
-    only_dense: bool  # thresholds that no score can be: outside what the filter's numbers hold
     panels: list[Panel]
 
 
@@ -103,7 +102,7 @@ def prepare(
     """All test sets on the device, or at home where they need more than `room` bytes."""
     sets, resident = [], 0
     for test in tests:
-        decides, fixed, witness, odd = _margin_rule(test)
+        decides, fixed, witness = _margin_rule(test)
         order = spread(len(test.rows))
         panels = []
         for places in np.array_split(order, -(-len(order) // PANEL)):
@@ -111,7 +110,7 @@ def prepare(
             resident += panel.bytes
             panels.append(panel if room is None or resident <= room else panel.at_home())
         sets.append(
-            DeviceSet(len(test.rows), test.gap is not None, decides, fixed, witness, odd, panels)
+            DeviceSet(len(test.rows), test.gap is not None, decides, fixed, witness, panels)
         )
     return sets
 
@@ -169,18 +168,14 @@ def _panel(
     )
 
 
-def _margin_rule(test: TestSet) -> tuple[bool, float, int, bool]:
-    """Whether scores decide margins; the margin and witness of all rows where they do not; and
-    whether a threshold lies outside what the filter's numbers can hold."""
+def _margin_rule(test: TestSet) -> tuple[bool, float, int]:
+    """Whether scores decide margins; the margin and witness of all rows where they do not."""
     if test.gap is None:
-        return False, -math.inf, -1, False
+        return False, -math.inf, -1
     unbounded = np.flatnonzero(test.gap == -np.inf)
     if len(unbounded):
-        return False, math.inf, int(unbounded[0]), False
-    finite = np.isfinite(test.gap)
-    if not finite.any():
-        return False, -math.inf, 0, False
-    return True, -math.inf, 0, bool((np.abs(test.gap[finite]) > 2.0).any())
+        return False, math.inf, int(unbounded[0])
+    return bool(np.isfinite(test.gap).any()), -math.inf, 0
 
 
 def spread(m: int) -> NDArray[np.int64]:

@@ -158,10 +158,6 @@ class GpuScanner:
         self.counters.survivors += survived
         self.counters.refined += survived
 
-    def only_dense(self, g: int) -> bool:
-        """Whether a test set has thresholds that the filter cannot hold."""
-        return self._sets[g].only_dense
-
     # What follows only queues work.
 
     def run(self, rows: torch.Tensor, ids: torch.Tensor, out: _Tables) -> torch.Tensor:
@@ -318,7 +314,7 @@ class _Block:
                 self._done.synchronize()
             *floods, survived = self._floods.tolist()
             scanner.count(len(self._rows), survived)
-            flooded = [g for g, flood in enumerate(floods) if flood or scanner.only_dense(g)]
+            flooded = [g for g, flood in enumerate(floods) if flood]
             for g in flooded if len(self._rows) else ():
                 scanner.decide_densely(g, self._rows, self._ids, self._there)
             if flooded and self._on_gpu:
