@@ -94,7 +94,7 @@ def flags_of(source: Path) -> list[str]:
     ]
 
 
-def build_library(target: Path) -> dict[str, object]:
+def build_library(target: Path, objects: Path) -> dict[str, object]:
     """Compile what changed, link, and describe the result."""
     sources = sorted(path for path in SOURCES.glob("*.cpp") if IS_X86 or not isa_of(path))
     if not sources:
@@ -102,7 +102,6 @@ def build_library(target: Path) -> dict[str, object]:
     compiler = find_compiler()
     version = run([*compiler, "--version"]).partition("\n")[0]
     headers = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.h")))
-    objects = ROOT / "build" / "cpu"
     objects.mkdir(parents=True, exist_ok=True)
 
     def compile_one(source: Path) -> Path:
@@ -180,11 +179,15 @@ class build_kernels(Command):  # noqa: N801
     """Sub-command of `build`: the shared library and the record of how it was made."""
 
     description = "build the C++ kernels into a plain shared library"
-    user_options = [("build-lib=", "d", "directory to build into")]
+    user_options = [
+        ("build-lib=", "d", "directory to build into"),
+        ("build-temp=", "t", "directory that keeps object files for the next time"),
+    ]
     editable_mode = False
 
     def initialize_options(self) -> None:
         self.build_lib: str | None = None
+        self.build_temp = str(ROOT / "build")
 
     def finalize_options(self) -> None:
         self.set_undefined_options("build", ("build_lib", "build_lib"))
@@ -196,7 +199,7 @@ class build_kernels(Command):  # noqa: N801
     def run(self) -> None:
         library = self.folder / LIBRARY
         try:
-            record = build_library(library)
+            record = build_library(library, Path(self.build_temp) / "cpu")
         except BuildFailed as failure:
             library.unlink(missing_ok=True)
             record = {"built": False, "reason": str(failure)}
