@@ -19,11 +19,9 @@ from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.parquet import FileSum, read_table
-from clipgap.files.sums import damaged, sums_from_json
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.sinks import part_name, test_name
 from clipgap.shards.finding import TarShard, find_shards
 
 Given = str | Path
@@ -73,20 +71,6 @@ class TrainingSet:
             )
         return self._read[test]
 
-    def train(self) -> Any:
-        """The training table as a dataset, of files that are what the manifest says."""
-        folder, files = self.scan.path, self.scan.manifest["files"]
-        if folder is not None:
-            parts = range(len(self.scan.manifest["inputs"]["train"]["shards"]))
-            sums = {name: files[name] for name in map(part_name, parts)}
-            if wrong := damaged(folder, sums_from_json(sums)):
-                raise InputError.listing(
-                    f"the scan {folder} is damaged. Its command computes these files again when it "
-                    "is given --resume:",
-                    [f"{folder / name}" for name in wrong],
-                )
-        return self.scan.train()
-
     def similarity(self, test: str) -> NDArray[np.float64]:
         """s_test of each test point; NaN where it has no score."""
         return self.points(test).similarity
@@ -132,15 +116,9 @@ class Evaluation:
 
     def _table(self, name: str, kind: str) -> Any:
         path = self.path / name
-        entry = self.manifest["files"].get(name)
-        if entry is None or not path.is_file():
+        if name not in self.manifest["files"]:
             raise InputError(f"the evaluation {self.path} has no {name}. Make it again.")
-        if FileSum.of(path) != FileSum(**entry):
-            raise InputError(
-                f"{path} is damaged: its SHA-256 is not that of the manifest. Make the evaluation "
-                "again with --overwrite."
-            )
-        table = read_table(path)
+        table = read_table(path, FileSum(**self.manifest["files"][name]))
         if missing := [name for name in _COLUMNS[kind] if name not in table.column_names]:
             raise InputError(f"{path} lacks the columns {', '.join(missing)}")
         return table
@@ -265,7 +243,7 @@ def open_sources(
         ),
     )
     _check_names(sources)
-    if problems := [*_damaged(sources), *_disagreements(sources)]:
+    if problems := list(_disagreements(sources)):
         raise InputError.listing("these inputs cannot go into one report:", problems)
     return sources
 
@@ -305,25 +283,6 @@ def _check_names(sources: Sources) -> None:
                 f"--images {name}: there is no such training or test set; known are "
                 f"{', '.join(known)}"
             )
-
-
-def _damaged(sources: Sources) -> Iterator[str]:
-    """Files that are read here and are not what their manifest says. `verify` checks the rest."""
-    for training in (*sources.training_sets, *sources.embeddings):
-        folder = training.scan.path
-        if folder is None:
-            continue
-        files = training.scan.manifest["files"]
-        names = [test_name(test) for test in training.scan.test_names]
-        parts = range(len(training.scan.manifest["inputs"]["train"]["shards"]))
-        if training.scan.manifest["settings"]["train_table"]:
-            names += [part_name(part) for part in parts if not (folder / part_name(part)).is_file()]
-        for name in names:
-            path = folder / name
-            if not path.is_file():
-                yield f"{path} is missing"
-            elif name in files and FileSum.of(path) != FileSum(**files[name]):
-                yield f"{path} is damaged: its SHA-256 is not that of the manifest"
 
 
 def _disagreements(sources: Sources) -> Iterator[str]:

@@ -139,7 +139,7 @@ def _batches(
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """The columns that are needed, a piece at a time; rows in quarantine have NaN and False."""
     scores = [column for test in tests for column in (f"sim_{test}", f"nn_{test}")]
-    for batch in training.train().to_batches(columns=[*scores, *flags]):
+    for batch in training.scan.train().to_batches(columns=[*scores, *flags]):
         columns = {}
         for name in scores:
             fill = float("nan") if name.startswith("sim_") else -1
