@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from clipgap.clip.data.parts import link_part, plan_part
 from clipgap.clip.data.registry import Registered, find_set, registry
 from clipgap.clip.data.tables import LabelTable
 from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.runs.output import Output, only_writer
 from tests.shards import member, tar_bytes
 
 COUNTS = {
@@ -272,6 +275,10 @@ def test_shards_can_stand_for_a_set(tmp_path: Path) -> None:
 # --- parts ----------------------------------------------------------------------------------
 
 
+def links_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_symlink())
+
+
 def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
     from clipgap.clip.images.reading import find_images
 
@@ -283,7 +290,7 @@ def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
     assert [path for path, _ in find_images(tmp_path / "part")] == sorted(
         f"{key}/1.png" for key in keys
     )
-    with pytest.raises(InputError, match="already there"):
+    with pytest.raises(InputError, match="already holds a finished folder of links"):
         link_part("objectnet", tmp_path / "images", tmp_path / "part")
     assert link_part(
         "objectnet", tmp_path / "images", tmp_path / "part", resume=True
@@ -291,9 +298,13 @@ def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
     (tmp_path / "part" / keys[0]).unlink()
     mended = link_part("objectnet", tmp_path / "images", tmp_path / "part", resume=True)
     assert not mended.already_complete
-    assert sorted(link.name for link in (tmp_path / "part").iterdir()) == sorted(keys)
-    with pytest.raises(InputError, match=r"holds more than links: .*1\.png"):
+    assert links_in(tmp_path / "part") == sorted(keys)
+    with pytest.raises(UsageError, match="is both input and output"):
         link_part("objectnet", tmp_path / "images", tmp_path / "images", overwrite=True)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "1.png").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"not a clipgap folder of links \(it holds '1\.png'\)"):
+        link_part("objectnet", tmp_path / "images", tmp_path / "mine", overwrite=True)
     with pytest.raises(UsageError, match="has no table"):
         link_part("objectnet", tmp_path / "images", tmp_path / "q", ["a=b"])
     (tmp_path / "images" / keys[3] / "1.png").unlink()
@@ -310,7 +321,7 @@ def test_links_to_images_with_an_attribute(
     command = ["data", "link", "celeba", str(root), "-o", str(out)]
     assert main([*command, "--where", "Eyeglasses=-1"]) == 0
     assert "2 links" in capsys.readouterr().out
-    assert sorted(link.name for link in out.iterdir()) == ["000001.jpg", "000003.jpg"]
+    assert links_in(out) == ["000001.jpg", "000003.jpg"]
     assert (out / "000001.jpg").read_bytes() == b"x"
     with pytest.raises(UsageError, match="--where COLUMN=VALUE"):
         link_part("celeba", root, tmp_path / "q")
@@ -319,6 +330,66 @@ def test_links_to_images_with_an_attribute(
     (root / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(InputError, match=r"1 of the images.*000002\.jpg"):
         link_part("celeba", root, tmp_path / "q", ["Eyeglasses=1"])
+
+
+def test_a_folder_of_links_is_an_output_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from clipgap.clip.images.reading import find_images
+
+    root, out = write_celeba(tmp_path / "celeba", CELEBA), tmp_path / "without"
+
+    def link(*where: str, **how: bool) -> Any:
+        return link_part("celeba", root, out, where or ["Eyeglasses=-1"], **how)
+
+    link()
+    assert sorted(path.name for path in out.iterdir()) == [*links_in(out), "manifest.json"]
+    listed = json.loads((out / "manifest.json").read_bytes())["files"]
+    target = os.fsencode((root / "img_align_celeba/000001.jpg").resolve())
+    assert listed["000001.jpg"] == {
+        "link": hashlib.sha256(target).hexdigest(),
+        "size": len(target),
+    }
+    before = (out / "manifest.json").read_bytes()
+    # A link that leads elsewhere is mended; a file in its place may be somebody's.
+    (out / "000003.jpg").unlink()
+    (out / "000003.jpg").symlink_to(root)
+    assert not link(resume=True).already_complete
+    assert (out / "000003.jpg").read_bytes() == b"x"
+    (out / "000003.jpg").unlink()
+    (out / "000003.jpg").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"000003\.jpg is in the way"):
+        link(resume=True)
+    (out / "000003.jpg").unlink()
+    assert not link(resume=True).already_complete
+    assert (out / "manifest.json").read_bytes() == before
+    assert link(resume=True).already_complete
+    # What others put there stays; only links that are no longer wanted go.
+    (out / "notes.md").write_text("mine")
+    assert link("Eyeglasses=1", overwrite=True).links == 1
+    assert (out / "notes.md").read_text() == "mine"
+    assert links_in(out) == ["000002.jpg"]
+    # An interrupted one is no folder of images, needs a flag, and is compared.
+    (out / "notes.md").unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(Output, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            link(overwrite=True)
+    with pytest.raises(InputError, match="is unfinished"):
+        find_images(out)
+    with pytest.raises(InputError, match="holds an unfinished folder of links"):
+        link()
+    with pytest.raises(ResumeError, match="--where"):
+        link("Eyeglasses=1", resume=True)
+    link(resume=True)
+    assert [path for path, _ in find_images(out)] == links_in(out) == ["000001.jpg", "000003.jpg"]
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_two_cannot_link_into_one_folder(tmp_path: Path) -> None:
+    root, out = write_celeba(tmp_path / "celeba", CELEBA), tmp_path / "out"
+    with only_writer(out), pytest.raises(InputError, match="another run is at work"):
+        link_part("celeba", root, out, ["Eyeglasses=1"])
 
 
 def test_links_to_images_where_several_columns_say_so(tmp_path: Path) -> None:
@@ -341,7 +412,7 @@ def test_links_to_images_where_several_columns_say_so(tmp_path: Path) -> None:
     assert chosen("y=0", "place=1") == ["0.jpg", "1.jpg", "3.jpg", "4.jpg"]
     part = tmp_path / "part"
     link_part("waterbirds", tmp_path / "birds", part, ["place=1"])
-    with pytest.raises(ResumeError, match="holds links to other images"):
+    with pytest.raises(ResumeError, match=r"--where: was \['place=1'\], is \['y=0'\]"):
         link_part("waterbirds", tmp_path / "birds", part, ["y=0"], resume=True)
     assert link_part("waterbirds", tmp_path / "birds", part, ["y=0"], overwrite=True).links == 3
     assert sorted(link.name for link in part.rglob("*.jpg")) == ["0.jpg", "1.jpg", "4.jpg"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,25 +58,47 @@ class ArchiveSum:
         return cls(f"{crc:08x}", size)
 
 
-AnySum: TypeAlias = FileSum | ArchiveSum
+@dataclass(frozen=True)
+class LinkSum:
+    """What a manifest keeps of a link: the SHA-256 and length of where it leads, as bytes."""
+
+    link: str
+    size: int
+
+    @classmethod
+    def to(cls, target: str) -> LinkSum:
+        text = os.fsencode(target)
+        return cls(hashlib.sha256(text).hexdigest(), len(text))
+
+    @classmethod
+    def of(cls, path: Path) -> LinkSum:
+        """The sum of the link that is there now, whether it leads to anything or not."""
+        return cls.to(os.readlink(path))  # noqa: PTH115 - a Path drops what it finds superfluous
+
+
+AnySum: TypeAlias = FileSum | ArchiveSum | LinkSum
+_TYPES: tuple[tuple[str, type[AnySum]], ...] = (("crc32", ArchiveSum), ("link", LinkSum))
 
 
 def sums_from_json(saved: Mapping[str, Mapping[str, Any]]) -> dict[str, AnySum]:
     """The sums of files as a manifest or a record holds them."""
-    return {
-        name: ArchiveSum(**entry) if "crc32" in entry else FileSum(**entry)
+    types = {
+        name: next((kind for key, kind in _TYPES if key in entry), FileSum)
         for name, entry in saved.items()
     }
+    return {name: types[name](**entry) for name, entry in saved.items()}
 
 
 def damaged(folder: Path, files: Mapping[str, AnySum]) -> list[str]:
     """Which of these files are missing or differ from their checksum."""
 
     def check(name: str) -> bool:
-        path = folder / name
+        path, wanted = folder / name, files[name]
+        if isinstance(wanted, LinkSum):
+            return path.is_symlink() and wanted.of(path) == wanted
         # A wrong size settles it without reading.
-        right_size = path.is_file() and path.stat().st_size == files[name].size
-        return right_size and files[name].of(path) == files[name]
+        right_size = path.is_file() and path.stat().st_size == wanted.size
+        return right_size and wanted.of(path) == wanted
 
     with ThreadPoolExecutor(_THREADS) as pool:
         whole = pool.map(check, files)

@@ -115,6 +115,11 @@ Answer: TypeAlias = New | GoesOn | Complete | Damaged
 State = Literal["empty", "unfinished", "finished"]
 
 
+def is_unfinished(folder: Path) -> bool:
+    """Whether a run is filling this folder, or was interrupted while it did."""
+    return (folder / PROGRESS / _PLAN).is_file()
+
+
 def spare(out: Path, inputs: Iterable[Path | None]) -> None:
     """Refuse an output folder that is, or holds, one of the inputs; before it is opened."""
     for path in inputs:
@@ -132,7 +137,7 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     """
     folder = _resolved(Path(path))
     made = not folder.exists()
-    with _locked(folder):
+    with only_writer(folder):
         try:
             output = Output(Path(path), folder, kind, how)
             output.require_flag()
@@ -282,7 +287,10 @@ class Output:
             return "finished"
         if format_of(self.progress / _PLAN) == name:
             # A run that ended before it had made anything left nothing to keep or to ask about.
-            return "unfinished" if self._notes() != [f"{PROGRESS}/{_PLAN}"] else "empty"
+            made = self._notes() != [f"{PROGRESS}/{_PLAN}"] or any(
+                os.path.lexists(self.path / name) for name in self._own_files()
+            )
+            return "unfinished" if made else "empty"
         if (self.path / MANIFEST).exists():
             raise InputError(
                 f"{self.path / MANIFEST} is damaged, or not that of a clipgap {noun}. "
@@ -422,7 +430,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[None]:
     """Keep other runs from writing this folder as long as this takes; refuse if one is at it.
 
     The lock is on the folder itself, so a killed run leaves nothing to clear away.

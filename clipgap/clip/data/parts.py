@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,11 +10,23 @@ from pathlib import Path
 
 from clipgap.clip.data.registry import Registered, find_set
 from clipgap.clip.data.tables import LabelTable, find_table
-from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import sync_folder
-from clipgap.runs.old_how import refuse_both
+from clipgap.files.documents import FILES, Form, encode
+from clipgap.files.folders import make_folder
+from clipgap.files.sums import LinkSum
+from clipgap.options import takes_options
+from clipgap.runs.how import How
+from clipgap.runs.output import Complete, Kind, New, Output, open_output, spare
 
-_UNFINISHED = ".unfinished"
+KIND = Kind(
+    Form(
+        "clipgap-links",
+        "folder of links",
+        {"set": str, "where": [str], "links": str, "files": FILES},
+    ),
+    labels={"where": "--where", "links": "SHA-256 of where the links lead"},
+)
 
 
 @dataclass(frozen=True)
@@ -27,49 +38,50 @@ class Linked:
     already_complete: bool = False  # True: a resumed run found nothing to do
 
 
+@takes_options
 def link_part(
-    name: str,
-    path: str | Path,
-    out: str | Path,
-    where: Sequence[str] = (),
-    *,
-    resume: bool = False,
-    overwrite: bool = False,
+    name: str, path: str | Path, out: str | Path, where: Sequence[str] = (), *, how: How
 ) -> Linked:
     """Make a folder of links to a part of a set, as `plan_part` chooses it.
 
     `clipgap embed` follows them, so that the store has the rows of just this part.
     """
-    refuse_both(resume, overwrite)
-    targets, out = plan_part(name, path, where), Path(out)
-    wanted = {link: str(target.resolve()) for link, target in targets.items()}
-    if out.exists():
-        if not (resume or overwrite):
-            raise InputError(
-                f"{out} is already there. Give --resume to keep or mend it, --overwrite to replace "
-                "it, or name a new folder"
-            )
-        found = _links_of(out)
-        if resume and not found.items() <= wanted.items():
-            raise ResumeError(
-                f"{out} holds links to other images or classes. Name another folder, or replace it "
-                "with --overwrite"
-            )
-        if resume and found == wanted:
-            return Linked(out, len(wanted), already_complete=True)
-    making = out.with_name(f".{out.name}{_UNFINISHED}")
-    shutil.rmtree(making, ignore_errors=True)
+    wanted = {link: str(at.resolve()) for link, at in plan_part(name, path, where).items()}
+    described = {
+        "kind": "links",
+        "set": name,
+        "where": list(where),
+        "links": hashlib.sha256(encode(wanted)).hexdigest(),
+    }
+    spare(Path(out), [Path(path)])
+    with open_output(out, KIND, how) as output:
+        for link in wanted:
+            at = output.path / link
+            if at.exists() and not at.is_symlink():
+                raise InputError(f"{at} is in the way: a link shall have its name. Move it.")
+        answer = output.begin(described, outputs=wanted)
+        if isinstance(answer, Complete):
+            return Linked(output.path, len(wanted), already_complete=True)
+        if not isinstance(answer, New):
+            output.start(described, wanted)  # as fast as to see which are there
+        _make(output, wanted)
+        output.finish(described, {link: LinkSum.to(target) for link, target in wanted.items()})
+    return Linked(output.path, len(wanted))
+
+
+def _make(output: Output, wanted: Mapping[str, str]) -> None:
+    output.how.tell("linking", works=True)
+    folders = {link.rpartition("/")[0] for link in wanted}
     try:
+        for folder in folders - {""}:
+            make_folder(output.path, folder)
         for link, target in wanted.items():
-            (making / link).parent.mkdir(parents=True, exist_ok=True)
-            (making / link).symlink_to(target)
-        if out.exists():
-            shutil.rmtree(out)
-        making.rename(out)
-        sync_folder(out.parent)
+            output.how.check()
+            (output.path / link).symlink_to(target)
+        for folder in folders:
+            sync_folder(output.path / folder)
     except OSError as error:
-        raise InputError(f"cannot make {out}: {error.strerror}") from error
-    return Linked(out, len(wanted))
+        raise InputError(f"cannot make the links in {output.path}: {error}") from error
 
 
 def plan_part(name: str, path: str | Path, where: Sequence[str] = ()) -> Mapping[str, Path]:
@@ -86,18 +98,6 @@ def plan_part(name: str, path: str | Path, where: Sequence[str] = ()) -> Mapping
     if where:
         raise UsageError(f"{name} has no table of labels to choose from with --where")
     return _class_folders(entry, root)
-
-
-def _links_of(folder: Path) -> dict[str, str]:
-    """Every link below, and where it leads; refuses a folder that holds anything else."""
-    found = {}
-    for inner, folders, files in os.walk(folder):
-        for entry in (Path(inner, name) for name in (*folders, *files)):
-            if entry.is_symlink():
-                found[str(entry.relative_to(folder))] = str(entry.readlink())
-            elif not entry.is_dir():
-                raise InputError(f"{folder} holds more than links: {entry}. Name another folder")
-    return found
 
 
 def _class_folders(entry: Registered, root: Path) -> Mapping[str, Path]:

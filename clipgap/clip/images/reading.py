@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from clipgap.clip.images.decoding import BadImage, Unusable, decode
 from clipgap.errors import InputError
+from clipgap.runs.output import is_unfinished
 from clipgap.shards.finding import TarShard, is_shard
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample, read_samples
@@ -109,11 +110,13 @@ def is_image_folder(source: str | Path) -> bool:
 
 def class_folders(folder: Path) -> list[str]:
     """What the folders in a class tree are called."""
+    _require_finished(folder)
     return sorted(item.name for item in os.scandir(folder) if item.is_dir() and _is_seen(item.name))
 
 
 def find_images(folder: Path) -> list[tuple[str, os.stat_result]]:
     """The images of a folder by path in it, in order."""
+    _require_finished(folder)
     try:
         found = sorted(_images_below(folder), key=lambda image: image[0])
     except OSError as error:
@@ -164,6 +167,14 @@ def class_of(sample: Sample, labels: Mapping[str, int] | None = None) -> int:
         f"its .cls says {text[:40]!r}, which is none of the {len(labels):,} classes. It should be "
         f"a number from 0 to {len(labels) - 1:,}, or the key of a class",
     )
+
+
+def _require_finished(folder: Path) -> None:
+    """A folder that clipgap is filling with links has not all of its images yet."""
+    if is_unfinished(folder):
+        raise InputError(
+            f"{folder} is unfinished; give the command that makes it --resume, then try again"
+        )
 
 
 def _images_below(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
