@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from clipgap.dedup.api import dedup
 from clipgap.errors import InputError
 from clipgap.report.api import report
-from clipgap.scan import engine
+from clipgap.scan import work
 from clipgap.scan.api import scan
 from clipgap.shards.api import filter_shards
 from tests.worlds import tree
@@ -50,7 +50,7 @@ Run = Callable[[Path, bool], object]
 
 def scan_run(inputs: dict[str, Any]) -> Run:
     """A scan that writes a checkpoint whenever it can."""
-    engine._Writer._checkpoint_is_due = lambda self: True  # type: ignore[method-assign]
+    work._Writer._is_due = lambda self: True  # type: ignore[method-assign]
     return lambda out, resume: scan(
         inputs["train"], inputs["tests"], k=3, block_rows=9, threads=1, out=out, resume=resume
     )

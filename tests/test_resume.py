@@ -16,7 +16,7 @@ import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError
 from clipgap.files import atomic
 from clipgap.runs.how import Progress
-from clipgap.scan import engine
+from clipgap.scan import work
 from clipgap.store.base import Store
 from tests.worlds import World, flip_bit, make_world, tree, write_store
 
@@ -37,7 +37,7 @@ def whole(world: World, tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def checkpoint_each_shard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine._Writer, "_checkpoint_is_due", lambda self: True)
+    monkeypatch.setattr(work._Writer, "_is_due", lambda self: True)
 
 
 def scan(world: World, out: Path, **options: Any) -> clipgap.ScanResult:
@@ -82,9 +82,9 @@ def test_a_stopped_scan_goes_on_where_it_was(
     progress: list[Progress] = []
     scan(world, out, resume=True, on_progress=progress.append)
     assert set(shards_read) == set(range(shards, 4)) - {1} | ({1} if shards <= 1 else set())
-    first = next(p for p in progress if p.stage == "scanning")
+    first = next(p for p in progress if p.stage == "scanning" and p.new)
     assert first.earlier == sum(len(rows) for rows in world.shards[:shards])
-    assert first.new == len(world.shards[shards])
+    assert first.new == len(next(rows for rows in world.shards[shards:] if len(rows)))
     assert tree(out) == whole
 
 
@@ -170,7 +170,7 @@ def test_a_part_damaged_while_the_scan_was_stopped_is_mended(
 def test_a_damaged_checkpoint_is_said_to_be_damaged(world: World, tmp_path: Path) -> None:
     out = tmp_path / "scan"
     stop_after(world, out, 2)
-    flip(out / ".progress" / "checkpoint.npz")
+    flip(out / ".progress" / "lists.npz")
     with pytest.raises(InputError, match=r"checkpoint.*damaged.*--overwrite"):
         scan(world, out, resume=True)
 
@@ -312,9 +312,9 @@ def test_a_row_group_that_fails_is_never_skipped(
     world: World, whole: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is queued behind a failed write must not finish the file without it."""
-    original, calls = engine.OpenUnit.add, 0
+    original, calls = work._OpenUnit.add, 0
 
-    def fail_once(self: engine.OpenUnit, *arguments: Any) -> None:
+    def fail_once(self: work._OpenUnit, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 2:
@@ -322,7 +322,7 @@ def test_a_row_group_that_fails_is_never_skipped(
         original(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine.OpenUnit, "add", fail_once)
+        patch.setattr(work._OpenUnit, "add", fail_once)
         with pytest.raises(InputError, match=r"cannot write .*part-00000"):
             scan(world, tmp_path / "scan", block_rows=10)
     assert not list((tmp_path / "scan" / "train").iterdir())

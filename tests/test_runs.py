@@ -26,6 +26,7 @@ from clipgap.runs.output import (
     Kind,
     New,
     open_output,
+    spare,
 )
 from clipgap.runs.units import Event, Ledger, Made, Slot, Step, run_units
 
@@ -77,7 +78,7 @@ def fill(
         if isinstance(answer, Complete):
             return answer, made
         if isinstance(answer, Damaged):
-            output.start({"upto": upto})
+            output.start()
         output.ledger.gather(frozenset.union)
         units = [Number(value) for value in range(upto)]
         executor = running.executor or Here()
@@ -301,10 +302,10 @@ def test_nothing_stays_of_a_folder_that_was_refused(tmp_path: Path) -> None:
 
 
 def test_an_output_that_holds_an_input(tmp_path: Path) -> None:
-    with open_output(tmp_path / "out", KIND, How()) as output:
-        for inside in (tmp_path / "out", tmp_path / "out" / "inner"):
-            with pytest.raises(UsageError, match="name another output folder"):
-                output.spare([None, tmp_path, inside])
+    for inside in (tmp_path / "out", tmp_path / "out" / "inner"):
+        with pytest.raises(UsageError, match="name another output folder"):
+            spare(tmp_path / "out", [None, tmp_path, inside])
+    spare(tmp_path / "out", [None, tmp_path])
 
 
 # --- units

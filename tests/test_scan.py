@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,12 +16,13 @@ from clipgap.files.parquet import ROW_GROUP, FileSum
 from clipgap.kernels import cpu
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.kernels.options import Compute
-from clipgap.runs.old_how import How
-from clipgap.scan import engine
-from clipgap.scan.api import plan_scan
-from clipgap.scan.job import Job
+from clipgap.runs.how import How
+from clipgap.runs.units import Event, Ledger, Slot
+from clipgap.scan import api, work
+from clipgap.scan.api import plan_scan, scan_into
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink
+from clipgap.scan.work import ScanWork, ShardUnit
 from tests.worlds import (
     KERNELS,
     World,
@@ -115,7 +118,8 @@ def test_memory_and_folder_hold_the_same(world: World, tmp_path: Path) -> None:
     assert kept.hist().equals(written.hist())
     for name in world.tests:
         assert kept.test(name).equals(written.test(name))
-    assert dict(kept.manifest) == {**written.manifest, "files": {}}
+    of_files = {"files": {}, "sha256": None}
+    assert {**kept.manifest, "sha256": None} == {**written.manifest, **of_files}
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +183,14 @@ def test_the_order_in_which_shards_are_scanned_does_not_show(world: World) -> No
     shards = range(len(world.shards))
     found = []
     for order in (shards, reversed(shards), [2, 0, 4, 1, 3]):
-        job, sink = Job.load(plan, Compute(block_rows=50), How()), MemorySink()
-        ledger, scanner = job.new_ledger(), job.new_scanner()
-        job.scan_shards(order, scanner, sink, ledger)
-        job.write_tables(scanner.topk(), sink, ledger)
+
+        def shuffled(
+            work: ScanWork, units: Sequence[ShardUnit], stop: Any, order: Any = order
+        ) -> Iterator[Event]:
+            return work.do([units[shard] for shard in order], Slot())
+
+        sink = MemorySink()
+        scan_into(ScanWork(plan, Compute(block_rows=50), sink), How(executor=shuffled))
         found.append(sink.tables)
     assert all(tables == found[0] for tables in found[1:])
     assert len(found[0]) == len(shards) + len(world.tests) + 1
@@ -346,12 +354,13 @@ def test_the_package_can_be_called_and_imported(world: World) -> None:
 
 def test_a_list_that_a_kernel_never_filled_is_empty(world: World) -> None:
     plan = plan_scan(np.zeros((0, 17), np.float16), world.tests, k=2)
-    job, sink = Job.load(plan, Compute(), How()), MemorySink()
+    sink, ledger = MemorySink(), Ledger(None)
     unfilled = [
         TopK(np.full((len(rows), 2), -np.inf), np.full((len(rows), 2), NO_ID, np.int64))
         for rows in world.tests.values()
     ]
-    job.write_tables(unfilled, sink, job.new_ledger())
+    ledger.begin_with(unfilled)
+    api._finish(ScanWork(plan, Compute(), sink), ledger, How())
     assert sink.tables["test/a.parquet"]["nn_row"].to_pylist() == [[]] * 31
 
 
@@ -359,8 +368,7 @@ def test_checkpoints_that_cost_too_much_are_left_out(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    monkeypatch.setattr("clipgap.scan.folder.checkpoint.save", lambda *_: made.append(1))
-    monkeypatch.setattr(engine, "CHECKPOINT_RATIO", 1e12)
+    monkeypatch.setattr(api, "_save_lists", lambda *_: made.append(1))
+    monkeypatch.setattr(work, "_PATIENCE", 1e12)
     clipgap.scan(world.train, world.tests, k=1, out=tmp_path / "scan")
-    # The first comes at once, to learn what one costs, and the last when all is scanned.
-    assert len(made) == 2
+    assert len(made) == 1, "when all is scanned"

@@ -227,7 +227,7 @@ def test_a_folder_that_is_not_a_scan_is_not_a_gap(world: World, tmp_path: Path) 
 def test_the_gap_is_never_overwritten_by_its_own_scan(world: World, tmp_path: Path) -> None:
     clipgap.gap(world.reference, world.tests, out=tmp_path / "gap")
     before = tree(tmp_path / "gap")
-    with pytest.raises(UsageError, match="both gap and output"):
+    with pytest.raises(UsageError, match="is both input and output"):
         clipgap.scan(
             world.train, world.tests, gap=tmp_path / "gap", out=tmp_path / "gap", overwrite=True
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
-from tests.worlds import World, make_world, tree
+from tests.worlds import World, edited_manifest, make_world, tree
 
 K = 6
 Column = list[Any]
@@ -54,10 +53,9 @@ def tamper(scan: Path, name: str, column: str, change: Callable[[Column], None])
 
 
 def sign(scan: Path, name: str) -> None:
-    manifest = json.loads((scan / "manifest.json").read_bytes())
     entry = FileSum.of(scan / name)
-    manifest["files"][name] = {"sha256": entry.sha256, "size": entry.size}
-    (scan / "manifest.json").write_text(json.dumps(manifest))
+    with edited_manifest(scan) as manifest:
+        manifest["files"][name] = {"sha256": entry.sha256, "size": entry.size}
 
 
 def failures(report: clipgap.scan.VerifyReport) -> dict[str, str]:
@@ -230,9 +228,8 @@ def test_inputs_that_changed_are_found(world: World, honest: Path) -> None:
 
 
 def test_a_gap_that_changed_is_found(world: World, copy: Path, tmp_path: Path) -> None:
-    manifest = json.loads((copy / "manifest.json").read_bytes())
-    manifest["inputs"]["gap"]["path"] = str(tmp_path / "gap")
-    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with edited_manifest(copy) as manifest:
+        manifest["inputs"]["gap"]["path"] = str(tmp_path / "gap")
     assert clipgap.verify(copy).ok  # it is gone, and the test tables still state the thresholds
     clipgap.gap(world.tests["a"], {"a": world.tests["a"]}, out=tmp_path / "gap")
     assert "no longer the gap" in failures(clipgap.verify(copy))["thresholds"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from clipgap.files.documents import MANIFEST, SUM, checksum, encode
 from clipgap.kernels.choose import available_kernels
 
 KERNELS = [info.name for info in available_kernels() if info.available]
@@ -135,3 +138,13 @@ def flip_bit(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 1
     path.write_bytes(content)
+
+
+@contextmanager
+def edited_manifest(folder: Path) -> Iterator[dict[str, Any]]:
+    """The manifest of a folder, to be changed, written again with a checksum that holds."""
+    path = folder / MANIFEST
+    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    yield manifest
+    manifest[SUM] = checksum(manifest)
+    path.write_bytes(encode(manifest))

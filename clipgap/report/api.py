@@ -111,7 +111,7 @@ def report(
                 how.note(doubt)
             return ReportResult(output.path, answer.manifest, already_complete=True)
         if not isinstance(answer, New):
-            output.start(described)  # a report that is not whole is made again, all of it
+            output.start()  # a report that is not whole is made again, all of it
         return ReportResult(output.path, _make(output, sources, described))
 
 

@@ -3,7 +3,7 @@
 with open_output(out, KIND, how) as output:            # locked; not ours or in the way: refused
     match output.begin(described, marks=marks):        # what is wanted against what is there
         case Complete(manifest): return …
-        case Damaged(): …                              # mend, reopen, or output.start(…) again
+        case Damaged(): …                              # mend, reopen, or output.start()
     tally = Tally(how, Progress(stage="embedding", total=…, done=…, noun="images"))
     executor = how.executor or Threads(4)              # or Here(), Processes(devices)
     for event in run_units(work, units, output.ledger, executor, how.is_asked_to_stop):

@@ -93,6 +93,8 @@ class How:
         """Refuse what only makes sense with an output folder."""
         if self.resume or self.overwrite:
             raise UsageError("--resume and --overwrite need an output folder")
+        if self.executor is not None:
+            raise UsageError("an executor needs an output folder: its workers meet in it")
 
 
 class Tally:
@@ -107,7 +109,13 @@ class Tally:
         self._began = None if warms_up else time.monotonic()
         how.report(self.now)
 
-    def add(self, done: float = 0, parts: int = 0, **changes: Any) -> None:
+    def add(
+        self,
+        done: float = 0,
+        parts: int = 0,
+        figures: Callable[[Progress], Mapping[str, float]] | None = None,
+        **changes: Any,
+    ) -> None:
         """So much more was done; `changes` are fields of `Progress` that have a new value."""
         earlier = self.now.earlier
         if self._began is None:
@@ -121,4 +129,6 @@ class Tally:
             seconds=time.monotonic() - self._began,
             **changes,
         )
+        if figures is not None:
+            self.now = replace(self.now, figures=figures(self.now))
         self._how.report(self.now)

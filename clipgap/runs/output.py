@@ -162,6 +162,8 @@ class Output:
             kind.noun,
             {"wanted": dict, "outputs": [is_inside], "earlier": [is_inside]},
         )
+        self._wanted: dict[str, Any] = {}
+        self._outputs: list[str] = []
         self.state = self._state()
 
     def require_flag(self) -> None:
@@ -194,24 +196,25 @@ class Output:
         was made so far; `may_change` tells.
         """
         wanted = {**described, **({} if marks is None else {"marks": marks})}
-        wanted = json.loads(encode(wanted))  # as it will be read back
+        self._wanted = json.loads(encode(wanted))  # as it will be read back
+        self._outputs = sorted(outputs)
         if self.state == "finished" and not self.how.overwrite:
             return self._compare_finished(json.loads(encode(described)), may_change)
         if self.state == "unfinished" and not self.how.overwrite:
-            self._go_on(wanted, outputs, may_change)
+            self._go_on(may_change)
             return GoesOn()
-        self.start(wanted, outputs)
+        self.start()
         return New()
 
-    def start(self, wanted: Mapping[str, Any], outputs: Iterable[str] = ()) -> None:
-        """Make the folder, note what is going to be made, and remove what earlier runs made."""
+    def start(self) -> None:
+        """Begin with nothing: note what is going to be made, and remove what earlier runs made."""
         with _cannot_make(self.path):
             make_folder(self.path, PROGRESS)
             # Without its notes an earlier run has made nothing, so this comes before the plan.
             remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
             earlier = sorted(self._own_files())
             # From here to the end the folder is known as ours, whatever a kill leaves of it.
-            self._note(wanted, outputs, earlier)
+            self._note(earlier)
             remove(self.path, [MANIFEST])
             remove(self.path, earlier)
             self.prepare()
@@ -220,21 +223,15 @@ class Output:
 
     def expect(self, outputs: Iterable[str]) -> None:
         """Note names of files that are going to be written, before the first of them."""
-        plan = self._plan()
-        self._note(plan["wanted"], outputs, plan["earlier"])
+        self._outputs = sorted(outputs)
+        self._note(self._plan()["earlier"])
 
-    def reopen(
-        self,
-        described: Mapping[str, Any],
-        marks: Mapping[str, Any] | None,
-        records: Mapping[str, Mapping[str, Any]],
-    ) -> None:
+    def reopen(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Make a damaged output an unfinished one, of which these units are done."""
-        wanted = {**described, **({} if marks is None else {"marks": marks})}
         with _cannot_make(self.path):
             make_folder(self.path, PROGRESS)
             remove(self.path, [f"{PROGRESS}/{_UNITS}"])
-            self._note(json.loads(encode(wanted)), (), ())
+            self._note(())
             self.prepare()
         self.ledger.records.clear()
         self.ledger.add(Made(records))
@@ -242,10 +239,10 @@ class Output:
         self.state = "unfinished"
 
     def prepare(self) -> None:
-        """Make the inner folders and clear away what a killed run was writing."""
+        """Clear away what a killed run was writing, and make the inner folders."""
+        self._remove_leftovers()
         for name in self.kind.inner:
             make_folder(self.path, name)
-        self._remove_leftovers()
         sync_folder(self.path)
         sync_folder(self.path.parent)
 
@@ -321,18 +318,14 @@ class Output:
         self.tidy()
         return Complete(manifest)
 
-    def _go_on(
-        self,
-        wanted: Mapping[str, Any],
-        outputs: Iterable[str],
-        may_change: Callable[[Change], bool],
-    ) -> None:
+    def _go_on(self, may_change: Callable[[Change], bool]) -> None:
         """Take up an unfinished run; its units count if their files are whole."""
         plan = self._plan()
-        self._refuse_changes(plan["wanted"], wanted, may_change)
+        self._refuse_changes(plan["wanted"], self._wanted, may_change)
+        self._outputs = self._outputs or plan["outputs"]
         with _cannot_make(self.path):
             remove(self.path, plan["earlier"])  # it was killed before it could do so
-            self._note(wanted, outputs or plan["outputs"], ())
+            self._note(())
             self.prepare()
         self.ledger.load()
         files = {
@@ -355,10 +348,8 @@ class Output:
     def _plan(self) -> dict[str, Any]:
         return read_document(self.progress / _PLAN, self._plan_form)
 
-    def _note(
-        self, wanted: Mapping[str, Any], outputs: Iterable[str], earlier: Iterable[str]
-    ) -> None:
-        entries = {"wanted": wanted, "outputs": sorted(outputs), "earlier": sorted(earlier)}
+    def _note(self, earlier: Iterable[str]) -> None:
+        entries = {"wanted": self._wanted, "outputs": self._outputs, "earlier": sorted(earlier)}
         write_document(self.progress / _PLAN, self._plan_form, entries)
 
     def _notes(self) -> list[str]:

@@ -1,8 +1,8 @@
-"""`manifest.json`: what a scan was made from, and the sums that prove it whole."""
+"""What a scan was made from, in its plan and in its manifest, and what may differ of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,67 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap import __version__
-from clipgap.files.documents import checksum
-from clipgap.files.parquet import FileSum
+from clipgap.files import documents
+from clipgap.files.documents import FILES, Each, Form, checksum, is_count, is_number
 from clipgap.kernels.admit import Status
-from clipgap.runs.old_output import read_manifest as read_manifest_old
-from clipgap.scan.counts import Totals
+from clipgap.runs.changes import Change, changes
+from clipgap.runs.output import Kind
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.plan import ScanPlan
+from clipgap.scan.sinks import HIST, QUARANTINE
 from clipgap.scan.tables import TABLES_VERSION
 
 FORMAT = "clipgap-scan"
+
+STORE = {
+    "shards": [{"name": str, "rows": is_count}],
+    "dim": is_count,
+}
+"""What a document says of the store that its rows are of."""
+
+_LABELS = {
+    "settings": "setting",
+    "inputs train": "training store",
+    "inputs train shards": "training shard",
+    "inputs tests": "test set",
+    "inputs gap": "gap",
+    "marks": "last change of training shard",
+}
+
+KIND = Kind(
+    Form(
+        FORMAT,
+        "scan",
+        {
+            "kind": ("scan", "gap"),
+            "inputs": {
+                "train": STORE,
+                "tests": [{"name": str, "rows": is_count, "quarantined": is_count, "sha256": str}],
+                "gap": (None, {"path": str, "manifest_sha256": str, "sets": [str]}),
+            },
+            "settings": {
+                "k": is_count,
+                "bad_rows": str,
+                "train_table": bool,
+                "above": [is_number],
+            },
+            "counts": {
+                "rows": is_count,
+                "normalised": is_count,
+                "quarantined": is_count,
+                "pruned": Each(is_count),
+                "pruned_by_any": is_count,
+            },
+            "versions": Each((str, int)),
+            "files": FILES,
+        },
+    ),
+    owns=("train/part-*.parquet", "test/*.parquet", HIST, QUARANTINE),
+    inner=("test", ".progress/quarantine"),
+    labels=_LABELS,
+    # A store may have moved; what counts is its content.
+    free=("path", "format"),
+)
 
 
 def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, Any]:
@@ -36,30 +87,31 @@ def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, An
     }
 
 
-def complete(
-    described: Mapping[str, Any], totals: Totals, files: Mapping[str, FileSum]
-) -> dict[str, Any]:
-    """The manifest of a finished scan. No time, host, thread or kernel: those change no result."""
-    return {
-        "format": FORMAT,
-        "version": 1,
-        **described,
-        "counts": totals.described(),
-        "versions": {
-            "clipgap": __version__,
-            "tables": TABLES_VERSION,
-            "pyarrow": pa.__version__,
-        },
-        "files": {name: asdict(entry) for name, entry in sorted(files.items())},
-    }
+def marks(plan: ScanPlan) -> dict[str, Any]:
+    """What tells that a shard was edited in place, for as long as a scan is unfinished."""
+    return {shard.name: plan.train.modified(shard.index) for shard in plan.train.shards}
+
+
+def versions() -> dict[str, Any]:
+    """No time, host, thread or kernel: those change no result."""
+    return {"clipgap": __version__, "tables": TABLES_VERSION, "pyarrow": pa.__version__}
+
+
+def may_change(change: Change) -> bool:
+    """No row that is not finite has been met so far, or the run would have ended there."""
+    return change[:3] == ("setting bad_rows", "error", "quarantine")
+
+
+def differences(old: Any, new: Any, path: str = "") -> Iterator[Change]:
+    """Each value that differs between two descriptions of a scan."""
+    return changes(old, new, KIND.labels, KIND.free, path)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a finished scan, or an error that says what the folder is instead."""
-    return read_manifest_old(
+    return documents.read_manifest(
         folder,
-        FORMAT,
-        "scan",
+        KIND.form,
         "If the scan was interrupted, run the same command again with --resume.",
     )
 

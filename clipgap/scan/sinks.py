@@ -1,14 +1,26 @@
-"""Where the tables of a scan go: memory here, a folder in `clipgap.scan.folder`."""
+"""Where the tables of a scan go: into memory, or into a folder.
+
+SCAN/train/part-00000.parquet       one a shard of the training store
+SCAN/test/NAME.parquet              one a test set
+SCAN/hist.parquet
+SCAN/quarantine.parquet             only if rows were set aside
+SCAN/.progress/quarantine/…         rows of each shard that were set aside, until all are gathered
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import pyarrow as pa
 
-from clipgap.files.parquet import FileSum, Put
+from clipgap.files.folders import make_folder
+from clipgap.files.parquet import Put, parquet_file, read_row_groups, write_tables
+from clipgap.files.sums import FileSum
+from clipgap.runs.output import PROGRESS
 
 HIST = "hist.parquet"
 QUARANTINE = "quarantine.parquet"
@@ -21,20 +33,20 @@ class Sink(Protocol):
         """The training table of one shard."""
         ...
 
-    def part_sum(self, shard: int) -> FileSum | None:
-        """The checksum of a finished part; None where no file was written."""
-        ...
-
     def bad_rows(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
         """The quarantined rows of one shard, kept until all are gathered."""
         ...
 
+    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
+        """The checksums of the files of a finished shard, as far as it has any."""
+        ...
+
     def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
-        """The tables that were put there."""
+        """The tables of quarantined rows that were put there."""
         ...
 
     def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
-        """A table of the whole scan, named as in a scan folder."""
+        """A table of the whole scan, named as in a scan folder; its sum, if it is a file."""
         ...
 
 
@@ -51,14 +63,14 @@ class MemorySink:
         yield groups.append
         self.tables[part_name(shard)] = pa.concat_tables([schema.empty_table(), *groups])
 
-    def part_sum(self, shard: int) -> FileSum | None:
-        return None
-
     @contextmanager
     def bad_rows(self, shard: int, schema: Any) -> Iterator[Put]:
         groups: list[Any] = []
         yield groups.append
         self._bad_rows[shard] = groups
+
+    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
+        return {}
 
     def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
         return self._bad_rows[shard]
@@ -68,9 +80,37 @@ class MemorySink:
         return None
 
 
+@dataclass(frozen=True)
+class FolderSink:
+    """Writes files, each whole or absent."""
+
+    path: Path
+
+    def part(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
+        make_folder(self.path, "train")
+        return parquet_file(self.path / part_name(shard), schema)
+
+    def bad_rows(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
+        return parquet_file(self.path / bad_rows_name(shard), schema)
+
+    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
+        names = [part_name(shard)] * part + [bad_rows_name(shard)] * bad_rows
+        return {name: FileSum.of(self.path / name) for name in names}
+
+    def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
+        return read_row_groups(self.path / bad_rows_name(shard))
+
+    def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
+        return write_tables(self.path / name, schema, tables)
+
+
 def part_name(shard: int) -> str:
     return f"train/part-{shard:05d}.parquet"
 
 
 def test_name(name: str) -> str:
     return f"test/{name}.parquet"
+
+
+def bad_rows_name(shard: int) -> str:
+    return f"{PROGRESS}/quarantine/{shard:05d}.parquet"

@@ -17,8 +17,8 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
 from clipgap.files.parquet import ROW_GROUP, FileSum, open_table
 from clipgap.keep.lists import KeepList, open_keep
+from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.resume import differences
 from clipgap.scan.sinks import part_name
 from clipgap.scan.tables import SetColumns
 

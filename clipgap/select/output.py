@@ -13,7 +13,7 @@ from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.lists import KeepList, KeepWriter, read_keep
 from clipgap.runs.old_how import refuse_both
 from clipgap.runs.old_lock import only_writer
-from clipgap.scan.resume import differences
+from clipgap.scan.manifest import differences
 
 
 @dataclass(frozen=True)

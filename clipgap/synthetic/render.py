@@ -75,7 +75,7 @@ def render(
         if isinstance(answer, Complete):
             return _outcome(output.path, answer.manifest, True)
         if not isinstance(answer, New):
-            output.start({"settings": settings}, names)  # what is not whole is drawn again
+            output.start()  # what is not whole is drawn again
         return _outcome(output.path, _draw(output, drawn, options, settings), False)
 
 

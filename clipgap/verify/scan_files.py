@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.files.documents import MANIFEST
-from clipgap.files.parquet import ROW_GROUP, FileSum
+from clipgap.files.parquet import ROW_GROUP
+from clipgap.files.sums import FileSum, damaged
 from clipgap.scan.counts import BINS, EDGES, Totals, histogram_table
-from clipgap.scan.folder import ScanFolder
+from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult
-from clipgap.scan.resume import differences
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.verify.problems import Problems
@@ -43,7 +43,7 @@ def damaged_files(result: ScanResult) -> Iterator[str]:
     """What is wrong with files that are not those of the manifest."""
     assert result.path is not None
     sums = {name: FileSum(**entry) for name, entry in result.manifest["files"].items()}
-    for name in ScanFolder(result.path).damaged(sums):
+    for name in damaged(result.path, sums):
         there = (result.path / name).exists()
         what = "damaged: its SHA-256 or size is not that of the manifest" if there else "missing"
         yield f"{name} is {what}"

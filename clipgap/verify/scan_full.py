@@ -8,11 +8,11 @@ from typing import Any
 
 from clipgap.files.parquet import FileSum, Put, read_row_groups, row_groups
 from clipgap.kernels.options import Compute
-from clipgap.runs.how import OnProgress
-from clipgap.runs.old_how import How
-from clipgap.scan.job import Job
+from clipgap.runs.how import How, OnProgress
+from clipgap.scan.api import scan_into
 from clipgap.scan.result import ScanResult
 from clipgap.scan.sinks import MemorySink, part_name
+from clipgap.scan.work import ScanWork
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_inputs import Evidence
 
@@ -27,10 +27,9 @@ def check_everything(
     # The oracle holds all scores of a block at once.
     block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
     compute = Compute(kernel="numpy", block_rows=block_rows)
-    job = Job(evidence.plan, evidence.tests, compute, How(on_progress=on_progress))
-    sink, ledger, scanner = _Comparing(result, problems), job.new_ledger(), job.new_scanner()
-    job.scan_shards(range(len(evidence.plan.train.shards)), scanner, sink, ledger)
-    job.write_tables(scanner.topk(), sink, ledger)
+    sink = _Comparing(result, problems)
+    work = ScanWork(evidence.plan, compute, sink, given=list(evidence.tests))
+    scan_into(work, How(on_progress=on_progress))
     return f"{sink.rows:,} rows of all tables derived anew"
 
 

@@ -14,11 +14,10 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.kernels.admit import admit
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
-from clipgap.scan.manifest import describe_inputs
+from clipgap.scan.manifest import describe_inputs, differences
 from clipgap.scan.options import ScanOptions
 from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.resume import differences
 from clipgap.scan.sinks import test_name
 from clipgap.verify.problems import Problems
 from clipgap.verify.scan_files import damaged_files

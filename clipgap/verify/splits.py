@@ -28,7 +28,7 @@ from clipgap.kernels.options import Compute
 from clipgap.options import takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.inputs import LoadedTest
-from clipgap.scan.resume import differences
+from clipgap.scan.manifest import differences
 from clipgap.select.columns import ScanTables, open_tables
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store

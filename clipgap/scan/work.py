@@ -1,0 +1,286 @@
+"""The pass itself: blocks are read ahead in threads, scanned here, and written behind in another.
+
+A unit is a shard of the training store. One thread does all the writing, in the order it was told,
+so what is said to be done after a shard's last block holds that shard, and the lists handed over
+with it have seen all of that shard's rows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from clipgap.errors import InputError
+from clipgap.files.parquet import Put
+from clipgap.kernels.admit import Status
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import Scanner, TopK
+from clipgap.kernels.options import Compute
+from clipgap.machine import thread_count
+from clipgap.runs.units import Event, Made, Slot, Step
+from clipgap.scan import quarantine
+from clipgap.scan.counts import Totals
+from clipgap.scan.inputs import Block, BlockReader, LoadedTest, load_tests
+from clipgap.scan.plan import ScanPlan
+from clipgap.scan.rows import Found, RowGroups, RowLayout, Scoring
+from clipgap.scan.sinks import Sink, part_name
+from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
+
+_WAITING_WRITES = 3
+# Lists are handed over when computing since the last time took this many times what saving takes.
+_PATIENCE = 20.0
+_DISK = 100e6  # bytes a second, of a slow one
+_FLUSH = 0.05  # seconds
+
+
+@dataclass(frozen=True)
+class ShardUnit:
+    """A shard to be scanned."""
+
+    index: int
+
+    @property
+    def name(self) -> str:
+        return part_name(self.index)
+
+
+@dataclass(frozen=True)
+class ScanWork:
+    """Scans shards of a plan into a sink.
+
+    Each shard's record holds the sums of its files and its `Totals`; the state of a worker are the
+    lists of all test sets. `seed` are lists to begin with, which only save time, and `given` are
+    test sets that are in memory already.
+    """
+
+    plan: ScanPlan
+    compute: Compute
+    sink: Sink
+    seed: list[TopK] | None = None
+    given: list[LoadedTest] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is loaded stays where it is; a copy of this elsewhere loads it again."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @cached_property
+    def tests(self) -> list[LoadedTest]:
+        return load_tests(self.plan) if self.given is None else self.given
+
+    @cached_property
+    def layout(self) -> RowLayout:
+        sets = tuple(SetColumns(test.name, test.gap is not None) for test in self.tests)
+        return RowLayout(
+            TrainTable(sets, self.plan.settings.above),
+            tuple(test.mapped for test in self.tests),
+        )
+
+    def new_scanner(self) -> Scanner:
+        scanner = make_scanner(
+            [test.columns() for test in self.tests],
+            self.plan.settings.k,
+            kernel=self.compute.kernel,
+            device=self.compute.device,
+            threads=self.compute.threads,
+        )
+        if self.seed is not None:
+            scanner.load_topk(self.seed)
+        return scanner
+
+    def do(self, units: Iterable[ShardUnit], slot: Slot) -> Iterator[Event]:
+        """Scan these shards, in this order; any order gives the same tables and lists."""
+        scanner = self.new_scanner()
+        block_rows = self.compute.block_rows or scanner.block_rows
+        readers = max(1, min(4, thread_count() // 4))
+        shards = (unit.index for unit in units)
+        counted = _Counted(scanner)
+        with (
+            BlockReader(self.plan, block_rows, readers) as reader,
+            _Writer(self, scanner, slot.number) as writer,
+        ):
+            try:
+                for block, last, found in self._results(scanner, reader.blocks(shards), slot.stop):
+                    writer.add(block, found, last)
+                    yield counted.step(len(block.status), last)
+                    yield from writer.made()
+            except InputError:
+                yield from writer.made_at_last()
+                raise
+            yield from writer.made_at_last()
+
+    def _results(
+        self, scanner: Scanner, blocks: Iterable[tuple[Block, bool]], stop: Callable[[], bool]
+    ) -> Iterator[tuple[Block, bool, Found]]:
+        """Blocks and whether they are the last of their shard, with their results."""
+        begun: deque[tuple[Block, bool, Scoring]] = deque()
+        for block, last in blocks:
+            if stop():
+                return
+            pending = scanner.start(block.rows, block.ids)
+            scoring = Scoring(pending, self.layout.alone(block.rows))
+            begun.append((block.without_rows(), last, scoring))
+            del block  # its rows, before the next one is read
+            if len(begun) > scanner.ahead:
+                earlier, was_last, under_way = begun.popleft()
+                yield earlier, was_last, under_way.result()
+        for earlier, was_last, under_way in begun:
+            yield earlier, was_last, under_way.result()
+
+
+class _Counted:
+    """What a scanner has done, in steps."""
+
+    def __init__(self, scanner: Scanner) -> None:
+        self._scanner = scanner
+        self._survivors = self._refined = 0
+
+    def step(self, rows: int, last: bool) -> Step:
+        counters = self._scanner.counters
+        survivors, refined = counters.survivors - self._survivors, counters.refined - self._refined
+        self._survivors, self._refined = counters.survivors, counters.refined
+        more = {"survivors": survivors, "refined": refined, "means": self._scanner.name}
+        return Step(rows, {"parts": int(last), **more})
+
+
+class _Writer:
+    """The writing thread, seen from the computing one."""
+
+    def __init__(self, work: ScanWork, scanner: Scanner, worker: int) -> None:
+        self._work, self._scanner, self._worker = work, scanner, worker
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipgap-write")
+        self._waiting: deque[Future[None]] = deque()
+        self._making: deque[Future[Made]] = deque()
+        self._unit: _OpenUnit | None = None
+        self._failed = self._behind = False
+        lists = sum(len(test.rows) for test in work.tests) * work.plan.settings.k * 16
+        self._saving = _FLUSH + lists / _DISK
+        self._handed_over = time.monotonic()
+        self._records: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> _Writer:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._pool.shutdown(wait=True)
+        if self._unit is not None:
+            self._unit.abandon(error or InputError("the shard is left"))
+
+    def add(self, block: Block, found: Found, last: bool) -> None:
+        """Queue the writing of a block; raise here what went wrong there."""
+        self._waiting.append(self._pool.submit(self._run, self._add, block, found))
+        if last:
+            self._waiting.append(self._pool.submit(self._run, self._finish))
+            self._behind = True
+            if self._is_due():
+                self._hand_over()
+        while len(self._waiting) > _WAITING_WRITES:
+            self._waiting.popleft().result()
+
+    def made(self) -> Iterator[Made]:
+        """Shards that are written, now and then, with the lists that know them."""
+        while self._making and self._making[0].done():
+            yield self._making.popleft().result()
+
+    def made_at_last(self) -> Iterator[Made]:
+        """All shards that are left, when all is written; raises what went wrong."""
+        if self._behind:
+            self._hand_over()
+        while self._waiting:
+            self._waiting.popleft().result()
+        while self._making:
+            yield self._making.popleft().result()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._handed_over >= _PATIENCE * self._saving
+
+    def _hand_over(self) -> None:
+        lists = self._scanner.topk()
+        self._making.append(self._pool.submit(self._take_records, lists))
+        self._behind, self._handed_over = False, time.monotonic()
+
+    # The rest runs in the writing thread.
+
+    def _run(self, task: Callable[..., None], *arguments: Any) -> None:
+        # What was queued behind a failed write must not complete a file that lacks it.
+        if self._failed:
+            return
+        try:
+            task(*arguments)
+        except BaseException:
+            self._failed = True
+            raise
+
+    def _add(self, block: Block, found: Found) -> None:
+        if self._unit is None:
+            self._unit = _OpenUnit(block.shard, self._work)
+        self._unit.add(block, found)
+
+    def _finish(self) -> None:
+        assert self._unit is not None
+        name, record = self._unit.finish()
+        self._records[name] = record
+        self._unit = None
+
+    def _take_records(self, lists: list[TopK]) -> Made:
+        records, self._records = self._records, {}
+        return Made(records, lists, self._worker)
+
+
+class _OpenUnit:
+    """A training shard on its way to files, which appear when it is finished, or never."""
+
+    def __init__(self, shard: int, work: ScanWork) -> None:
+        self._shard, self._sink = shard, work.sink
+        self._groups = RowGroups(shard, work.layout)
+        self._files = ExitStack()
+        self._put: Put | None = None
+        self._put_bad: Put | None = None
+        if work.plan.settings.train_table:
+            self._put = self._files.enter_context(self._sink.part(shard, work.layout.table.schema))
+
+    def add(self, block: Block, found: Found) -> None:
+        for group in self._groups.add(block.ok, block.keys, found):
+            self._write(group)
+        self._groups.totals.of("rows")[1] += np.count_nonzero(block.status == Status.NORMALISED)
+        if not block.ok.all():
+            if self._put_bad is None:
+                files = self._sink.bad_rows(self._shard, QUARANTINE_SCHEMA)
+                self._put_bad = self._files.enter_context(files)
+            self._put_bad(quarantine.of_block(block))
+
+    def finish(self) -> tuple[str, dict[str, Any]]:
+        """Complete the files; the record that says what the shard has become."""
+        for group in self._groups.finish():
+            self._write(group)
+        self._files.close()
+        sums = self._sink.sums(self._shard, self._put is not None, self._put_bad is not None)
+        return part_name(self._shard), {
+            "rows": int(self._groups.totals.of("rows")[0]),
+            "quarantined": int(self._groups.totals.of("rows")[2]),
+            "totals": self._groups.totals.to_json(),
+            "files": {name: asdict(entry) for name, entry in sums.items()},
+        }
+
+    def abandon(self, error: BaseException) -> None:
+        """Close the files without any of them appearing; says which could not be written."""
+        self._files.__exit__(type(error), error, error.__traceback__)
+
+    def _write(self, group: Any) -> None:
+        if self._put is not None:
+            self._put(group)
+
+
+def add_up(table: TrainTable, records: Iterable[dict[str, Any]]) -> Totals:
+    """The totals of all shards."""
+    whole = Totals.zero(table)
+    for record in records:
+        whole.add(Totals.from_json(table, record["totals"]))
+    return whole
