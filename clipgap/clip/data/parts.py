@@ -63,7 +63,7 @@ def link_part(
         if isinstance(answer, Complete):
             return Linked(output.path, len(wanted), already_complete=True)
         if not isinstance(answer, New):
-            output.start(described, wanted)  # as fast as to see which are there
+            output.start()  # as fast as to see which are there
         _make(output, wanted)
         output.finish(described, {link: LinkSum.to(target) for link, target in wanted.items()})
     return Linked(output.path, len(wanted))
