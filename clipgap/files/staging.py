@@ -2,7 +2,7 @@
 
 A report can have a hundred thousand files. To flush each by itself would cost more than to make it:
 of 20,000 files of 4 KiB, 0.14 s for one call that flushes the file system, 2.6 s for a flush each
-in 16 threads, 4.8 s one by one.
+in 16 threads; of 2,000 files, 0.48 s one by one.
 """
 
 from __future__ import annotations

@@ -1,0 +1,44 @@
+"""Any executor fills the same folders: the toy one, which shares no memory and repeats itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import clipgap
+from clipgap.runs.executors import Processes
+from tests.toy_executor import toy
+from tests.worlds import World, make_world, tree
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """With rows that are set aside in two shards."""
+    world = make_world(tmp_path / "world", shards=(40, 0, 25, 9), d=8)
+    for shard in (0, 3):
+        world.shards[shard][2] = np.nan
+        np.save(world.train / "img_emb" / f"img_emb_{shard}.npy", world.shards[shard])
+    return world
+
+
+def test_scans(world: World, tmp_path: Path) -> None:
+    tests = world.test_paths
+    for name, executor in (("here", None), ("toy", toy), ("processes", Processes(["cpu"] * 2))):
+        out = tmp_path / name
+        clipgap.gap(world.paths["reference"], tests, k=3, out=out / "gap", executor=executor)
+        (out / "gap").rename(tmp_path / "gap")  # a scan's manifest tells where its gap lies
+        clipgap.scan(
+            world.train,
+            tests,
+            gap=tmp_path / "gap",
+            k=5,
+            bad_rows="quarantine",
+            out=out / "scan",
+            executor=executor,
+        )
+        (tmp_path / "gap").rename(out / "gap")
+    whole = tree(tmp_path / "here")
+    assert tree(tmp_path / "toy") == whole
+    assert tree(tmp_path / "processes") == whole
