@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from clipgap.store.writer import StoreWriter as StoreWriter
     from clipgap.study.run import run_study as run_study
     from clipgap.verify.api import verify as verify
-    from clipgap.verify.emulation import emulate as emulate
+    from clipgap.verify.emulate import emulate as emulate
     from clipgap.verify.splits import verify_split as verify_split
 
 _HOMES = {
@@ -58,7 +58,7 @@ _HOMES = {
     "combine": "clipgap.select.algebra",
     "dedup": "clipgap.dedup.api",
     "embed": "clipgap.clip.embed.api",
-    "emulate": "clipgap.verify.emulation",
+    "emulate": "clipgap.verify.emulate",
     "evaluate": "clipgap.clip.eval.api",
     "filter_shards": "clipgap.shards.api",
     "gap": "clipgap.scan.api",

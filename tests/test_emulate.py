@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
-from clipgap.verify import emulation
-from clipgap.verify.arithmetic import Arithmetic
+from clipgap.verify import emulate as emulation
+from clipgap.verify.emulate import Arithmetic
 from tests.worlds import thresholds
 
 D = 24

@@ -19,7 +19,7 @@ from clipgap.verify.options import Shortcuts
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from clipgap.verify.emulation import Emulation, Shortfall
+    from clipgap.verify.emulate import Emulation, Shortfall
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +39,7 @@ def emulate(
     shard, cut off whether or not its end lies below the threshold; and rounded thresholds and
     scores. Counts the rows that they miss and the rows that they prune for nothing.
     """
-    from clipgap.verify.emulation import emulate as run
+    from clipgap.verify.emulate import emulate as run
 
     with shell.progress() as display:
         found = run(scan, options=options, **moved.stores(), on_progress=display)

@@ -17,11 +17,15 @@ from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.verify.checks import Checks, VerifyReport
 from clipgap.verify.options import ScanChecks
-from clipgap.verify.scan_files import check_counts, check_files, check_schemas
-from clipgap.verify.scan_full import check_everything
-from clipgap.verify.scan_inputs import Evidence, check_gap, check_inputs
-from clipgap.verify.scan_lists import check_lists, check_neighbours
-from clipgap.verify.scan_rows import check_rows
+from clipgap.verify.scan_scores import check_everything, check_lists, check_neighbours, check_rows
+from clipgap.verify.scans import (
+    Evidence,
+    check_counts,
+    check_files,
+    check_gap,
+    check_inputs,
+    check_schemas,
+)
 
 
 @takes_options

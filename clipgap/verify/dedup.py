@@ -20,8 +20,7 @@ from clipgap.keep.lists import KeepList
 from clipgap.kernels.pairs import Pairs
 from clipgap.machine import memory_bytes
 from clipgap.store.base import Store
-from clipgap.verify.claims import Claim, row_at
-from clipgap.verify.rescan import Means
+from clipgap.verify.claims import Claim, Means, row_at
 
 
 class Witnesses:

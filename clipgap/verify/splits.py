@@ -9,41 +9,52 @@ A pruned split is proved by four claims, each over all rows:
 
 Splits by similarity are proved by their size and by the order of kept and removed rows.
 Deduplicated stores are clustered again, and the rows of each cluster compared. All other splits are
-made again and compared.
-"""
+made again and compared."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from clipgap.files.documents import checksum
+from clipgap import __version__
+from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import write_certificate
-from clipgap.keep.lists import KeepList, open_keep
+from clipgap.keep.lists import KeepList, bitmap_name, keep_name, open_keep
 from clipgap.kernels.options import Compute
 from clipgap.options import takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.manifest import differences
+from clipgap.scan.result import ScanResult
+from clipgap.select.algebra import combine
 from clipgap.select.columns import ScanTables, open_tables
+from clipgap.select.labels import Condition, Where, cite_labels
+from clipgap.select.options import OPERATIONS
+from clipgap.select.output import cite
+from clipgap.select.rules import Rand, Rule
+from clipgap.select.splitting import split
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.verify.again import check_again
 from clipgap.verify.api import load_evidence
-from clipgap.verify.certificate import certificate
-from clipgap.verify.checks import Checks, VerifyReport
-from clipgap.verify.claims import Claim, Claims, OrderClaims, PruneClaims
+from clipgap.verify.checks import Check, Checks, Problems, VerifyReport
+from clipgap.verify.claims import (
+    Claim,
+    Claims,
+    Feed,
+    Means,
+    OrderClaims,
+    PruneClaims,
+    check_joint_gap,
+    check_witnesses,
+    read_blocks,
+)
 from clipgap.verify.dedup import dedup_claims
-from clipgap.verify.joint_gap import check_joint_gap
-from clipgap.verify.keep_files import check_bitmaps, check_files, check_keys
-from clipgap.verify.problems import Problems
-from clipgap.verify.rescan import Feed, Means, read_blocks
-from clipgap.verify.scan_inputs import Evidence, check_gap, check_inputs
-from clipgap.verify.witnesses import check_witnesses
+from clipgap.verify.scans import Evidence, check_gap, check_inputs
 
 _BY_ORDER = ("near", "far", "core")
 
@@ -188,3 +199,124 @@ def _check_store(keep: KeepList, store: Store, problems: Problems) -> str:
 
 def _title(claim: Claim) -> str:
     return f"({claim.name})" if len(claim.name) == 1 else claim.name
+
+
+def check_again(keep: KeepList, tables: ScanTables | None, problems: Problems) -> str:
+    """The rule, applied to what the manifest names, keeps the same rows."""
+    rule = keep.manifest["rule"]
+    mask: Callable[[int], NDArray[np.bool_]]
+    if rule["name"] in OPERATIONS:
+        inputs = [open_keep(of["path"]) for of in rule["of"]]
+        for one, was in zip(inputs, rule["of"], strict=True):
+            if cite(one)["manifest_sha256"] != was["manifest_sha256"]:
+                problems.add(f"{one.path} is no longer the keep-list that was combined")
+        mask = combine(rule["name"], inputs).mask
+    elif tables is not None and rule["name"] in ("rand", "where"):
+        again = _rule(rule, problems)
+        mask = split(tables.scans, again, within=tables.within).mask
+    else:
+        return f"nothing is known of the rule {rule['name']!r}; only the files were checked"
+    for shard in keep.shards:
+        wrong = np.flatnonzero(mask(shard.index) != keep.bits(shard.index))
+        problems.at(
+            wrong,
+            f"shard {shard.index:,} ({shard.name}), row {{:,}}: the rule says otherwise".format,
+        )
+    return f"the rule {rule['name']!r} keeps the same {keep.kept:,} rows"
+
+
+def _rule(rule: Mapping[str, Any], problems: Problems) -> Rule:
+    if rule["name"] == "rand":
+        return Rand(rule["n"], rule["seed"])
+    labels = rule["labels"]["path"]
+    if cite_labels(labels)["sha256"] != rule["labels"]["sha256"]:
+        problems.add(f"{labels} is no longer the table of labels that was used")
+    return Where(labels, tuple(map(Condition.parse, rule["conditions"])))
+
+
+def check_files(keep: KeepList, problems: Problems) -> str:
+    """Every file is there with its checksum, and no other."""
+    listed = keep.manifest["files"]
+    for name in keep.damaged():
+        problems.add(f"{name} is damaged or missing: its SHA-256 is not that of the manifest")
+    present = {
+        path.relative_to(keep.path).as_posix() for path in keep.path.rglob("*") if path.is_file()
+    }
+    for name in sorted(present - listed.keys() - {MANIFEST}):
+        problems.add(f"{name} does not belong to the keep-list")
+    return f"{len(listed):,} files are as they were written"
+
+
+def check_bitmaps(keep: KeepList, problems: Problems) -> str:
+    """Bitmaps, tables and counts say the same."""
+    for shard in keep.shards:
+        rows = keep.rows_of(shard.index)
+        if len(rows) != shard.kept:
+            problems.add(
+                f"{bitmap_name(shard.index)} keeps {len(rows):,} rows, the manifest says "
+                f"{shard.kept:,}"
+            )
+        table = keep.table(shard.index)
+        same = np.array_equal(table["row"].to_numpy(), rows)
+        if not same or set(table["shard"].unique().to_pylist()) - {shard.index}:
+            problems.add(f"{keep_name(shard.index)} keeps other rows than its bitmap")
+    if keep.kept != sum(shard.kept for shard in keep.shards):
+        problems.add(f"{MANIFEST}: {keep.kept:,} rows in all is not the sum over its shards")
+    return f"{keep.kept:,} of {keep.rows:,} rows are kept"
+
+
+def check_keys(keep: KeepList, store: Store, problems: Problems) -> str:
+    """Each kept row has the key that the store has for it."""
+    if not store.has_keys:
+        return "the store has no keys"
+    for shard in keep.shards:
+        keys = store.take_keys(shard.index, keep.rows_of(shard.index))
+        stated = keep.keys(shard.index)
+        if stated.to_pylist() != (keys.to_pylist() if keys is not None else []):
+            problems.add(f"{keep_name(shard.index)}: keys are not those of {shard.name}")
+    return f"{keep.kept:,} keys are those of the store"
+
+
+def certificate(
+    keep: KeepList, scans: Sequence[ScanResult], checks: Sequence[Check], claims: Sequence[Claim]
+) -> dict[str, Any]:
+    """Plain data; the fingerprints tell which stores, scans and files it is about."""
+    store = keep.manifest["store"]
+    return {
+        "holds": all(check.ok for check in checks),
+        "keep": {
+            "path": str(keep.path),
+            "manifest_sha256": checksum(keep.manifest),
+            "rule": keep.manifest["rule"],
+            "rows": keep.rows,
+            "kept": keep.kept,
+        },
+        "store": {
+            "path": store["path"],
+            "shards": {shard["name"]: shard["fingerprint"] for shard in store["shards"]},
+        },
+        "scans": [_scan(scan) for scan in scans],
+        "claims": {claim.name: _claim(claim) for claim in claims},
+        "checks": {check.name: {"ok": check.ok, "detail": check.detail} for check in checks},
+        "versions": {"clipgap": __version__, "numpy": np.__version__},
+    }
+
+
+def _scan(scan: ScanResult) -> dict[str, Any]:
+    inputs = scan.manifest["inputs"]
+    return {
+        "path": scan.label,
+        "manifest_sha256": checksum(scan.manifest),
+        "tests": {test["name"]: test["sha256"] for test in inputs["tests"]},
+        "gap": inputs["gap"],
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    return {
+        "says": claim.says,
+        "holds": not claim.problems.count,
+        "checked": claim.rows,
+        "contradicted": claim.problems.count,
+        "contradictions": list(claim.problems.shown),
+    }

@@ -1,0 +1,387 @@
+"""Scores of a scan derived anew by the oracle: lists, sampled rows, or everything."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_row_groups, row_groups
+from clipgap.kernels.admit import admit
+from clipgap.kernels.options import Compute
+from clipgap.kernels.oracle import exact_scores
+from clipgap.runs.how import How, OnProgress
+from clipgap.scan.api import scan_into
+from clipgap.scan.inputs import LoadedTest
+from clipgap.scan.lists import entries_of, lengths_of, numbers_of, runs, take_strings
+from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
+from clipgap.scan.result import ScanResult
+from clipgap.scan.sinks import MemorySink, part_name, test_name
+from clipgap.scan.tables import Part
+from clipgap.scan.work import ScanWork
+from clipgap.verify.checks import Problems
+from clipgap.verify.scans import Evidence
+
+_SCORES = 1 << 23
+"""Scores held at once."""
+
+LISTS = ("nn_sim", "nn_shard", "nn_row", "nn_key")
+"""The columns of a test table that hold lists."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """The lists of one test table as matrices, one row a usable test point."""
+
+    file: str
+    row: NDArray[np.int64]  # (points,), test rows
+    sim: NDArray[np.float64]  # (points, length)
+    shard: NDArray[np.int64]
+    shard_row: NDArray[np.int64]
+    keys: list[Any]  # pyarrow strings, piece after piece
+
+    @classmethod
+    def read(cls, result: ScanResult, name: str) -> Lists:
+        """Lists of the one length that all usable points have; `check_lists` makes sure."""
+        table = result.test(name, LISTS)
+        lengths = lengths_of(table["nn_sim"])
+        rows = np.flatnonzero(lengths)
+        shape = (len(rows), int(lengths.max(initial=0)))
+
+        def matrix(column: str, kind: Any) -> NDArray[Any]:
+            return numbers_of(table[column]).astype(kind).reshape(shape)
+
+        return cls(
+            file=test_name(name),
+            row=rows,
+            sim=matrix("nn_sim", np.float64),
+            shard=matrix("nn_shard", np.int64),
+            shard_row=matrix("nn_row", np.int64),
+            keys=entries_of(table["nn_key"]),
+        )
+
+    def ids(self, offsets: NDArray[np.int64]) -> NDArray[np.int64]:
+        ids: NDArray[np.int64] = offsets[self.shard] + self.shard_row
+        return ids
+
+    @property
+    def tied(self) -> NDArray[np.bool_]:
+        """Which entries have the score of a neighbour in their list."""
+        same = self.sim[:, 1:] == self.sim[:, :-1]
+        tied = np.zeros(self.sim.shape, np.bool_)
+        tied[:, 1:] |= same
+        tied[:, :-1] |= same
+        return tied
+
+
+def check_lists(result: ScanResult, problems: Problems) -> str:
+    """Every list has its length, falls in score, rises in id among equals, and names real rows."""
+    counts, shards = result.manifest["counts"], result.manifest["inputs"]["train"]["shards"]
+    length = min(result.manifest["settings"]["k"], counts["rows"] - counts["quarantined"])
+    sizes = np.array([shard["rows"] for shard in shards], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    entries = 0
+    for test in result.manifest["inputs"]["tests"]:
+        name = test["name"]
+        usable = test["rows"] - test["quarantined"]
+        if not _lengths_are_right(result, name, length, usable, problems):
+            continue
+        lists = Lists.read(result, name)
+        entries += lists.sim.size
+        real = (lists.shard >= 0) & (lists.shard < len(sizes))
+        real &= lists.shard_row >= 0
+        real[real] &= lists.shard_row[real] < sizes[lists.shard[real]]
+        if not real.all():
+            _report(lists, ~real, "names a training row that does not exist", problems)
+            continue
+        ids, sim = lists.ids(offsets), lists.sim
+        falls = sim[:, 1:] < sim[:, :-1]
+        rises = (sim[:, 1:] == sim[:, :-1]) & (ids[:, 1:] > ids[:, :-1])
+        _report(lists, ~(falls | rises), "is followed by one that should come before it", problems)
+        _check_gap_column(result, lists, problems)
+    return f"{entries:,} entries are in order"
+
+
+def check_neighbours(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
+    """The oracle scores anew: the lists of sampled points, and every entry of a tie."""
+    random = np.random.default_rng([seed, 1])
+    scored = 0
+    for g, test in enumerate(evidence.tests):
+        lists = Lists.read(result, test.name)
+        chosen = lists.tied
+        points = random.choice(len(lists.row), min(sample, len(lists.row)), replace=False)
+        chosen[points] = True
+        point, place = np.nonzero(chosen)
+        order = np.lexsort((lists.shard_row[point, place], lists.shard[point, place]))
+        point, place = point[order], place[order]
+        scored += len(point)
+        for start, stop in runs(lists.shard[point, place]):
+            at = point[start:stop], place[start:stop]
+            _score_shard(evidence, g, lists, at, problems)
+    return f"{scored:,} entries scored anew"
+
+
+def _score_shard(
+    evidence: Evidence,
+    g: int,
+    lists: Lists,
+    at: tuple[NDArray[np.int64], NDArray[np.int64]],
+    problems: Problems,
+) -> None:
+    test, store = evidence.tests[g], evidence.plan.train
+    point, place = at
+    shard, rows = int(lists.shard[at][0]), lists.shard_row[at]
+    columns = np.searchsorted(test.row_of, lists.row[point])
+    wrong = np.zeros(lists.sim.shape, np.bool_)
+    for part, found in evidence.rows_at(shard, rows):
+        columns_here = test.rows[columns[part]].astype(np.float64)
+        scores = (found.astype(np.float64) * columns_here).sum(axis=1)
+        wrong[point[part], place[part]] = scores != lists.sim[point[part], place[part]]
+    _report(lists, wrong, "has another score than stated", problems)
+    if store.has_keys:
+        unique, back = np.unique(rows, return_inverse=True)
+        true_keys = np.asarray(store.take_keys(shard, unique), object)[back]
+        stated = np.asarray(take_strings(lists.keys, point * lists.sim.shape[1] + place), object)
+        wrong = np.zeros(lists.sim.shape, np.bool_)
+        wrong[at] = true_keys != stated
+        _report(lists, wrong, "has another key than stated", problems)
+
+
+def _lengths_are_right(
+    result: ScanResult, name: str, length: int, usable: int, problems: Problems
+) -> bool:
+    table, before = result.test(name, LISTS), problems.count
+    for column in LISTS:
+        lengths = lengths_of(table[column])
+        right = np.zeros(len(lengths), np.int64)
+        right[: usable if length else 0] = length
+        if not np.array_equal(np.sort(lengths), np.sort(right)):
+            problems.add(
+                f"{test_name(name)}: {column} should hold {length} entries for each of "
+                f"{usable:,} usable test points, and none for others"
+            )
+    return problems.count == before
+
+
+def _check_gap_column(result: ScanResult, lists: Lists, problems: Problems) -> None:
+    if result.manifest["kind"] != "gap" or not lists.sim.size:
+        return
+    name = lists.file.removeprefix("test/").removesuffix(".parquet")
+    stated = result.test(name, ["gap"])["gap"].to_numpy()[lists.row]
+    problems.at(
+        lists.row[stated != lists.sim[:, 0]],
+        lambda row: f"{lists.file}, row {row:,}: gap is not the highest score",
+    )
+
+
+def _report(lists: Lists, wrong: NDArray[np.bool_], what: str, problems: Problems) -> None:
+    def describe(at: NDArray[np.int64]) -> str:
+        return f"{lists.file}, row {lists.row[at[0]]:,}: neighbour {at[1] + 1} {what}"
+
+    problems.at(np.argwhere(wrong), describe)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """The last entry of each test point's list: what a row must beat to be listed."""
+
+    sim: NDArray[np.float64]
+    id: NDArray[np.int64]
+    ids: NDArray[np.int64]  # (points, length)
+
+
+def check_rows(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
+    """The oracle scores sampled training rows against all test points."""
+    plan, offsets = evidence.plan, evidence.plan.offsets
+    random = np.random.default_rng([seed, 0])
+    ids = np.sort(random.choice(plan.train.rows, min(sample, plan.train.rows), replace=False))
+    lasts = [_last(Lists.read(result, test.name), test, offsets) for test in evidence.tests]
+    step = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    shards = np.searchsorted(offsets, ids, side="right") - 1
+    for shard in np.unique(shards):
+        rows = ids[shards == shard] - offsets[shard]
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            _check_some(result, evidence, lasts, int(shard), some, problems)
+    return f"{len(ids):,} rows scored anew against {plan.test_rows:,} test points"
+
+
+def _check_some(
+    result: ScanResult,
+    evidence: Evidence,
+    lasts: list[_Last],
+    shard: int,
+    rows: NDArray[np.int64],
+    problems: Problems,
+) -> None:
+    store = evidence.plan.train
+    raw = np.concatenate([store.read(shard, int(row), int(row) + 1) for row in rows])
+    admitted = admit(raw)
+    ok = admitted.ok
+    expected: dict[str, list[Any]] = {}
+    if store.has_keys:
+        keys = store.take_keys(shard, rows)
+        assert keys is not None
+        expected["key"] = keys.to_pylist()
+    parts = result.columns.parts
+    ids = evidence.plan.offsets[shard] + rows
+    for test, last in zip(evidence.tests, lasts, strict=True):
+        scores = exact_scores(admitted.rows, test.rows)
+        _check_listed(scores[ok], ids[ok], test, last, problems)
+        for part in parts:
+            if isinstance(part.output, SetOutput) and part.test == test.name:
+                defined = part.output.define(scores, test.gap)
+                expected |= _as_stored(part, defined, ok, test.row_of)
+    for part in parts:
+        if isinstance(part.output, RowOutput):
+            expected |= _as_stored(part, part.output.define(admitted.rows), ok)
+    if result.manifest["settings"]["train_table"]:
+        _compare(result, shard, rows, expected, problems)
+
+
+def _as_stored(
+    part: Part, defined: Values, ok: NDArray[np.bool_], row_of: NDArray[np.int32] | None = None
+) -> dict[str, list[Any]]:
+    """Defined values of all rows as the table should hold them: rounded once, or null."""
+    columns = {}
+    for field, values in zip(part.fields, defined, strict=True):
+        if field.column.is_point and row_of is not None:
+            values = row_of[values]
+        stored = values.astype(field.column.dtype).tolist()
+        columns[field.name] = [v if good else None for v, good in zip(stored, ok, strict=True)]
+    return columns
+
+
+def _compare(
+    result: ScanResult,
+    shard: int,
+    rows: NDArray[np.int64],
+    expected: dict[str, list[Any]],
+    problems: Problems,
+) -> None:
+    assert result.path is not None
+    file = pq.ParquetFile(result.path / part_name(shard))
+    for group in np.unique(rows // ROW_GROUP):
+        inside = np.flatnonzero(rows // ROW_GROUP == group)
+        table = file.read_row_group(int(group), columns=list(expected))
+        stored = table.take(rows[inside] - group * ROW_GROUP).to_pydict()
+        for column, values in expected.items():
+            for at, was in zip(inside, stored[column], strict=True):
+                if was != values[at]:
+                    problems.add(
+                        f"{part_name(shard)}, row {rows[at]:,}: {column} is {was}, "
+                        f"should be {values[at]}"
+                    )
+
+
+def _last(lists: Lists, test: LoadedTest, offsets: NDArray[np.int64]) -> _Last:
+    ids = lists.ids(offsets)
+    if not ids.size:  # no training row is usable
+        points = len(test.rows)
+        none = np.zeros((points, 0), np.int64)
+        return _Last(np.full(points, -np.inf), np.full(points, -1), none)
+    return _Last(lists.sim[:, -1], ids[:, -1], ids)
+
+
+def _check_listed(
+    scores: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    test: LoadedTest,
+    last: _Last,
+    problems: Problems,
+) -> None:
+    """A row that is at least as good as the last of a list, ties by id, must be in that list."""
+    at = ids[:, None]
+    due = (scores > last.sim) | ((scores == last.sim) & (at <= last.id))
+    row, point = np.nonzero(due)
+    listed = (last.ids[point] == ids[row, None]).any(axis=1)
+    problems.at(
+        np.argwhere(~listed)[:, 0],
+        lambda i: (
+            f"{test_name(test.name)}, row {test.row_of[point[i]]:,}: "
+            f"training id {ids[row[i]]:,} is missing"
+        ),
+    )
+
+
+def check_everything(
+    result: ScanResult, evidence: Evidence, on_progress: OnProgress, problems: Problems
+) -> str:
+    """Every value of every table."""
+    # The oracle holds all scores of a block at once.
+    block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    compute = Compute(kernel="numpy", block_rows=block_rows)
+    sink = _Comparing(result, problems)
+    work = ScanWork(evidence.plan, compute, sink, given=list(evidence.tests))
+    scan_into(work, How(on_progress=on_progress))
+    return f"{sink.rows:,} rows of all tables derived anew"
+
+
+class _Comparing(MemorySink):
+    """A sink that holds each table against the file that should be equal to it."""
+
+    def __init__(self, result: ScanResult, problems: Problems) -> None:
+        super().__init__()
+        self._result, self._problems = result, problems
+        self.rows = 0
+
+    @contextmanager
+    def part(self, shard: int, schema: Any) -> Iterator[Put]:
+        with self._against(part_name(shard), schema) as compare:
+            yield compare
+
+    def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
+        with self._against(name, schema) as compare:
+            for group in row_groups(schema, tables):
+                compare(group)
+        return None
+
+    @contextmanager
+    def _against(self, name: str, schema: Any) -> Iterator[Put]:
+        """Takes the row groups that a file should have, one after the other."""
+        assert self._result.path is not None
+        stored = read_row_groups(self._result.path / name, self._result.sum_of(name))
+        start = 0
+
+        def compare(group: Any) -> None:
+            nonlocal start
+            self._compare(name, start, group, next(stored, schema.empty_table()))
+            start += group.num_rows
+
+        yield compare
+
+    def _compare(self, name: str, start: int, right: Any, stored: Any) -> None:
+        self.rows += right.num_rows
+        if right.num_rows != stored.num_rows:
+            self._problems.add(f"{name}: {stored.num_rows:,} rows, should be {right.num_rows:,}")
+            return
+        for column in right.column_names:
+            if not right[column].equals(stored[column]):
+                self._problems.add(_unequal(name, column, start, right[column], stored[column]))
+
+
+def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> str:
+    """The first row in which two columns differ."""
+    low, high = 0, len(right)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if right.slice(low, middle - low).equals(stored.slice(low, middle - low)):
+            low = middle
+        else:
+            high = middle
+    was, should = stored[low].as_py(), right[low].as_py()
+    if isinstance(was, list) and isinstance(should, list) and len(was) == len(should):
+        place = next(
+            i for i, pair in enumerate(zip(was, should, strict=True)) if pair[0] != pair[1]
+        )
+        column, was, should = f"{column} entry {place + 1}", was[place], should[place]
+    return f"{name}, row {start + low:,}: {column} is {was}, should be {should}"
