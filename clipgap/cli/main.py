@@ -30,6 +30,7 @@ from clipgap.cli import (
 )
 from clipgap.cli.consoles import shown
 from clipgap.cli.shell import LOG
+from clipgap.cli.signals import ignore_signals, leave_on_signals
 from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 
 app = typer.Typer(
@@ -90,7 +91,15 @@ def run() -> None:
         # A file name that the terminal's encoding lacks must not end a run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    leave_on_signals()
+    try:
+        code = main(sys.argv[1:])
+        ignore_signals()
+    except Interrupted as stopped:  # before the first or after the last that `main` does
+        code = stopped.exit_code
+    except KeyboardInterrupt:
+        code = INTERRUPTED_BY_USER
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -62,6 +62,23 @@ def stop_on_signals(
         ours.close()
 
 
+def leave_on_signals() -> None:
+    """Where there is nothing to save, a signal ends the command as one that was stopped."""
+    for number in ASKING:
+        if signal.getsignal(number) is signal.SIG_DFL:  # Ctrl-C raises KeyboardInterrupt already
+            signal.signal(number, _leave)
+
+
+def ignore_signals() -> None:
+    """All is done and said; to be killed in Python's own end would look like a failure."""
+    for number in ASKING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise Interrupted(f"stopped by {signal.Signals(number).name}; the same command does it all")
+
+
 def _watch(
     ours: socket.socket, stop: threading.Event, say: Callable[[], None], received: list[int]
 ) -> None:
