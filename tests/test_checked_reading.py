@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 import clipgap
 from clipgap.errors import InputError
+from clipgap.files import parquet
+from clipgap.files.sums import FileSum
 from clipgap.select.rules import Far, Prune
 from tests.test_verify import failures
 from tests.worlds import World, flip_bit, make_world, tree
@@ -104,3 +107,43 @@ def test_no_table_of_a_damaged_scan_is_given(world: World, tmp_path: Path, name:
     for read in readers[name]:
         with pytest.raises(InputError, match=name):
             read()
+
+
+def test_a_second_pass_trusts_only_a_file_that_is_as_it_was(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(shutil.copy(world.folder / "scan" / "test" / "a.parquet", tmp_path))
+    expected = FileSum.of(path)
+    hashed: list[bool] = []
+    finish = parquet.TableReader._finish
+
+    def watched(self: parquet.TableReader) -> None:
+        hashed.append(not self._is_checked)
+        finish(self)
+
+    monkeypatch.setattr(parquet.TableReader, "_finish", watched)
+    monkeypatch.setattr(parquet, "_found_right", {})
+    for _ in range(2):  # it was written a moment ago, and could change without a trace
+        assert parquet.read_table(path, expected).num_rows == 31
+    monkeypatch.setattr(parquet, "_YOUNG", -1)
+    for _ in range(2):
+        assert parquet.read_table(path, expected).num_rows == 31
+    assert hashed == [True, True, True, False]
+    flip_bit(path, 1000)
+    with pytest.raises(InputError, match=r"a\.parquet"):
+        parquet.read_table(path, expected)
+
+
+def test_a_wrong_table_is_never_given_whole(tmp_path: Path) -> None:
+    """Where only the sum tells: the last row group stays out of reach."""
+    path = tmp_path / "t.parquet"
+    rows = pa.table({"row": pa.array(np.arange(3 * parquet.ROW_GROUP))})
+    right = parquet.write_tables(path, rows.schema, [rows])
+    assert parquet.read_table(path, right).equals(rows)
+    assert [t.num_rows for t in parquet.read_row_groups(path, right)] == [parquet.ROW_GROUP] * 3
+    wrong = parquet.read_row_groups(path, FileSum("0" * 64, right.size))
+    assert len([next(wrong), next(wrong)]) == 2
+    with pytest.raises(InputError, match=r"t\.parquet is damaged: its SHA-256"):
+        next(wrong)
+    with pytest.raises(InputError, match="is damaged: it has"):
+        parquet.read_table(path, FileSum(right.sha256, 7))
