@@ -40,7 +40,8 @@ class Winners:
     @classmethod
     def look_up(cls, plan: ScanPlan, lists: Sequence[TopK]) -> Winners:
         """Go through the key columns once, for all test sets together."""
-        ids = np.unique(np.concatenate([held.id[held.id != NO_ID] for held in lists]))
+        ids = np.sort(np.concatenate([held.id[held.id != NO_ID] for held in lists]))
+        ids = ids[np.diff(ids, prepend=NO_ID) > 0]  # several times as fast as np.unique
         if not plan.train.has_keys:
             return cls(ids, ())
         shards, rows = _places(plan, ids)
@@ -55,15 +56,17 @@ class Winners:
         sizes = [pc.fill_null(pc.binary_length(piece), 0).to_numpy() for piece in self.keys]
         return np.concatenate([np.zeros(0, np.int64), *sizes])
 
-    def size_of(self, ids: NDArray[np.int64]) -> int:
-        """The bytes of the keys of training rows; a row counts as often as it is named."""
-        return int(self._sizes[np.searchsorted(self.ids, ids)].sum()) if self.keys else 0
+    def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where training rows stand among the winners."""
+        return np.searchsorted(self.ids, ids)
 
-    def keys_of(self, ids: NDArray[np.int64]) -> Any:
-        """The keys of training rows, which together must fit into one array."""
-        if not self.keys:
-            return pa.nulls(len(ids), pa.string())
-        return take_strings(self.keys, np.searchsorted(self.ids, ids))
+    def size_at(self, places: NDArray[np.int64]) -> int:
+        """The bytes of the keys there; one counts as often as it is named."""
+        return int(self._sizes[places].sum()) if self.keys else 0
+
+    def keys_at(self, places: NDArray[np.int64]) -> Any:
+        """The keys there, which together must fit into one array."""
+        return take_strings(self.keys, places) if self.keys else pa.nulls(len(places), pa.string())
 
 
 def test_tables(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) -> Iterator[Any]:
@@ -81,7 +84,8 @@ def test_tables(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) 
         held = topk.id[listed]
         filled = held != NO_ID
         ids = held[filled]
-        if winners.size_of(ids) > parquet.GROUP_BYTES and stop - start > 1:
+        places = winners.places(ids)
+        if winners.size_at(places) > parquet.GROUP_BYTES and stop - start > 1:
             middle = (start + stop) // 2
             waiting += [(middle, stop), (start, middle)]
             continue
@@ -93,7 +97,7 @@ def test_tables(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) 
             pa.array(topk.sim[listed][filled] + 0.0),
             pa.array(shards.astype(np.int32)),
             pa.array(rows),
-            winners.keys_of(ids),
+            winners.keys_at(places),
         ]
         yield pa.Table.from_arrays(
             [
