@@ -16,7 +16,7 @@ from clipgap.clip.eval.sets import open_set
 from clipgap.clip.images import decoding
 from clipgap.clip.images.ahead import Ahead, Submit
 from clipgap.clip.images.reading import BadLabel, class_of, find_images, is_image_folder
-from clipgap.clip.train.folders import CHUNK, ImageFolder, count_folder
+from clipgap.clip.train.shards import CHUNK, ImageFolder, count_folder
 from clipgap.errors import InputError, ResumeError
 from clipgap.select.rules import Rand
 from clipgap.shards.problems import refuse

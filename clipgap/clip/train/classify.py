@@ -12,10 +12,10 @@ import torch
 
 from clipgap.clip.models import autocast
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.encoding import WithClass
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
 from clipgap.clip.train.plan import Ranks, TrainPlan
+from clipgap.clip.train.samples import WithClass
 from clipgap.clip.train.session import Session, Steps, StopAt
 from clipgap.errors import UsageError
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.encoding import WithCaption
 from clipgap.clip.train.options import Place
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import LaterEpoch, Replacements, import_trainer, patched
+from clipgap.clip.train.samples import Encode, WithCaption
 from clipgap.clip.train.session import Session, Steps, StopAt
-from clipgap.clip.train.source import BadSample, Encode
 from clipgap.errors import ClipgapError
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.problems import Problem
@@ -155,8 +155,8 @@ class _Once(IterableDataset[tuple[Any, ...]]):
             for sample in read_samples(shard):
                 try:
                     held.append(self._encode(sample))
-                except BadSample as error:
-                    problem = Problem(sample.shard, "sample", sample.key, str(error))
+                except Unusable as error:
+                    problem = Problem(sample.shard, "sample", sample.key, error.reason)
                     raise ClipgapError(f"--val-data: {problem}") from error
                 if len(held) == self._batch:
                     yield tuple(map(torch.stack, zip(*held, strict=True)))

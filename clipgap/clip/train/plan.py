@@ -16,11 +16,10 @@ from clipgap.clip.checkpoints import checkpoint_file, read_weights
 from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import import_open_clip, register_config
-from clipgap.clip.train.folders import count_folder
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
-from clipgap.clip.train.shards import Counted, count_classes, count_shards
+from clipgap.clip.train.shards import Counted, count_classes, count_folder, count_shards
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.documents import checksum
 from clipgap.keep.lists import open_keep

@@ -13,12 +13,11 @@ from typing import Any
 import torch
 
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.folders import ImageFolder
 from clipgap.clip.train.logs import KEYS, LOSSES, Log, Quarantine
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import TrainPlan
-from clipgap.clip.train.shards import KeptShards
-from clipgap.clip.train.source import Batches, Encode, Epoch, Shards, Share, loader
+from clipgap.clip.train.samples import Batches, Encode, Epoch, Shards, Share, loader
+from clipgap.clip.train.shards import ImageFolder, KeptShards
 from clipgap.errors import Interrupted
 
 

@@ -1,4 +1,4 @@
-"""Samples read from the shards where they lie, decoded and put into batches.
+"""From a sample's bytes to tensors, and from samples to batches.
 
 What is in a batch follows from seed, epoch and position alone, down to the random crops: a resumed
 run gets the very batches that it would have got.
@@ -17,6 +17,8 @@ from typing import Any, Protocol
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from clipgap.clip.images.decoding import Unusable
+from clipgap.clip.images.reading import CAPTION, RawImage, class_of
 from clipgap.clip.train.logs import Quarantine
 from clipgap.clip.train.order import Order, Position, shuffled, stream_of
 from clipgap.errors import InputError
@@ -24,11 +26,46 @@ from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample
 
 Encode = Callable[[Sample], Sequence[Any]]
-"""Makes tensors of a sample; raises BadSample if it cannot."""
+"""Makes tensors of a sample; raises Unusable if it cannot."""
 
 
-class BadSample(Exception):
-    """A sample that cannot be used, and why."""
+@dataclass(frozen=True)
+class WithCaption:
+    """Image and tokens."""
+
+    preprocess: Callable[[Any], Any]
+    tokenize: Callable[[str], Any]
+
+    def __call__(self, sample: Sample) -> tuple[Any, Any]:
+        caption = _caption(sample)
+        return self.preprocess(RawImage.of_sample(sample).decode()), self.tokenize(caption)[0]
+
+
+@dataclass(frozen=True)
+class WithClass:
+    """Image and number of the class."""
+
+    preprocess: Callable[[Any], Any]
+    classes: int
+
+    def __call__(self, sample: Sample) -> tuple[Any, int]:
+        label = class_of(sample)
+        if label >= self.classes:
+            raise _unusable(sample, f"is of class {label}, but there are {self.classes:,}")
+        return self.preprocess(RawImage.of_sample(sample).decode()), label
+
+
+def _caption(sample: Sample) -> str:
+    if CAPTION not in sample.contents:
+        raise _unusable(sample, f"has no caption (.{CAPTION})")
+    try:
+        return sample.contents[CAPTION].decode()
+    except UnicodeDecodeError as error:
+        raise _unusable(sample, "its caption is not UTF-8") from error
+
+
+def _unusable(sample: Sample, reason: str) -> Unusable:
+    return Unusable(f"{sample.shard}, {sample.key}", reason)
 
 
 class Shards(Protocol):
@@ -98,8 +135,8 @@ class Batches(IterableDataset[tuple[Any, ...]]):
                 try:
                     with randomness_of(self._order, *place, number):
                         encoded = self._encode(sample)
-                except BadSample as error:
-                    problem = Problem(sample.shard, "sample", sample.key, str(error))
+                except Unusable as bad:
+                    problem = Problem(sample.shard, "sample", sample.key, bad.reason)
                     self._quarantine.report(problem)
                     continue
                 number += 1
