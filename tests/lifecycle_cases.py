@@ -1,0 +1,237 @@
+"""The commands that fill a folder, and the data that they are run on. One more is one line."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.clip_worlds import CLASSES, pictures, write_checkpoint, write_config, write_shards
+from tests.lifecycle_server import Server
+
+OUT = "out"
+
+RECIPE = """\
+[paths]
+train = { about = "a store", default = "store" }
+reference = { about = "a store", default = "reference" }
+val = { about = "a store", default = "val" }
+
+[stages.gap]
+command = "gap"
+ref = "{reference}"
+test = ["val={val}"]
+threads = 1
+
+[stages.scan]
+command = "scan"
+train = "{train}"
+test = ["val={val}"]
+gap = "{gap}"
+threads = 1
+
+[stages.pruned]
+command = "split"
+source = ["{scan}"]
+prune = ["val"]
+"""
+
+
+@dataclass(frozen=True)
+class Change:
+    """Something that the output follows from, edited in a folder with all inputs.
+
+    `arguments` are added to the command, `file` gets `new` in place of `old`, or another last byte,
+    and a refusal to go on with what was made before says something like `named`.
+    """
+
+    named: str
+    file: str | None = None
+    old: bytes = b""
+    new: bytes = b""
+    arguments: tuple[str, ...] = ()
+
+    def apply(self, folder: Path, time_kept: bool) -> None:
+        if self.file is None:
+            return
+        path = folder / self.file
+        content, times = path.read_bytes(), path.stat()
+        old = self.old or content[-1:]
+        before, found, after = content.rpartition(old)
+        assert found == old
+        path.unlink()  # it may be a hard link
+        path.write_bytes(before + (self.new or bytes([old[0] ^ 1])) + after)
+        assert path.stat().st_size == times.st_size
+        if time_kept:
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command that fills OUT, and what is particular about it.
+
+    `damage` are files of the output that get damaged; `code` is the exit code of a good run;
+    `kills` is at how many writes it is killed, spread evenly, where each takes long; `loose` are
+    patterns of files that hold times, so that two runs are never the same.
+    """
+
+    name: str
+    command: str
+    change: Change
+    damage: Sequence[str]
+    code: int = 0
+    resume: tuple[str, ...] = ("--resume",)
+    kills: int | None = None
+    loose: Sequence[str] = ()
+    environment: Sequence[tuple[str, str]] = ()
+    flags: bool = True  # whether --resume and --overwrite are its
+
+    @property
+    def arguments(self) -> list[str]:
+        return shlex.split(self.command)
+
+
+ONE_RANK = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
+MODEL = "--model tiny-clip.json"
+
+CASES = [
+    Case(
+        "gap",
+        "gap reference --test val=val -k 3 --threads 1 -o out",
+        Change("reference|shard|00000", "reference/embeddings/00000.npy"),
+        ["test/val.parquet", "hist.parquet", "manifest.json"],
+    ),
+    Case(
+        "scan",
+        "scan store --test val=val --test other=reference -k 3 --threads 1 --block-rows 3 -o out",
+        Change("store|shard|00001", "store/embeddings/00001.npy"),
+        ["train/part-00001.parquet", "test/val.parquet", "hist.parquet", "manifest.json"],
+    ),
+    Case(
+        "split",
+        "split scan --prune val --threads 1 -o out",
+        Change("offset", arguments=("--offset", "0.1")),
+        ["keep/part-00001.parquet", "manifest.json"],
+    ),
+    Case(
+        "combine",
+        "split keep other-keep --union -o out",
+        Change("keep", arguments=("--threads", "1", "--intersection")),
+        ["keep/part-00002.parquet", "manifest.json"],
+    ),
+    Case(
+        "dedup",
+        "dedup store --epsilon 0.001 --clusters 3 --iterations 2 --threads 1 -o out",
+        Change("store|shard|00001", "store/embeddings/00001.npy"),
+        ["keep/part-00001.parquet", "manifest.json"],
+    ),
+    Case(
+        "filter",
+        "filter shards --keep keep --workers 1 -o out",
+        Change("00001", "shards/00001.tar"),
+        ["00001.tar", "00001_stats.json", "sizes.json", "manifest.json"],
+    ),
+    Case(
+        "embed",
+        f"embed shards {MODEL} --pretrained a.pt --workers 1 --device cpu -o out",
+        Change("00001", "shards/00001.tar"),
+        ["embeddings/00001.npy", "keys/00001.parquet", "store.json", "manifest.json"],
+        kills=12,
+    ),
+    Case(
+        "embed-folder",
+        f"embed pictures {MODEL} --pretrained a.pt --workers 1 --device cpu -o out",
+        Change("pictures|image", "pictures/2.jpg"),
+        ["embeddings/00000.npy", "store.json"],
+        kills=6,
+    ),
+    Case(
+        "eval",
+        f"eval a=a.pt b=b.pt {MODEL} --data val=val-shards --classnames names.txt "
+        "--templates prompts.txt --device cpu --workers 1 --draws 50 -o out",
+        Change("val", "val-shards/00000.tar", b"a picture", b"the image"),
+        ["samples/a/val.parquet", "summary.parquet", "manifest.json"],
+        kills=12,
+    ),
+    Case(
+        "train",
+        f"train --train-data shards --logs . --name out {MODEL} --epochs 2 --batch-size 8 "
+        "--workers 0 --device cpu --lr 0.001 --warmup 1",
+        Change("lr", arguments=("--lr", "0.002")),
+        ["checkpoints/epoch_2.pt", "losses.jsonl", "manifest.json"],
+        resume=("--resume", "latest"),
+        kills=6,
+        loose=["*.log", "checkpoints/*", "losses.jsonl", "manifest.json"],
+        environment=ONE_RANK,
+    ),
+    Case(
+        "render",
+        "render shapes --web 6 --reference 3 --points 2 --planted 1 -o out",
+        Change("seed", arguments=("--seed", "1")),
+        ["web/00000.tar", "classes.txt", "manifest.json"],
+    ),
+    Case(
+        "report",
+        "report --scan web=scan --reference ref=gap --split keep --images val=val-shards "
+        "--images web=shards --paper paper.toml -o out",
+        Change("paper", "paper.toml", b"68.34", b"68.35"),
+        ["report.json", "index.html", "manifest.json"],
+    ),
+    Case(
+        "link",
+        "data link waterbirds birds --where place=1 -o out",
+        Change("images|links", "birds/metadata.csv", b",1,0,0,", b",1,0,1,"),
+        ["1.kind/3.jpg"],
+    ),
+    Case(
+        "run",
+        "run recipe.toml -o out",
+        Change("val", "val/embeddings/00000.npy"),
+        ["pruned/keep/part-00000.parquet", "scan/hist.parquet", "gap/test/val.parquet"],
+        resume=(),
+        kills=24,
+        flags=False,
+    ),
+]
+
+MAKE = [
+    f"embed shards {MODEL} --pretrained a.pt --captions -o store",
+    f"embed val-shards {MODEL} --pretrained a.pt -o val",
+    f"embed reference-shards {MODEL} --pretrained a.pt -o reference",
+    "gap reference --test val=val -k 4 -o gap",
+    "scan store --test val=val --gap gap -k 4 -o scan",
+    "split scan --rand 11 -o keep",
+    "split scan --rand 9 --seed 1 -o other-keep",
+]
+
+
+def make_inputs(server: Server) -> None:
+    """Fill the server's folder with all that the commands read."""
+    folder = server.folder
+    folder.mkdir()
+    write_shards(folder / "shards", [7, 4, 9])
+    write_shards(folder / "val-shards", [5], seed=20)
+    write_shards(folder / "reference-shards", [6], seed=30)
+    for i, picture in enumerate(pictures(4, seed=40)):
+        (folder / "pictures").mkdir(exist_ok=True)
+        (folder / "pictures" / f"{i}.jpg").write_bytes(picture.jpeg)
+    config = write_config(folder)
+    write_checkpoint(config, folder / "a.pt", seed=1)
+    write_checkpoint(config, folder / "b.pt", seed=2)
+    (folder / "names.txt").write_text("\n".join(CLASSES) + "\n")
+    (folder / "prompts.txt").write_text("a picture of a {}\n")
+    (folder / "recipe.toml").write_text(RECIPE)
+    row = '[[rows]]\nname = "web"\nsize = 20\naccuracy = { val = 68.34 }\n'
+    (folder / "paper.toml").write_text(f'title = "A paper"\nsource = "none"\nx = "val"\n\n{row}')
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for number, (bird, place) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (0, 1)]):
+        image = folder / "birds" / f"{bird}.kind" / f"{number}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(b"x")
+        lines.append(f"{number},{bird}.kind/{number}.jpg,{bird},0,{place},/p.jpg")
+    (folder / "birds" / "metadata.csv").write_text("\n".join(lines))
+    for command in MAKE:
+        ended = server.run(shlex.split(command))
+        assert ended.code == 0, f"{command}: {ended.said}"

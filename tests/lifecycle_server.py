@@ -1,0 +1,207 @@
+"""Command lines in forks of one process that has everything imported, so that each costs little.
+
+A command can be killed, stopped or sent a signal just before its nth write. What counts as a write
+is seen at the level of the operating system: files opened for writing, renamed or removed, folders
+made or removed, links made, below the folder that the command runs in. So it is the same for every
+command, and nothing here knows how clipgap is made. Flushing changes nothing that a kill leaves.
+
+`Server` is the side of the tests. Started as a program this is the other side: requests come as
+lines of JSON, answers go as lines of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import pkgutil
+import runpy
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+WRITES = {
+    *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
+    *("shutil.rmtree", "shutil.move"),
+}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code, or minus the signal that ended it."""
+
+    code: int
+    said: str  # stdout and stderr
+    writes: int
+
+
+class Server:
+    """Runs commands in `folder`, one after another."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self.scratch = folder, scratch
+        environment = {"OMP_NUM_THREADS": "1", "CLIPGAP_THREADS": "1", "COLUMNS": "1000"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.lifecycle_server"],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, **environment},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        self.process.communicate()
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        at: int | None = None,
+        number: int = signal.SIGKILL,
+        **env: str,
+    ) -> Ended:
+        """Run a command; at its nth write it gets a signal."""
+        self._ask(arguments=list(arguments), at=at, number=number, env=env)
+        return self._answer()
+
+    @contextlib.contextmanager
+    def at_work(self, arguments: Sequence[str], at: int, **env: str) -> Iterator[list[Ended]]:
+        """A command that is held at its nth write as long as this lasts; then it goes on.
+
+        The list is empty before its end, and holds how it ended afterwards.
+        """
+        self._ask(arguments=list(arguments), at=at, number=signal.SIGSTOP, env=env)
+        held = self._read()["held"]
+        ended: list[Ended] = []
+        try:
+            yield ended
+        finally:
+            self._ask(go_on=held)
+            ended.append(self._answer())
+
+    def _ask(self, **request: Any) -> None:
+        request |= {"folder": str(self.folder), "scratch": str(self.scratch)}
+        assert self.process.stdin is not None
+        print(json.dumps(request), file=self.process.stdin, flush=True)
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def _answer(self) -> Ended:
+        return Ended(**self._read())
+
+
+# --- the other side -------------------------------------------------------------------------
+
+
+def serve() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import_everything()
+    for line in sys.stdin:
+        request = json.loads(line)
+        process = request.get("go_on") or start(request)
+        if "go_on" in request:
+            os.kill(process, signal.SIGCONT)
+        print(json.dumps(outcome(process, Path(request["scratch"]))), file=answers, flush=True)
+
+
+def import_everything() -> None:
+    import torch
+
+    import clipgap
+
+    torch.set_num_threads(1)  # a pool of threads would be missing in forks
+    for module in pkgutil.walk_packages(clipgap.__path__, "clipgap."):
+        if ".gpu" not in module.name and not module.name.endswith("__main__"):
+            with contextlib.suppress(ImportError), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(module.name)
+
+
+def start(request: dict[str, Any]) -> int:
+    """A fork that runs the command."""
+    folder, scratch = Path(request["folder"]), Path(request["scratch"])
+    place = scratch / "starting"
+    process = os.fork()
+    if process:
+        return process
+    code = 1
+    try:
+        place = scratch / str(os.getpid())
+        said = os.open(f"{place}.said", os.O_WRONLY | os.O_CREAT, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for stream, source in ((0, nothing), (1, said), (2, said)):
+            os.dup2(source, stream)
+        os.chdir(folder)
+        os.environ |= request["env"]
+        sys.argv = ["clipgap", *request["arguments"]]
+        count = watch(folder, request["at"], request["number"])
+        try:
+            runpy.run_module("clipgap", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = int(end.code or 0)
+        Path(f"{place}.writes").write_text(str(count()))
+    finally:
+        for file in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                file.flush()
+        os._exit(code)
+
+
+def outcome(process: int, scratch: Path) -> dict[str, Any]:
+    _, status = os.waitpid(process, os.WUNTRACED)
+    if os.WIFSTOPPED(status):
+        return {"held": process}
+    said, writes = scratch / f"{process}.said", scratch / f"{process}.writes"
+    answer = {
+        "code": os.waitstatus_to_exitcode(status),
+        "said": said.read_text(errors="replace"),
+        "writes": int(writes.read_text()) if writes.exists() else 0,
+    }
+    for file in (said, writes):
+        file.unlink(missing_ok=True)
+    return answer
+
+
+def watch(folder: Path, at: int | None, number: int) -> Callable[[], int]:
+    """Count this process's writes below a folder, and send it a signal just before the nth."""
+    writes, here = 0, os.getpid()
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal writes
+        if event not in WRITES and not (event == "open" and arguments[2] & WRITING):
+            return
+        path = arguments[0]  # a number, if an open file got a name to write by; that is no write
+        if isinstance(path, (str, bytes, os.PathLike)) and is_below(Path(os.fsdecode(path))):
+            writes += 1
+            if writes == at and os.getpid() == here:
+                os.kill(here, number)
+
+    def is_below(path: Path) -> bool:
+        return (folder / path).is_relative_to(folder)
+
+    sys.addaudithook(hook)
+    return lambda: writes
+
+
+if __name__ == "__main__":
+    serve()
