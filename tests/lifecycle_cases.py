@@ -138,7 +138,7 @@ CASES = [
         f"embed shards {MODEL} --pretrained a.pt --workers 1 --device cpu -o out",
         Change("00001", "shards/00001.tar"),
         ["embeddings/00001.npy", "keys/00001.parquet", "store.json", "manifest.json"],
-        kills=12,
+        kills=10,
     ),
     Case(
         "embed-folder",
@@ -153,7 +153,7 @@ CASES = [
         "--templates prompts.txt --device cpu --workers 1 --draws 50 -o out",
         Change("val", "val-shards/00000.tar", b"a picture", b"the image"),
         ["samples/a/val.parquet", "summary.parquet", "manifest.json"],
-        kills=12,
+        kills=10,
     ),
     Case(
         "train",
@@ -191,10 +191,13 @@ CASES = [
         Change("val", "val/embeddings/00000.npy"),
         ["pruned/keep/part-00000.parquet", "scan/hist.parquet", "gap/test/val.parquet"],
         resume=(),
-        kills=24,
+        kills=5,
         flags=False,
     ),
 ]
+
+# What is still wrong, by test and command.
+FAULTS: dict[tuple[str, str], str] = {}
 
 MAKE = [
     f"embed shards {MODEL} --pretrained a.pt --captions -o store",

@@ -12,20 +12,24 @@ lines of JSON, answers go as lines of JSON.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
 import os
 import pkgutil
-import runpy
 import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import torch
+
+from clipgap.__main__ import run
 
 WRITES = {
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
@@ -115,26 +119,33 @@ class Server:
 def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import_everything()
+    torch.set_num_threads(1)  # a pool of threads would be missing in forks
+    import_all(modules_of_clipgap())
     for line in sys.stdin:
         request = json.loads(line)
         process = request.get("go_on") or start(request)
         if "go_on" in request:
             os.kill(process, signal.SIGCONT)
-        print(json.dumps(outcome(process, Path(request["scratch"]))), file=answers, flush=True)
+        answer = outcome(process, Path(request["scratch"]))
+        import_all(answer.pop("imported", []))
+        print(json.dumps(answer), file=answers, flush=True)
 
 
-def import_everything() -> None:
-    import torch
+def import_all(names: Iterable[str]) -> None:
+    """So that forks need not; what cannot be imported here is left to them."""
+    for name in names:
+        with contextlib.suppress(ImportError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importlib.import_module(name)
+    gc.freeze()  # the memory of what is there is shared with forks
 
+
+def modules_of_clipgap() -> Iterator[str]:
     import clipgap
 
-    torch.set_num_threads(1)  # a pool of threads would be missing in forks
     for module in pkgutil.walk_packages(clipgap.__path__, "clipgap."):
-        if ".gpu" not in module.name and not module.name.endswith("__main__"):
-            with contextlib.suppress(ImportError), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                importlib.import_module(module.name)
+        if ".gpu" not in module.name:
+            yield module.name
 
 
 def start(request: dict[str, Any]) -> int:
@@ -144,7 +155,7 @@ def start(request: dict[str, Any]) -> int:
     process = os.fork()
     if process:
         return process
-    code = 1
+    there, code = set(sys.modules), 1
     try:
         place = scratch / str(os.getpid())
         said = os.open(f"{place}.said", os.O_WRONLY | os.O_CREAT, 0o600)
@@ -153,13 +164,14 @@ def start(request: dict[str, Any]) -> int:
             os.dup2(source, stream)
         os.chdir(folder)
         os.environ |= request["env"]
-        sys.argv = ["clipgap", *request["arguments"]]
         count = watch(folder, request["at"], request["number"])
+        sys.argv = ["clipgap", *request["arguments"]]
         try:
-            runpy.run_module("clipgap", run_name="__main__", alter_sys=True)
+            run()
         except SystemExit as end:
             code = int(end.code or 0)
-        Path(f"{place}.writes").write_text(str(count()))
+        imported = sorted(name for name in sys.modules.keys() - there if name != "__mp_main__")
+        Path(f"{place}.end").write_text(json.dumps({"writes": count(), "imported": imported}))
     finally:
         for file in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
@@ -171,13 +183,14 @@ def outcome(process: int, scratch: Path) -> dict[str, Any]:
     _, status = os.waitpid(process, os.WUNTRACED)
     if os.WIFSTOPPED(status):
         return {"held": process}
-    said, writes = scratch / f"{process}.said", scratch / f"{process}.writes"
+    said, end = scratch / f"{process}.said", scratch / f"{process}.end"
     answer = {
         "code": os.waitstatus_to_exitcode(status),
         "said": said.read_text(errors="replace"),
-        "writes": int(writes.read_text()) if writes.exists() else 0,
+        "writes": 0,
+        **(json.loads(end.read_text()) if end.exists() else {}),
     }
-    for file in (said, writes):
+    for file in (said, end):
         file.unlink(missing_ok=True)
     return answer
 

@@ -1,0 +1,165 @@
+"""A folder in which the tests of `lifecycle_cases` take place, in states that runs leave behind."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lifecycle_cases import CASES, FAULTS, OUT, Case, make_inputs
+from tests.lifecycle_server import Ended, Server
+
+BAD_CALL, BAD_INPUT, STOPPED, STOPPED_BY_USER = 2, 3, 75, 130
+WHOLE = "manifest.json"
+
+Tree = dict[str, str]
+
+
+def every(*, flags: bool = False, **choices: list[Any]) -> Callable[[Any], Any]:
+    """Run a test for every command; with `flags` for those that have --resume and --overwrite."""
+
+    def mark(test: Any) -> Any:
+        which = [case for case in CASES if case.flags or not flags]
+        given = []
+        for case in which:
+            fault = FAULTS.get((test.__name__.removeprefix("test_"), case.name))
+            marks = [pytest.mark.xfail(strict=True, reason=fault)] if fault else []
+            given.append(pytest.param(case, id=case.name, marks=marks))
+        for name, values in choices.items():
+            test = pytest.mark.parametrize(name, values)(test)
+        return pytest.mark.parametrize("case", given)(test)
+
+    return mark
+
+
+@dataclass
+class House:
+    """A folder with inputs, in which commands run; each test finds it as new."""
+
+    server: Server
+    inputs: Path
+    saved: Path
+    whole: dict[str, Tree] = field(default_factory=dict)
+    writes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        return self.server.folder
+
+    @property
+    def out(self) -> Path:
+        return self.folder / OUT
+
+    def renew(self, state: Path | None = None) -> None:
+        """Only the inputs are there, or also what a run left in another test."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        # Under the same name, since manifests hold the paths of inputs.
+        shutil.copytree(self.inputs, self.folder, copy_function=os.link)
+        if state is not None:
+            shutil.copytree(state, self.folder, symlinks=True, dirs_exist_ok=True)
+
+    def run(
+        self, case: Case, *more: str, at: int | None = None, number: int = signal.SIGKILL
+    ) -> Ended:
+        return self.server.run(
+            [*case.arguments, *more], at=at, number=number, **dict(case.environment)
+        )
+
+    def resume(self, case: Case, *more: str) -> Ended:
+        return self.run(case, *case.resume, *more)
+
+    def known(self, case: Case) -> tuple[Tree, int]:
+        """What an undisturbed run makes, and in how many writes; the folder is as new."""
+        if case.name not in self.whole:
+            self.renew()
+            ended = self.run(case)
+            assert ended.code == case.code, ended.said
+            self.whole[case.name], self.writes[case.name] = self.tree(case), ended.writes
+            self._save(self._state(case, "finished"))
+        self.renew()
+        return self.whole[case.name], self.writes[case.name]
+
+    def finished(self, case: Case) -> Tree:
+        """The folder has the whole output in it; what that is."""
+        whole, _ = self.known(case)
+        self.renew(self._state(case, "finished"))
+        return whole
+
+    def begun(self, case: Case) -> None:
+        """The folder has in it what a run left that was killed in its midst."""
+        _, writes = self.known(case)
+        state = self._state(case, "begun")
+        if state.exists():
+            self.renew(state)
+        else:
+            assert self.run(case, at=max(2, writes * 6 // 10)).code == -signal.SIGKILL
+            self._save(state)
+
+    def tree(self, case: Case) -> Tree:
+        """All that lies in the folder, inputs too."""
+        return {
+            name: content
+            for name, content in tree_of(self.folder).items()
+            if not any(fnmatchcase(name, f"{OUT}/{pattern}") for pattern in case.loose)
+        }
+
+    def _state(self, case: Case, of: str) -> Path:
+        return self.saved / f"{case.name}-{of}"
+
+    def _save(self, state: Path) -> None:
+        state.mkdir(parents=True)
+        for path in self.folder.iterdir():
+            if path.is_dir() and not (self.inputs / path.name).exists():
+                shutil.copytree(path, state / path.name, symlinks=True)
+            elif not (self.inputs / path.name).exists():
+                shutil.copy2(path, state)
+
+
+def tree_of(folder: Path) -> Tree:
+    """Every file, folder and link, with what is in it."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink():
+            found[name] = f"link to {path.readlink()}"
+        elif path.is_dir():
+            found[name] = "folder"
+        else:
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def without_lock(tree: Tree) -> Tree:
+    """A killed run may leave a lock, and the next one clears it away whatever else it does."""
+    return {name: content for name, content in tree.items() if name != f".{OUT}.lock"}
+
+
+def is_visible(name: str) -> bool:
+    return not any(part.startswith(".") for part in name.split("/"))
+
+
+def check_nothing_half(house: House, case: Case, before: Tree) -> None:
+    """What a run that was cut short left: whole files, and notes that nobody takes for output."""
+    whole, left = house.whole[case.name], house.tree(case)
+    visible = {name: content for name, content in left.items() if is_visible(name)}
+    new = {name: of for name, of in visible.items() if before.get(name) != of}
+    assert new.items() <= whole.items(), "a file that is not whole is visible"
+    assert before.keys() <= left.keys()
+    if f"{OUT}/{WHOLE}" in visible:
+        assert {name for name in whole if is_visible(name)} <= visible.keys(), "manifest too early"
+
+
+def open_house(folder: Path) -> Iterator[House]:
+    (folder / "scratch").mkdir()
+    with Server(folder / "work", folder / "scratch") as server:
+        make_inputs(server)
+        (folder / "work").rename(folder / "inputs")
+        yield House(server, folder / "inputs", folder / "saved")

@@ -1,0 +1,234 @@
+"""Others at an output folder, the same for every command: a second run, edited inputs, strangers'
+files, links, edited documents. Nothing is touched that is not the run's own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lifecycle import (
+    BAD_INPUT,
+    House,
+    every,
+    is_visible,
+    open_house,
+    without_lock,
+)
+from tests.lifecycle_cases import OUT, Case
+
+
+@pytest.fixture(scope="module")
+def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    yield from open_house(tmp_path_factory.mktemp("lifecycle"))
+
+
+@pytest.fixture
+def house(_house: House) -> House:
+    _house.renew()
+    return _house
+
+
+# --- others ---------------------------------------------------------------------------------
+
+
+@every()
+def test_a_second_writer(house: House, case: Case) -> None:
+    whole, writes = house.known(case)
+    flags = [[], [*case.resume], ["--overwrite"]] if case.flags else [[]]
+    with house.server.at_work(case.arguments, writes // 2, **dict(case.environment)) as first:
+        left = house.tree(case)
+        for more in flags:
+            ended = house.run(case, *more)
+            assert ended.code == BAD_INPUT and "another run is at work" in ended.said, ended
+        assert house.tree(case) == left
+    assert first[0].code == case.code, first[0].said
+    assert house.tree(case) == whole
+
+
+@every(time_kept=[False, True])
+def test_changed_inputs(house: House, case: Case, time_kept: bool) -> None:
+    """The output was made, or begun, from others: refused, and told why. (`run` makes it anew.)"""
+    for begin in (house.begun, house.finished):
+        begin(case)
+        case.change.apply(house.folder, time_kept)
+        left = house.tree(case)
+        ended = house.resume(case, *case.change.arguments)
+        if case.flags:
+            assert ended.code == BAD_INPUT, ended
+            assert re.search(case.change.named, ended.said), ended.said
+            assert without_lock(house.tree(case)) == without_lock(left)
+        else:
+            assert ended.code == case.code, ended
+            made = house.tree(case)
+            shutil.rmtree(house.out)
+            assert house.run(case).code == case.code
+            assert house.tree(case) == made
+
+
+@every()
+def test_strangers_in_the_folder(house: House, case: Case) -> None:
+    flags = [[], [*case.resume], ["--overwrite"]] if case.flags else [[]]
+    house.out.mkdir()
+    stranger = house.out / "thesis.tex"
+    stranger.write_text("mine")
+    left = house.tree(case)
+    for more in flags:
+        ended = house.run(case, *more)
+        assert ended.code == BAD_INPUT, ended
+        assert house.tree(case) == left
+
+
+@every(flags=True)
+def test_strangers_among_what_is_ours(house: House, case: Case) -> None:
+    """Left alone, whether the output is then replaced or not."""
+    made = house.finished(case)
+    for begin in (house.finished, house.begun):
+        begin(case)
+        folders = [house.out, *(path for path in house.out.iterdir() if path.is_dir())]
+        strangers = [folder / "thesis.tex" for folder in folders if is_visible(folder.name)]
+        for stranger in strangers:
+            stranger.write_text("mine")
+        ended = house.run(case, "--overwrite")
+        assert ended.code in (case.code, BAD_INPUT), ended
+        for stranger in strangers:
+            assert stranger.is_file() and stranger.read_text() == "mine", stranger
+            stranger.unlink()
+        if ended.code == case.code:
+            assert house.tree(case) == made
+
+
+# --- links ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def precious(house: House) -> Iterator[Path]:
+    """A folder elsewhere, which no run may touch."""
+    folder = house.folder.parent / "precious"
+    (folder / "keep").mkdir(parents=True)
+    (folder / "thesis.tex").write_text("mine")
+    (folder / "keep" / "thesis.tex").write_text("mine")
+    yield folder
+    shutil.rmtree(folder)
+
+
+def is_untouched(precious: Path) -> bool:
+    names = sorted(path.relative_to(precious).as_posix() for path in precious.rglob("*"))
+    return names == ["keep", "keep/thesis.tex", "thesis.tex"] and all(
+        path.read_text() == "mine" for path in precious.rglob("*.tex")
+    )
+
+
+@every()
+def test_links_beside_the_output(house: House, precious: Path, case: Case) -> None:
+    """Whatever a run writes there, it doesn't write through a link."""
+    beside = [f".{OUT}.lock", f"{OUT}.toml", f".{OUT}.unfinished", f"{OUT}.work"]
+    for names, target in ((beside, "thesis.tex"), (beside, "keep"), ([OUT], "thesis.tex")):
+        for name in names:
+            (house.folder / name).symlink_to(precious / target)
+        ended = house.run(case)
+        assert ended.code in (case.code, BAD_INPUT), ended
+        assert is_untouched(precious), (names, target)
+        house.renew()
+
+
+@every()
+def test_links_among_what_is_ours(house: House, precious: Path, case: Case) -> None:
+    flags = [[*case.resume], ["--overwrite"]] if case.flags else [[]]
+    for begin in (house.begun, house.finished):
+        for more in flags:
+            begin(case)
+            entries = [path for path in house.out.rglob("*") if not path.is_dir()]
+            folders = [path for path in house.out.iterdir() if path.is_dir()]
+            for path in entries[::3]:
+                path.unlink()
+                path.symlink_to(precious / "thesis.tex")
+            for path in folders[::2]:
+                shutil.rmtree(path)
+                path.symlink_to(precious / "keep")
+            ended = house.run(case, *more)
+            assert ended.code in (case.code, BAD_INPUT), ended
+            assert is_untouched(precious), (begin.__name__, more)
+
+
+# --- documents ------------------------------------------------------------------------------
+
+NAMES = ("..", "../precious", "../precious/thesis.tex")
+VALUES: tuple[Any, ...] = (None, -1, "x", [1], {"a": 1}, 1e300, True)
+
+
+def mutants(document: Any, outside: str) -> Iterator[Any]:
+    """The document with names of what lies elsewhere, and with values of other types."""
+    places = list(places_of(document))
+    for name in (*NAMES, outside):
+        yield replaced(document, places, lambda value, name=name: with_name(value, name))
+    for number, place in enumerate(places[1:]):
+        value = VALUES[number % len(VALUES)]
+        yield replaced(document, [place], lambda _, value=value: value)
+
+
+def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The ways to all values in a document."""
+    yield place
+    if isinstance(value, dict):
+        for key in value:
+            yield from places_of(value[key], (*place, key))
+    elif isinstance(value, list):
+        for i in range(min(len(value), 2)):
+            yield from places_of(value[i], (*place, i))
+
+
+def with_name(value: Any, name: str) -> Any:
+    """A name added to each list of strings and to each mapping of mappings."""
+    if isinstance(value, dict) and value and all(isinstance(v, dict) for v in value.values()):
+        return {**value, name: next(iter(value.values()))}
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return [*value, name]
+    return value
+
+
+def replaced(document: Any, places: list[tuple[Any, ...]], change: Callable[[Any], Any]) -> Any:
+    document = json.loads(json.dumps(document))
+    for place in reversed(places):
+        if not place:
+            document = change(document)
+            continue
+        inner = document
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = change(inner[place[-1]])
+    return document
+
+
+@every(flags=True)
+def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
+    """Edited manifests and notes: exit 3, or made again; nothing outside is touched."""
+    made = house.finished(case)
+    neighbours = {name: of for name, of in made.items() if not name.startswith(OUT)}
+    for begin in (house.finished, house.begun):
+        begin(case)
+        documents = [path for path in house.out.rglob("*.json") if "stats" not in path.name]
+        named = [path.relative_to(house.out) for path in documents]
+        for name in named:
+            content = json.loads((house.out / name).read_bytes())
+            every_one = list(mutants(content, str(precious / "thesis.tex")))
+            names, values = every_one[: len(NAMES) + 1], every_one[len(NAMES) + 1 :]
+            step = max(1, len(values) // (4 if case.kills is None else 2))
+            for number, mutant in enumerate([*names, *values[::step]]):
+                begin(case)
+                path = house.out / name
+                path.write_text(json.dumps(mutant))
+                more = ["--overwrite"] if number % 2 == 0 else [*case.resume]
+                ended = house.run(case, *more)
+                what = f"{name} {more} {json.dumps(mutant)[:2000]}: {ended}"
+                assert ended.code in (case.code, BAD_INPUT), what
+                if ended.code == BAD_INPUT:
+                    assert path.name in ended.said, what
+                assert neighbours.items() <= house.tree(case).items(), what
+                assert is_untouched(precious), what
