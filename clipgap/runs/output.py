@@ -448,10 +448,10 @@ def _take(folder: Path) -> int | None:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:  # not its cause: by its number, processes would have run out
             holder = _holder(lock)
             os.close(lock)
-            raise _at_work(folder, holder) from error
+            raise _at_work(folder, holder) from None
         except OSError as error:  # a file system without locks on folders
             os.close(lock)
             LOG.debug("%s cannot be locked: %s", folder, error.strerror)
@@ -469,9 +469,9 @@ def _take_file(folder: Path) -> int | None:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
+    except BlockingIOError:
         os.close(lock)
-        raise _at_work(folder, "") from error
+        raise _at_work(folder, "") from None
     except OSError as error:
         os.close(lock)
         LOG.debug("%s cannot be locked: %s", path, error.strerror)
