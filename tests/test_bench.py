@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from clipgap import bench
+from clipgap.bench import api as bench
 from clipgap.bench import results
 from clipgap.bench.case import M_SIX, Case, cases
 from clipgap.bench.child import peak_mib as own_peak_mib

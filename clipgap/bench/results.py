@@ -11,7 +11,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import clipgap
 from clipgap.bench.case import Case
 from clipgap.bench.race import FMA, SGEMM, Measured
 from clipgap.bench.scans import D, Figure
@@ -24,7 +23,7 @@ Row = dict[str, Any]
 
 def checkout() -> Path | None:
     """The root of the source tree this package runs from, if it does."""
-    root = Path(clipgap.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     return root if (root / "benchmarks").is_dir() and (root / "setup.py").is_file() else None
 
 

@@ -14,7 +14,7 @@ from clipgap.kernels.options import Compute
 from clipgap.options import Only, option
 
 if TYPE_CHECKING:
-    from clipgap.bench import Row
+    from clipgap.bench.results import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -44,7 +44,7 @@ def bench(
     Effective rates, 2·N·M·d / time, of everything in one interleaved run, with ratios; and a scan
     from files to tables. Peers that are not installed are named and left out.
     """
-    from clipgap.bench import print_rows, run_bench
+    from clipgap.bench.api import print_rows, run_bench
 
     def show(rows: list[Row]) -> None:
         if not shell.json:

@@ -47,7 +47,7 @@ INTERRUPTED_BY_USER = 130
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from clipgap import __version__
+        from clipgap.version import __version__
 
         print(f"clipgap {__version__}")
         raise typer.Exit

@@ -26,13 +26,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap import __version__
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import FileSum, read_row_groups, read_table, write_tables
 from clipgap.keep.uids import UidRuns, parse_uids
 from clipgap.runs.old_output import OutputFolder, read_manifest
+from clipgap.version import __version__
 
 FORMAT = "clipgap-keep"
 DATACOMP = "datacomp.npy"

@@ -1,4 +1,7 @@
-"""Tables, figures and galleries from scans, splits and evaluations: a page opened from disk."""
+"""Tables, figures and galleries from scans, splits and evaluations: a page opened from disk.
+
+A section computes, tabulates and draws in one file; the page shows whatever there is.
+"""
 
 from clipgap.callable import make_callable
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipgap import __version__
 from clipgap.files.documents import FILES, MANIFEST, Form, encode
 from clipgap.files.identity import sampled_since
 from clipgap.files.staging import Staging
@@ -19,6 +18,7 @@ from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
 from clipgap.runs.how import How
 from clipgap.runs.output import PROGRESS, Complete, Kind, New, Output, open_output, spare
+from clipgap.version import __version__
 
 KIND = Kind(
     Form(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from clipgap import __version__
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.report.parts import Findings, Part, Section
@@ -14,6 +13,7 @@ from clipgap.report.sections.how_near import HOW_NEAR
 from clipgap.report.sections.pruning import PRUNING
 from clipgap.report.sections.robustness import ROBUSTNESS
 from clipgap.report.sources import Sources, TrainingSet
+from clipgap.version import __version__
 
 FORMAT = "clipgap-report-data"
 SECTIONS = (HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING)

@@ -34,7 +34,8 @@ from clipgap.runs.output import (
 from clipgap.runs.units import Executor, Ledger, Step, run_units
 from clipgap.scan import quarantine
 from clipgap.scan.counts import histogram_table
-from clipgap.scan.manifest import FORMAT, KIND, describe_inputs, marks, may_change, versions
+from clipgap.scan.inputs import describe_inputs, marks
+from clipgap.scan.manifest import FORMAT, KIND, may_change, versions
 from clipgap.scan.neighbours import Winners, test_tables
 from clipgap.scan.options import ScanOptions
 from clipgap.scan.plan import ScanPlan, make_plan

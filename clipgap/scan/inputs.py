@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.documents import checksum
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.kernels.interface import MAX_SCORE, TestSet, impossible_thresholds
 from clipgap.scan.plan import ScanPlan
@@ -212,3 +213,46 @@ class BlockReader:
             for start in range(0, max(rows, 1), self._block_rows):
                 stop = min(start + self._block_rows, rows)
                 yield (shard, start, stop, int(offsets[shard])), stop == rows
+
+
+# --- what a plan and a manifest say of them
+
+
+def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, Any]:
+    """Everything the results follow from: rows by fingerprint, thresholds, settings."""
+    return {
+        "kind": plan.kind,
+        "inputs": {
+            "train": plan.train.identity(),
+            "tests": [_describe_test(test) for test in tests],
+            "gap": _describe_gap(plan),
+        },
+        "settings": {**asdict(plan.settings), "above": list(plan.settings.above)},
+    }
+
+
+def marks(plan: ScanPlan) -> dict[str, Any]:
+    """What tells that a shard was edited in place, for as long as a scan is unfinished."""
+    return {shard.name: plan.train.modified(shard.index) for shard in plan.train.shards}
+
+
+def _describe_test(test: LoadedTest) -> dict[str, Any]:
+    return {
+        "name": test.name,
+        "path": test.store.path,
+        "format": test.store.format,
+        "rows": len(test.status),
+        "normalised": int(np.count_nonzero(test.status == Status.NORMALISED)),
+        "quarantined": len(test.status) - len(test.rows),
+        "sha256": test.sha256,
+    }
+
+
+def _describe_gap(plan: ScanPlan) -> dict[str, Any] | None:
+    if plan.gap is None:
+        return None
+    return {
+        "path": plan.gap.label,
+        "manifest_sha256": checksum(plan.gap.manifest),
+        "sets": [name for name in plan.tests if plan.has_gap(name)],
+    }

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from clipgap import __version__
 from clipgap.files import documents
-from clipgap.files.documents import FILES, Each, Form, checksum, is_count, is_number
-from clipgap.kernels.admit import Status
+from clipgap.files.documents import FILES, Each, Form, is_count, is_number
 from clipgap.runs.changes import Change, changes
 from clipgap.runs.output import Kind
-from clipgap.scan.inputs import LoadedTest
-from clipgap.scan.plan import ScanPlan
 from clipgap.scan.sinks import HIST, QUARANTINE
 from clipgap.scan.tables import TABLES_VERSION
+from clipgap.version import __version__
 
 FORMAT = "clipgap-scan"
 
@@ -74,24 +69,6 @@ KIND = Kind(
 )
 
 
-def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, Any]:
-    """Everything the results follow from: rows by fingerprint, thresholds, settings."""
-    return {
-        "kind": plan.kind,
-        "inputs": {
-            "train": plan.train.identity(),
-            "tests": [_describe_test(test) for test in tests],
-            "gap": _describe_gap(plan),
-        },
-        "settings": {**asdict(plan.settings), "above": list(plan.settings.above)},
-    }
-
-
-def marks(plan: ScanPlan) -> dict[str, Any]:
-    """What tells that a shard was edited in place, for as long as a scan is unfinished."""
-    return {shard.name: plan.train.modified(shard.index) for shard in plan.train.shards}
-
-
 def versions() -> dict[str, Any]:
     """No time, host, thread or kernel: those change no result."""
     return {"clipgap": __version__, "tables": TABLES_VERSION, "pyarrow": pa.__version__}
@@ -114,25 +91,3 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         KIND.form,
         "If the scan was interrupted, run the same command again with --resume.",
     )
-
-
-def _describe_test(test: LoadedTest) -> dict[str, Any]:
-    return {
-        "name": test.name,
-        "path": test.store.path,
-        "format": test.store.format,
-        "rows": len(test.status),
-        "normalised": int(np.count_nonzero(test.status == Status.NORMALISED)),
-        "quarantined": len(test.status) - len(test.rows),
-        "sha256": test.sha256,
-    }
-
-
-def _describe_gap(plan: ScanPlan) -> dict[str, Any] | None:
-    if plan.gap is None:
-        return None
-    return {
-        "path": plan.gap.label,
-        "manifest_sha256": checksum(plan.gap.manifest),
-        "sets": [name for name in plan.tests if plan.has_gap(name)],
-    }

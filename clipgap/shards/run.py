@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from clipgap import __version__
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.files.volumes import LocalFile
 from clipgap.machine import thread_count
@@ -25,6 +24,7 @@ from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
 from clipgap.shards.unit import Done, Worker, sums_from_json
+from clipgap.version import __version__
 
 _LABELS = {
     "settings": "setting",

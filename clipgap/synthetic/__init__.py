@@ -1,1 +1,4 @@
-"""Images made on the spot, for studies that need no downloads."""
+"""Data made on the spot: rows for benchmarks, and drawn worlds for studies without downloads.
+
+The same arguments give the same bytes everywhere.
+"""

@@ -8,7 +8,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from clipgap import __version__
 from clipgap.errors import UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count
@@ -19,6 +18,7 @@ from clipgap.runs.output import Complete, Kind, New, Output, open_output
 from clipgap.synthetic.options import RenderOptions
 from clipgap.synthetic.samples import shard_names, write_shards
 from clipgap.synthetic.worlds import WORLDS, World
+from clipgap.version import __version__
 
 KIND = Kind(
     Form(

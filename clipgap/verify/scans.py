@@ -18,8 +18,8 @@ from clipgap.files.parquet import ROW_GROUP
 from clipgap.files.sums import FileSum, damaged
 from clipgap.kernels.admit import admit
 from clipgap.scan.counts import BINS, EDGES, Totals, histogram_table
-from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, load_tests
-from clipgap.scan.manifest import describe_inputs, differences
+from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, describe_inputs, load_tests
+from clipgap.scan.manifest import differences
 from clipgap.scan.options import ScanOptions
 from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan

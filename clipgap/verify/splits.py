@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap import __version__
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import write_certificate
 from clipgap.keep.lists import KeepList, bitmap_name, keep_name, open_keep
@@ -55,6 +54,7 @@ from clipgap.verify.claims import (
 )
 from clipgap.verify.dedup import dedup_claims
 from clipgap.verify.scans import Evidence, check_gap, check_inputs
+from clipgap.version import __version__
 
 _BY_ORDER = ("near", "far", "core")
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from clipgap.kernels.gpu.cuda_modules import Argument
 from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, Shape, shape_for
-from clipgap.kernels.gpu.cuda_steps import Argument, CudaSteps
+from clipgap.kernels.gpu.cuda_steps import CudaSteps
 from tests.building import built
 
 HERE = Path(__file__).parent

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipgap import __version__
 from clipgap.clip.eval.classifier import load_classifier
 from clipgap.clip.eval.contenders import Contender, Trained, preprocesses, zero_shot
 from clipgap.clip.eval.folder import FORMAT, PAIRED, SUMMARY, Done, EvalFolder, Unit
@@ -30,6 +29,7 @@ from clipgap.runs.old_lock import only_writer
 from clipgap.runs.old_output import read_manifest
 from clipgap.shards.problems import Problem
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.version import __version__
 
 TOGETHER = 4
 """Checkpoints in memory at a time, for which an image is decoded once."""

@@ -16,7 +16,6 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from clipgap import __version__
 from clipgap.clip.train.logs import KEYS, LOSSES, Quarantine, reached
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
@@ -31,6 +30,7 @@ from clipgap.options import takes_options
 from clipgap.runs.how import How, OnProgress
 from clipgap.runs.output import Answer, Complete, Damaged, Kind, Output, open_output
 from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.version import __version__
 
 KIND = Kind(
     Form(

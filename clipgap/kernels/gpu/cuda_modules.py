@@ -12,20 +12,31 @@ import os
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from clipgap.errors import MissingDependency
 from clipgap.files.atomic import write_atomic
-from clipgap.kernels.gpu.cuda_steps import Argument, Module
 
 BUILT = Path(__file__).parents[1] / "_cuda"
 """What setup.py put there."""
 CUBINS = {80: "kernels-sm_80.cubin", 90: "kernels-sm_90a.cubin"}
 PTX = "kernels-compute_80.ptx"
 OPTIONS = ("-std=c++17",)
+
+Argument = torch.Tensor | np.int32 | np.float32 | None
+
+
+class Module(Protocol):
+    """The compiled kernels, wherever they run."""
+
+    def launch(
+        self, kernel: str, blocks: int, threads: int, shared: int, arguments: list[Argument]
+    ) -> None:
+        """Start a kernel; None is a null pointer."""
+        ...
 
 
 def load(device: torch.device) -> tuple[Module, int, int]:

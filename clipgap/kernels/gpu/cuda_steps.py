@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
 
 from clipgap.kernels.gpu.bounds import BLOCK, Rows
+from clipgap.kernels.gpu.cuda_modules import Module, load
 from clipgap.kernels.gpu.cuda_shapes import PAIR_OF_TILES, TILE, Shape, shape_for
 from clipgap.kernels.gpu.panels import Panel
 from clipgap.kernels.gpu.steps import Candidates, Survivors, Winners, overflow
 
 PAIRS = 1 << 23
 _THREADS = 256  # of every kernel but the filter
-
-Argument = torch.Tensor | np.int32 | np.float32 | None
-
-
-class Module(Protocol):
-    """The compiled kernels, wherever they run."""
-
-    def launch(
-        self, kernel: str, blocks: int, threads: int, shared: int, arguments: list[Argument]
-    ) -> None:
-        """Start a kernel; None is a null pointer."""
-        ...
 
 
 class CudaSteps:
@@ -45,8 +32,6 @@ class CudaSteps:
     @classmethod
     def on(cls, device: torch.device, d: int) -> CudaSteps:
         """The kernels for a device, built or loaded."""
-        from clipgap.kernels.gpu.cuda_modules import load
-
         module, capability, shared = load(device)
         shape = shape_for(capability, shared, -(-d // BLOCK) * BLOCK)
         processors = torch.cuda.get_device_properties(device).multi_processor_count
