@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import Value
@@ -17,7 +16,6 @@ from clipgap.clip.train.patches import AnyDeviceParallel
 from clipgap.clip.train.plan import Ranks, TrainPlan
 from clipgap.clip.train.samples import WithClass
 from clipgap.clip.train.session import Session, Steps, StopAt
-from clipgap.errors import UsageError
 
 LR_PER_256 = 0.1
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -118,16 +116,6 @@ def _train_epoch(
             scaler.step(optimizer)
             scaler.update()
             steps.loss = total
-
-
-def check_arch(arch: str) -> None:
-    """Refuse what torchvision does not know."""
-    import torchvision
-
-    known = torchvision.models.list_models(module=torchvision.models)
-    if arch not in known:
-        near = difflib.get_close_matches(arch, known, 3, 0.4) or known[:3]
-        raise UsageError(f"torchvision has no network {arch!r}; did you mean {', '.join(near)}?")
 
 
 def _network(plan: TrainPlan) -> torch.nn.Module:

@@ -238,10 +238,8 @@ def _batches(options: TrainOptions, samples: int, world: int) -> BatchPlan:
 
 def _identity(options: TrainOptions) -> dict[str, Any]:
     if options.objective == "classify":
-        from clipgap.clip.train.classify import check_arch
-
         assert options.arch is not None
-        check_arch(options.arch)
+        _check_arch(options.arch)
         return {"arch": options.arch}
     model = options.model
     assert model is not None
@@ -301,3 +299,13 @@ def _parse(arguments: list[str]) -> Any:
     except SystemExit:
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise UsageError(f"open_clip_train does not take its flags: {reason}") from None
+
+
+def _check_arch(arch: str) -> None:
+    """Refuse what torchvision does not know."""
+    import torchvision
+
+    known = torchvision.models.list_models(module=torchvision.models)
+    if arch not in known:
+        near = difflib.get_close_matches(arch, known, 3, 0.4) or known[:3]
+        raise UsageError(f"torchvision has no network {arch!r}; did you mean {', '.join(near)}?")
