@@ -16,10 +16,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import ROW_GROUP, FileSum, write_tables
 from clipgap.machine import cores
-from clipgap.scan.manifest import FORMAT
+from clipgap.scan.counts import Totals
+from clipgap.scan.manifest import KIND, versions
+from clipgap.scan.options import ScanOptions
 from clipgap.scan.sinks import part_name
 from clipgap.scan.tables import SetColumns, TrainTable
 
@@ -64,18 +66,22 @@ def write_manifest(
         for i, n in enumerate(shard_rows)
     ]
     train = {"path": "made-up", "format": "npy", "dim": 640, "rows": rows, "shards": shards}
-    tests = [{"name": names.name, "rows": _POINTS, "quarantined": 0} for names in sets]
+    tests = [
+        {"name": names.name, "rows": _POINTS, "quarantined": 0, "sha256": f"{i:064x}"}
+        for i, names in enumerate(sets)
+    ]
     gap = {"path": "made-up", "manifest_sha256": "", "sets": [s.name for s in sets if s.has_gap]}
-    manifest = {
-        "format": FORMAT,
-        "version": 1,
+    totals = Totals.zero(TrainTable(tuple(sets)))
+    totals.of("rows")[:] = rows, 0, quarantined
+    entries = {
         "kind": "scan",
         "inputs": {"train": train, "tests": tests, "gap": gap},
-        "settings": {"train_table": True, "above": []},
-        "counts": {"rows": rows, "quarantined": quarantined},
+        "settings": {**asdict(ScanOptions(k=1)), "above": []},
+        "counts": totals.described(),
+        "versions": versions(),
         "files": {name: asdict(FileSum.of(folder / name)) for name in parts},
     }
-    write_json(folder / MANIFEST, manifest)
+    write_document(folder / MANIFEST, KIND.form, entries)
 
 
 _POINTS = 50_000
