@@ -139,7 +139,7 @@ def tree_of(folder: Path) -> Tree:
 
 def without_lock(tree: Tree) -> Tree:
     """A killed run may leave a lock, and the next one clears it away whatever else it does."""
-    return {name: content for name, content in tree.items() if name != f".{OUT}.lock"}
+    return {name: of for name, of in tree.items() if not fnmatchcase(name, f".{OUT}*.lock")}
 
 
 def is_visible(name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tests.clip_worlds import CLASSES, pictures, write_checkpoint, write_config, write_shards
@@ -41,28 +41,27 @@ prune = ["val"]
 
 @dataclass(frozen=True)
 class Change:
-    """Something that the output follows from, edited in a folder with all inputs.
+    """What the output follows from becomes another: `new` in place of `old` in a file or a command.
 
-    `arguments` are added to the command, `file` gets `new` in place of `old`, or another last byte,
-    and a refusal to go on with what was made before says something like `named`.
+    Without `old` it is the last byte of the file. A refusal to go on says something like `named`.
     """
 
     named: str
-    file: str | None = None
-    old: bytes = b""
-    new: bytes = b""
-    arguments: tuple[str, ...] = ()
+    file: str | None = None  # None: in the command
+    old: str = ""
+    new: str = ""
 
     def apply(self, folder: Path, time_kept: bool) -> None:
+        """To the file, in a folder with all inputs."""
         if self.file is None:
             return
         path = folder / self.file
         content, times = path.read_bytes(), path.stat()
-        old = self.old or content[-1:]
+        old = self.old.encode() or content[-1:]
         before, found, after = content.rpartition(old)
         assert found == old
         path.unlink()  # it may be a hard link
-        path.write_bytes(before + (self.new or bytes([old[0] ^ 1])) + after)
+        path.write_bytes(before + (self.new.encode() or bytes([old[0] ^ 1])) + after)
         assert path.stat().st_size == times.st_size
         if time_kept:
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -92,6 +91,13 @@ class Case:
     def arguments(self) -> list[str]:
         return shlex.split(self.command)
 
+    def changed(self) -> Case:
+        """The command after the change."""
+        if self.change.file is not None:
+            return self
+        assert self.change.old in self.command
+        return replace(self, command=self.command.replace(self.change.old, self.change.new))
+
 
 ONE_RANK = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 MODEL = "--model tiny-clip.json"
@@ -112,13 +118,13 @@ CASES = [
     Case(
         "split",
         "split scan --prune val --threads 1 -o out",
-        Change("offset", arguments=("--offset", "0.1")),
+        Change("offset", old="--prune val", new="--prune val --offset 0.1"),
         ["keep/part-00001.parquet", "manifest.json"],
     ),
     Case(
         "combine",
         "split keep other-keep --union -o out",
-        Change("keep", arguments=("--threads", "1", "--intersection")),
+        Change("rule|union", old="--union", new="--intersection"),
         ["keep/part-00002.parquet", "manifest.json"],
     ),
     Case(
@@ -143,7 +149,7 @@ CASES = [
     Case(
         "embed-folder",
         f"embed pictures {MODEL} --pretrained a.pt --workers 1 --device cpu -o out",
-        Change("pictures|image", "pictures/2.jpg"),
+        Change("fingerprint", "pictures/2.jpg"),
         ["embeddings/00000.npy", "store.json"],
         kills=6,
     ),
@@ -151,7 +157,7 @@ CASES = [
         "eval",
         f"eval a=a.pt b=b.pt {MODEL} --data val=val-shards --classnames names.txt "
         "--templates prompts.txt --device cpu --workers 1 --draws 50 -o out",
-        Change("val", "val-shards/00000.tar", b"a picture", b"the image"),
+        Change("val", "val-shards/00000.tar", "a picture", "the image"),
         ["samples/a/val.parquet", "summary.parquet", "manifest.json"],
         kills=10,
     ),
@@ -159,7 +165,7 @@ CASES = [
         "train",
         f"train --train-data shards --logs . --name out {MODEL} --epochs 2 --batch-size 8 "
         "--workers 0 --device cpu --lr 0.001 --warmup 1",
-        Change("lr", arguments=("--lr", "0.002")),
+        Change("lr", old="--lr 0.001", new="--lr 0.002"),
         ["checkpoints/epoch_2.pt", "losses.jsonl", "manifest.json"],
         resume=("--resume", "latest"),
         kills=6,
@@ -169,20 +175,20 @@ CASES = [
     Case(
         "render",
         "render shapes --web 6 --reference 3 --points 2 --planted 1 -o out",
-        Change("seed", arguments=("--seed", "1")),
+        Change("seed", old="--planted 1", new="--planted 1 --seed 1"),
         ["web/00000.tar", "classes.txt", "manifest.json"],
     ),
     Case(
         "report",
         "report --scan web=scan --reference ref=gap --split keep --images val=val-shards "
         "--images web=shards --paper paper.toml -o out",
-        Change("paper", "paper.toml", b"68.34", b"68.35"),
+        Change("paper", "paper.toml", "68.34", "68.35"),
         ["report.json", "index.html", "manifest.json"],
     ),
     Case(
         "link",
         "data link waterbirds birds --where place=1 -o out",
-        Change("images|links", "birds/metadata.csv", b",1,0,0,", b",1,0,1,"),
+        Change("images|links", "birds/metadata.csv", ",1,0,0,", ",1,0,1,"),
         ["1.kind/3.jpg"],
     ),
     Case(
@@ -192,6 +198,7 @@ CASES = [
         ["pruned/keep/part-00000.parquet", "scan/hist.parquet", "gap/test/val.parquet"],
         resume=(),
         kills=5,
+        loose=[".study/*"],
         flags=False,
     ),
 ]

@@ -46,7 +46,9 @@ def refuse_changes(folder: Path, found: Sequence[Change]) -> None:
 
 
 def _are_named(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
+    return isinstance(value, list) and all(
+        isinstance(item, Mapping) and "name" in item for item in value
+    )
 
 
 def _label(path: str, labels: Mapping[str, str]) -> str:
