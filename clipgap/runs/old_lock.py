@@ -61,13 +61,13 @@ def _take(path: Path, out: Path) -> int | None:
             return None  # nor can the folder be made; whoever tries says why
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        except BlockingIOError:
             holder = os.pread(lock, 200, 0).decode(errors="replace") or "a process unknown"
             os.close(lock)
             raise InputError(
                 f"another run is at work in {out}: {holder}. Wait for it, stop it, or name another "
                 "output folder."
-            ) from error
+            ) from None
         except OSError as error:  # a file system without locks
             LOG.debug("%s cannot be locked: %s", out, error.strerror)
             os.close(lock)
