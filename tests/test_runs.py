@@ -189,6 +189,29 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     assert answer.files == ["parts/1.txt"]
 
 
+def test_a_damaged_output_is_reopened(tmp_path: Path) -> None:
+    fill(tmp_path / "out")
+    before = tree(tmp_path / "out")
+    (tmp_path / "out/parts/1.txt").unlink()
+    with open_output(tmp_path / "out", KIND, How(resume=True)) as output:
+        answer = output.begin({"upto": 4})
+        assert isinstance(answer, Damaged)
+        files = {name: vars(entry) for name, entry in answer.sums.items()}
+        del files["parts/1.txt"]
+        output.reopen({f"number-{Path(n).stem}": {"files": {n: f}} for n, f in files.items()})
+    answer, made = fill(tmp_path / "out", resume=True)
+    assert answer == GoesOn()
+    assert made == ["number-1"]
+    assert tree(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_notes_without_a_plan_are_nothing(tmp_path: Path, how: dict[str, bool]) -> None:
+    (tmp_path / "out" / PROGRESS).mkdir(parents=True)
+    (tmp_path / "out" / PROGRESS / "units.jsonl").touch()
+    assert fill(tmp_path / "out", **how)[0] == New()
+
+
 def test_fewer_files_than_before_leave_none_behind(tmp_path: Path) -> None:
     fill(tmp_path / "out", 5)
     fill(tmp_path / "small", 2)

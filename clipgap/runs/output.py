@@ -209,9 +209,9 @@ class Output:
     def start(self) -> None:
         """Begin with nothing: note what is going to be made, and remove what earlier runs made."""
         with _cannot_make(self.path):
-            make_folder(self.path, PROGRESS)
             # Without its notes an earlier run has made nothing, so this comes before the plan.
             remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
+            make_folder(self.path, PROGRESS)
             earlier = sorted(self._own_files())
             # From here to the end the folder is known as ours, whatever a kill leaves of it.
             self._note(earlier)
@@ -229,8 +229,8 @@ class Output:
     def reopen(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Make a damaged output an unfinished one, of which these units are done."""
         with _cannot_make(self.path):
-            make_folder(self.path, PROGRESS)
             remove(self.path, [f"{PROGRESS}/{_UNITS}"])
+            make_folder(self.path, PROGRESS)
             self._note(())
             self.prepare()
         self.ledger.records.clear()
