@@ -31,12 +31,15 @@ import torch
 from PIL import Image
 
 from clipgap.bench.results import append, default_folder, origin
+from clipgap.clip.embed.api import KIND
 from clipgap.clip.embed.batches import BatchReader
-from clipgap.clip.embed.folder import StoreFolder
 from clipgap.clip.embed.sources import Unit, find_units
-from clipgap.clip.embed.worker import Job, Step, embed_units
+from clipgap.clip.embed.work import EmbedWork
 from clipgap.clip.models import LoadedModel, load
 from clipgap.machine import thread_count
+from clipgap.runs.how import How
+from clipgap.runs.output import open_output
+from clipgap.runs.units import Slot, Step
 
 DISTINCT = 64
 """Images that differ; each is used many times."""
@@ -111,13 +114,16 @@ def forward_rate(model: LoadedModel, case: Case) -> Rate:
 
 def embed_rate(units: list[Unit], case: Case, out: Path) -> Rate:
     """Images a second of a run of `embed`, after its first batch."""
-    StoreFolder(out).start({})
-    job = Job(out, case.model, "", case.precision, case.batch_size, False)
-    events = embed_units(job, units, case.device, thread_count(), lambda: False)
-    next(events)
-    watch = Watch()
-    images = sum(event.images for event in events if isinstance(event, Step))
-    return watch.rate(images)
+    work = EmbedWork(
+        out, case.model, "", case.device, case.precision, case.batch_size, captions=False
+    )
+    with open_output(out, KIND, How()) as output:
+        output.begin({})
+        events = work.do(units, Slot(0, thread_count(), case.device))
+        next(events)
+        watch = Watch()
+        images = sum(round(event.done) for event in events if isinstance(event, Step))
+        return watch.rate(images)
 
 
 def decode_rate(units: list[Unit], model: LoadedModel, case: Case) -> Rate:

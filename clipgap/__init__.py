@@ -18,7 +18,7 @@ from clipgap.version import __version__
 
 if TYPE_CHECKING:
     from clipgap.clip.embed.api import embed as embed
-    from clipgap.clip.embed.plan import plan_embed as plan_embed
+    from clipgap.clip.embed.api import plan_embed as plan_embed
     from clipgap.clip.eval.api import evaluate as evaluate
     from clipgap.clip.eval.run import EvalResult as EvalResult
     from clipgap.clip.eval.run import open_evaluation as open_evaluation
@@ -68,7 +68,7 @@ _HOMES = {
     "open_store": "clipgap.store.opening",
     "open_train": "clipgap.clip.train.api",
     "plan_dedup": "clipgap.dedup.api",
-    "plan_embed": "clipgap.clip.embed.plan",
+    "plan_embed": "clipgap.clip.embed.api",
     "plan_scan": "clipgap.scan.api",
     "report": "clipgap.report.api",
     "run_study": "clipgap.study.run",

@@ -10,7 +10,6 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,11 @@ from PIL import Image
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.clip.embed.api import embed
-from clipgap.clip.embed.pool import run_units
-from clipgap.clip.embed.run import EmbedResult
-from clipgap.clip.embed.worker import Job
+from clipgap.clip.embed.api import EmbedResult, embed
 from clipgap.clip.models import LoadedModel
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
+from clipgap.runs.executors import Here
+from clipgap.runs.units import Event, Work
 from clipgap.select.rules import Rand
 from tests.clip_worlds import (
     CLASSES,
@@ -44,6 +42,7 @@ from tests.clip_worlds import (
 )
 from tests.shards import member, tar_bytes
 from tests.test_images import png_of
+from tests.toy_executor import toy
 from tests.worlds import tree
 
 COUNTS = [5, 1, 9]
@@ -158,6 +157,21 @@ def test_a_worker_tells_what_is_wrong(world: World, tmp_path: Path) -> None:
     shard, out = world.shards / "00000.tar", tmp_path / "out"  # one shard: one process
     with pytest.raises(InputError, match=r"bad\.pt: not a checkpoint"):
         embed(shard, world.config, str(tmp_path / "bad.pt"), out=out, workers=2)
+
+
+@pytest.mark.parametrize("kind", ["shards", "folder"])
+def test_units_can_be_done_anywhere_and_twice(
+    world: World, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clipgap.clip.embed.sources.FOLDER_UNIT", 4)
+    data = f"{world.shards}/{{00000..00001}}.tar"
+    if kind == "folder":
+        data = str(write_folder(tmp_path / "images", pictures(6)))
+    # Of all models these are there first: a worker is a process that imports nothing but torch.
+    options: dict[str, Any] = {"model": "torchvision:resnet18", "pretrained": "", "device": "cpu"}
+    embed(data, out=tmp_path / "here", **options)
+    embed(data, out=tmp_path / "anywhere", executor=toy, **options)
+    assert tree(tmp_path / "anywhere") == tree(tmp_path / "here")
 
 
 @pytest.mark.parametrize(
@@ -334,28 +348,26 @@ def test_stopped_anywhere_goes_on_to_the_same_store(
             stops += 1
         else:
             break
-        with pytest.raises(InputError, match="unfinished"):
-            world.embed(world.shards, out, **options)
         assert not (out / "store.json").exists()
+        if any((out / "embeddings").iterdir()):
+            with pytest.raises(InputError, match="unfinished"):
+                world.embed(world.shards, out, **options)
         world.embed(world.shards, out, resume=True, **options)
         assert tree(out) == tree(whole)
     assert stops >= 5  # once a batch at least
 
 
-def test_finished_shards_are_not_embedded_again(
-    world: World, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_finished_shards_are_not_embedded_again(world: World, whole: Path, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         world.embed(world.shards, tmp_path / "out", batch_size=4, captions=True, stop=Stop(4))
     seen: list[str] = []
-    original = run_units
 
-    def watched(job: Job, units: Any, *rest: Any) -> Any:
+    def watched(work: Work, units: Sequence[Any], stop: Any) -> Iterator[Event]:
         seen.extend(unit.name for unit in units)
-        return original(job, units, *rest)
+        return Here()(work, units, stop)
 
-    monkeypatch.setattr(import_module("clipgap.clip.embed.run"), "run_units", watched)
-    world.embed(world.shards, tmp_path / "out", batch_size=4, captions=True, resume=True)
+    options: dict[str, Any] = {"batch_size": 4, "captions": True, "executor": watched}
+    world.embed(world.shards, tmp_path / "out", resume=True, **options)
     assert seen == ["00002"]
     assert tree(tmp_path / "out") == tree(whole)
 
@@ -388,7 +400,7 @@ def test_killed_before_any_rename(world: World, whole: Path, tmp_path: Path) -> 
         assert ("manifest.json" in left) <= ("store.json" in left)
         world.embed(world.shards, out, resume=True, **options)
         assert tree(out) == tree(whole)
-    assert nth > 3 * len(COUNTS)  # rows, keys and a note for each shard at least
+    assert nth > 3 * len(COUNTS)  # rows and keys of each shard, plan, catalogue and manifest
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
@@ -428,7 +440,7 @@ def test_resuming_something_else_is_refused(
 ) -> None:
     options: dict[str, Any] = {"batch_size": 4, "captions": True, "pretrained": world.checkpoint}
     options["out"] = tmp_path / "out"
-    stop = None if finished else Stop(1)
+    stop = None if finished else Stop(2)  # when the first shard is done
     try:
         embed(world.shards, world.config, **options, stop=stop)
     except Interrupted:
@@ -450,6 +462,31 @@ def test_a_damaged_store_is_mended(world: World, whole: Path, tmp_path: Path) ->
         (out / name).write_bytes((out / name).read_bytes()[:-1])
         assert not world.embed(world.shards, out, resume=True, **options).already_complete
         assert tree(out) == tree(whole)
+
+
+@pytest.mark.parametrize("kind", ["shards", "folder"])
+def test_what_was_only_sampled_is_said(world: World, kind: str, tmp_path: Path) -> None:
+    """A change that no digest shows, in inputs above 1 MiB of a store that is finished."""
+    data = tmp_path / "in"
+    if kind == "shards":
+        changed = data / "0.tar"
+        data.mkdir()
+        entries = [member("a.jpg", world.made[0][0].jpeg), member("a.bin", bytes(3 << 20))]
+        changed.write_bytes(tar_bytes(entries))
+    else:
+        changed = write_folder(data, world.made[0][:2]) / "large.png"
+        changed.write_bytes(world.made[0][2].jpeg + bytes(3 << 20))
+    said: list[str] = []
+    out, watch = tmp_path / "out", lambda progress: said.append(progress.note)
+    world.embed(data, out)
+    assert world.embed(data, out, resume=True, on_progress=watch).already_complete
+    assert not any(said)
+    content = bytearray(changed.read_bytes())
+    content[(1 << 20) + 300_000] ^= 1  # between two of the pieces that are compared
+    changed.write_bytes(content)
+    assert world.embed(data, out, resume=True, on_progress=watch).already_complete
+    (note,) = filter(None, said)
+    assert "only a sample was compared of" in note and str(data) in note
 
 
 def test_overwriting_leaves_nothing_of_the_earlier_store(world: World, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from clipgap.clip.models import identify, load, register_config, resolve_device
+from clipgap.clip.models import identify, load, resolve_device
+from clipgap.clip.networks import register_config
 from clipgap.errors import ClipgapError, InputError, MissingDependency, UsageError
 from tests.clip_worlds import CONFIG, render, write_checkpoint, write_config
 

@@ -16,9 +16,7 @@ from clipgap.errors import QUARANTINED, UsageError
 from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
-    from clipgap.clip.embed.plan import EmbedPlan
-    from clipgap.clip.embed.run import EmbedResult, Progress
-    from clipgap.runs.how import Progress as Shown
+    from clipgap.clip.embed.api import EmbedPlan, EmbedResult
 
 _STOPPING = "Stopping after the batch at hand; finished shards are kept."
 
@@ -59,44 +57,30 @@ def embed(
     images of a folder come in the order of their paths, which are their keys. What cannot be
     decoded is set aside and listed in quarantine.parquet.
     """
-    from clipgap.clip.embed.api import run_embed
-    from clipgap.clip.embed.plan import plan_embed
+    from clipgap.clip.embed.api import embed as run
+    from clipgap.clip.embed.api import plan_embed
 
-    plan = plan_embed(data, model, pretrained, options=options)
     if running.dry_run:
-        described = _described(plan)
+        described = _described(plan_embed(data, model, pretrained, options=options))
         shell.result(described, _describe_plan(described))
         return 0
     if out is None:
         raise UsageError("--out is missing: name the folder that the store shall go to")
     shell.check_settings_file(out)
     with shell.watch(out, _STOPPING) as watch:
-        result = run_embed(
-            plan,
-            out,
+        result = run(
+            data,
+            model,
+            pretrained,
+            options=options,
+            out=out,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=lambda progress: watch(_shown(progress)),
+            on_progress=watch,
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
-
-
-def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.how import Progress as Shown
-
-    return Shown(
-        stage=progress.stage,
-        works=progress.stage != "checking",
-        done=progress.images,
-        total=progress.total_images,
-        earlier=progress.earlier_images,
-        part=progress.shards,
-        parts=progress.total_shards,
-        seconds=progress.seconds,
-        noun="images",
-    )
 
 
 def _described(plan: EmbedPlan) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import checkpoint_file
-from clipgap.clip.networks import HUB, config_file, import_open_clip, make, register_config
+from clipgap.clip.networks import HUB, config_file, make
 from clipgap.clip.options import PRECISIONS
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.atomic import sha256_file
@@ -25,22 +25,18 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-__all__ = [
-    "LoadedModel",
-    "autocast",
-    "check_device",
-    "identify",
-    "import_open_clip",
-    "load",
-    "register_config",
-    "resolve_device",
-    "warn_if_random",
-]
 
 LOG = logging.getLogger(__name__)
 
-
 _RANDOM_SEED = 0
+
+IDENTITY = {
+    "model": str,
+    "config_sha256": (None, str),
+    "pretrained": str,
+    "checkpoint_sha256": (None, str),
+}
+"""What a document says of a model: see `identify`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +133,20 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     check_device(device, "fp32")
     return device
+
+
+@contextmanager
+def on_device(device: str, cores: int) -> Iterator[None]:
+    """For a worker: no more threads than it was given, and pinned memory of its own device."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, cores))
+    try:
+        with torch.cuda.device(device) if device.startswith("cuda") else nullcontext():
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def autocast(precision: str, device: str) -> Any:

@@ -25,6 +25,9 @@ class Problem:
         return f"{self.shard}{name}: {self.reason}{place}"
 
 
+PROBLEM = {"shard": str, "what": str, "name": str, "reason": str, "offset": (None, int)}
+"""What a document says of one."""
+
 OnProblem = Callable[[Problem], None]
 
 

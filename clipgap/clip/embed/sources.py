@@ -17,7 +17,7 @@ from clipgap.clip.images.reading import (
 )
 from clipgap.errors import InputError
 from clipgap.files.identity import digest_of, digest_of_group, mark_of
-from clipgap.files.volumes import LocalFile
+from clipgap.files.volumes import File, LocalFile
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.plan import file_names
 from clipgap.shards.problems import OnProblem
@@ -40,8 +40,8 @@ class Unit(Protocol):
         ...
 
     @property
-    def size(self) -> int:
-        """In bytes."""
+    def file(self) -> File:
+        """The shard, or the images of the folder as if they were one file."""
         ...
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
@@ -69,19 +69,19 @@ class TarUnit:
         return self.shard.path
 
     @property
-    def size(self) -> int:
-        return self.shard.file.size
+    def file(self) -> File:
+        return self.shard.file
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         beside = (CAPTION,) if captions else ()
         return (image for _, image in shard_images(self.shard, beside, on_problem))
 
     def describe(self) -> dict[str, Any]:
-        digest = digest_of(self.shard.file)
-        return {"name": self.name, "bytes": self.size, "fingerprint": digest}
+        digest = digest_of(self.file)
+        return {"name": self.name, "bytes": self.file.size, "fingerprint": digest}
 
     def changed(self) -> str:
-        return self.shard.file.modified
+        return self.file.modified
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class FolderUnit:
         return str(self.folder)
 
     @property
-    def size(self) -> int:
-        return sum(self.sizes)
+    def file(self) -> File:
+        return LocalFile(self.source, sum(self.sizes), str(max(self.times)))
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         for path, size in zip(self.paths, self.sizes, strict=True):
@@ -108,7 +108,7 @@ class FolderUnit:
 
     def describe(self) -> dict[str, Any]:
         digest = digest_of_group(list(zip(self.paths, self._files(), strict=True)))
-        return {"name": self.name, "bytes": self.size, "fingerprint": digest}
+        return {"name": self.name, "bytes": self.file.size, "fingerprint": digest}
 
     def changed(self) -> str:
         return mark_of(self._files())

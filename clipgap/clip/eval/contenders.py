@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from clipgap.clip.data.classes import Classes
 from clipgap.clip.eval.classifier import Classifier
 from clipgap.clip.eval.scores import project
-from clipgap.clip.models import LoadedModel, autocast, import_open_clip
+from clipgap.clip.models import LoadedModel, autocast
+from clipgap.clip.networks import import_open_clip
 from clipgap.errors import InputError, UsageError
 
 if TYPE_CHECKING:
