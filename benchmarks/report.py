@@ -27,9 +27,9 @@ import pyarrow as pa
 
 import clipgap
 from clipgap.bench.results import append, default_folder, origin
-from clipgap.clip.eval.folder import FORMAT, PAIRED, SUMMARY
-from clipgap.clip.eval.summary import PAIRED_SCHEMA, SUMMARY_SCHEMA
-from clipgap.files.documents import MANIFEST, write_json
+from clipgap.clip.eval.api import KIND, PAIRED, SUMMARY
+from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA
+from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum, write_tables
 from clipgap.intervals import wilson
 from clipgap.select.rules import Prune
@@ -110,8 +110,22 @@ def write_eval(folder: Path) -> None:
         files[name] = write_tables(folder / name, table.schema, [table])
     sums: dict[str, FileSum] = files
     listed = {name: asdict(entry) for name, entry in sums.items()}
-    sets = [{"name": name, "samples": n} for name, n in TESTS.items()]
-    write_json(folder / MANIFEST, {"format": FORMAT, "version": 1, "sets": sets, "files": listed})
+    model = dict.fromkeys(("model", "pretrained", "sha256", "config_sha256"))
+    lists = {key: list[str]() for key in ("classes", "keys", "templates", "groups")}
+    common = {"path": "", "identity": "", "border": 0, "quarantined": 0, **lists}
+    write_document(
+        folder / MANIFEST,
+        KIND.form,
+        {
+            "kind": "eval",
+            "checkpoints": [{"name": name, **model} for name in CHECKPOINTS],
+            "sets": [{"name": name, "samples": n, **common} for name, n in TESTS.items()],
+            "settings": {"precision": "fp32", "draws": 1, "seed": 0},
+            "units": {},
+            "versions": {},
+            "files": listed,
+        },
+    )
 
 
 def run(arguments: list[str], out: Path) -> dict[str, float]:

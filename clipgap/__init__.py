@@ -19,9 +19,9 @@ from clipgap.version import __version__
 if TYPE_CHECKING:
     from clipgap.clip.embed.api import embed as embed
     from clipgap.clip.embed.api import plan_embed as plan_embed
+    from clipgap.clip.eval.api import EvalResult as EvalResult
     from clipgap.clip.eval.api import evaluate as evaluate
-    from clipgap.clip.eval.run import EvalResult as EvalResult
-    from clipgap.clip.eval.run import open_evaluation as open_evaluation
+    from clipgap.clip.eval.api import open_evaluation as open_evaluation
     from clipgap.clip.train.api import open_train as open_train
     from clipgap.clip.train.api import train as train
     from clipgap.dedup.api import dedup as dedup
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
-    "EvalResult": "clipgap.clip.eval.run",
+    "EvalResult": "clipgap.clip.eval.api",
     "KeepSelector": "clipgap.shards.matching",
     "KeepStage": "clipgap.shards.stream",
     "ScanResult": "clipgap.scan.result",
@@ -63,7 +63,7 @@ _HOMES = {
     "filter_shards": "clipgap.shards.api",
     "gap": "clipgap.scan.api",
     "kept_samples": "clipgap.shards.stream",
-    "open_evaluation": "clipgap.clip.eval.run",
+    "open_evaluation": "clipgap.clip.eval.api",
     "open_scan": "clipgap.scan.result",
     "open_store": "clipgap.store.opening",
     "open_train": "clipgap.clip.train.api",

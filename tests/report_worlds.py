@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 import clipgap
+from clipgap.clip.eval.api import KIND as EVALUATION
+from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum
 from clipgap.intervals import wilson
 from clipgap.select.rules import Far, Near, Prune, Rand
@@ -297,21 +299,25 @@ def write_eval(
     columns = {name: [row[name] for row in pairs] for name in pairs[0]}
     columns["group"] = pa.array(columns["group"], pa.string())
     put(out, "paired.parquet", pa.table(columns), files)
-    manifest = {
-        "format": "clipgap-eval",
-        "version": 1,
-        "kind": "eval",
-        "checkpoints": [
-            {"name": name, "model": "tiny", "pretrained": "", "sha256": None}
-            for name in checkpoints
-        ],
-        "sets": [
-            {"name": test, "path": test, "samples": n, "classes": list(CLASSES)}
-            for test, n in sizes.tests.items()
-        ],
-        "files": {name: asdict(entry) for name, entry in files.items()},
-    }
-    (out / "manifest.json").write_text(json.dumps(manifest))
+    model = {"model": "tiny", "pretrained": "", "sha256": None, "config_sha256": None}
+    lists = {"classes": list(CLASSES), "keys": list(CLASSES), "templates": [], "groups": []}
+    common = {"identity": "", "border": 0, "quarantined": 0, **lists}
+    write_document(
+        out / MANIFEST,
+        EVALUATION.form,
+        {
+            "kind": "eval",
+            "checkpoints": [{"name": name, **model} for name in checkpoints],
+            "sets": [
+                {"name": test, "path": test, "samples": n, **common}
+                for test, n in sizes.tests.items()
+            ],
+            "settings": {"precision": "fp32", "draws": 10_000, "seed": 0},
+            "units": {},
+            "versions": {},
+            "files": {name: asdict(entry) for name, entry in files.items()},
+        },
+    )
 
 
 def paired(

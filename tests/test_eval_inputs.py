@@ -15,7 +15,7 @@ import torch
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.clip.eval import run as run_module
+from clipgap.clip.eval import work as work_module
 from clipgap.errors import InputError, UsageError
 from tests.clip_worlds import (
     CLASSES,
@@ -218,6 +218,6 @@ def test_too_little_memory_is_said(
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("Tried to allocate 2.00 TiB")
 
-    monkeypatch.setattr(run_module, "score", full)
+    monkeypatch.setattr(work_module, "score", full)
     with pytest.raises(InputError, match="cpu has not enough memory for 2 checkpoints"):
         clipgap.evaluate(out=tmp_path / "e", **world.arguments())

@@ -15,11 +15,12 @@ from PIL import Image
 
 import clipgap
 from clipgap.clip.data.classes import Classes
-from clipgap.clip.eval import run as run_module
-from clipgap.clip.eval.run import Progress
+from clipgap.clip.eval import work as work_module
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
-from tests.clip_worlds import pictures, write_folder, write_tar
-from tests.eval_worlds import World, make_world, samples
+from clipgap.runs.how import Progress
+from tests.clip_worlds import CLASSES, pictures, write_folder, write_tar
+from tests.eval_worlds import World, make_world, samples, write_classifier
+from tests.toy_executor import toy
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -49,14 +50,14 @@ def tree(out: Path) -> dict[str, bytes]:
 def test_resume_keeps_finished_units_and_gives_the_same_files(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "TOGETHER", 1)
+    monkeypatch.setattr(work_module, "TOGETHER", 1)
     arguments = world.arguments(data=[f"pics={world.folder}", f"tars={world.shards}"])
     clipgap.evaluate(out=tmp_path / "whole", **arguments)
     stop, seen = threading.Event(), []
 
     def watch(progress: Progress) -> None:
-        seen.append((progress.stage, progress.note))
-        if progress.note == "tars" and progress.done > 20:
+        seen.append((progress.stage, progress.at))
+        if progress.at == "tars" and progress.done > 20:
             stop.set()
 
     out = tmp_path / "cut"
@@ -71,10 +72,23 @@ def test_resume_keeps_finished_units_and_gives_the_same_files(
         clipgap.evaluate(out=out, **arguments, seed=3, resume=True)
     seen.clear()
     clipgap.evaluate(out=out, **arguments, on_progress=watch, resume=True)
-    evaluated = [note for stage, note in seen if stage == "evaluating"]
+    evaluated = [at for stage, at in seen if stage == "evaluating"]
     assert list(dict.fromkeys(evaluated)) == ["tars", "pics"]
     assert tree(out) == tree(tmp_path / "whole")
     assert clipgap.evaluate(out=out, **arguments, resume=True).already_complete
+
+
+def test_units_can_be_done_anywhere_and_twice(world: World, tmp_path: Path) -> None:
+    """Two checkpoints that need nothing but torch, on two sets."""
+    broken = dataclasses.replace(world.made[0], key="broken", jpeg=b"no image")
+    folder = write_folder(tmp_path / "pics", [*world.made[:4], broken])
+    shard = write_tar(tmp_path / "0.tar", [*world.made[4:8], broken])
+    nets = [str(write_classifier(tmp_path / f"{name}.pt", CLASSES)) for name in "ab"]
+    arguments = world.arguments(checkpoints=nets, data=[f"pics={folder}", f"tars={shard}"])
+    clipgap.evaluate(out=tmp_path / "here", **arguments)
+    result = clipgap.evaluate(out=tmp_path / "anywhere", **arguments, executor=toy)
+    assert tree(tmp_path / "anywhere") == tree(tmp_path / "here")
+    assert result.problems == 2
 
 
 @pytest.mark.parametrize("name", ["samples/b/pics.parquet", "summary.parquet", "paired.parquet"])
@@ -113,7 +127,7 @@ def test_content_that_changed_in_its_size_is_noticed(
     world: World, tmp_path: Path, kind: str, finished: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another label in a shard, another image in a folder, with size and time as before."""
-    monkeypatch.setattr(run_module, "TOGETHER", 1)
+    monkeypatch.setattr(work_module, "TOGETHER", 1)
     if kind == "label":
         path = data = write_tar(tmp_path / "0.tar", world.made[:6])
         content = path.read_bytes()
@@ -128,11 +142,9 @@ def test_content_that_changed_in_its_size_is_noticed(
     if finished:
         clipgap.evaluate(out=out, **arguments)
     else:
-        seen = []
 
-        def watch(progress: Any) -> None:
-            seen.append(progress.stage)
-            if seen.count("loading") == 2:
+        def watch(progress: Progress) -> None:
+            if (progress.stage, progress.at) == ("loading", "b"):
                 stop.set()
 
         with pytest.raises(Interrupted):
@@ -168,8 +180,8 @@ def test_stopped_at_every_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     shards = [write_tar(tmp_path / f"{n}.tar", [*pictures(3, seed=n), broken]) for n in (0, 1)]
     for name in ("a", "b"):
         torch.save({"state_dict": {"weight": torch.zeros(1)}}, tmp_path / f"{name}.pt")
-    monkeypatch.setattr(run_module, "_load", lambda *_: Colour())
-    monkeypatch.setattr(run_module, "TOGETHER", 1)
+    monkeypatch.setattr(work_module, "_load", lambda *_: Colour())
+    monkeypatch.setattr(work_module, "TOGETHER", 1)
 
     def evaluate(out: Path, resume: bool = False) -> None:
         clipgap.evaluate(

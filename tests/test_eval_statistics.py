@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from clipgap.clip.eval.scores import project, score
-from clipgap.clip.eval.summary import paired_bootstrap
+from clipgap.clip.eval.tables import paired_bootstrap, project, score
 from clipgap.intervals import wilson
 
 # The 97.5 % point of the normal distribution.

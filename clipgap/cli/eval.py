@@ -18,9 +18,8 @@ from clipgap.options import REQUIRED, argument, option
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from clipgap.clip.eval.api import EvalResult
     from clipgap.clip.eval.plan import EvalPlan
-    from clipgap.clip.eval.run import EvalResult, Progress
-    from clipgap.runs.how import Progress as Shown
 
 _STOPPING = "Stopping after the batch at hand; finished sets are kept."
 
@@ -52,41 +51,29 @@ def evaluate(
     CLIP models are evaluated zero-shot, with the classifier that open_clip makes of class names
     and prompts; classifiers by their own outputs. Rows are in the order of `clipgap embed`.
     """
-    from clipgap.clip.eval.api import run_evaluation
+    from clipgap.clip.eval.api import evaluate as run
     from clipgap.clip.eval.plan import plan_evaluation
 
-    if out is None and not running.dry_run:
-        raise UsageError("--out is missing: name the folder that the evaluation shall go to")
-    plan = plan_evaluation(checkpoints, data, options=options)
-    if out is None or running.dry_run:
-        described = _described(plan)
+    if running.dry_run:
+        described = _described(plan_evaluation(checkpoints, data, options=options))
         shell.result(described, _describe_plan(described))
         return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the evaluation shall go to")
     shell.check_settings_file(out)
     with shell.watch(out, _STOPPING) as watch:
-        result = run_evaluation(
-            plan,
+        result = run(
+            checkpoints,
+            data,
             out,
+            options=options,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=lambda progress: watch(_shown(progress)),
+            on_progress=watch,
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
-
-
-def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.how import Progress as Shown
-
-    return Shown(
-        stage=progress.stage,
-        works=progress.stage != "checking",
-        at=progress.note,
-        done=progress.done,
-        total=progress.total,
-        seconds=progress.seconds,
-    )
 
 
 def _described(plan: EvalPlan) -> dict[str, Any]:

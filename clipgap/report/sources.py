@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
-from clipgap.clip.eval.run import open_evaluation as open_result
+from clipgap.clip.eval.api import PAIRED, SUMMARY
+from clipgap.clip.eval.api import open_evaluation as open_result
+from clipgap.clip.eval.work import SAMPLES
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum

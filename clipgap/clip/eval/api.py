@@ -1,15 +1,118 @@
-"""Evaluate checkpoints on sets."""
+"""Evaluate checkpoints on sets.
+
+EVAL/summary.parquet                   accuracies with intervals
+EVAL/paired.parquet                    differences between checkpoints
+EVAL/samples/CHECKPOINT/SET.parquet    what each checkpoint made of each sample
+EVAL/quarantine.parquet                what could not be used; only if there is any
+EVAL/manifest.json                     written last
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
 
 from clipgap.clip.eval.options import EvalOptions
 from clipgap.clip.eval.plan import EvalPlan, plan_evaluation
-from clipgap.clip.eval.run import EvalResult, Progress, run
+from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
+from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
+from clipgap.clip.models import resolve_device
+from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
+from clipgap.files.folders import remove
+from clipgap.files.parquet import read_table, write_tables
+from clipgap.files.sums import FileSum
+from clipgap.machine import thread_count
 from clipgap.options import takes_options
-from clipgap.runs.old_how import How
+from clipgap.runs.executors import Here
+from clipgap.runs.how import How, Progress, Tally
+from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
+from clipgap.runs.units import Step, run_units
+from clipgap.shards.problems import PROBLEM, Problem
+from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.version import __version__
+
+SUMMARY, PAIRED = "summary.parquet", "paired.parquet"
+
+_SUM = {"sha256": str, "size": is_count}
+_TEXT = (None, str)
+
+KIND = Kind(
+    Form(
+        "clipgap-eval",
+        "evaluation",
+        {
+            "kind": "eval",
+            "checkpoints": [
+                {
+                    "name": str,
+                    "model": _TEXT,
+                    "pretrained": _TEXT,
+                    "sha256": _TEXT,
+                    "config_sha256": _TEXT,
+                }
+            ],
+            "sets": [
+                {
+                    "name": str,
+                    "path": str,
+                    "identity": str,
+                    **{key: [str] for key in ("classes", "keys", "templates", "groups")},
+                    **dict.fromkeys(("border", "samples", "quarantined"), is_count),
+                }
+            ],
+            "settings": {"precision": str, "draws": is_count, "seed": is_count},
+            "units": Each({"file": _SUM, "samples": is_count, "problems": [PROBLEM]}),
+            "versions": Each(str),
+            "files": FILES,
+        },
+    ),
+    owns=(SUMMARY, PAIRED, f"{SAMPLES}/*/*.parquet", QUARANTINE),
+    inner=(SAMPLES,),
+    labels={"settings": "setting", "checkpoints": "checkpoint", "sets": "set"},
+    free=("path", "samples", "groups", "quarantined"),
+)
+
+
+@dataclass(frozen=True)
+class EvalResult:
+    """A finished evaluation; its tables are checked when they are read."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    already_complete: bool = False
+    repaired: Sequence[str] = ()
+
+    @property
+    def summary(self) -> pa.Table:
+        """Accuracies with intervals, one row a checkpoint, set, group and metric."""
+        return self._table(SUMMARY)
+
+    @property
+    def paired(self) -> pa.Table:
+        """Differences between checkpoints with intervals."""
+        return self._table(PAIRED)
+
+    def samples(self, checkpoint: str, name: str) -> pa.Table:
+        """What a checkpoint made of each sample of a set."""
+        return self._table(Unit(checkpoint, name).file)
+
+    @property
+    def problems(self) -> int:
+        """Images, samples and shards in quarantine."""
+        return sum(int(entry["quarantined"]) for entry in self.manifest["sets"])
+
+    def _table(self, name: str) -> pa.Table:
+        return read_table(self.path / name, FileSum(**self.manifest["files"][name]))
+
+
+def open_evaluation(path: str | Path) -> EvalResult:
+    """A finished evaluation."""
+    unfinished = "Run the same command again with --resume."
+    return EvalResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
 
 
 @takes_options
@@ -19,7 +122,7 @@ def evaluate(
     out: str | Path,
     *,
     options: EvalOptions,
-    how: How[Progress],
+    how: How,
 ) -> EvalResult:
     """Top-1 and top-5 accuracy of checkpoints on sets, and what they made of each sample.
 
@@ -31,16 +134,123 @@ def evaluate(
     `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`; `resume=True` goes on
     after the last finished checkpoint and set.
     """
+    how.tell("reading headers")
     plan = plan_evaluation(_listed(checkpoints), _listed(data), options=options)
-    return run_evaluation(plan, out, how=how)
-
-
-@takes_options
-def run_evaluation(plan: EvalPlan, out: str | Path, *, how: How[Progress]) -> EvalResult:
-    """Carry out what `plan_evaluation` has planned."""
-    how.report(Progress("checking"))
-    return run(plan, Path(out), how)
+    with open_output(out, KIND, how) as output:
+        return _fill(output, plan)
 
 
 def _listed(value: str | Sequence[str]) -> Sequence[str]:
     return [value] if isinstance(value, str) else value
+
+
+def _fill(output: Output, plan: EvalPlan) -> EvalResult:
+    output.how.tell("reading sets")
+    described = plan.describe()
+    answer = output.begin(described)
+    repaired: list[str] = []
+    if isinstance(answer, Complete):
+        return EvalResult(output.path, answer.manifest, already_complete=True)
+    if isinstance(answer, Damaged):
+        repaired = answer.files
+        whole = [unit for unit in units_of(plan) if unit.file not in repaired]
+        done = answer.manifest["units"]
+        output.reopen({unit.name: _record(unit, done[unit.name]) for unit in whole})
+    remove(output.path, [SUMMARY, PAIRED, QUARANTINE])  # they are about all units together
+    _evaluate(output, plan)
+    output.how.tell("summing up", works=True)
+    return EvalResult(output.path, _finish(output, plan, described), repaired=repaired)
+
+
+def _evaluate(output: Output, plan: EvalPlan) -> None:
+    """Do all units that the ledger does not have."""
+    how, records, units = output.how, output.ledger.records, units_of(plan)
+    sizes = {data.name: data.images.samples for data in plan.sets}
+    left = [sizes[unit.data] for unit in units if unit.name not in records]
+    tally = Tally(
+        how,
+        Progress(
+            stage="loading",
+            total=0 if None in left else sum(size or 0 for size in left),
+            noun="images",
+            part=len(records),
+            parts=len(units),
+            parts_are="evaluation",
+        ),
+    )
+    executor = how.executor
+    if executor is None:
+        executor = Here(thread_count(), resolve_device(plan.options.device))
+    work = EvalWork(output.path, plan)
+    for event in run_units(
+        work, units, output.ledger, executor, how.is_asked_to_stop, "evaluation"
+    ):
+        if isinstance(event, Step):
+            tally.add(event.done, **event.more)
+        else:
+            tally.add(parts=len(event.records))
+
+
+def _finish(output: Output, plan: EvalPlan, described: Mapping[str, Any]) -> dict[str, Any]:
+    """What is about all units together, and the manifest."""
+    records, units = output.ledger.records, units_of(plan)
+    files = {unit.file: FileSum(**records[unit.name]["files"][unit.file]) for unit in units}
+    summary: list[dict[str, Any]] = []
+    paired: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
+    quarantined: list[Problem] = []
+    for data, entry in zip(plan.sets, described["sets"], strict=True):
+        of_set = [Unit(checkpoint.name, data.name) for checkpoint in plan.checkpoints]
+        tables = {
+            unit.checkpoint: read_table(output.path / unit.file, files[unit.file])
+            for unit in of_set
+        }
+        for name, table in tables.items():
+            summary += summarise(name, data.name, len(data.classes), table)
+        paired += compare(data.name, tables, plan.options.draws, plan.options.seed)
+        first = tables[of_set[0].checkpoint]
+        problems = records[of_set[0].name]["problems"]
+        quarantined += [Problem(**problem) for problem in problems]
+        entries.append(
+            {
+                **entry,
+                "samples": first.num_rows,
+                "groups": sorted(first["group"].drop_null().unique().to_pylist()),
+                "quarantined": len(problems),
+            }
+        )
+    for file, schema, rows in (
+        (SUMMARY, SUMMARY_SCHEMA, summary),
+        (PAIRED, PAIRED_SCHEMA, paired),
+    ):
+        files[file] = write_tables(output.path / file, schema, [as_table(rows, schema)])
+    if quarantined:
+        files[QUARANTINE] = write_quarantine(output.path, quarantined)
+    return output.finish(
+        {
+            "kind": "eval",
+            **described,
+            "sets": entries,
+            "units": {unit.name: _entry(unit, records[unit.name]) for unit in units},
+            "versions": {"clipgap": __version__, "pyarrow": pa.__version__},
+        },
+        files,
+    )
+
+
+def _entry(unit: Unit, record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest says of a unit with this record."""
+    return {
+        "file": record["files"][unit.file],
+        "samples": record["samples"],
+        "problems": record["problems"],
+    }
+
+
+def _record(unit: Unit, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a unit of which the manifest says this."""
+    return {
+        "files": {unit.file: entry["file"]},
+        "samples": entry["samples"],
+        "problems": entry["problems"],
+    }

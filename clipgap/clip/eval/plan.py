@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import string
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,20 +13,24 @@ from typing import Any
 from clipgap.clip.checkpoints import checkpoint_file
 from clipgap.clip.data.classes import Classes
 from clipgap.clip.data.registry import registry, unknown_set
-from clipgap.clip.eval.classifier import classes_of
-from clipgap.clip.eval.naming import Named, parse_checkpoints, parse_sets
+from clipgap.clip.eval.contenders import classes_of
 from clipgap.clip.eval.options import EvalOptions
-from clipgap.clip.eval.prompts import read_classnames, read_templates
 from clipgap.clip.eval.sets import EvalSet, open_set
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
-from clipgap.errors import UsageError
+from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.atomic import sha256_file
 from clipgap.options import takes_options
 
 _OF_THE_RESULT = ("precision", "draws", "seed")
 """Options that stand in the manifest; the others only say where and how fast."""
+
+RANDOM = "random"
+"""Name of random weights, which are asked for with an empty tag."""
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_LARGEST = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -164,3 +171,118 @@ def _describe(data: EvalSet) -> dict[str, Any]:
         "templates": list(data.classes.templates),
         "border": data.border,
     }
+
+
+# --- what a user calls checkpoints and sets: `path`, `name=path`, a pretrained tag
+
+
+@dataclass(frozen=True)
+class Named:
+    """Something to evaluate, or to evaluate on."""
+
+    name: str  # also that of a file or folder in the output
+    value: str
+
+
+def parse_checkpoints(texts: Sequence[str]) -> list[Named]:
+    """Checkpoint files or pretrained tags, each with a name of its own.
+
+    A file's name is its stem if nothing else is said, a tag's the tag.
+    """
+    if not texts:
+        raise UsageError("no checkpoint given: name a file, NAME=FILE, or a pretrained tag")
+    found = []
+    for text in texts:
+        name, value = _split(text)
+        file = checkpoint_file(value)
+        found.append(Named(name or (file.stem if file else value) or RANDOM, value))
+    _check_names(found, "checkpoint", "Tell them apart with NAME=FILE")
+    return found
+
+
+def parse_sets(texts: Sequence[str]) -> list[Named]:
+    """NAME=PATH for each set."""
+    if not texts:
+        raise UsageError("no set given: name one with --data NAME=PATH")
+    found = []
+    for text in texts:
+        name, value = _split(text)
+        if not name or not value:
+            raise UsageError(f"--data {text}: should be NAME=PATH")
+        found.append(Named(name, value))
+    _check_names(found, "set", "Each set needs a name of its own")
+    return found
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    return (name, value) if equals and "/" not in name else ("", text)
+
+
+def _check_names(found: Sequence[Named], noun: str, remedy: str) -> None:
+    for item in found:
+        if not _NAME.fullmatch(item.name):
+            raise UsageError(
+                f"{item.name!r} cannot be the name of a {noun}: names of files are made of it, so "
+                "it may hold letters, digits and _ . + - only. Give another: NAME=" + item.value
+            )
+    # Names become names of files, and some disks take capital and small letters for the same.
+    counts = Counter(item.name.lower() for item in found)
+    if twice := [item.name for item in found if counts[item.name.lower()] > 1]:
+        raise UsageError(f"{len(twice):,} {noun}s are called {twice[0]!r}. {remedy}.")
+
+
+# --- class names and prompts that a user gives in files
+
+
+def read_classnames(path: Path) -> Classes:
+    """A class a line: its name, or its folder, a tab, and the name that prompts call it."""
+    keys, names = [], []
+    for number, line in _lines(path):
+        key, tab, name = line.partition("\t")
+        key, name = key.strip(), (name if tab else key).strip()
+        if not key or not name:
+            raise InputError(f"{path}, line {number:,}: a folder or a name is missing")
+        keys.append(key)
+        names.append(name)
+    if len(keys) < 2:
+        raise InputError(f"{path}: names {len(keys):,} classes; to choose, it takes two at least")
+    key, count = Counter(keys).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"{path}: class {key!r} is named {count:,} times")
+    plain = Classes.plain(keys, ())
+    return replace(plain, names=tuple(names))
+
+
+def read_templates(path: Path) -> tuple[str, ...]:
+    """A prompt a line, with {} where the class's name goes."""
+    found = []
+    for number, line in _lines(path):
+        template = line.strip().replace("{c}", "{}")
+        if not _is_template(template):
+            raise InputError(
+                f"{path}, line {number:,}: {template[:80]!r} should hold {{}} once, where the "
+                "name of the class goes, and no other braces"
+            )
+        found.append(template)
+    if not found:
+        raise InputError(f"{path}: holds no prompt. Write one a line, such as: a photo of a {{}}.")
+    return tuple(found)
+
+
+def _is_template(template: str) -> bool:
+    try:
+        fields = [field for _, field, *_ in string.Formatter().parse(template) if field is not None]
+    except ValueError:
+        return False
+    return fields == [""] and "{}" in template
+
+
+def _lines(path: Path) -> Sequence[tuple[int, str]]:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise InputError(f"{path}: has more than {_LARGEST:,} bytes; is it a list of lines?")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    return [(n, line) for n, line in enumerate(text.splitlines(), start=1) if line.strip()]
