@@ -41,6 +41,7 @@ _RECORD = {
         "normalised": is_count,
         "embeddings_sha256": str,
         "keys_sha256": str,
+        "rows_sum": str,
     },
     "dim": is_count,
     "model": {**IDENTITY, "preprocess": dict},
