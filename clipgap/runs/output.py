@@ -435,8 +435,10 @@ def only_writer(folder: Path) -> Iterator[None]:
         yield
     finally:
         _HELD.discard(lock)
-        remove(folder, [f"{PROGRESS}/{_LOCK}"])
-        os.close(lock)
+        try:
+            remove(folder, [f"{PROGRESS}/{_LOCK}"])
+        finally:
+            os.close(lock)
 
 
 def _take(folder: Path) -> int | None:
