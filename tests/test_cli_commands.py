@@ -311,3 +311,23 @@ def test_the_reference_of_the_command_line_is_current() -> None:
     script = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "cli_reference.py"))
     page = script["TARGET"].read_text(encoding="utf-8")
     assert page == script["reference"](), "run python scripts/cli_reference.py"
+
+
+@pytest.mark.parametrize("call", ["doctor --json", "doctor", "--help", "scan --help"])
+@pytest.mark.parametrize("stdout", ["nobody reads", "closed"])
+def test_a_reader_that_leaves_ends_nothing(call: str, stdout: str) -> None:
+    command = f"{sys.executable} -m clipgap {call}"
+    if stdout == "closed":
+        done = subprocess.run(
+            ["bash", "-c", f"{command} >&-"], capture_output=True, text=True, timeout=60
+        )
+    else:
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run(
+            command.split(), stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        os.close(writer)
+    assert done.stderr == ""
+    # Typer itself ends with 1 where nobody reads its help.
+    assert done.returncode in ((0, 1) if "--help" in call else (0,))

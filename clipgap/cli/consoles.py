@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -17,9 +20,25 @@ if TYPE_CHECKING:
 def stdout() -> Console:
     from rich.console import Console
 
+    class Results(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # which `printing` knows; rich would end the process
+
     # Tables in a file or a pipe need not fit the 80 columns that rich would assume there.
     width = None if sys.stdout.isatty() else 160
-    return Console(markup=False, highlight=False, width=width)
+    return Results(markup=False, highlight=False, width=width)
+
+
+@contextmanager
+def printing() -> Iterator[None]:
+    """Print to stdout; a reader that leaves early, as `head` does, ends this and nothing else."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())  # for what is still waiting to be written
+        os.close(nowhere)
 
 
 @cache

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -28,7 +30,7 @@ from clipgap.cli import (
     train,
     verify,
 )
-from clipgap.cli.consoles import shown
+from clipgap.cli.consoles import printing, shown
 from clipgap.cli.shell import LOG
 from clipgap.cli.signals import ignore_signals, leave_on_signals
 from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
@@ -87,13 +89,18 @@ for part in (
 
 def run() -> None:
     """Entry point of the installed command."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A file name that the terminal's encoding lacks must not end a run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     leave_on_signals()
+    code = 0
     try:
-        code = main(sys.argv[1:])
+        with printing():
+            code = main(sys.argv[1:])
         ignore_signals()
     except Interrupted as stopped:  # before the first or after the last that `main` does
         code = stopped.exit_code
@@ -109,6 +116,8 @@ def main(arguments: Sequence[str]) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _say("interrupted")
         return INTERRUPTED_BY_USER
+    except BrokenPipeError:
+        raise  # of stdout, whose reader has seen enough
     except Exception as error:
         return _explain(OutOfResources.behind(error) or error)
     return outcome if isinstance(outcome, int) else 0

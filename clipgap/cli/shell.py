@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.cli import config
-from clipgap.cli.consoles import say, shown, stderr, stdout
+from clipgap.cli.consoles import printing, say, shown, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
 from clipgap.files.addresses import public
 
@@ -58,14 +58,15 @@ class Shell:
 
     def result(self, data: Mapping[str, Any], lines: Iterable[RenderableType]) -> None:
         """The outcome: `data` as JSON, or `lines` for people."""
-        if self.json:
-            print(public(json.dumps(jsonable(data), indent=2, allow_nan=False)))
-            return
-        for line in lines:
-            if isinstance(line, str):
-                stdout().print(shown(line), soft_wrap=True)
-            else:
-                stdout().print(line)
+        with printing():
+            if self.json:
+                print(public(json.dumps(jsonable(data), indent=2, allow_nan=False)))
+                return
+            for line in lines:
+                if isinstance(line, str):
+                    stdout().print(shown(line), soft_wrap=True)
+                else:
+                    stdout().print(line)
 
     @contextmanager
     def progress(self) -> Iterator[Display]:
