@@ -18,7 +18,7 @@ from clipgap.files import atomic
 from clipgap.runs.how import Progress
 from clipgap.scan import work
 from clipgap.store.base import Store
-from tests.worlds import World, flip_bit, make_world, tree, write_store
+from tests.worlds import World, flip_bit, make_world, tree, unit_rows, write_store
 
 K = 6
 
@@ -328,3 +328,22 @@ def test_a_row_group_that_fails_is_never_skipped(
     assert not list((tmp_path / "scan" / "train").iterdir())
     scan(world, tmp_path / "scan", resume=True)
     assert tree(tmp_path / "scan") == whole
+
+
+@pytest.mark.parametrize(("rows", "is_said"), [(40_000, True), (1_000, False)])
+def test_a_large_shard_written_after_the_scan_is_said_to_be_only_sampled(
+    tmp_path: Path, rows: int, is_said: bool
+) -> None:
+    """Up to 1 MiB every byte is compared; beyond that only pieces."""
+    train, test = tmp_path / "train.npy", tmp_path / "test.npy"
+    np.save(train, unit_rows(rows, 16, 0))
+    np.save(test, unit_rows(3, 16, 1))
+    clipgap.scan(train, {"t": test}, k=1, out=tmp_path / "scan")
+    later = (tmp_path / "scan" / "manifest.json").stat().st_mtime_ns + 10**9
+    os.utime(train, ns=(later, later))
+    seen: list[Progress] = []
+    again = clipgap.scan(
+        train, {"t": test}, k=1, out=tmp_path / "scan", resume=True, on_progress=seen.append
+    )
+    assert again.already_complete
+    assert any("only a sample was compared" in moment.note for moment in seen) == is_said

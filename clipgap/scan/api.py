@@ -13,6 +13,8 @@ import pyarrow as pa
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
+from clipgap.files.documents import MANIFEST
+from clipgap.files.identity import sampled_since
 from clipgap.files.sums import FileSum
 from clipgap.kernels.choose import fallback_note
 from clipgap.kernels.interface import Counters, TopK
@@ -135,6 +137,9 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
     output.ledger.gather(_merge, lambda topk: _save_lists(lists, topk))
     answer = output.begin(described, marks=marks(work.plan), may_change=may_change)
     if isinstance(answer, Complete):
+        doubt = sampled_since(work.plan.train.files(), output.path / MANIFEST)
+        if doubt is not None:
+            how.note(doubt)
         return ScanResult(answer.manifest, output.path, already_complete=True)
     if isinstance(answer, Damaged):
         how.note(

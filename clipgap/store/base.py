@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.files.volumes import FILE_THREADS
+from clipgap.files.volumes import FILE_THREADS, File
 from clipgap.store.keys import KeySource
 from clipgap.store.rows import RowSource
 
@@ -124,6 +125,14 @@ class Store:
                 for shard, fingerprint in zip(self.shards, self.fingerprints(), strict=True)
             ],
         }
+
+    def files(self) -> Iterator[File]:
+        """The files that rows and keys lie in, as far as they lie in files."""
+        for content in self.contents:
+            for source in (content.source, content.keys):
+                file: File | None = getattr(source, "file", None)
+                if file is not None:
+                    yield file
 
     def modified(self, shard: int) -> str:
         """A mark that changes when a file of the shard is rewritten in place; "" if unknown."""
