@@ -29,7 +29,7 @@ import numpy as np
 import pyarrow as pa
 
 from clipgap.bench.results import append, default_folder, origin
-from clipgap.keep.lists import KeepWriter
+from clipgap.keep.writing import KeepWriter
 
 SAMPLES = 10_000  # of a shard
 SHARD_GB = 0.266

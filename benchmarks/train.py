@@ -40,7 +40,7 @@ from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.patches import import_trainer
 from clipgap.clip.train.plan import TrainPlan, plan_train
 from clipgap.clip.train.worker import run
-from clipgap.keep.lists import KeepWriter
+from clipgap.keep.writing import KeepWriter
 from clipgap.runs.how import How
 from clipgap.runs.output import open_output
 

@@ -102,7 +102,7 @@ def test_labels_and_reference(scan: str, capsys: pytest.CaptureFixture[str]) -> 
         ("--prune a --reference-classes c -o k", 2, "without --with-reference"),
         ("--prune nope -o k", 2, "has no test set 'nope'"),
         ("--rand 101 -o k", 3, "cannot keep 101 rows"),
-        ("--prune a --within gap -o k", 3, "not the manifest of a clipgap keep-list"),
+        ("--prune a --within gap -o k", 3, "not the document of a clipgap keep-list"),
         ("--prune a -o train", 3, "not a clipgap keep-list"),
         ("--union -o k", 2, "at least two"),
     ],

@@ -10,7 +10,8 @@ import pytest
 import clipgap
 from clipgap.__main__ import main
 from clipgap.dedup.options import MODES
-from clipgap.keep.lists import KeepWriter, open_keep
+from clipgap.keep.lists import open_keep
+from clipgap.keep.writing import KeepWriter
 from clipgap.store.opening import open_store
 from clipgap.verify.checks import VerifyReport
 from tests.test_dedup import DATA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.documents import SUM, checksum
+from clipgap.files.sums import FileSum
 from clipgap.keep import uids
-from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.keep.lists import KeepList, open_keep
 from clipgap.keep.uids import parse_uids
+from clipgap.keep.writing import KeepWriter
+from clipgap.runs.how import How
 from tests.worlds import flip_bit, tree
 
 SIZES = (90, 0, 133, 1, 64)
@@ -41,8 +46,11 @@ def keys_of(shard: int, mask: NDArray[np.bool_]) -> pa.Array:
     return pa.array([f"{shard}/{row}" for row in np.flatnonzero(mask)], pa.string())
 
 
-def write(path: Path, keys: bool = True) -> KeepList:
-    with KeepWriter(path, store_of(*SIZES), RULE, [{"path": "s", "manifest_sha256": "0"}]) as keep:
+SCANS = [{"path": "s", "manifest_sha256": "0"}]
+
+
+def write(path: Path, keys: bool = True, how: How | None = None) -> KeepList:
+    with KeepWriter(path, store_of(*SIZES), RULE, SCANS, how) as keep:
         for shard, mask in enumerate(masks()):
             keep.add(shard, mask, keys_of(shard, mask) if keys else None)
     return open_keep(path)
@@ -108,9 +116,7 @@ def test_pieces_of_any_length_give_the_same_files(
 
 def test_shards_in_any_order_give_the_same_files(tmp_path: Path) -> None:
     write(tmp_path / "a")
-    with KeepWriter(
-        tmp_path / "b", store_of(*SIZES), RULE, [{"path": "s", "manifest_sha256": "0"}]
-    ) as keep:
+    with KeepWriter(tmp_path / "b", store_of(*SIZES), RULE, SCANS) as keep:
         for shard in (4, 2, 3, 0):  # what is left out keeps nothing
             keep.add(shard, masks()[shard], keys_of(shard, masks()[shard]))
     assert tree(tmp_path / "a") == tree(tmp_path / "b")
@@ -177,22 +183,22 @@ def test_an_unfinished_list_is_none(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a finished keep-list"):
         open_keep(tmp_path / "k")
     with pytest.raises(InputError, match="unfinished keep-list"):
-        KeepWriter(tmp_path / "k", store_of(2), RULE)
-    with KeepWriter(tmp_path / "k", store_of(2), RULE, overwrite=True):
+        write(tmp_path / "k")
+    with KeepWriter(tmp_path / "k", store_of(2), RULE, how=How(overwrite=True)):
         pass
     assert open_keep(tmp_path / "k").kept == 0
 
 
 def test_what_cannot_be_written(tmp_path: Path) -> None:
-    writer = KeepWriter(tmp_path / "k", store_of(2, 2), RULE)
-    with pytest.raises(ValueError, match="has 2 rows, 3 were given"):
-        writer.add(0, np.array([True, False, True]), pa.array(["a", "b"]))
-    with pytest.raises(ValueError, match="1 rows are kept, but 2 keys"):
-        writer.add(0, np.array([True, False]), pa.array(["a", "b"]))
-    assert not list((tmp_path / "k" / "keep").iterdir())
-    writer.add(0, np.array([True, False]), pa.array(["a"]))
-    with pytest.raises(ValueError, match="already written"):
+    with KeepWriter(tmp_path / "k", store_of(2, 2), RULE) as writer:
+        with pytest.raises(ValueError, match="has 2 rows, 3 were given"):
+            writer.add(0, np.array([True, False, True]), pa.array(["a", "b"]))
+        with pytest.raises(ValueError, match="1 rows are kept, but 2 keys"):
+            writer.add(0, np.array([True, False]), pa.array(["a", "b"]))
+        assert not list((tmp_path / "k" / "keep").iterdir())
         writer.add(0, np.array([True, False]), pa.array(["a"]))
+        with pytest.raises(ValueError, match="already written"):
+            writer.add(0, np.array([True, False]), pa.array(["a"]))
 
 
 @pytest.mark.parametrize("stranger", ["mine.txt", "keep/mine.parquet", "manifest.json"])
@@ -202,11 +208,11 @@ def test_folders_of_others_are_left_alone(tmp_path: Path, stranger: str) -> None
     path.write_text("{}")
     before = tree(tmp_path)
     with pytest.raises(InputError, match=r"not (a|that of a) clipgap keep-list"):
-        KeepWriter(tmp_path / "k", store_of(2), RULE, overwrite=True)
+        write(tmp_path / "k", how=How(overwrite=True))
     assert tree(tmp_path) == before
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
-        KeepWriter(tmp_path / "file", store_of(2), RULE)
+        write(tmp_path / "file")
 
 
 def test_a_flipped_bit_is_found_when_it_is_read(tmp_path: Path) -> None:
@@ -236,21 +242,88 @@ def test_a_missing_or_short_file_is_found_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda m: m.update(format="clipgap-scan"), "not the manifest of a clipgap keep-list"),
+        (lambda m: m.update(format="clipgap-scan"), "not the document of a clipgap keep-list"),
         (lambda m: m.update(version=2), "has version 2"),
-        (lambda m: m.pop("files"), "lacks 'files'"),
-        (lambda m: m.pop("counts"), "lacks 'counts'"),
+        (lambda m: m.pop("files"), "files is None"),
+        (lambda m: m.pop("counts"), "counts is None"),
         (lambda m: m["files"].pop("keep/part-00001.parquet"), "does not list keep/part-00001"),
+        (lambda m: m["files"].update({"../x": {"size": 1, "sha256": ""}}), "must not name '../x'"),
+        (lambda m: m["files"]["datacomp.npy"].pop("sha256"), "files 'datacomp.npy' is"),
         (lambda m: m["counts"]["shards"].pop(), "counts other shards"),
+        (lambda m: m["counts"].update(kept=1), "counts do not add up"),
+        (lambda m: m["store"]["shards"][0].update(rows=1), "counts more rows of a shard"),
+        (lambda m: m["store"]["shards"][0].update(rows=-1), "store shards 0 rows is -1"),
+        (lambda m: m["rule"].update(name="prunx"), "sha256 is not that of its other entries"),
     ],
 )
 def test_a_spoilt_manifest_is_refused(tmp_path: Path, spoil: Any, message: str) -> None:
-    path = write(tmp_path / "k").path / "manifest.json"
+    with KeepWriter(tmp_path / "k", store_of(2, 2), RULE) as keep:
+        keep.add(0, np.array([True, True]), pa.array(["0" * 32, "f" * 32]))
+    path = tmp_path / "k" / "manifest.json"
     manifest = json.loads(path.read_bytes())
     spoil(manifest)
+    if manifest.get("rule", RULE) == RULE:
+        manifest[SUM] = checksum(manifest)
     path.write_text(json.dumps(manifest))
     with pytest.raises(InputError, match=message):
         open_keep(tmp_path / "k")
+
+
+def everything(folder: Path) -> list[Any]:
+    """All that a keep-list says."""
+    keep = open_keep(folder)
+    found: list[Any] = [keep.manifest, keep.rows, keep.kept, keep.damaged()]
+    for shard in range(len(keep.shards)):
+        found += [keep.bits(shard).tolist(), keep.table(shard).to_pylist()]
+    return found
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "bitmap/part-00002.npy"])
+def test_mutated_bytes_are_named_or_read_right(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "k").path
+    right, whole = everything(path), (path / name).read_bytes()
+    random = np.random.default_rng(18)
+    for _ in range(150):
+        (path / name).write_bytes(mutated(whole, random))
+        try:
+            assert everything(path) == right
+        except InputError as error:
+            assert str(path) in str(error)
+            assert name in str(error)
+
+
+@pytest.mark.parametrize("name", ["bitmap/part-00002.npy", "keep/part-00002.parquet"])
+def test_mutated_files_that_the_manifest_knows(tmp_path: Path, name: str) -> None:
+    """An edited file whose sum was edited too: not of the right form, or read as it is."""
+    path = write(tmp_path / "k").path
+    whole, manifest = (path / name).read_bytes(), json.loads((path / "manifest.json").read_bytes())
+    random = np.random.default_rng(19)
+    for _ in range(100):
+        content = mutated(whole, random)
+        (path / name).write_bytes(content)
+        manifest["files"][name] = vars(FileSum.of_bytes(content))
+        manifest[SUM] = checksum(manifest)
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        with suppress(InputError):
+            everything(path)
+
+
+def mutated(content: bytes, random: np.random.Generator) -> bytes:
+    """Content with a flipped bit, another byte, some bytes more, some less, or cut short."""
+    changed = bytearray(content)
+    at, width = int(random.integers(len(content))), int(random.integers(1, 9))
+    match random.integers(5):
+        case 0:
+            changed[at] ^= 1 << int(random.integers(8))
+        case 1:
+            changed[at] = int(random.choice(list(b'0129-{}[]",:()\0\xff')))
+        case 2:
+            changed[at:at] = random.bytes(width)
+        case 3:
+            del changed[at : at + width]
+        case _:
+            del changed[at:]
+    return bytes(changed)
 
 
 def test_row_groups_do_not_depend_on_pieces(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 import clipgap
 from clipgap.bench.scan_tables import write_manifest, write_part
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.keep.lists import KeepList, open_keep
+from clipgap.keep.writing import KeepWriter
+from clipgap.runs.how import How
 from clipgap.scan.tables import SetColumns
 from clipgap.select import order
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
@@ -369,7 +371,15 @@ def test_outputs_are_kept_replaced_and_guarded(world: World, tmp_path: Path) -> 
     with pytest.raises(ResumeError, match="rule n: was 30, is 31"):
         clipgap.split(scan, Rand(31), out=out, resume=True)
     assert tree(out) == before
-    KeepWriter(out, open_keep(out).manifest["store"], {}, overwrite=True)  # and then killed
+    manifest = open_keep(out).manifest
+    with (
+        pytest.raises(RuntimeError),
+        KeepWriter(
+            out, manifest["store"], manifest["rule"], manifest["scans"], How(overwrite=True)
+        ) as writer,
+    ):
+        writer.add(0, np.zeros(manifest["store"]["shards"][0]["rows"], np.bool_))
+        raise RuntimeError
     with pytest.raises(InputError, match="unfinished keep-list"):
         clipgap.split(scan, Rand(30), out=out)
     assert not clipgap.split(scan, Rand(30), out=out, resume=True).already_complete

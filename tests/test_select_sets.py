@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 
 import clipgap
 from clipgap.errors import InputError, UsageError
-from clipgap.keep.lists import KeepList, KeepWriter, open_keep
+from clipgap.keep.lists import KeepList, open_keep
+from clipgap.keep.writing import KeepWriter
 from clipgap.select import algebra
 from clipgap.select.algebra import combine
 from clipgap.select.labels import Condition, Where
 from clipgap.select.reference import Reference
+from clipgap.select.rules import Rand
 from clipgap.store.writer import StoreWriter
 from tests.test_keep import store_of
 from tests.worlds import unit_rows
@@ -181,7 +183,7 @@ def test_a_reference_joins_with_captions(labelled: Path, tmp_path: Path) -> None
     classes = {"key": list(reversed(keys)), "class": [names[i % 3] for i in reversed(range(7))]}
     pq.write_table(pa.table(classes), tmp_path / "classes.parquet")
     reference = Reference(tmp_path / "ref", str(tmp_path / "classes.parquet"))
-    rule = clipgap.select.Rand(10)
+    rule = Rand(10)
     split = clipgap.split(labelled / "scan", rule, out=tmp_path / "k", reference=reference)
     keep = open_keep(tmp_path / "k")
     table = keep.reference()
@@ -208,7 +210,7 @@ def test_references_that_cannot_be_used(labelled: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="class of 1 reference samples"):
         clipgap.split(
             labelled / "scan",
-            clipgap.select.Rand(1),
+            Rand(1),
             out=tmp_path / "k",
             reference=Reference(tmp_path / "ref", str(tmp_path / "c.parquet")),
         )

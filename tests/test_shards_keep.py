@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError
-from clipgap.keep.lists import KeepWriter
+from clipgap.keep.writing import KeepWriter
 from clipgap.shards.matching import KeepSelector, SortedKeys
 from clipgap.shards.samples import read_samples
 from clipgap.shards.stream import KeepStage, kept_samples

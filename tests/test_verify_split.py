@@ -20,7 +20,8 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
-from clipgap.keep.lists import KeepWriter, open_keep
+from clipgap.keep.lists import open_keep
+from clipgap.keep.writing import KeepWriter
 from clipgap.select.labels import Condition, Where
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
 from clipgap.shards.api import filter_shards

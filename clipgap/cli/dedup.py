@@ -46,6 +46,8 @@ def dedup(
         None,
         "Memory for rows; what is larger is read several times.",
         metavar="GIB",
+        min=0,
+        max=1 << 30,
         shown="a quarter of the machine's",
     ),
     semdedup: Path | None = option(

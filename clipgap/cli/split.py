@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _RULES = "--prune, --near, --far, --core, --rand, --where, --union, --intersection, --difference"
 
-_STOPPING = "Stopping; a split that was stopped starts again."
+_STOPPING = "Stopping: nothing is kept, a split starts again."
 
 
 def register(app: typer.Typer) -> None:

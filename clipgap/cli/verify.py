@@ -48,11 +48,11 @@ def verify(
     holds for each, kept or removed; the certificate says what was proved of which data.
     """
     from clipgap.files.documents import MANIFEST, format_of
-    from clipgap.keep.lists import FORMAT as KEEP
+    from clipgap.keep.lists import KIND
     from clipgap.verify.api import verify as verify_scan
     from clipgap.verify.splits import verify_split
 
-    is_split = format_of(path / MANIFEST) == KEEP
+    is_split = format_of(path / MANIFEST) == KIND.form.name
     if is_split:
         _refuse_idle(for_scans, "split")
     else:

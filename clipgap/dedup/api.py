@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,13 @@ from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State, work_folder
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
+from clipgap.keep.writing import KeepWriter
 from clipgap.kernels.choose import resolve
 from clipgap.kernels.options import Compute
 from clipgap.machine import memory_bytes
 from clipgap.options import takes_options
-from clipgap.runs.how import Progress
-from clipgap.runs.old_how import How
+from clipgap.runs.how import How, Progress
 from clipgap.runs.old_lock import only_writer
-from clipgap.select.output import Output
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
@@ -108,7 +108,7 @@ def dedup(
     memory: int | None = None,
     options: DedupOptions,
     compute: Compute,
-    how: How[Progress],
+    how: How,
 ) -> Dedup:
     """Drop rows whose similarity to another row of their cluster exceeds 1 - epsilon.
 
@@ -132,8 +132,7 @@ def dedup(
     if out is not None:
         with only_writer(work_folder(common_name(str(out)))):
             return task.into(str(out))
-    if how.resume or how.overwrite:
-        raise UsageError("--resume and --overwrite need an output folder")
+    how.without_folder()
     return task.in_memory()
 
 
@@ -151,7 +150,7 @@ def common_name(out: str) -> Path:
 class _Task:
     plan: DedupPlan
     compute: Compute
-    how: How[Progress]
+    how: How
     source: RowSource
     memory: int
     semdedup: Path | None
@@ -174,27 +173,25 @@ class _Task:
                 f"as in '{out}-{PLACE}'"
             )
         identity = self.plan.store.identity()
-        outputs = [
-            Output(
-                folder_of(out, epsilon),
-                identity,
-                settings.rule(epsilon),
-                (),
-                self.how.resume,
-                self.how.overwrite,
-            )
-            for epsilon in settings.epsilons
-        ]
-        finished = [output.finished() for output in outputs]
-        work = common_name(out)
-        if all(finished):
+        with ExitStack() as opened:
+            writers = [
+                opened.enter_context(
+                    KeepWriter(
+                        folder_of(out, epsilon), identity, settings.rule(epsilon), how=self.how
+                    )
+                )
+                for epsilon in settings.epsilons
+            ]
+            return self._write(common_name(out), identity, writers)
+
+    def _write(self, work: Path, identity: Mapping[str, Any], writers: list[KeepWriter]) -> Dedup:
+        settings = self.plan.settings
+        finished = [writer.finished for writer in writers if writer.finished is not None]
+        if len(finished) == len(writers):
             if self.semdedup is not None:
                 require_written(self.semdedup, settings.epsilons)
             State.discard(work)
-            return _from_lists([keep for keep in finished if keep is not None])
-        for output, keep in zip(outputs, finished, strict=True):
-            if keep is None:
-                output.require_free()
+            return _from_lists(finished)
         store = self.plan.store
         marks = [
             {"name": shard.name, "time": store.modified(shard.index)} for shard in store.shards
@@ -205,14 +202,13 @@ class _Task:
         run.decide()
         self._extras(run)
         lists = []
-        for number, (output, keep) in enumerate(zip(outputs, finished, strict=True)):
-            if keep is None:
-                with output.writer() as writer:
-                    sizes = run.write(number, writer)
-                    noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
-                    writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
-                keep = KeepList(output.path, writer.manifest)
-            lists.append(self._found(run, number, keep.manifest["sizes"], keep))
+        for number, writer in enumerate(writers):
+            if writer.finished is None:
+                sizes = run.write(number, writer)
+                noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
+                writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
+            keep = writer.finish()
+            lists.append(self._found(run, number, keep.sizes, keep))
         result = Dedup(tuple(lists), run.clustering)
         state.remove()
         return result
@@ -244,7 +240,7 @@ def _from_lists(finished: Sequence[KeepList]) -> Dedup:
         Deduplicated(
             keep.manifest["rule"]["epsilon"],
             keep.manifest["rule"],
-            keep.manifest["sizes"],
+            keep.sizes,
             keep.manifest.get("audit"),
             keep,
             keep.bits,

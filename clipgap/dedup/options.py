@@ -35,13 +35,14 @@ class DedupOptions(Options):
         "random.",
         choices=ORDERS,
     )
-    seed: int = option(0, "For all that is random.", metavar="S")
+    seed: int = option(0, "For all that is random.", metavar="S", min=0)
     iterations: int = option(20, "Of k-means, unless it comes to rest before.", metavar="N", min=0)
     seeding: str = option("random", "How k-means chooses its first centroids.", choices=SEEDINGS)
     sample: int | None = option(
         None,
         "Rows that kmeans++ chooses among.",
         metavar="N",
+        min=1,
         shown=f"{SAMPLE_PER_CLUSTER} a cluster",
     )
     audit: int = option(

@@ -21,7 +21,7 @@ from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.seeds import choose_seeds
 from clipgap.dedup.settings import DedupSettings
 from clipgap.dedup.state import State
-from clipgap.keep.lists import KeepWriter, Piece
+from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import Progress
 from clipgap.select.order import at_random

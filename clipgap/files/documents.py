@@ -46,7 +46,17 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-FILES = Each({"size": is_count}, name=is_inside)
+def _is_sum(value: object) -> bool:
+    """Whether this is what one of `files.sums` says of a file: its size, and one digest."""
+    return (
+        isinstance(value, dict)
+        and is_count(value.get("size"))
+        and [type(value.get(name)) for name in value.keys() - {"size"}] == [str]
+        and not value.keys().isdisjoint(("sha256", "crc32", "link"))
+    )
+
+
+FILES = Each(_is_sum, name=is_inside)
 """The files of a folder, by their names in it, with their sums."""
 
 

@@ -18,7 +18,8 @@ def changes(
     """Each value that differs.
 
     `labels` says what people call the values below a path of keys, written with spaces. Values of
-    the keys in `free` may differ. The entries of a list are told apart by their `name`.
+    the keys in `free` may differ. The entries of a list are told apart by their `name`, or by
+    their place.
     """
     label = _label(path, labels)
     if isinstance(old, Mapping) and isinstance(new, Mapping):
@@ -26,11 +27,12 @@ def changes(
             if key not in free:
                 below = f"{path} {key}".strip()
                 yield from changes(old.get(key), new.get(key), labels, free, below)
-    elif _are_named(old) and _are_named(new):
+    elif _are_entries(old) and _are_entries(new):
         if len(old) != len(new):
             yield label, len(old), len(new), f"{label}s: were {len(old):,}, are {len(new):,}"
-        for was, now in zip(old, new, strict=False):
-            yield from changes(was, now, labels, free, f"{path} {now['name']}")
+        for place, (was, now) in enumerate(zip(old, new, strict=False)):
+            below = f"{path} {now.get('name', place)}"
+            yield from changes(was, now, labels, free, below)
     elif old != new:
         yield label, old, new, f"{label}: was {_short(old)}, is {_short(new)}"
 
@@ -45,10 +47,8 @@ def refuse_changes(folder: Path, found: Sequence[Change]) -> None:
         )
 
 
-def _are_named(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, Mapping) and "name" in item for item in value
-    )
+def _are_entries(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, Mapping) for item in value)
 
 
 def _label(path: str, labels: Mapping[str, str]) -> str:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.errors import UsageError
-from clipgap.keep.lists import KeepList, Piece, open_keep
-from clipgap.runs.how import OnProgress
+from clipgap.keep.lists import KeepList, open_keep
+from clipgap.keep.writing import KeepWriter, Piece
+from clipgap.kernels.options import Compute
+from clipgap.options import Only, takes_options
+from clipgap.runs.how import How
+from clipgap.runs.output import spare
 from clipgap.select.columns import require_same_store
 from clipgap.select.options import OPERATIONS, Operation
-from clipgap.select.output import Output, cite
 from clipgap.select.splitting import Split
 from clipgap.select.work import Workers
 
@@ -30,16 +33,14 @@ _OF: dict[Operation, Callable[[Bits, Bits], Bits]] = {
 }
 
 
+@takes_options
 def combine(
     operation: Operation,
     keeps: Sequence[str | Path | KeepList],
     *,
     out: str | Path | None = None,
-    threads: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    compute: Annotated[Compute, Only("threads")],
+    how: How,
 ) -> Split:
     """The rows in any list, in all lists, or in the first list and in no other.
 
@@ -53,28 +54,27 @@ def combine(
     first = opened[0]
     for keep in opened[1:]:
         require_same_store(first.manifest["store"], str(first.path), keep)
-    rule = {"name": operation, "of": [cite(keep) for keep in opened]}
-    output = Output.named(out, first.manifest["store"], rule, (), resume, overwrite)
-    workers = Workers([shard.rows for shard in first.shards], threads, on_progress, stop)
+    rule = {"name": operation, "of": [keep.cite() for keep in opened]}
+    workers = Workers([shard.rows for shard in first.shards], compute.threads, how)
 
     def mask(shard: int) -> Bits:
         return reduce(_OF[operation], (keep.bits(shard) for keep in opened))
 
-    if output is None:
+    if out is None:
+        how.without_folder()
         kept = sum(workers.each("counting", lambda shard: int(np.count_nonzero(mask(shard)))))
         return Split(rule, _sizes(first.rows, kept), None, mask=mask)
-    output.spare(keep.path for keep in opened)
-    if (finished := output.finished()) is not None:
-        return Split(rule, finished.manifest["sizes"], finished, True, mask=finished.bits)
-    with output.writer() as writer:
-        workers.each(
-            "writing",
-            lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),
-            works=True,
-        )
-        writer.note(sizes=_sizes(first.rows, writer.kept))
-    keep = KeepList(output.path, writer.manifest)
-    return Split(rule, keep.manifest["sizes"], keep, mask=keep.bits)
+    spare(Path(out), [keep.path for keep in opened])
+    with KeepWriter(out, first.manifest["store"], rule, how=how) as writer:
+        complete = writer.finished is not None
+        if not complete:
+            workers.each(
+                "writing",
+                lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),
+                works=True,
+            )
+            writer.note(sizes=_sizes(first.rows, writer.kept))
+    return Split.of(writer, complete)
 
 
 def _sizes(rows: int, kept: int) -> dict[str, int]:

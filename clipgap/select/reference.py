@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipgap.errors import InputError, UsageError
-from clipgap.keep.lists import REFERENCE_SCHEMA, KeepWriter
+from clipgap.keep.lists import REFERENCE_SCHEMA
+from clipgap.keep.writing import KeepWriter
 from clipgap.select.labels import cite_labels, read_labels
 from clipgap.select.options import CAPTION
 from clipgap.store.base import Store

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.keep.lists import KeepList, KeepWriter, Piece
-from clipgap.runs.how import OnProgress
+from clipgap.keep.lists import KeepList
+from clipgap.keep.writing import KeepWriter, Piece
+from clipgap.kernels.options import Compute
+from clipgap.options import Only, takes_options
+from clipgap.runs.how import How
+from clipgap.runs.output import spare
 from clipgap.scan.result import ScanResult
 from clipgap.select.columns import Block, ScanTables, open_tables
-from clipgap.select.output import Output, cite
 from clipgap.select.reference import Reference
 from clipgap.select.rules import Decision, Rule
 from clipgap.select.sizes import Sizes
@@ -36,7 +38,14 @@ class Split:
     mask: Callable[[int], NDArray[np.bool_]] = field(repr=False, kw_only=True)
     """Which rows of a shard are kept."""
 
+    @classmethod
+    def of(cls, writer: KeepWriter, already_complete: bool) -> Split:
+        """What was written, or was found to be there."""
+        keep = writer.finish()
+        return cls(keep.manifest["rule"], keep.sizes, keep, already_complete, mask=keep.bits)
 
+
+@takes_options
 def split(
     scans: Scan | Sequence[Scan],
     rule: Rule,
@@ -44,11 +53,8 @@ def split(
     out: str | Path | None = None,
     within: str | Path | KeepList | None = None,
     reference: Reference | None = None,
-    threads: int | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    on_progress: OnProgress | None = None,
-    stop: threading.Event | None = None,
+    compute: Annotated[Compute, Only("threads")],
+    how: How,
 ) -> Split:
     """Apply a rule to the rows that some scans of one store scored.
 
@@ -60,25 +66,23 @@ def split(
     tables = open_tables(several, within)
     described = {
         **rule.to_json(),
-        **({} if tables.within is None else {"within": cite(tables.within)}),
+        **({} if tables.within is None else {"within": tables.within.cite()}),
         **({} if reference is None else {"reference": reference.to_json()}),
     }
-    output = Output.named(out, tables.store, described, tables.sources(), resume, overwrite)
-    if output is not None:
-        output.spare([scan.path for scan in tables.scans])
-        output.spare([] if tables.within is None else [tables.within.path])
-        if (keep := output.finished()) is not None:
-            return Split(described, keep.manifest["sizes"], keep, True, mask=keep.bits)
-    workers = Workers(tables.shard_rows, threads, on_progress, stop)
-    work = _Work(tables, rule.ready(tables, workers), workers)
-    if output is None:
+    workers = Workers(tables.shard_rows, compute.threads, how)
+    if out is None:
+        how.without_folder()
+        work = _Work(tables, rule.ready(tables, workers), workers)
         return Split(described, work.count(), None, mask=work.mask)
-    with output.writer() as writer:
-        sizes = work.write(writer)
-        if reference is not None:
-            reference.write(writer)
-    keep = KeepList(output.path, writer.manifest)
-    return Split(described, sizes, keep, mask=keep.bits)
+    narrowed = None if tables.within is None else tables.within.path
+    spare(Path(out), [*(scan.path for scan in tables.scans), narrowed])
+    with KeepWriter(out, tables.store, described, tables.sources(), how) as writer:
+        complete = writer.finished is not None
+        if not complete:
+            _Work(tables, rule.ready(tables, workers), workers).write(writer)
+            if reference is not None:
+                reference.write(writer)
+    return Split.of(writer, complete)
 
 
 @dataclass(frozen=True)
@@ -98,15 +102,13 @@ class _Work:
 
         return self._sum(self.workers.each("counting", count))
 
-    def write(self, writer: KeepWriter) -> dict[str, Any]:
+    def write(self, writer: KeepWriter) -> None:
         def write(shard: int) -> Sizes:
             sizes = Sizes.zero(self.decision.sets)
             writer.write(shard, self._pieces(shard, sizes))
             return sizes
 
-        sizes = self._sum(self.workers.each("writing", write, works=True))
-        writer.note(sizes=sizes)
-        return sizes
+        writer.note(sizes=self._sum(self.workers.each("writing", write, works=True)))
 
     def mask(self, shard: int) -> NDArray[np.bool_]:
         masks = self._masks(shard, Sizes.zero(self.decision.sets))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from clipgap.errors import Interrupted, UsageError
 from clipgap.machine import cores
-from clipgap.runs.how import OnProgress, Progress, ignore
+from clipgap.runs.how import How, Progress, Tally
 
 T = TypeVar("T")
 
@@ -18,19 +15,9 @@ T = TypeVar("T")
 class Workers:
     """Runs a task on every shard. What takes time releases the interpreter lock, so threads do."""
 
-    def __init__(
-        self,
-        shard_rows: Sequence[int],
-        threads: int | None = None,
-        on_progress: OnProgress | None = None,
-        stop: threading.Event | None = None,
-    ) -> None:
-        if threads is not None and threads < 1:
-            raise UsageError(f"threads is {threads:,}; it must be at least 1")
-        self._rows = shard_rows
+    def __init__(self, shard_rows: Sequence[int], threads: int | None, how: How) -> None:
+        self._rows, self._how = shard_rows, how
         self._threads = threads or cores()
-        self._report = on_progress or ignore
-        self._stop = stop or threading.Event()
 
     @property
     def shards(self) -> int:
@@ -41,30 +28,19 @@ class Workers:
 
         `works` if the task writes.
         """
-        began, done, results = time.monotonic(), 0, []
-        total, shards = sum(self._rows), len(self._rows)
+        results = []
 
         def run(shard: int) -> T:
             self.check()
             return task(shard)
 
-        self._report(Progress(stage=stage, works=works, total=total, parts=shards))
+        begin = Progress(stage=stage, works=works, total=sum(self._rows), parts=self.shards)
+        tally = Tally(self._how, begin)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="clipgap-select") as pool:
             try:
-                for shard, result in enumerate(pool.map(run, range(shards))):
+                for shard, result in enumerate(pool.map(run, range(self.shards))):
                     results.append(result)
-                    done += self._rows[shard]
-                    seconds = time.monotonic() - began
-                    now = Progress(
-                        stage=stage,
-                        works=works,
-                        done=done,
-                        total=total,
-                        part=shard + 1,
-                        parts=shards,
-                        seconds=seconds,
-                    )
-                    self._report(now)
+                    tally.add(self._rows[shard], 1)
             except BaseException:
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
@@ -72,5 +48,4 @@ class Workers:
 
     def check(self) -> None:
         """Raise if the work shall stop; cheap enough for every block."""
-        if self._stop.is_set():
-            raise Interrupted("stopped on request; the same command with --resume starts again")
+        self._how.check("; nothing is kept, a split starts again")

@@ -253,9 +253,9 @@ class Study:
     def _size(self, name: str, size: str) -> int:
         """A size of the keep-list that a stage made."""
         keep = open_keep(self.folder / name)
-        found = keep.manifest["sizes"].get(size)
+        found = keep.sizes.get(size)
         if not isinstance(found, int):
-            known = [key for key, value in keep.manifest["sizes"].items() if type(value) is int]
+            known = [key for key, value in keep.sizes.items() if type(value) is int]
             raise InputError(f"{keep.path} has no size {size!r}; {nearest(size, known)}")
         return found
 

@@ -14,7 +14,7 @@ class ScanChecks(Options):
     sample: int = option(
         256, "Of a scan: training rows and test points to derive anew.", metavar="N", min=0
     )
-    seed: int = option(0, "Of a scan: which ones; any number.", metavar="N")
+    seed: int = option(0, "Of a scan: which ones; any number.", metavar="N", min=0)
     full: bool = option(False, "Of a scan: derive every row anew, as slow as float64.")
 
 

@@ -34,7 +34,6 @@ from clipgap.select.algebra import combine
 from clipgap.select.columns import ScanTables, open_tables
 from clipgap.select.labels import Condition, Where, cite_labels
 from clipgap.select.options import OPERATIONS
-from clipgap.select.output import cite
 from clipgap.select.rules import Rand, Rule
 from clipgap.select.splitting import split
 from clipgap.store.base import Store
@@ -208,7 +207,7 @@ def check_again(keep: KeepList, tables: ScanTables | None, problems: Problems) -
     if rule["name"] in OPERATIONS:
         inputs = [open_keep(of["path"]) for of in rule["of"]]
         for one, was in zip(inputs, rule["of"], strict=True):
-            if cite(one)["manifest_sha256"] != was["manifest_sha256"]:
+            if one.cite()["manifest_sha256"] != was["manifest_sha256"]:
                 problems.add(f"{one.path} is no longer the keep-list that was combined")
         mask = combine(rule["name"], inputs).mask
     elif tables is not None and rule["name"] in ("rand", "where"):
