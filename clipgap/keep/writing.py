@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.version import __version__
 from clipgap.files.atomic import write_atomic
 from clipgap.files.parquet import FileSum, write_tables
 from clipgap.files.sums import AnySum
@@ -31,6 +30,7 @@ from clipgap.keep.lists import (
 from clipgap.keep.uids import UidRuns, parse_uids
 from clipgap.runs.how import How
 from clipgap.runs.output import Complete, New, open_output
+from clipgap.version import __version__
 
 Piece = tuple[NDArray[np.bool_], "pa.Array | None"]
 """Consecutive rows of a shard: which are kept, and the keys of those that are."""
