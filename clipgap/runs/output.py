@@ -301,7 +301,7 @@ class Output:
         ]
         if strangers:
             raise InputError(
-                f"{self.path} is not empty and not a clipgap {noun} (it holds "
+                f"{self.path} is not empty and not a clipgap {noun}: no {MANIFEST} (it holds "
                 f"{min(strangers)!r}). Name a new folder for the output."
             )
         return "empty"
