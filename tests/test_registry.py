@@ -303,7 +303,7 @@ def test_links_to_the_classes_of_objectnet(tmp_path: Path) -> None:
         link_part("objectnet", tmp_path / "images", tmp_path / "images", overwrite=True)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "1.png").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"not a clipgap folder of links: .* \(it holds '1\.png'\)"):
+    with pytest.raises(InputError, match=r"not a clipgap folder of links: .*'1\.png'"):
         link_part("objectnet", tmp_path / "images", tmp_path / "mine", overwrite=True)
     with pytest.raises(UsageError, match="has no table"):
         link_part("objectnet", tmp_path / "images", tmp_path / "q", ["a=b"])
