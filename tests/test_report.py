@@ -24,8 +24,9 @@ from scipy.stats import spearmanr
 
 import clipgap
 from clipgap.__main__ import main
+from clipgap.clip.eval.api import KIND as EVALUATION
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.files.documents import MANIFEST
+from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum
 from clipgap.keep.certificates import certificate_file, write_certificate
 from clipgap.report import contents, page
@@ -431,7 +432,7 @@ def test_evaluations_of_other_points(
     sums: dict[str, FileSum] = {}
     put(folder, name, damage(pq.read_table(folder / name)), sums)
     manifest["files"][name] = vars(sums[name])
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    write_document(folder / MANIFEST, EVALUATION.form, manifest)
     inputs = {"scans": study.inputs["scans"], "evals": folder, "out": tmp_path / "r"}
     if message is None:
         clipgap.report(**inputs)
