@@ -18,7 +18,6 @@ are copies with a little noise. Rows are appended to `benchmarks/results`.
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from statistics import median
 from typing import Any
@@ -28,7 +27,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.race import Racer, paired_ratio, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.dedup.clusters import Deduplication, Labels
 from clipgap.dedup.compare import Comparison
 from clipgap.dedup.decisions import make_decision
@@ -49,20 +50,16 @@ LARGE = 8192  # rows of a cluster: what SemDeDup has on LAION-440M with its 50,0
 Halves = NDArray[np.float16]
 
 
-def race(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[str, Any]:
-    """Seconds of both, taking turns, and the median of the ratios of neighbours."""
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    for _ in range(rounds):
-        for name, run in (("ours", ours), ("peer", peer)):
-            began = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - began)
-    ratios = [p / o for o, p in zip(seconds["ours"], seconds["peer"], strict=True)]
+def two(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[str, Any]:
+    """Seconds of both, taking turns, and the median of the ratios within a round."""
+    racers = [Racer("ours", "", ours), Racer("peer", "", peer)]
+    race(racers, rounds)
+    mine, other = (each.seconds for each in racers)
     return {
         "rounds": rounds,
-        "seconds": round(median(seconds["ours"]), 4),
-        "peer_seconds": round(median(seconds["peer"]), 4),
-        "times_as_fast": round(median(ratios), 3),
+        "seconds": round(median(mine), 4),
+        "peer_seconds": round(median(other), 4),
+        "times_as_fast": paired_ratio(other, mine),
     }
 
 
@@ -81,7 +78,7 @@ def race_step(
             scanner.scan(rows[here], ids[here])
 
     scan()
-    found = race(rounds, lambda: step(centroids, source, compute), scan)
+    found = two(rounds, lambda: step(centroids, source, compute), scan)
     rate = 2.0 * len(rows) * clusters * D / found["seconds"]
     return {
         "race": "step",
@@ -114,7 +111,7 @@ def race_kmeans(
         )
         kmeans.train(wide, init_centroids=wide[:clusters])
 
-    found = race(rounds, ours, peer)
+    found = two(rounds, ours, peer)
     return {"race": "kmeans", "peer": "faiss.Kmeans", "iterations": iterations, **found}
 
 
@@ -151,7 +148,7 @@ def race_within(
             most = (cluster @ cluster.T).triu_(1).max(0).values
             kept["peer"] += int((most <= limit).sum())
 
-    found = race(rounds, ours, peer)
+    found = two(rounds, ours, peer)
     return {
         "race": "within",
         "peer": "torch loop",
@@ -180,12 +177,14 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=4_096)
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
+    tiny = {"rows": 512, "clusters": 16, "iterations": 1, "rounds": 1, "cluster_rows": 128}
+    options = read_options(parser, tiny, cluster_rows=LARGE)
     threads = cores()
     torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     compute = Compute(threads=threads)
     rows = synthetic.clip_like(options.rows, D)
+    large = options.cluster_rows
     # The long race is run only twice: its figures are far apart.
     found = [
         *(
@@ -193,15 +192,12 @@ def main() -> None:
             for warm in (False, True)
         ),
         *(
-            race_within(rows[: 2 * LARGE], size, copies, options.rounds, compute)
-            for size, copies in ((LARGE, False), (LARGE, True), (LARGE // 16, False))
+            race_within(rows[: 2 * large], size, copies, options.rounds, compute)
+            for size, copies in ((large, False), (large, True), (large // 16, False))
         ),
         race_kmeans(rows, options.clusters, options.iterations, 2, compute),
     ]
-    for row in found:
-        print(row)
     shared = {
-        **origin(),
         "suite": "dedup",
         "d": D,
         "rows": options.rows,
@@ -210,7 +206,16 @@ def main() -> None:
         "threads": threads,
         "faiss": faiss.__version__,
     }
-    print(append(default_folder(), [{**shared, **row} for row in found]))
+    columns: Columns = (
+        ("race", lambda row: row["race"]),
+        ("peer", lambda row: row["peer"]),
+        ("copies", lambda row: str(row.get("copies", ""))),
+        ("rows of a cluster", lambda row: str(row.get("cluster_rows", ""))),
+        ("s", lambda row: f"{row['seconds']:.4f}"),
+        ("peer, s", lambda row: f"{row['peer_seconds']:.4f}"),
+        ("times as fast", lambda row: f"{row['times_as_fast']:.3f}"),
+    )
+    publish([{**shared, **row} for row in found], options, columns, left=3)
 
 
 if __name__ == "__main__":

@@ -16,21 +16,23 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import logging
 import tarfile
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+import tiny_clip
 import torch
 from PIL import Image
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.race import Racer, Spent, Stopwatch, paired_ratio, percentiles, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.clip.embed.api import KIND
 from clipgap.clip.embed.batches import BatchReader
 from clipgap.clip.embed.sources import Unit, find_units
@@ -81,38 +83,21 @@ def make_shards(folder: Path, case: Case) -> None:
                 archive.addfile(info, io.BytesIO(content))
 
 
-@dataclass(frozen=True)
-class Rate:
-    """Images a second, by the clock and by the time that this process had of the processor."""
-
-    clock: float
-    processor: float
-
-
-class Watch:
-    def __init__(self) -> None:
-        self._clock, self._processor = time.perf_counter(), time.process_time()
-
-    def rate(self, images: int) -> Rate:
-        processor = time.process_time() - self._processor
-        return Rate(images / (time.perf_counter() - self._clock), images / processor)
-
-
-def forward_rate(model: LoadedModel, case: Case) -> Rate:
+def forward_rate(model: LoadedModel, case: Case) -> Spent:
     """Images a second through the model, nothing else."""
     one = model.preprocess(Image.new("RGB", (case.side, case.side), "gray"))
     batch = one.expand(case.batch_size, *one.shape).contiguous().to(case.device)
     model.image_features(batch)
     wait(case)
     batches = max(2, case.images // case.batch_size)
-    watch = Watch()
+    watch = Stopwatch(children=False)
     for _ in range(batches):
         model.image_features(batch)
     wait(case)
-    return watch.rate(batches * case.batch_size)
+    return watch.spent(batches * case.batch_size)
 
 
-def embed_rate(units: list[Unit], case: Case, out: Path) -> Rate:
+def embed_rate(units: list[Unit], case: Case, out: Path) -> Spent:
     """Images a second of a run of `embed`, after its first batch."""
     work = EmbedWork(
         out, case.model, "", case.device, case.precision, case.batch_size, captions=False
@@ -121,12 +106,12 @@ def embed_rate(units: list[Unit], case: Case, out: Path) -> Rate:
         output.begin({})
         events = work.do(units, Slot(0, thread_count(), case.device))
         next(events)
-        watch = Watch()
+        watch = Stopwatch(children=False)
         images = sum(round(event.done) for event in events if isinstance(event, Step))
-        return watch.rate(images)
+        return watch.spent(images)
 
 
-def decode_rate(units: list[Unit], model: LoadedModel, case: Case) -> Rate:
+def decode_rate(units: list[Unit], model: LoadedModel, case: Case) -> Spent:
     """Images a second that reading and decoding could deliver."""
     reader = BatchReader(
         units,
@@ -139,8 +124,8 @@ def decode_rate(units: list[Unit], model: LoadedModel, case: Case) -> Rate:
     with reader:
         batches = drained(reader)
         next(batches)
-        watch = Watch()
-        return watch.rate(sum(batches))
+        watch = Stopwatch(children=False)
+        return watch.spent(sum(batches))
 
 
 def drained(reader: BatchReader) -> Iterator[int]:
@@ -160,12 +145,11 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     make_shards(folder / "shards", case)
     units = find_units(folder / "shards")
     model = load(case.model, "", case.device, case.precision)
-    rates: dict[str, list[Rate]] = {"forward": [], "embed": [], "decode": []}
-    for number in range(case.rounds):
-        rates["forward"].append(forward_rate(model, case))
-        rates["embed"].append(embed_rate(units, case, folder / f"store-{number}"))
-        rates["decode"].append(decode_rate(units, model, case))
-    pairs = list(zip(rates["embed"], rates["forward"], strict=True))
+    number = itertools.count()
+    forward = Racer("forward", "", lambda: forward_rate(model, case))
+    embed = Racer("embed", "", lambda: embed_rate(units, case, folder / f"store-{next(number)}"))
+    decode = Racer("decode", "", lambda: decode_rate(units, model, case))
+    race([forward, embed, decode], case.rounds)
     device = torch.cuda.get_device_name() if case.device == "cuda" else None
     return {
         "suite": "embed",
@@ -178,16 +162,10 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
         "threads": thread_count(),
         "rounds": case.rounds,
         "images_per_second": {
-            name: {
-                f"p{q}": round(float(np.percentile([rate.clock for rate in each], q)), 1)
-                for q in (20, 50, 80)
-            }
-            for name, each in rates.items()
+            each.name: percentiles(each.rates, 1) for each in (forward, embed, decode)
         },
-        "of_forward": round(median(ours.clock / bare.clock for ours, bare in pairs), 3),
-        "of_forward_by_processor": round(
-            median(ours.processor / bare.processor for ours, bare in pairs), 3
-        ),
+        "of_forward": paired_ratio(embed.rates, forward.rates),
+        "of_forward_by_processor": paired_ratio(embed.processor_rates, forward.processor_rates),
     }
 
 
@@ -198,24 +176,27 @@ def main() -> None:
     parser.add_argument("--images", type=int)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--rounds", type=int)
-    parser.add_argument("--results", type=Path, default=default_folder())
-    options = parser.parse_args()
+    options = read_options(parser, {"images": 12, "batch_size": 4, "rounds": 1})
     logging.getLogger("clipgap").setLevel(logging.ERROR)  # random weights are what is wanted
-    given = {
-        name: value
-        for name, value in vars(options).items()
-        if name not in ("gpu", "results") and value is not None
-    }
-    case = Case(**{**vars(GPU if options.gpu else CPU), **given})
     with tempfile.TemporaryDirectory(prefix="clipgap-embed-") as folder:
+        if options.dry_run:
+            options.model = options.model or tiny_clip.write(Path(folder))
+        given = {
+            name: value
+            for name, value in vars(options).items()
+            if name in Case.__dataclass_fields__ and value is not None
+        }
+        case = Case(**{**vars(GPU if options.gpu else CPU), **given})
         row = measure(case, Path(folder))
-    for name, rate in row["images_per_second"].items():
-        print(f"{name:8} {rate['p50']:10,.1f} images/s  (p20–p80 {rate['p20']:,}–{rate['p80']:,})")
-    print(
-        f"embed is {row['of_forward']:.3f} of the model's forward pass by the clock, "
-        f"{row['of_forward_by_processor']:.3f} by the processor"
-    )
-    print(append(options.results, [{**origin(), **row}]))
+    columns: Columns = [
+        (f"{name}, images/s", lambda row, name=name: f"{row['images_per_second'][name]['p50']:,}")
+        for name in row["images_per_second"]
+    ]
+    columns += [
+        ("embed × forward", lambda row: f"{row['of_forward']:.3f}"),
+        ("by processor", lambda row: f"{row['of_forward_by_processor']:.3f}"),
+    ]
+    publish([row], options, columns, left=0)
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ seconds of the processor tell more than those on the wall. Rows are appended to
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
+import tiny_clip
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.race import Racer, median_ratio, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 
 CLASSES = ("circle", "square", "triangle", "cross", "star", "ring", "arrow", "heart")
 TEMPLATES = ("a photo of a {}.", "a picture of a {}.")
@@ -52,9 +51,8 @@ def plain_loop(options: argparse.Namespace, folder: Path) -> float:
     from torch.utils.data import DataLoader
     from torchvision.datasets import ImageFolder
 
-    model, _, preprocess = open_clip.create_model_and_transforms(
-        options.model, device=options.device
-    )
+    name = Path(options.model.removesuffix(".json")).name  # it knows a configuration by its name
+    model, _, preprocess = open_clip.create_model_and_transforms(name, device=options.device)
     model.eval()
     images = ImageFolder(str(folder), preprocess)
     loader = DataLoader(
@@ -68,7 +66,7 @@ def plain_loop(options: argparse.Namespace, folder: Path) -> float:
     with torch.inference_mode(), amp:
         classifier = open_clip.build_zero_shot_classifier(
             model,
-            open_clip.get_tokenizer(options.model),
+            open_clip.get_tokenizer(name),
             images.classes,
             TEMPLATES,
             device=options.device,
@@ -105,45 +103,28 @@ def measure(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     make_images(folder, options.images)
     (work / "classes.txt").write_text("\n".join(sorted(CLASSES)))
     (work / "templates.txt").write_text("\n".join(TEMPLATES))
-    contenders: dict[str, Callable[[], float]] = {
-        "open_clip's loop": lambda: plain_loop(options, folder),
-        "clipgap eval": lambda: ours(options, folder, work),
-    }
-    for contender in contenders.values():  # warm up
-        contender()
-    runs: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
-    for _ in range(options.rounds):
-        for name, contender in contenders.items():
-            runs[name].append(timed(contender))
-    loop_wall, loop_processor = map(median, zip(*runs["open_clip's loop"], strict=True))
-    rows = []
-    for name, each in runs.items():
-        wall, processor = map(median, zip(*each, strict=True))
-        rows.append(
-            {
-                "suite": "eval",
-                "case": name,
-                "model": options.model,
-                "precision": options.precision,
-                "images": options.images,
-                "batch_size": options.batch_size,
-                "workers": options.workers,
-                "rounds": options.rounds,
-                "seconds": [round(seconds, 2) for seconds, _ in each],
-                "processor_seconds": [round(seconds, 2) for _, seconds in each],
-                "of_the_loop": round(loop_wall / wall, 3),
-                "of_the_loop_by_processor": round(loop_processor / processor, 3),
-            }
-        )
-    return rows
-
-
-def timed(contender: Callable[[], float]) -> tuple[float, float]:
-    """Seconds on the wall, and of all processors: children, which load images, included."""
-    began, before = time.perf_counter(), os.times()
-    contender()
-    after = os.times()
-    return time.perf_counter() - began, sum(after[:4]) - sum(before[:4])
+    loop = Racer("open_clip's loop", "", lambda: plain_loop(options, folder))
+    racers = [loop, Racer("clipgap eval", "", lambda: ours(options, folder, work))]
+    # Processor time counts children too, which load images.
+    race(racers, options.rounds, warm=1)
+    return [
+        {
+            "suite": "eval",
+            **device_of(options.device),
+            "case": racer.name,
+            "model": options.model,
+            "precision": options.precision,
+            "images": options.images,
+            "batch_size": options.batch_size,
+            "workers": options.workers,
+            "rounds": options.rounds,
+            "seconds": [round(seconds, 2) for seconds in racer.seconds],
+            "processor_seconds": [round(seconds, 2) for seconds in racer.processor],
+            "of_the_loop": median_ratio(loop.seconds, racer.seconds),
+            "of_the_loop_by_processor": median_ratio(loop.processor, racer.processor),
+        }
+        for racer in racers
+    ]
 
 
 def main() -> None:
@@ -155,16 +136,19 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=("fp32", "amp"), default="fp32")
-    options = parser.parse_args()
+    tiny = {"model": "", "images": 16, "rounds": 1, "batch_size": 8, "workers": 1}
+    options = read_options(parser, tiny)
     with tempfile.TemporaryDirectory(prefix="clipgap-eval-") as folder:
+        options.model = options.model or tiny_clip.write(Path(folder))
         rows = measure(options, Path(folder))
-    for row in rows:
-        print(
-            f"{row['case']:18} {row['of_the_loop']:6.3f} of the loop, by processor "
-            f"{row['of_the_loop_by_processor']:6.3f}  {row['seconds']} {row['processor_seconds']}"
-        )
-    made = origin() | device_of(options.device)
-    print(append(default_folder(), [{**made, **row} for row in rows]))
+    columns: Columns = (
+        ("", lambda row: row["case"]),
+        ("× the loop", lambda row: f"{row['of_the_loop']:.3f}"),
+        ("by processor", lambda row: f"{row['of_the_loop_by_processor']:.3f}"),
+        ("s", lambda row: str(row["seconds"])),
+        ("s of processor", lambda row: str(row["processor_seconds"])),
+    )
+    publish(rows, options, columns)
 
 
 def device_of(device: str) -> dict[str, str]:

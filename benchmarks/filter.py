@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,7 +28,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.race import Racer, median_ratio, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.keep.writing import KeepWriter
 
 SAMPLES = 10_000  # of a shard
@@ -37,11 +39,11 @@ SEED = 0
 KEEPS = {"all": 1.0, "half": 0.5}
 
 
-def make_shard(path: Path, shard: int) -> list[str]:
+def make_shard(path: Path, shard: int, samples: int) -> list[str]:
     """Random bytes in files of the usual sizes; the keys."""
     chance = random.Random(f"{SEED}-{shard}")
     pool = chance.randbytes(8 << 20)
-    keys = [f"{shard:05d}{sample:04d}" for sample in range(SAMPLES)]
+    keys = [f"{shard:05d}{sample:04d}" for sample in range(samples)]
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as archive:
         for key in keys:
             sizes = {
@@ -76,53 +78,49 @@ def filter_by(shards: Path, keep: Path, out: Path) -> list[str]:
     return [*command, "--out", str(out), "--quiet", "--json"]
 
 
-def timed(command: list[str], shards: Path, out: Path) -> dict[str, float]:
-    """Seconds of a process and of its processors, from a clean start."""
+def fresh_start(shards: Path, out: Path) -> None:
     shutil.rmtree(out, ignore_errors=True)
     os.sync()
     for shard in sorted(shards.iterdir()):  # into the page cache
         with shard.open("rb", buffering=0) as file:
             while file.read(1 << 20):
                 pass
-    before, began = os.times(), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    seconds, after = time.perf_counter() - began, os.times()
-    spent = after.children_user + after.children_system
-    return {
-        "seconds": seconds,
-        "processor_seconds": spent - before.children_user - before.children_system,
-    }
 
 
-def measure(folder: Path, shards: int, rounds: int) -> list[dict[str, Any]]:
+def measure(folder: Path, shards: int, samples: int, rounds: int) -> list[dict[str, Any]]:
     data = folder / "shards"
     data.mkdir()
-    keys = {f"{i:05d}": make_shard(data / f"{i:05d}.tar", i) for i in range(shards)}
+    keys = {f"{i:05d}": make_shard(data / f"{i:05d}.tar", i, samples) for i in range(shards)}
     for name, share in KEEPS.items():
         make_keep(folder / name, keys, share)
     out = folder / "out"
     commands = {"cp and sync": copy(data, out)} | {
         f"filter, keeping {name}": filter_by(data, folder / name, out) for name in KEEPS
     }
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
-    for _ in range(rounds):
-        for name, command in commands.items():
-            runs[name].append(timed(command, data, out))
+    racers = [
+        Racer(
+            name,
+            "",
+            partial(subprocess.run, command, check=True, stdout=subprocess.DEVNULL),
+            ready=lambda: fresh_start(data, out),
+        )
+        for name, command in commands.items()
+    ]
+    race(racers, rounds)
     size = sum(path.stat().st_size for path in data.iterdir())
-    base = median(run["seconds"] for run in runs["cp and sync"])
     return [
         {
             "suite": "filter",
-            "case": name,
+            "case": racer.name,
             "bytes": size,
             "shards": shards,
             "rounds": rounds,
-            "seconds": [round(run["seconds"], 2) for run in each],
-            "processor_seconds": round(median(run["processor_seconds"] for run in each), 2),
-            "gb_read_per_second": round(size / median(run["seconds"] for run in each) / 1e9, 3),
-            "of_cp": round(base / median(run["seconds"] for run in each), 3),
+            "seconds": [round(seconds, 2) for seconds in racer.seconds],
+            "processor_seconds": round(median(racer.processor), 2),
+            "gb_read_per_second": round(size / median(racer.seconds) / 1e9, 3),
+            "of_cp": median_ratio(racers[0].seconds, racer.seconds),
         }
-        for name, each in runs.items()
+        for racer in racers
     ]
 
 
@@ -131,17 +129,19 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=8.0)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--folder", type=Path, help="where shards and copies go for the time being")
-    options = parser.parse_args()
+    tiny = {"gigabytes": 0.5, "samples": 20, "rounds": 1}
+    options = read_options(parser, tiny, samples=SAMPLES)
     shards = max(1, round(options.gigabytes / SHARD_GB))
     with tempfile.TemporaryDirectory(prefix="clipgap-filter-", dir=options.folder) as folder:
-        rows = measure(Path(folder), shards, options.rounds)
-    for row in rows:
-        print(
-            f"{row['case']:22} {row['gb_read_per_second']:7.2f} GB/s  {row['of_cp']:5.2f} × cp  "
-            f"{row['processor_seconds']:6.1f} s of processor  {row['seconds']}"
-        )
-    made = origin()
-    print(append(default_folder(), [{**made, **row} for row in rows]))
+        rows = measure(Path(folder), shards, options.samples, options.rounds)
+    columns: Columns = (
+        ("", lambda row: row["case"]),
+        ("GB/s", lambda row: f"{row['gb_read_per_second']:.2f}"),
+        ("× cp", lambda row: f"{row['of_cp']:.2f}"),
+        ("s of processor", lambda row: f"{row['processor_seconds']:.1f}"),
+        ("s", lambda row: str(row["seconds"])),
+    )
+    publish(rows, options, columns)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,8 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +24,11 @@ import torch
 from gpu_checks import FILTERS, KINDS, K, filters_here
 
 from clipgap.bench.case import M_SIX, Case
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.race import Racer, Spent, Stopwatch, median_ratio, percentiles, race
+from clipgap.bench.results import Columns, Row, append, default_folder, origin, print_table
 from clipgap.kernels.gpu.devices import usable_devices
 from clipgap.kernels.gpu.scanner import GpuScanner
+from clipgap.kernels.interface import Counters
 
 DIMS, SIZES = (512, 640, 768, 1024), (16_384, 50_000, M_SIX)
 
@@ -47,18 +48,10 @@ FULL = Scale(1_048_576, 5, gpu_checks.FULL, 16_384, 32_768)
 DRY = Scale(200, 1, gpu_checks.SMALL, 128, 128)
 
 
-@dataclass
-class Contender:
-    """`run` does the work on the first `rows` rows and waits for it."""
-
-    name: str
-    does: str
-    rows: int
-    run: Callable[[], Any]
-    rates: list[float] = field(default_factory=list)
-
-
-def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Contender]:
+def contenders(
+    case: Case, device: torch.device, scale: Scale, counted: dict[str, Counters]
+) -> Iterator[Racer]:
+    """Each waits for its work, and its amount is the rows it goes through."""
     train = case.train(0, scale.rows)
     rows = torch.from_numpy(train).to(device)
     points = torch.from_numpy(case.test()).to(device)
@@ -71,7 +64,7 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
             rows[start : start + tile] @ points.T
         wait(device)
 
-    yield Contender("cuBLAS float16", "the bare product, written to memory", few, gemm)
+    yield Racer("cuBLAS float16", "the bare product, written to memory", gemm, amount=few)
     if device.type == "cuda":
         yield from _int8_gemm(rows, points, few, tile // 2, device)
 
@@ -91,19 +84,20 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
 
     for side in (4096, 16_384):
         does = "product and both maxima, float16, no arguments"
-        yield Contender(f"torch tile loop, {side:,}", does, few, loop(side))
+        yield Racer(f"torch tile loop, {side:,}", does, loop(side), amount=few)
 
     yield from _faiss(train, case, scale)
     yield from _cuvs(rows, points, scale, device)
 
-    def ours(kind: str, resident: bool) -> Callable[[], None]:
+    def ours(name: str, kind: str, resident: bool) -> Callable[[], Spent]:
         held = rows if resident else train
         names = torch.from_numpy(ids).to(device) if resident else ids
 
-        def run() -> None:
+        def run() -> Spent:
             scanner = GpuScanner(case.test_sets(), K, device, kind, tuned.get(kind))
             wait(device)
-            began = time.perf_counter()
+            # Test points are prepared once for a scan of any length, so that does not count.
+            watch = Stopwatch()
             begun = []
             for start in range(0, scale.rows, scanner.block_rows):
                 here = slice(start, start + scanner.block_rows)
@@ -113,9 +107,10 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
             for block in begun:
                 block.result()
             wait(device)
-            run.seconds = time.perf_counter() - began  # type: ignore[attr-defined]
+            spent = watch.spent(scale.rows)
             tuned[kind] = scanner.config
-            run.counters = scanner.counters  # type: ignore[attr-defined]
+            counted[name] = scanner.counters
+            return spent
 
         return run
 
@@ -134,15 +129,15 @@ def contenders(case: Case, device: torch.device, scale: Scale) -> Iterator[Conte
             where = "resident" if resident else "streamed"
             does = f"exact, both directions, lists of {K}, rows {where}"
             name = f"clipgap {filter}, {where}"
-            yield Contender(name, does, scale.rows, ours(kind, resident))
+            yield Racer(name, does, ours(name, kind, resident), amount=scale.rows)
         few = min(scale.rows, GpuScanner.block_rows)
         does = "the filter's product, its epilogue letting nothing through"
-        yield Contender(f"clipgap {filter}, filter alone", does, few, alone(kind, few))
+        yield Racer(f"clipgap {filter}, filter alone", does, alone(kind, few), amount=few)
 
 
 def _int8_gemm(
     rows: torch.Tensor, points: torch.Tensor, few: int, tile: int, device: torch.device
-) -> Iterator[Contender]:
+) -> Iterator[Racer]:
     q = (rows[:few].float() * 127 * 8).clamp_(-127, 127).to(torch.int8)
     p = (points.float() * 127 * 8).clamp_(-127, 127).to(torch.int8)
     p = p[: len(p) // 8 * 8].T  # cuBLAS wants multiples of eight
@@ -152,10 +147,10 @@ def _int8_gemm(
             torch._int_mm(q[start : start + tile], p)
         wait(device)
 
-    yield Contender("cuBLAS int8", "the bare product, written to memory", few, run)
+    yield Racer("cuBLAS int8", "the bare product, written to memory", run, amount=few)
 
 
-def _faiss(train: np.ndarray, case: Case, scale: Scale) -> Iterator[Contender]:
+def _faiss(train: np.ndarray, case: Case, scale: Scale) -> Iterator[Racer]:
     if importlib.util.find_spec("faiss") is None:
         print("faiss is not installed and left out")
         return
@@ -173,12 +168,12 @@ def _faiss(train: np.ndarray, case: Case, scale: Scale) -> Iterator[Contender]:
         faiss.knn_gpu(resources, x, t, 1, metric=faiss.METRIC_INNER_PRODUCT)
         faiss.knn_gpu(resources, t, x, K, metric=faiss.METRIC_INNER_PRODUCT)
 
-    yield Contender("FAISS-GPU flat", f"both directions, float32, lists of {K}", few, run)
+    yield Racer("FAISS-GPU flat", f"both directions, float32, lists of {K}", run, amount=few)
 
 
 def _cuvs(
     rows: torch.Tensor, points: torch.Tensor, scale: Scale, device: torch.device
-) -> Iterator[Contender]:
+) -> Iterator[Racer]:
     if importlib.util.find_spec("cuvs") is None:
         print("cuvs is not installed and left out")
         return
@@ -192,7 +187,7 @@ def _cuvs(
         brute_force.search(brute_force.build(x, metric="inner_product"), t, K)
         wait(device)
 
-    yield Contender("cuVS brute force", f"both directions, float16, lists of {K}", few, run)
+    yield Racer("cuVS brute force", f"both directions, float16, lists of {K}", run, amount=few)
 
 
 def wait(device: torch.device) -> None:
@@ -200,58 +195,50 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def race(case: Case, device: torch.device, scale: Scale) -> list[Contender]:
-    entries = list(contenders(case, device, scale))
-    for entry in entries:
-        entry.run()  # compiles, tunes, fills caches
-    for _ in range(scale.rounds):
-        for entry in entries:
-            began = time.perf_counter()
-            entry.run()
-            # Ours time themselves: test points are prepared once for a scan of any length.
-            seconds = getattr(entry.run, "seconds", time.perf_counter() - began)
-            entry.rates.append(entry.rows * case.flops_per_row / seconds)
-    return entries
-
-
-def rows_of(case: Case, entries: list[Contender], device: str, stamp: dict[str, Any]) -> list[Any]:
-    half = float(np.median(next(e.rates for e in entries if e.name == "cuBLAS float16")))
+def rows_of(case: Case, device: torch.device, scale: Scale, name: str) -> list[Row]:
+    counted: dict[str, Counters] = {}
+    racers = list(contenders(case, device, scale, counted))
+    race(racers, scale.rounds, warm=1)  # which compiles, tunes, fills caches
+    half = next(racer for racer in racers if racer.name == "cuBLAS float16")
     made = []
-    for entry in entries:
-        percentiles = {f"p{q}": float(np.percentile(entry.rates, q)) for q in (20, 50, 80)}
-        counters = getattr(entry.run, "counters", None)
+    for racer in racers:
+        counters = counted.get(racer.name)
         made.append(
             {
-                **stamp,
-                "device": device,
+                "device": name,
                 "suite": "gpu",
                 "data": case.kind,
                 "d": case.d,
                 "tests": case.m,
                 "sets": len(case.set_sizes),
-                "contender": entry.name,
-                "does": entry.does,
-                "rows": entry.rows,
-                "rounds": len(entry.rates),
-                "tflops": {name: round(rate / 1e12, 3) for name, rate in percentiles.items()},
-                "of_cublas_float16": round(percentiles["p50"] / half, 3),
+                "contender": racer.name,
+                "does": racer.does,
+                "rows": int(racer.amount),
+                "rounds": len(racer.rates),
+                "tflops": percentiles(racer.rates, 3, 1e12 / case.flops_per_row),
+                "of_cublas_float16": median_ratio(racer.rates, half.rates),
                 "refined_per_row": round(counters.refined / counters.rows, 2) if counters else None,
             }
         )
     return made
 
 
-def show(rows: list[dict[str, Any]]) -> None:
+def show(rows: list[Row]) -> None:
     first = rows[0]
-    print(f"\n{first['data']}, d = {first['d']}, M = {first['tests']:,}, on {first['device']}")
-    for row in sorted(rows, key=lambda row: -row["tflops"]["p50"]):
-        refined = row["refined_per_row"]
-        print(
-            f"  {row['contender']:<36} {row['tflops']['p50']:>10,.2f} TFLOP/s"
-            f"  {row['of_cublas_float16']:>6.2f} × cuBLAS float16"
-            + (f"  {refined:,.1f} refined/row" if refined is not None else ""),
-            flush=True,
-        )
+    columns: Columns = (
+        ("", lambda row: row["contender"]),
+        ("TFLOP/s", lambda row: f"{row['tflops']['p50']:,.2f}"),
+        ("× cuBLAS float16", lambda row: f"{row['of_cublas_float16']:.2f}"),
+        (
+            "refined/row",
+            lambda row: "" if row["refined_per_row"] is None else f"{row['refined_per_row']:,.1f}",
+        ),
+    )
+    print_table(
+        f"{first['data']}, d = {first['d']}, M = {first['tests']:,}, on {first['device']}",
+        sorted(rows, key=lambda row: -row["tflops"]["p50"]),
+        columns,
+    )
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
@@ -316,10 +303,10 @@ def main() -> None:
         for d in dims:
             for m in sizes:
                 case = Case(kind, d, m)
-                rows = rows_of(case, race(case, device, scale), name, stamp)
+                rows = rows_of(case, device, scale, name)
                 show(rows)
                 if not asked.dry_run:
-                    append(asked.out, rows)
+                    append(asked.out, [{**stamp, **row} for row in rows])
                 everything += rows
     asked.out.mkdir(parents=True, exist_ok=True)
     plot = "dry-run" if asked.dry_run else name.replace(" ", "-").lower()

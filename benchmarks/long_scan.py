@@ -13,32 +13,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.processes import clipgap_process
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.store.writer import StoreWriter
 from clipgap.synthetic.rows import blocks
 
 DIM, DRAWN, PIECE = 640, 1_000_000, 100_000
 TESTS = {"a": 2048, "b": 1024, "c": 1024}
 REFERENCE = 50_000
-CHILD = """
-import sys
-from clipgap.bench.child import peak_mib
-from clipgap.__main__ import main
-
-code = main(sys.argv[1:])
-print(f"{peak_mib():.1f}", file=sys.stderr)
-sys.exit(code)
-"""
 
 
 def train_rows(rows: int) -> Iterator[NDArray[np.float16]]:
@@ -77,51 +67,39 @@ def write_store(folder: Path, pieces: Iterator[NDArray[np.float16]], shard_rows:
     return folder
 
 
-def run(*arguments: str) -> tuple[float, float, str]:
-    """Seconds, peak memory in MiB, and what it printed."""
-    began = time.perf_counter()
-    command = [sys.executable, "-c", CHILD, *arguments, "--quiet"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        sys.exit(f"clipgap {' '.join(arguments)} failed:\n{done.stderr}")
-    return time.perf_counter() - began, float(done.stderr.split()[-1]), done.stdout
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--results", type=Path, default=default_folder())
-    options = parser.parse_args()
+    options = read_options(parser, {"rows": 500, "reference": 100}, reference=REFERENCE)
     with tempfile.TemporaryDirectory(prefix="clipgap-long-scan-") as temporary:
         folder = Path(temporary)
         train = write_store(folder / "train", train_rows(options.rows), DRAWN)
-        drawn = blocks("clip-like", REFERENCE, DIM, seed=3, block_rows=REFERENCE)
-        reference = write_store(folder / "reference", drawn, REFERENCE)
+        size = options.reference
+        drawn = blocks("clip-like", size, DIM, seed=3, block_rows=size)
+        reference = write_store(folder / "reference", drawn, size)
         tests = []
         for seed, (name, points) in enumerate(TESTS.items(), start=10):
             drawn = blocks("clip-like", points, DIM, seed=seed, block_rows=points)
             tests.append(f"--test={name}={write_store(folder / name, drawn, points)}")
         gap, scan = str(folder / "gap"), str(folder / "scan")
-        run("gap", str(reference), *tests, "--out", gap)
-        seconds, peak, _ = run("scan", str(train), *tests, "--gap", gap, "--out", scan)
-        proof, _, printed = run("verify", scan, "--json")
+        clipgap_process("gap", str(reference), *tests, "--out", gap, "--quiet")
+        arguments = ("scan", str(train), *tests, "--gap", gap, "--out", scan)
+        spent, _ = clipgap_process(*arguments, "--quiet")
+        proof, printed = clipgap_process("verify", scan, "--json", "--quiet")
         points = sum(TESTS.values())
         row = {
-            **origin(),
             "suite": "long scan",
             "rows": options.rows,
             "tests": points,
             "d": DIM,
-            "seconds": round(seconds, 1),
-            "gflops": round(2 * options.rows * points * DIM / seconds / 1e9, 1),
-            "peak_mib": peak,
-            "verify_seconds": round(proof, 1),
+            "seconds": round(spent.seconds, 1),
+            "gflops": round(2 * options.rows * points * DIM / spent.seconds / 1e9, 1),
+            "peak_mib": round(spent.peak_mib, 1),
+            "verify_seconds": round(proof.seconds, 1),
             "right": json.loads(printed)["ok"],
         }
-    for name, value in row.items():
-        if name not in ("machine", "versions"):
-            print(f"{name:16} {value}")
-    print(append(options.results, [row]))
+    columns: Columns = [(name, lambda row, name=name: str(row[name])) for name in row]
+    publish([row], options, columns)
 
 
 if __name__ == "__main__":

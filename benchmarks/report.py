@@ -14,10 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median, quantiles
@@ -26,7 +23,10 @@ import numpy as np
 import pyarrow as pa
 
 import clipgap
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.processes import clipgap_process
+from clipgap.bench.race import Racer, Spent, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.clip.eval.api import KIND, PAIRED, SUMMARY
 from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA
 from clipgap.files.documents import MANIFEST, write_document
@@ -59,14 +59,14 @@ async (key) => {
 PAINT = "performance.getEntriesByName('first-contentful-paint')[0]?.startTime"
 
 
-def make(folder: Path) -> list[str]:
+def make(folder: Path, sizes: dict[str, int], rows: int, reference: int) -> list[str]:
     """All inputs; gives the arguments of the command."""
-    stores = {"web": (ROWS, 1, 0), "curated": (REFERENCE, 2, 0)}
-    stores |= {name: (n, seed, 0) for seed, (name, n) in enumerate(TESTS.items(), start=3)}
+    stores = {"web": (rows, 1, 0), "curated": (reference, 2, 0)}
+    stores |= {name: (n, seed, 0) for seed, (name, n) in enumerate(sizes.items(), start=3)}
     for name, (n, seed, world) in stores.items():
         with StoreWriter(folder / name, DIM) as writer:
-            rows = synthetic.clip_like(n, DIM, seed, world=world)
-            writer.add(rows, keys=[f"{name}-{row:08d}" for row in range(n)])
+            drawn = synthetic.clip_like(n, DIM, seed, world=world)
+            writer.add(drawn, keys=[f"{name}-{row:08d}" for row in range(n)])
     tests = {name: folder / name for name in TESTS}
     gap = clipgap.gap(folder / "curated", tests, out=folder / "gap", k=K)
     scan = clipgap.scan(folder / "web", tests, gap=gap, out=folder / "scan", k=K)
@@ -77,15 +77,15 @@ def make(folder: Path) -> list[str]:
     }.items():
         clipgap.split(scan, Prune(sets), out=folder / name)
         arguments += ["--split", str(folder / name)]
-    write_eval(folder / "eval")
+    write_eval(folder / "eval", sizes)
     return [*arguments, "--eval", str(folder / "eval")]
 
 
-def write_eval(folder: Path) -> None:
+def write_eval(folder: Path, sizes: dict[str, int]) -> None:
     """An evaluation of random answers."""
     random = np.random.default_rng(0)
     files, summary = {}, []
-    for name, n in TESTS.items():
+    for name, n in sizes.items():
         for checkpoint in CHECKPOINTS:
             correct = random.random(n) < 0.6
             table = pa.table(
@@ -119,7 +119,7 @@ def write_eval(folder: Path) -> None:
         {
             "kind": "eval",
             "checkpoints": [{"name": name, **model} for name in CHECKPOINTS],
-            "sets": [{"name": name, "samples": n, **common} for name, n in TESTS.items()],
+            "sets": [{"name": name, "samples": n, **common} for name, n in sizes.items()],
             "settings": {"precision": "fp32", "draws": 1, "seed": 0},
             "units": {},
             "versions": {},
@@ -128,31 +128,13 @@ def write_eval(folder: Path) -> None:
     )
 
 
-def run(arguments: list[str], out: Path) -> dict[str, float]:
+def run(arguments: list[str], out: Path, told: dict[str, float]) -> Spent:
     """The command once, from start to exit."""
     shutil.rmtree(out, ignore_errors=True)
-    code = (
-        "import resource, sys; from clipgap.__main__ import main; code = main(sys.argv[1:]);"
-        "used = resource.getrusage(resource.RUSAGE_SELF);"
-        "print(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, file=sys.stderr);"
-        "sys.exit(code)"
-    )
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-c", code, "report", *arguments, "-o", str(out), "-q", "--json"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    seconds = time.perf_counter() - began
-    told = json.loads(done.stdout)
-    return {
-        "seconds": round(seconds, 2),
-        "processor_seconds": round(float(done.stderr.split()[-2]), 2),
-        "peak_mib": round(float(done.stderr.split()[-1]), 1),
-        "files": told["files"],
-        "megabytes": round(told["bytes"] / 1e6, 1),
-    }
+    spent, printed = clipgap_process("report", *arguments, "-o", str(out), "-q", "--json")
+    written = json.loads(printed)
+    told |= {"files": written["files"], "megabytes": round(written["bytes"] / 1e6, 1)}
+    return spent
 
 
 def browse(report: Path, opens: int, turns: int) -> dict[str, dict[str, float]]:
@@ -190,28 +172,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", type=int, default=60)
     parser.add_argument("--folder", type=Path, help="where the data go for the time being")
-    options = parser.parse_args()
+    tiny = {"rounds": 1, "shrink": 1000}
+    options = read_options(parser, tiny, shrink=1)
+    sizes = {name: n // options.shrink for name, n in TESTS.items()}
+    rows, reference = ROWS // options.shrink, REFERENCE // options.shrink
+    told: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="clipgap-report-", dir=options.folder) as name:
         folder = Path(name)
-        arguments = make(folder)
-        runs = [run(arguments, folder / "report") for _ in range(options.rounds)]
-        pages = browse(folder / "report", 10, options.turns)
-    middle = sorted(runs, key=lambda each: each["seconds"])[len(runs) // 2]
+        arguments = make(folder, sizes, rows, reference)
+        racer = Racer("report", "", lambda: run(arguments, folder / "report", told))
+        race([racer], options.rounds)
+        # A dry run goes without a browser, which may not be there.
+        pages = {} if options.dry_run else browse(folder / "report", 10, options.turns)
+    middle = sorted(racer.spent, key=lambda each: each.seconds)[options.rounds // 2]
     row = {
         "suite": "report",
-        "points": sum(TESTS.values()),
-        "rows": ROWS,
+        "points": sum(sizes.values()),
+        "rows": rows,
         "splits": len(TESTS) + 1,
         "k": K,
         "rounds": options.rounds,
-        **middle,
-        "first_paint_ms": {name: pages[name] for name in ("index", "gallery")},
-        "page_turn_ms": pages["turn"],
-        "page_turn_scattered_ms": pages["jump"],
+        "seconds": round(middle.seconds, 2),
+        "processor_seconds": round(middle.processor, 2),
+        "peak_mib": round(middle.peak_mib, 1),
+        **told,
+        "first_paint_ms": {name: pages.get(name) for name in ("index", "gallery")},
+        "page_turn_ms": pages.get("turn"),
+        "page_turn_scattered_ms": pages.get("jump"),
     }
-    for key, value in row.items():
-        print(f"{key:24} {value}")
-    print(append(default_folder(), [{**origin(), **row}]))
+    columns: Columns = [(name, lambda row, name=name: str(row[name])) for name in row]
+    publish([row], options, columns)
 
 
 if __name__ == "__main__":

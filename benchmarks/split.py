@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from clipgap.bench.results import append, default_folder, origin
+from clipgap.bench.processes import fresh, peak_mib
+from clipgap.bench.race import Racer, Spent, Stopwatch, race
+from clipgap.bench.results import Columns
 from clipgap.bench.scan_tables import Made, make_scan
+from clipgap.bench.script import publish, read_options
 from clipgap.scan.result import open_scan
 from clipgap.select.rules import Core, Far, Prune, Rand
 from clipgap.select.splitting import split
@@ -60,7 +61,7 @@ def child(scan: Path, case: str, how: str, threads: int) -> dict[str, float]:
     rows, columns = open_scan(scan).rows, list(CASES[case])
     out = scan.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
-    began, before = time.perf_counter(), time.process_time()
+    watch = Stopwatch()
     if how == "pyarrow":
         for part in sorted((scan / "train").iterdir()):
             file = pq.ParquetFile(part)
@@ -68,44 +69,36 @@ def child(scan: Path, case: str, how: str, threads: int) -> dict[str, float]:
                 file.read_row_group(group, columns=columns, use_threads=False)
     else:
         split(scan, rule_of(case, rows), out=out if how == "write" else None, threads=threads)
-    return {
-        "seconds": time.perf_counter() - began,
-        "processor_seconds": time.process_time() - before,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-    }
+    spent = watch.spent()
+    return {"seconds": spent.seconds, "processor": spent.processor, "peak_mib": peak_mib()}
 
 
-def run_child(scan: Path, case: str, how: str, threads: int) -> dict[str, float]:
+def run_child(scan: Path, case: str, how: str, threads: int) -> Spent:
     command = [sys.executable, __file__, "--child", str(scan), case, how, str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    return Spent(**fresh(command))
 
 
-def measure(folder: Path, shards: int, rounds: int) -> list[dict[str, Any]]:
+def measure(folder: Path, shards: int, shard_rows: int, rounds: int) -> list[dict[str, Any]]:
     scans = {}
     for keys in ("none", "numbers"):
         scans[keys] = folder / keys
-        make_scan(folder / keys, Made(shards, SHARD_ROWS, SETS, keys))
+        make_scan(folder / keys, Made(shards, shard_rows, SETS, keys))
     kinds = [("none", "pyarrow"), ("none", "count"), ("none", "write"), ("numbers", "write")]
-    cases = [
-        (case, keys, how, threads)
+    racers = {
+        (case, keys, how, threads): Racer(
+            case, how, partial(run_child, scans[keys], case, how, threads)
+        )
         for case in CASES
         for keys, how in kinds
         for threads in ((1,) if how == "pyarrow" else (1, 2))
         if CASES[case] or how != "pyarrow"
-    ]
-    runs: dict[Any, list[dict[str, float]]] = {one: [] for one in cases}
-    for _ in range(rounds):
-        for one in cases:
-            case, keys, how, threads = one
-            runs[one].append(run_child(scans[keys], case, how, threads))
-    rows = shards * SHARD_ROWS
+    }
+    race(list(racers.values()), rounds)
+    rows = shards * shard_rows
     found = []
-    for (case, keys, how, threads), each in runs.items():
-        spent = {name: median(run[name] for run in each) for name in each[0]}
-        base = runs.get((case, "none", "pyarrow", 1))
-        decode = median(run["processor_seconds"] for run in base) if base else None
+    for (case, keys, how, threads), racer in racers.items():
+        seconds, processor = median(racer.seconds), median(racer.processor)
+        decode = racers.get((case, "none", "pyarrow", 1))
         found.append(
             {
                 "suite": "split",
@@ -115,11 +108,11 @@ def measure(folder: Path, shards: int, rounds: int) -> list[dict[str, Any]]:
                 "threads": threads,
                 "rows": rows,
                 "rounds": rounds,
-                "mrows_per_second_and_core": round(rows / spent["processor_seconds"] / 1e6, 2),
-                "mrows_per_second": round(rows / spent["seconds"] / 1e6, 2),
-                "seconds_for_400m_rows": round(4e8 / rows * spent["seconds"], 1),
-                "of_decoding": decode and round(spent["processor_seconds"] / decode, 2),
-                "peak_mib": round(spent["peak_mib"], 1),
+                "mrows_per_second_and_core": round(rows / processor / 1e6, 2),
+                "mrows_per_second": round(rows / seconds / 1e6, 2),
+                "seconds_for_400m_rows": round(4e8 / rows * seconds, 1),
+                "of_decoding": decode and round(processor / median(decode.processor), 2),
+                "peak_mib": round(racer.peak_mib, 1),
             }
         )
     return found
@@ -131,21 +124,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the tables go for the time being")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    tiny = {"shards": 2, "shard_rows": 1000, "rounds": 1}
+    options = read_options(parser, tiny, shard_rows=SHARD_ROWS)
     if options.child:
         scan, case, how, threads = options.child
         print(json.dumps(child(Path(scan), case, how, int(threads))))
         return
     with tempfile.TemporaryDirectory(prefix="clipgap-split-", dir=options.folder) as folder:
-        rows = measure(Path(folder), options.shards, options.rounds)
-    for row in rows:
-        print(
-            f"{row['case']:26} {row['does']:8} keys {row['keys']:8} threads {row['threads']} "
-            f"{row['mrows_per_second_and_core']:7.1f} M rows/s/core "
-            f"{row['mrows_per_second']:7.1f} M rows/s  {row['peak_mib']:6.0f} MiB"
-        )
-    made = origin()
-    print(append(default_folder(), [{**made, **row} for row in rows]))
+        rows = measure(Path(folder), options.shards, options.shard_rows, options.rounds)
+    columns: Columns = (
+        ("", lambda row: row["case"]),
+        ("does", lambda row: row["does"]),
+        ("keys", lambda row: row["keys"]),
+        ("threads", lambda row: str(row["threads"])),
+        ("M rows/s/core", lambda row: f"{row['mrows_per_second_and_core']:.1f}"),
+        ("M rows/s", lambda row: f"{row['mrows_per_second']:.1f}"),
+        ("peak, MiB", lambda row: f"{row['peak_mib']:.0f}"),
+    )
+    publish(rows, options, columns, left=3)
 
 
 if __name__ == "__main__":

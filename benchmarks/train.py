@@ -15,26 +15,26 @@ from __future__ import annotations
 import argparse
 import functools
 import io
-import json
 import logging
 import random
 import shutil
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import tiny_clip
 import torch
 from PIL import Image
 
-from clipgap.bench.results import append, default_folder, origin
-from clipgap.clip.networks import register_config
+from clipgap.bench.race import Racer, Spent, Stopwatch, paired_ratio, race
+from clipgap.bench.results import Columns
+from clipgap.bench.script import publish, read_options
 from clipgap.clip.train.api import KIND, begin
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.patches import import_trainer
@@ -44,33 +44,13 @@ from clipgap.keep.writing import KeepWriter
 from clipgap.runs.how import How
 from clipgap.runs.output import open_output
 
-TINY = {
-    "embed_dim": 32,
-    "vision_cfg": {
-        "image_size": 64,
-        "layers": 2,
-        "width": 64,
-        "head_width": 32,
-        "patch_size": 16,
-    },
-    "text_cfg": {
-        "context_length": 16,
-        "vocab_size": 49_408,
-        "width": 32,
-        "heads": 2,
-        "layers": 1,
-    },
-}
 
-
-@dataclass
+@dataclass(frozen=True)
 class Case:
     name: str
     shards: Path
     keep: Path | None = None
     alone: bool = False  # open_clip's own reading
-    rates: list[float] = field(default_factory=list)  # samples/s on the clock
-    own_rates: list[float] = field(default_factory=list)  # samples/s of this process
 
 
 def write_shards(folder: Path, shards: int, samples: int, side: int) -> dict[str, list[str]]:
@@ -105,18 +85,18 @@ def write_keep(folder: Path, keys: dict[str, list[str]], share: int) -> Path:
     return folder
 
 
-def timed(plan: TrainPlan, place: Place, alone: bool) -> tuple[float, float]:
-    """Samples/s of all epochs but the first, on the clock and of this process."""
-    seconds: list[tuple[float, float]] = []
+def timed(plan: TrainPlan, place: Place, alone: bool) -> Spent:
+    """The mean epoch, the first left out; the processor time is that of this process."""
+    epochs: list[Spent] = []
     train = import_trainer("train")
     original: Callable[..., Any] = train.train_one_epoch
 
     def clocked(*arguments: Any, **named: Any) -> None:
-        began, own = time.perf_counter(), time.process_time()
+        watch = Stopwatch(children=False)
         original(*arguments, **named)
         if plan.device == "cuda":
             torch.cuda.synchronize()
-        seconds.append((time.perf_counter() - began, time.process_time() - own))
+        epochs.append(watch.spent())
 
     train.train_one_epoch = clocked
     try:
@@ -130,8 +110,12 @@ def timed(plan: TrainPlan, place: Place, alone: bool) -> tuple[float, float]:
         train.train_one_epoch = original
         logging.root.handlers.clear()
     shutil.rmtree(place.folder)
-    clock, own = (sum(part) / len(seconds[1:]) for part in zip(*seconds[1:], strict=True))
-    return plan.batches.samples / clock, plan.batches.samples / own
+    counted = epochs[1:]
+    return Spent(
+        fmean(each.seconds for each in counted),
+        fmean(each.processor for each in counted),
+        plan.batches.samples,
+    )
 
 
 def _open_clip_alone(plan: TrainPlan, place: Place, clocked: Callable[..., None]) -> None:
@@ -153,59 +137,55 @@ def _open_clip_alone(plan: TrainPlan, place: Place, clocked: Callable[..., None]
 def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     keys = write_shards(folder / "once", options.shards, options.samples, options.side)
     twice = write_shards(folder / "twice", 2 * options.shards, options.samples, options.side)
-    if options.device == "cuda":
-        model = "ViT-B-32"
-    else:
-        (folder / "tiny-64.json").write_text(json.dumps(TINY))
-        model = str(folder / "tiny-64.json")
-        register_config(model)
+    model = "ViT-B-32" if options.device == "cuda" else tiny_clip.write(folder)
     cases = [
         Case("no keep-list", folder / "once"),
         Case("keeping all", folder / "once", write_keep(folder / "all", keys, 1)),
         Case("keeping half", folder / "twice", write_keep(folder / "half", twice, 2)),
         Case("open_clip alone", folder / "once", alone=True),
     ]
-    for turn in range(options.rounds):
-        for case in cases:
-            what = TrainOptions(
-                model=model,
-                epochs=options.epochs + 1,
-                batch_size=options.batch_size,
-                workers=options.workers,
-                device=options.device,
-                arguments=("--save-frequency=0",),
-            )
-            place = Place(str(case.shards), folder, f"run-{turn}", case.keep)
-            plan = plan_train(place, what)
-            if plan.samples != options.shards * options.samples:
-                raise SystemExit(f"{case.name}: {plan.samples:,} samples are not as many")
-            rate, own = timed(plan, place, case.alone)
-            case.rates.append(rate)
-            case.own_rates.append(own)
-            print(f"{case.name:16} {rate:10,.1f} samples/s {own:10,.1f} of it", flush=True)
+    what = TrainOptions(
+        model=model,
+        epochs=options.epochs + 1,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        device=options.device,
+        arguments=("--save-frequency=0",),
+    )
+
+    def turn(case: Case) -> Spent:
+        place = Place(str(case.shards), folder, "run", case.keep)
+        plan = plan_train(place, what)
+        if plan.samples != options.shards * options.samples:
+            raise SystemExit(f"{case.name}: {plan.samples:,} samples are not as many")
+        spent = timed(plan, place, case.alone)
+        print(
+            f"{case.name:16} {spent.rate:10,.1f} samples/s {spent.processor_rate:10,.1f} of it",
+            flush=True,
+        )
+        return spent
+
+    racers = [Racer(case.name, "", functools.partial(turn, case)) for case in cases]
+    race(racers, options.rounds)
+    base = racers[0]
     return [
         {
             "suite": "train",
-            "case": case.name,
+            "case": racer.name,
             "model": "ViT-B-32" if options.device == "cuda" else "tiny",
             "samples": options.shards * options.samples,
             "batch_size": options.batch_size,
             "workers": options.workers,
             "rounds": options.rounds,
-            "samples_per_second": [round(rate, 1) for rate in case.rates],
-            "of_no_keep_list": _ratio(case.rates, cases[0].rates),
+            "samples_per_second": [round(rate, 1) for rate in racer.rates],
+            "of_no_keep_list": paired_ratio(racer.rates, base.rates),
             "processor_time": {
-                "samples_per_second": [round(rate, 1) for rate in case.own_rates],
-                "of_no_keep_list": _ratio(case.own_rates, cases[0].own_rates),
+                "samples_per_second": [round(rate, 1) for rate in racer.processor_rates],
+                "of_no_keep_list": paired_ratio(racer.processor_rates, base.processor_rates),
             },
         }
-        for case in cases
+        for racer in racers
     ]
-
-
-def _ratio(rates: list[float], base: list[float]) -> float:
-    """Of neighbouring turns, so that a slow minute of the machine weighs on both."""
-    return round(median(own / other for own, other in zip(rates, base, strict=True)), 3)
 
 
 def main() -> None:
@@ -218,18 +198,19 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="that are counted")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    tiny = {"shards": 2, "samples": 4, "side": 64, "batch_size": 4, "epochs": 1, "rounds": 1}
+    options = read_options(parser, tiny)
     if options.device == "cpu":
         torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="clipgap-train-") as folder:
         rows = measure(Path(folder), options)
-    for row in rows:
-        own = row["processor_time"]["of_no_keep_list"]
-        print(
-            f"{row['case']:16} {row['of_no_keep_list']:6.3f} × no keep-list, {own:.3f} by processor"
-        )
-    made = origin()
-    print(append(default_folder(), [{**made, **row} for row in rows]))
+    columns: Columns = (
+        ("", lambda row: row["case"]),
+        ("samples/s", lambda row: str(row["samples_per_second"])),
+        ("× no keep-list", lambda row: f"{row['of_no_keep_list']:.3f}"),
+        ("by processor", lambda row: f"{row['processor_time']['of_no_keep_list']:.3f}"),
+    )
+    publish(rows, options, columns)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 from clipgap.bench import results
 from clipgap.bench.case import Preset, cases
 from clipgap.bench.contenders import CONTENDERS
-from clipgap.bench.race import race
+from clipgap.bench.kernels import race_kernels
 from clipgap.bench.results import Row
 from clipgap.bench.scans import files_to_tables
 from clipgap.machine import thread_count
@@ -64,7 +64,7 @@ def run_bench(
     left = max(seconds / 2, seconds - (time.monotonic() - start))
     todo = cases(preset)
     for case in todo:
-        measured = race(
+        measured = race_kernels(
             case,
             CONTENDERS,
             threads=threads,

@@ -9,14 +9,13 @@ blocks from memory to the same kernel and writes nothing.
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.bench.processes import peak_mib
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.scan.api import scan
@@ -41,19 +40,6 @@ def kernel_seconds(train: str, test: str, out: str, threads: int) -> float:
         block = slice(first, first + step)
         scanner.scan(rows[block], ids[block])
     return time.perf_counter() - start
-
-
-def peak_mib() -> float:
-    """Highest resident size of this process.
-
-    Linux's VmHWM starts anew with the program; ru_maxrss may be the parent's.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if "VmHWM" in line)
-        return int(line.split()[1]) / 1024
-    scale = 2**20 if sys.platform == "darwin" else 2**10
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
 def _all_rows(path: str) -> NDArray[np.float16]:

@@ -1,4 +1,4 @@
-"""Who takes part: the kernels of this package, and the peers."""
+"""Who takes part: the kernels of this package, the peers, and what the processor can do."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import BlockResult, Counters, TopK
 
 ISA_VARIABLE = "CLIPGAP_CPU_ISA"
+PEAK_SECONDS = 0.2
 ISAS = ("avx512vnni", "avx2", "portable")
 
 
@@ -104,6 +105,15 @@ def _cpu(isa: str, k: int | None = None) -> Callable[[Case, int], Runner]:
 
 def _kernel(name: str) -> Callable[[Case, int], Runner]:
     return lambda case, threads: Ours(case, case.k, name, threads)
+
+
+def peaks(threads: int) -> dict[str, Callable[[], float]]:
+    """Name -> a measurement of the most operations a second that the processor can do."""
+    library = cpu.library()
+    return {
+        "float32 FMA peak": lambda: float(library.cg_peak_fma(threads, PEAK_SECONDS)),
+        "int8 peak": lambda: float(library.cg_peak_int8(threads, PEAK_SECONDS)),
+    }
 
 
 BOTH = "both directions, exact, lists of 32"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from clipgap.bench.case import Case
-from clipgap.bench.race import FMA, SGEMM, Measured
+from clipgap.bench.kernels import FMA, SGEMM, Measured
+from clipgap.bench.race import percentiles
 from clipgap.bench.scans import D, Figure
 from clipgap.machine import machine, versions
 
@@ -59,7 +60,7 @@ def kernel_rows(case: Case, measured: list[Measured], threads: int, origin: Row)
             "rows": each.rows,
             "rows_before": each.before,
             "rounds": len(each.rates),
-            "gflops": {f"p{q}": round(each.percentile(q) / 1e9, 2) for q in (20, 50, 80)},
+            "gflops": percentiles(each.rates, 2, 1e9),
             "of_sgemm": _ratio(medians[each.name], medians.get(SGEMM)),
             "of_fma_peak": _ratio(medians[each.name], medians.get(FMA)),
             "note": each.note,
@@ -105,43 +106,67 @@ def append(folder: Path, rows: Iterable[Row]) -> Path | None:
     return path
 
 
-def print_kernels(rows: Iterable[Row], console: Any) -> None:
-    """One table a case, fastest first."""
+Columns = Sequence[tuple[str, Callable[[Row], str]]]
+"""The headings of a table, and what stands there of a row."""
+
+
+def print_table(
+    title: str,
+    rows: Iterable[Row],
+    columns: Columns,
+    console: Any = None,
+    *,
+    left: int = 1,
+    style: Callable[[Row], str | None] = lambda row: None,
+) -> None:
+    """Rows as a table; the first `left` columns are words, the others figures."""
+    from rich.console import Console
     from rich.table import Table
 
+    table = Table(title=title, title_justify="left")
+    for number, (heading, _) in enumerate(columns):
+        table.add_column(heading, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*(shown(row) for _, shown in columns), style=style(row))
+    (console or Console()).print(table)
+
+
+def print_kernels(rows: Iterable[Row], console: Any) -> None:
+    """One table a case, fastest first."""
+
+    def times(row: Row) -> str:
+        return f"{row['rows']:,} × {row['rounds']}" if row["rows"] else f"{row['rounds']}"
+
+    columns: Columns = (
+        ("", lambda row: row["contender"]),
+        ("computes", lambda row: row["does"]),
+        ("GFLOP/s", lambda row: f"{row['gflops']['p50']:,.1f}"),
+        ("p20–p80", lambda row: "{p20:,.1f}–{p80:,.1f}".format(**row["gflops"])),
+        ("× sgemm", lambda row: _shown(row["of_sgemm"])),
+        ("× FMA peak", lambda row: _shown(row["of_fma_peak"])),
+        ("rows × rounds", times),
+    )
     for case, group in groupby(rows, key=lambda row: (row["data"], row["d"], row["tests"])):
-        table = Table(title="{}, d = {}, M = {:,}".format(*case), title_justify="left")
-        for name in ("", "computes"):
-            table.add_column(name)
-        for name in ("GFLOP/s", "p20–p80", "× sgemm", "× FMA peak", "rows × rounds"):
-            table.add_column(name, justify="right")
-        for row in sorted(group, key=lambda row: -row["gflops"]["p50"]):
-            rate = row["gflops"]
-            table.add_row(
-                row["contender"],
-                row["does"],
-                f"{rate['p50']:,.1f}",
-                f"{rate['p20']:,.1f}–{rate['p80']:,.1f}",
-                _shown(row["of_sgemm"]),
-                _shown(row["of_fma_peak"]),
-                f"{row['rows']:,} × {row['rounds']}" if row["rows"] else f"{row['rounds']}",
-                style={"ours": "bold", "peak": "dim"}.get(row["side"]),
-            )
-        console.print(table)
+        print_table(
+            "{}, d = {}, M = {:,}".format(*case),
+            sorted(group, key=lambda row: -row["gflops"]["p50"]),
+            columns,
+            console,
+            left=2,
+            style=lambda row: {"ours": "bold", "peak": "dim"}.get(row["side"]),
+        )
 
 
 def print_scans(rows: Iterable[Row], console: Any) -> None:
-    from rich.table import Table
-
-    table = Table(title=f"From files to tables, d = {D}", title_justify="left")
-    table.add_column("")
-    table.add_column("", justify="right")
-    table.add_column("rows × test points", justify="right")
-    for row in rows:
-        runs = row["runs"]
-        size = f"{runs[0]['rows']:,} × {runs[0]['tests']:,}" if runs else ""
-        table.add_row(row["figure"], f"{row['value']:,.2f} {row['unit']}", size)
-    console.print(table)
+    columns: Columns = (
+        ("", lambda row: row["figure"]),
+        ("", lambda row: f"{row['value']:,.2f} {row['unit']}"),
+        (
+            "rows × test points",
+            lambda row: "{rows:,} × {tests:,}".format(**row["runs"][0]) if row["runs"] else "",
+        ),
+    )
+    print_table(f"From files to tables, d = {D}", rows, columns, console)
 
 
 def _ratio(value: float, base: float | None) -> float | None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable
@@ -14,7 +12,8 @@ from statistics import median
 from typing import Literal
 
 from clipgap.bench.case import TEST_SEED, TRAIN_SEED, Preset
-from clipgap.errors import ClipgapError
+from clipgap.bench.processes import fresh
+from clipgap.bench.race import Racer, race
 from clipgap.store.writer import StoreWriter
 from clipgap.synthetic.rows import blocks
 
@@ -77,18 +76,11 @@ class Workshop:
         out = self.folder / "out"
         self.on_note(f"{what}: {rows:,} rows against {tests:,} test points")
         command = [sys.executable, "-m", "clipgap.bench.child", what]
-        done = subprocess.run(
-            [*command, str(train), str(test), str(out), str(self.threads)],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        shutil.rmtree(out, ignore_errors=True)
-        if done.returncode != 0:
-            raise ClipgapError(
-                f"the measured process ended with status {done.returncode}:\n{done.stderr.strip()}"
-            )
-        return Run(what, rows, tests, **json.loads(done.stdout))
+        try:
+            told = fresh([*command, str(train), str(test), str(out), str(self.threads)])
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+        return Run(what, rows, tests, **told)
 
     def _store(self, name: str, rows: int, seed: int) -> Path:
         path = self.folder / f"{name}-{rows}"
@@ -118,11 +110,26 @@ def files_to_tables(
         ]
 
 
+def _in_turns(
+    workshop: Workshop, rounds: int, *jobs: tuple[Literal["scan", "kernel"], int, int]
+) -> list[list[Run]]:
+    """The runs of each job."""
+    runs: list[list[Run]] = [[] for _ in jobs]
+    racers = [
+        Racer(job[0], "", lambda done=done, job=job: done.append(workshop.run(*job)))  # type: ignore[misc]
+        for done, job in zip(runs, jobs, strict=True)
+    ]
+    race(racers, rounds)
+    return runs
+
+
 def _rate(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
-    scans, kernels = [], []
-    for _ in range(sizes.rounds):  # in turn, as everything else
-        scans.append(workshop.run("scan", sizes.rate, KERNEL_M))
-        kernels.append(workshop.run("kernel", sizes.rate, KERNEL_M))
+    scans, kernels = _in_turns(
+        workshop,
+        sizes.rounds,
+        ("scan", sizes.rate, KERNEL_M),
+        ("kernel", sizes.rate, KERNEL_M),
+    )
     whole, bare = (median(run.gflops for run in runs) for runs in (scans, kernels))
     yield Figure("files to tables", whole, "GFLOP/s", tuple(scans))
     yield Figure("the kernel alone, rows in memory", bare, "GFLOP/s", tuple(kernels))
@@ -130,10 +137,12 @@ def _rate(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
 
 
 def _memory(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
-    few, many = [], []
-    for _ in range(sizes.rounds):  # allocators keep more one time and less another
-        few.append(workshop.run("scan", sizes.memory, MEMORY_M))
-        many.append(workshop.run("scan", 8 * sizes.memory, MEMORY_M))
+    few, many = _in_turns(  # several times: allocators keep more one time and less another
+        workshop,
+        sizes.rounds,
+        ("scan", sizes.memory, MEMORY_M),
+        ("scan", 8 * sizes.memory, MEMORY_M),
+    )
     at_n, at_8n = (median(run.peak_mib for run in runs) for runs in (few, many))
     yield Figure("peak memory at N", at_n, "MiB", tuple(few))
     yield Figure("peak memory at 8N", at_8n, "MiB", tuple(many))
