@@ -68,6 +68,7 @@ def combine(
     with KeepWriter(out, first.manifest["store"], rule, how=how) as writer:
         complete = writer.finished is not None
         if not complete:
+            writer.begin()
             workers.each(
                 "writing",
                 lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),

@@ -108,6 +108,7 @@ class _Work:
             writer.write(shard, self._pieces(shard, sizes))
             return sizes
 
+        writer.begin()
         writer.note(sizes=self._sum(self.workers.each("writing", write, works=True)))
 
     def mask(self, shard: int) -> NDArray[np.bool_]:
