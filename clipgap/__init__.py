@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from clipgap.study.run import run_study as run_study
     from clipgap.verify.api import verify as verify
     from clipgap.verify.emulate import emulate as emulate
-    from clipgap.verify.splits import verify_split as verify_split
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
@@ -76,7 +75,6 @@ _HOMES = {
     "split": "clipgap.select.splitting",
     "train": "clipgap.clip.train.api",
     "verify": "clipgap.verify.api",
-    "verify_split": "clipgap.verify.splits",
 }
 
 __all__ = ["__version__", *_HOMES]

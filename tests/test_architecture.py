@@ -19,7 +19,8 @@ keep store synthetic
 scan shards
 select
 dedup clip
-report verify bench doctor
+report bench doctor
+verify
 cli
 study
 __main__

@@ -45,7 +45,7 @@ def test_a_keep_list_says_what_made_it(store: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(keep.rows_of(shard), kept)
         assert keep.keys(shard).to_pylist() == [f"{shard}-{row:03d}" for row in kept]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["k", "store"]
-    assert clipgap.verify_split(tmp_path / "k").ok
+    assert clipgap.verify(tmp_path / "k").ok
 
 
 def test_several_epsilons_make_several_lists(store: Path, tmp_path: Path) -> None:

@@ -54,14 +54,14 @@ def test_every_wrong_row_is_found(
     order = "random" if clusters is None else "centroid-far"
     options = {"exact": clusters is None, "clusters": clusters, "iterations": 3}
     clipgap.dedup(store, 0.05, mode=mode, keep=order, out=keep, **options)
-    report = clipgap.verify_split(keep, threads=1, certify=tmp_path / "c.json")
+    report = clipgap.verify(keep, threads=1, certify=tmp_path / "c.json")
     assert report.ok, report
     assert set(checks(report)) >= {"kept", "removed", "candidates", "inputs", "keys"}
     bits = np.concatenate([open_keep(keep).bits(shard) for shard in range(3)])
     for row in {*np.flatnonzero(bits)[[0, -1]], *np.flatnonzero(~bits)[[0, -1]], 33}:
         wrong = tmp_path / f"wrong-{row}"
         forge(store, keep, wrong, int(row))
-        report = clipgap.verify_split(wrong, kernel="numpy", threads=1)
+        report = clipgap.verify(wrong, kernel="numpy", threads=1)
         failed = {check.name: check.detail for check in report.checks if not check.ok}
         name = "candidates" if row == 33 else "removed" if bits[row] else "kept"
         assert name in failed
@@ -72,9 +72,9 @@ def test_every_wrong_row_is_found(
 def test_another_store_is_not_the_one(store: Path, tmp_path: Path) -> None:
     clipgap.dedup(store, 0.05, clusters=3, out=tmp_path / "k")
     moved = store.rename(tmp_path / "moved")
-    assert clipgap.verify_split(tmp_path / "k", train=moved).ok
+    assert clipgap.verify(tmp_path / "k", train=moved).ok
     np.save(moved / "img_emb" / "img_emb_0.npy", DATA["crowd"][1:71])
-    report = clipgap.verify_split(tmp_path / "k", train=moved)
+    report = clipgap.verify(tmp_path / "k", train=moved)
     assert not checks(report)["inputs"]
     assert "kept" not in checks(report)
 

@@ -64,7 +64,7 @@ TWICE: dict[str, tuple[Callable[..., Any], tuple[Callable[..., Any], ...]]] = {
     "report": (report.report, (clipgap.report,)),
     "render": (render.render, (render_api,)),
     "emulate": (emulate.emulate, (clipgap.emulate,)),
-    "verify": (verify.verify, (clipgap.verify, clipgap.verify_split)),
+    "verify": (verify.verify, (clipgap.verify, clipgap.verify)),
 }
 """Commands, with what does the same in Python."""
 

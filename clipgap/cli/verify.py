@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ import typer
 from clipgap.cli.frame import command
 from clipgap.cli.scan import Moved
 from clipgap.cli.shell import Shell
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError
 from clipgap.kernels.options import Compute
 from clipgap.options import argument, option
 from clipgap.verify.options import ScanChecks
@@ -31,7 +31,7 @@ def verify(
     for_scans: ScanChecks,
     for_splits: Compute,
     moved: Moved,
-    path: Path = argument("The folder of a finished scan or keep-list.", metavar="FOLDER"),
+    path: Path = argument("Any folder that clipgap has filled.", metavar="FOLDER"),
     certificate: Path | None = option(
         None,
         "Of a split: where the certificate goes.",
@@ -39,51 +39,42 @@ def verify(
         shown="KEEP.certificate.json",
     ),
 ) -> int:
-    """Prove a scan or a split right, or name the file and row that is wrong.
+    """Prove that a folder holds what it says, or name the file and row that is wrong.
 
-    Of a scan: checks every checksum, then derives a random sample of rows and all ties anew from
-    the inputs with NumPy in float64, which shares no code with the kernels. Equality is exact.
+    Of every kind: checks all checksums, that no file is missing or too many, and all counts.
+
+    Of a scan: derives a random sample of rows and all ties anew from the inputs with NumPy in
+    float64, which shares no code with the kernels. Equality is exact.
 
     Of a split: scores all rows anew, with the kernel that is asked for, and proves that the rule
-    holds for each, kept or removed; the certificate says what was proved of which data.
+    holds for each, kept or removed. If all is right, the certificate says what was proved of which
+    data.
+
+    Of filtered shards, stores, evaluations, trainings, reports and studies: holds tables, counts
+    and members against each other.
     """
-    from clipgap.files.documents import MANIFEST, format_of
-    from clipgap.keep.lists import KIND
-    from clipgap.verify.api import verify as verify_scan
-    from clipgap.verify.splits import verify_split
+    from clipgap.keep.certificates import certificate_file
+    from clipgap.verify.api import is_split
+    from clipgap.verify.api import verify as run
 
-    is_split = format_of(path / MANIFEST) == KIND.form.name
-    if is_split:
-        _refuse_idle(for_scans, "split")
-    else:
-        _refuse_idle(for_splits, "scan")
-        if certificate is not None:
-            raise UsageError("--certificate does nothing for a scan")
+    if certificate is None and is_split(path):
+        certificate = certificate_file(path)
     with shell.progress() as display:
-        if is_split:
-            certify = certificate or Path(f"{path}.certificate.json")
-            report = verify_split(
-                path,
-                **moved.stores(),
-                compute=for_splits,
-                certify=certify,
-                on_progress=display,
-            )
-        else:
-            report = verify_scan(path, **moved.stores(), options=for_scans, on_progress=display)
+        report = run(
+            path,
+            **moved.stores(),
+            certify=certificate,
+            on_progress=display,
+            options=for_scans,
+            compute=for_splits,
+        )
     result = {**asdict(report), "ok": report.ok}
-    if is_split:
-        result["certificate"] = certify
+    if report.certificate is None:
+        del result["certificate"]
     shell.result(result, describe(report))
-    if is_split:
-        shell.note(f"Certificate: {certify}")
+    if report.certificate is not None:
+        shell.note(f"Certificate: {report.certificate}")
     return 0 if report.ok else InputError.exit_code
-
-
-def _refuse_idle(options: ScanChecks | Compute, kind: str) -> None:
-    for field in fields(options):
-        if getattr(options, field.name) != field.default:
-            raise UsageError(f"--{field.name.replace('_', '-')} does nothing for a {kind}")
 
 
 def describe(report: VerifyReport) -> Iterator[str]:

@@ -34,5 +34,10 @@ def public(text: str) -> str:
     return _ADDRESS.sub(lambda found: _public_address(found[0]), text)
 
 
+def is_masked(address: str) -> bool:
+    """Whether this is the public form of an address that says more to its owner."""
+    return "://" in address and _HIDDEN in address
+
+
 def _public_address(address: str) -> str:
     return _VALUE.sub(rf"\1\2={_HIDDEN}", _USER.sub(rf"\1{_HIDDEN}@", address))

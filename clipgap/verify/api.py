@@ -1,31 +1,71 @@
-"""`verify`: proves a scan right from its inputs, or says which file and which row is wrong.
+"""`verify`: proves that what a folder holds is what its manifest says, or names what is wrong.
 
 Checksums show that the files are those that were written. That what was written is true is shown by
-the oracle, which shares no code with the kernels: for a random sample of rows and for every tie, or
-for everything.
+deriving it anew, as far as its inputs are there. What is not known here is not right: a kind, a
+version, a rule or a value that makes no sense fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from clipgap.errors import InputError
-from clipgap.options import takes_options
+from clipgap.errors import QUARANTINED, InputError, UsageError
+from clipgap.files.documents import MANIFEST, format_of
+from clipgap.keep.certificates import require_certificate_place
+from clipgap.kernels.options import Compute
+from clipgap.options import Options, takes_options
 from clipgap.runs.how import OnProgress, ignore
-from clipgap.scan.result import ScanResult, open_scan
-from clipgap.verify.checks import Checks, VerifyReport
-from clipgap.verify.options import ScanChecks
-from clipgap.verify.scan_scores import check_everything, check_lists, check_neighbours, check_rows
-from clipgap.verify.scans import (
-    Evidence,
-    check_counts,
-    check_files,
-    check_gap,
-    check_inputs,
-    check_schemas,
+from clipgap.store.own import STORE_FILE
+from clipgap.verify.checks import Asked, Checks, Problems, VerifyReport
+from clipgap.verify.folders import (
+    prove_embeddings,
+    prove_links,
+    prove_rendered,
+    prove_report,
+    prove_shards,
+    prove_store,
 )
+from clipgap.verify.models import prove_evaluation, prove_training
+from clipgap.verify.options import ScanChecks
+from clipgap.verify.scans import prove_scan
+from clipgap.verify.splits import prove_split
+
+LOG = logging.getLogger("clipgap")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder; of what else can be said, only `uses` does anything for it."""
+
+    noun: str
+    prove: Callable[[Asked, Checks], Path | None]  # returns the certificate that it wrote
+    uses: tuple[str, ...] = ()
+
+
+KINDS = {
+    "clipgap-scan": Kind("scan", prove_scan, ("train", "tests", "options")),
+    "clipgap-keep": Kind("split", prove_split, ("train", "tests", "certify", "compute")),
+    "clipgap-shards": Kind("folder of filtered shards", prove_shards),
+    "clipgap-embed": Kind("store of embeddings", prove_embeddings),
+    "clipgap-eval": Kind("evaluation", prove_evaluation),
+    "clipgap-train": Kind("training run", prove_training),
+    "clipgap-report": Kind("report", prove_report),
+    "clipgap-rendered": Kind("folder of rendered images", prove_rendered),
+    "clipgap-links": Kind("folder of links", prove_links),
+}
+"""By the `format` of the manifest: all that a command of clipgap fills."""
+
+_STORE = Kind("store", prove_store)
+_RECORDS = ".study"
+"""Where a study notes what became of its stages: a document each, beside what they printed."""
+
+# What a check may stumble over that believes a value of a document to be of its type.
+_STUMBLES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @takes_options
@@ -34,42 +74,118 @@ def verify(
     *,
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
+    certify: str | Path | None = None,
     on_progress: OnProgress | None = None,
     options: ScanChecks,
+    compute: Compute,
 ) -> VerifyReport:
-    """Check a scan folder: checksums, schemas, counts, a sample of `sample` training rows and test
-    points derived anew by the oracle, and every tie; with `full`, everything derived anew.
+    """Check any folder that clipgap has filled, by what its manifest says that it is.
 
-    `train` and `tests` say where the inputs lie now, if not where the manifest says.
+    Of a scan: checksums, schemas, counts, a sample of `sample` training rows and test points
+    derived anew by the oracle, and every tie; with `full`, everything derived anew. Of a split:
+    every row, by its rule; `certify` is where to write the certificate, as JSON, if all is right.
+    Of a study: each stage's output. `train` and `tests` say where the inputs lie now, if not where
+    the manifest says.
     """
-    result = open_scan(path)
-    report = on_progress or ignore
-    run = Checks(report)
-    run.make("checksums", check_files, result)
-    run.make("schemas and row counts", check_schemas, result)
-    # Tables that cannot be trusted to be tables are not read any further.
-    if run.all_good:
-        run.make("histograms and counts", check_counts, result)
-        run.make("order of neighbours", check_lists, result)
-        evidence = load_evidence(result, train, tests)
-        run.make("inputs", check_inputs, result, evidence)
-        run.make("thresholds", check_gap, result)
-    if run.all_good:
-        run.make("training rows", check_rows, result, evidence, options.sample, options.seed)
-        run.make(
-            "neighbours and ties", check_neighbours, result, evidence, options.sample, options.seed
-        )
-        if options.full:
-            run.make("everything", check_everything, result, evidence, report)
-    return VerifyReport(str(path), tuple(run.done))
-
-
-def load_evidence(result: ScanResult, train: Any, tests: Mapping[str, Any] | None) -> Evidence:
+    folder = Path(path)
+    asked = Asked(
+        folder,
+        train,
+        tests or {},
+        None if certify is None else Path(certify),
+        options,
+        compute,
+        on_progress or ignore,
+    )
+    checks = Checks(asked.on_progress)
+    kind = _kind_of(folder)
+    _refuse_idle(kind, asked)
+    if asked.certify is not None:
+        require_certificate_place(asked.certify, folder)
+    certificate = None
     try:
-        return Evidence.load(result, train, tests or {})
-    except InputError as error:
+        certificate = kind.prove(asked, checks)
+    except _STUMBLES as error:
+        LOG.debug("stumbled over a value of %s", folder, exc_info=True)
+        problems = Problems()
+        problems.add(f"it says something that makes no sense ({type(error).__name__}: {error})")
+        checks.add(MANIFEST, problems, "")
+    return VerifyReport(str(path), tuple(checks.done), certificate)
+
+
+def noun_of(folder: Path) -> str:
+    """What people call such a folder."""
+    return _kind_of(folder).noun
+
+
+def is_split(folder: Path) -> bool:
+    """Whether there can be a certificate of it."""
+    return format_of(folder / MANIFEST) == "clipgap-keep"
+
+
+def _kind_of(folder: Path) -> Kind:
+    if not (folder / MANIFEST).exists():
+        if (folder / STORE_FILE).exists():
+            return _STORE
+        if (folder / _RECORDS).is_dir():
+            return Kind("study", _prove_study)
         raise InputError(
-            f"cannot read what {result.label} was made from: {error}\n"
-            "If the data has moved, say where it is now (train=… and tests=…; on the command line "
-            "--train and --test NAME=STORE)."
-        ) from error
+            f"{folder} is not a finished scan, split or other output of clipgap: it has no "
+            f"{MANIFEST}. If its making was interrupted, run the same command again with --resume."
+        )
+    found = format_of(folder / MANIFEST)
+    if found not in KINDS:
+        said = "is no document of clipgap" if found is None else f"is of the unknown kind {found!r}"
+        raise InputError(
+            f"{folder / MANIFEST} {said}, or was damaged; there are: {', '.join(KINDS)}"
+        )
+    return KINDS[found]
+
+
+def _refuse_idle(kind: Kind, asked: Asked) -> None:
+    """Refuse what would do nothing, as if it had been heard."""
+    groups: dict[str, Options] = {"options": asked.options, "compute": asked.compute}
+    given = [
+        name.replace("_", "-")
+        for group, values in groups.items()
+        if group not in kind.uses
+        for name in (field.name for field in fields(values))
+        if getattr(values, name) != getattr(type(values)(), name)
+    ]
+    for name, flag in (("train", "train"), ("tests", "test"), ("certify", "certificate")):
+        value = getattr(asked, name)
+        if name not in kind.uses and value is not None and value != {}:
+            given.append(flag)
+    if given:
+        raise UsageError(f"--{given[0]} does nothing for a {kind.noun}")
+
+
+def _prove_study(asked: Asked, checks: Checks) -> None:
+    """Each stage was finished, and what it left is right."""
+    for record in sorted((asked.path / _RECORDS).glob("*.json")):
+        problems, out = Problems(), asked.path / record.stem
+        seen = "finished; it leaves no folder"
+        left = _left_by(record)
+        if left is None:
+            problems.add("was begun, but not finished; run the recipe again")
+        elif left and not out.is_dir():
+            problems.add(f"{out} is missing")
+        elif left:
+            try:
+                report = verify(out, on_progress=asked.on_progress)
+                seen = f"{noun_of(out)}, {len(report.checks):,} checks"
+                problems.add_all(f"{c.name}: {c.detail}" for c in report.checks if not c.ok)
+            except InputError as error:
+                problems.add(str(error))
+        checks.add(f"stage {record.stem}", problems, seen)
+
+
+def _left_by(record: Path) -> bool | None:
+    """Whether a stage left a folder; None if it was not finished."""
+    try:
+        document = json.loads(record.read_bytes())
+        if "output" not in document or document["exit_code"] not in (0, QUARANTINED):
+            return None
+        return bool(document["output"] != "none")
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(f"cannot read {record}: {error}. Run the recipe again.") from error

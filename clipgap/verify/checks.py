@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
 
+from clipgap.files.documents import MANIFEST
+from clipgap.files.folders import files_in
+from clipgap.files.sums import damaged, sums_from_json
+from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress, Progress
+from clipgap.verify.options import ScanChecks
 
 SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be proved, and how; nothing but the folder matters to every kind."""
+
+    path: Path
+    train: Any
+    tests: Mapping[str, Any]
+    certify: Path | None
+    options: ScanChecks
+    compute: Compute
+    on_progress: OnProgress
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was checked; `detail` names what is wrong, or how much was right."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    path: str
+    checks: tuple[Check, ...]
+    certificate: Path | None = None  # where one was written
+
+    @property
+    def ok(self) -> bool:
+        return all(check.ok for check in self.checks)
 
 
 @dataclass
@@ -29,6 +70,11 @@ class Problems:
         for problem in problems:
             self.add(problem)
 
+    def differ(self, what: str, stated: object, found: object) -> None:
+        """A problem if a document states something else than what was found."""
+        if stated != found or type(stated) is not type(found):
+            self.add(f"{MANIFEST}: {what}: states {stated}, found {found}")
+
     def at(self, places: NDArray[Any], describe: Callable[[Any], str]) -> None:
         """One problem a place; only those that will be shown are put into words."""
         for place in places[: SHOWN - len(self.shown)]:
@@ -38,27 +84,6 @@ class Problems:
     def __str__(self) -> str:
         more = [f"… and {self.count - SHOWN:,} more"] if self.count > SHOWN else []
         return "; ".join(self.shown + more)
-
-
-@dataclass(frozen=True)
-class Check:
-    """One thing that was checked; `detail` names what is wrong, or how much was right."""
-
-    name: str
-    ok: bool
-    detail: str
-
-
-@dataclass(frozen=True)
-class VerifyReport:
-    """What `verify` found."""
-
-    path: str
-    checks: tuple[Check, ...]
-
-    @property
-    def ok(self) -> bool:
-        return all(check.ok for check in self.checks)
 
 
 class Checks:
@@ -81,3 +106,30 @@ class Checks:
 
     def add(self, name: str, problems: Problems, seen: str) -> None:
         self.done.append(Check(name, not problems.count, str(problems) or seen))
+
+
+def check_files(
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    noun: str,
+    problems: Problems,
+    owned: Callable[[str], bool] = lambda name: False,
+) -> str:
+    """Every file of a manifest is there with its checksum; others only if they are owned."""
+    problems.add_all(damaged_files(folder, files))
+    strangers = set(files_in(folder)) - files.keys() - {MANIFEST}
+    problems.add_all(
+        f"{name} does not belong to the {noun}" for name in sorted(strangers) if not owned(name)
+    )
+    size = sum(int(entry["size"]) for entry in files.values())
+    return f"{len(files):,} files, {size:,} bytes"
+
+
+def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What is wrong with files that are not those of the manifest."""
+    found = []
+    for name in damaged(folder, sums_from_json(files)):
+        there = (folder / name).exists()
+        what = "damaged: its checksum or size is not that of the manifest" if there else "missing"
+        found.append(f"{name} is {what}")
+    return found

@@ -27,7 +27,7 @@ from clipgap.select.rules import exceeds
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.verify.checks import Problems
-from clipgap.verify.scans import Evidence
+from clipgap.verify.evidence import Evidence, named
 
 Ids = NDArray[np.int64]
 Look = Callable[[Ids, BlockResult], None]
@@ -326,7 +326,7 @@ def _reference(
         if joined is None:
             gap = open_scan(scan.manifest["inputs"]["gap"]["path"])
             joined = {"store": gap.manifest["inputs"]["train"]}
-        store: Store = open_store(joined["store"]["path"])
+        store: Store = open_store(named(joined["store"]["path"]))
     except InputError:
         return {}
     found = best_scores(store, tests, bad_rows, means)

@@ -7,6 +7,9 @@ with the list for one list only, so no order of deciding has to be trusted.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,8 +51,10 @@ class Witnesses:
         return True
 
 
-def dedup_claims(keep: KeepList, store: Store, means: Means) -> list[Claim]:
-    """Compare all rows of each cluster anew."""
+def dedup_claims(
+    keep: KeepList, store: Store, means: Means
+) -> tuple[list[Claim], dict[str, int], Mapping[str, Any] | None]:
+    """Compare all rows of each cluster anew; also the sizes, and the clusters, that follow."""
     settings = DedupSettings.of_rule(keep.manifest["rule"])
     epsilon, mode = settings.epsilons[0], settings.options.mode
     bits = np.concatenate([keep.bits(shard.index) for shard in keep.shards])
@@ -80,7 +85,15 @@ def dedup_claims(keep: KeepList, store: Store, means: Means) -> list[Claim]:
         maximal.problems.at(
             ids[~kept & ~gone], lambda id_: f"{row_at(keep, id_)} is removed, but has none"
         )
-    return [clean, maximal, strangers]
+    usable = int(np.count_nonzero(run.labels.label != NONE))
+    sizes = {
+        "rows": store.rows,
+        "quarantined": store.rows - usable,
+        "candidates": usable,
+        "kept": keep.kept,
+        "removed": usable - keep.kept,
+    }
+    return [clean, maximal, strangers], sizes, run.clustering
 
 
 def _run(settings: DedupSettings, store: Store, means: Means) -> Run:

@@ -27,11 +27,9 @@ from clipgap.scan.tables import SetColumns
 from clipgap.select.columns import ScanTables, open_tables
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.verify.api import load_evidence
 from clipgap.verify.checks import Problems
+from clipgap.verify.evidence import Evidence, Lists, check_inputs, runs_of_rows
 from clipgap.verify.options import Shortcuts
-from clipgap.verify.scan_scores import Lists
-from clipgap.verify.scans import Evidence, check_inputs, runs_of_rows
 
 _ROWS, _COLUMNS = 2_048, 4_096
 _PAIRS = 1 << 22
@@ -96,7 +94,7 @@ def emulate(
     sets = [names for names in result.set_columns if names.has_gap]
     if not sets:
         raise UsageError(f"{result.label} was made without a gap: it has no thresholds to emulate")
-    evidence = load_evidence(result, train, tests)
+    evidence = Evidence.load(result, train, tests or {})
     problems = Problems()
     check_inputs(result, evidence, problems)
     if problems.count:

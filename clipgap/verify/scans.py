@@ -1,265 +1,315 @@
-"""Scans: what a folder says against itself, and its inputs opened again."""
+"""Scans: their folders checked, then a sample of scores, or all, derived anew by the oracle."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from clipgap.errors import InputError, UsageError
-from clipgap.files.documents import MANIFEST, checksum
-from clipgap.files.parquet import ROW_GROUP
-from clipgap.files.sums import FileSum, damaged
+from clipgap.files.documents import MANIFEST
+from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_row_groups, row_groups
 from clipgap.kernels.admit import admit
-from clipgap.scan.counts import BINS, EDGES, Totals, histogram_table
-from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, describe_inputs, load_tests
+from clipgap.kernels.options import Compute
+from clipgap.kernels.oracle import exact_scores
+from clipgap.runs.how import How, OnProgress
+from clipgap.scan.api import scan_into
+from clipgap.scan.inputs import LoadedTest
+from clipgap.scan.lists import runs, take_strings
 from clipgap.scan.manifest import differences
-from clipgap.scan.options import ScanOptions
-from clipgap.scan.plan import ScanPlan, make_plan
+from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
-from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
-from clipgap.verify.checks import Problems
+from clipgap.scan.sinks import MemorySink, part_name, test_name
+from clipgap.scan.tables import Part
+from clipgap.scan.work import ScanWork
+from clipgap.verify.checks import Asked, Checks, Problems
+from clipgap.verify.evidence import (
+    Evidence,
+    Lists,
+    check_counts,
+    check_gap,
+    check_inputs,
+    check_lists,
+    check_scan_files,
+    check_schemas,
+    report_entries,
+)
+
+_SCORES = 1 << 23
+"""Scores held at once."""
 
 
-def check_files(result: ScanResult, problems: Problems) -> str:
-    """Every file is there with its checksum, and no other."""
-    assert result.path is not None
-    sums = {name: FileSum(**entry) for name, entry in result.manifest["files"].items()}
-    problems.add_all(damaged_files(result))
-    present = {
-        path.relative_to(result.path).as_posix()
-        for path in result.path.rglob("*")
-        if path.is_file()
-    }
-    strangers = present - sums.keys() - {MANIFEST}
-    problems.add_all(f"{name} does not belong to the scan" for name in sorted(strangers))
-    unlisted = _expected(result) - sums.keys()
-    problems.add_all(f"{name} is not in the manifest" for name in sorted(unlisted))
-    size = sum(entry.size for entry in sums.values())
-    return f"{len(sums):,} files, {size:,} bytes"
+def prove_scan(asked: Asked, checks: Checks) -> None:
+    """What can be checked without the inputs, then a sample of rows and points, or everything."""
+    result, options = open_scan(asked.path), asked.options
+    checks.make("checksums", check_scan_files, result)
+    checks.make("schemas and row counts", check_schemas, result)
+    # Tables that cannot be trusted to be tables are not read any further.
+    if not checks.all_good:
+        return
+    checks.make("histograms and counts", check_counts, result)
+    checks.make("order of neighbours", check_lists, result)
+    evidence = Evidence.load(result, asked.train, asked.tests)
+    checks.make("inputs", check_inputs, result, evidence)
+    checks.make("thresholds", check_gap, result)
+    if not checks.all_good:
+        return
+    sample = options.sample, options.seed
+    checks.make("training rows", check_rows, result, evidence, *sample)
+    checks.make("neighbours and ties", check_neighbours, result, evidence, *sample)
+    if options.full:
+        checks.make("everything", check_everything, result, evidence, asked.on_progress)
 
 
-def damaged_files(result: ScanResult) -> Iterator[str]:
-    """What is wrong with files that are not those of the manifest."""
-    assert result.path is not None
-    sums = {name: FileSum(**entry) for name, entry in result.manifest["files"].items()}
-    for name in damaged(result.path, sums):
-        there = (result.path / name).exists()
-        what = "damaged: its SHA-256 or size is not that of the manifest" if there else "missing"
-        yield f"{name} is {what}"
+def check_neighbours(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
+    """The oracle scores anew: the lists of sampled points, and every entry of a tie."""
+    random = np.random.default_rng([seed, 1])
+    scored = 0
+    for g, test in enumerate(evidence.tests):
+        lists = Lists.read(result, test.name)
+        chosen = lists.tied
+        points = random.choice(len(lists.row), min(sample, len(lists.row)), replace=False)
+        chosen[points] = True
+        point, place = np.nonzero(chosen)
+        order = np.lexsort((lists.shard_row[point, place], lists.shard[point, place]))
+        point, place = point[order], place[order]
+        scored += len(point)
+        for start, stop in runs(lists.shard[point, place]):
+            at = point[start:stop], place[start:stop]
+            _score_shard(evidence, g, lists, at, problems)
+    return f"{scored:,} entries scored anew"
 
 
-def check_schemas(result: ScanResult, problems: Problems) -> str:
-    """Every table has its columns and its number of rows."""
-    assert result.path is not None
-    inputs, counts = result.manifest["inputs"], result.manifest["counts"]
-    expected: dict[str, tuple[Any, int | None]] = {HIST: (HIST_SCHEMA, None)}
-    if result.manifest["settings"]["train_table"]:
-        for index, shard in enumerate(inputs["train"]["shards"]):
-            expected[part_name(index)] = (result.train_schema, shard["rows"])
-    for test in inputs["tests"]:
-        expected[test_name(test["name"])] = (TEST_SCHEMA, test["rows"])
-    if result.quarantined:
-        expected[QUARANTINE] = (QUARANTINE_SCHEMA, result.quarantined)
-    for name, (schema, rows) in expected.items():
-        try:
-            file = pq.ParquetFile(result.path / name)
-        except (OSError, pa.ArrowException) as error:
-            problems.add(f"{name} cannot be read as parquet: {error}")
-            continue
-        if not file.schema_arrow.equals(schema):
-            problems.add(f"{name} has other columns than a scan writes: {file.schema_arrow}")
-        if rows is not None and file.metadata.num_rows != rows:
-            problems.add(f"{name} has {file.metadata.num_rows:,} rows, its input {rows:,}")
-    if counts["rows"] != inputs["train"]["rows"]:
-        problems.add(
-            f"{MANIFEST}: {counts['rows']:,} rows counted, {inputs['train']['rows']:,} in the store"
-        )
-    return f"{len(expected):,} tables"
-
-
-def _expected(result: ScanResult) -> set[str]:
-    names = {HIST, *(test_name(name) for name in result.test_names)}
-    if result.manifest["settings"]["train_table"]:
-        names |= {part_name(i) for i in range(len(result.manifest["inputs"]["train"]["shards"]))}
-    return names | ({QUARANTINE} if result.quarantined else set())
-
-
-def check_counts(result: ScanResult, problems: Problems) -> str:
-    """The training table is in order, and its histograms and counts are those of its columns.
-
-    Counted by searching the edges: slower than the way of the scan, and another one.
-    """
-    if not result.manifest["settings"]["train_table"]:
-        return "there is no training table to count in"
-    totals = Totals.zero(result.columns)
-    assert result.path is not None
-    totals.of("rows")[1] = result.manifest["counts"]["normalised"]
-    for index in range(len(result.manifest["inputs"]["train"]["shards"])):
-        file = pq.ParquetFile(result.path / part_name(index))
-        start = 0
-        for batch in file.iter_batches(ROW_GROUP):
-            _count(result, index, start, batch, totals, problems)
-            start += len(batch)
-    if not result.hist().equals(histogram_table(totals)):
-        problems.add(f"{HIST} does not count what the training table holds")
-    counted = totals.described()
-    problems.add_all(
-        f"{MANIFEST}: {label}: states {was}, the training table has {now}"
-        for label, was, now, _ in differences(result.manifest["counts"], counted)
-    )
-    return f"{counted['rows']:,} rows counted anew"
-
-
-def _count(
-    result: ScanResult, shard: int, start: int, batch: Any, totals: Totals, problems: Problems
+def _score_shard(
+    evidence: Evidence,
+    g: int,
+    lists: Lists,
+    at: tuple[NDArray[np.int64], NDArray[np.int64]],
+    problems: Problems,
 ) -> None:
-    columns = {name: batch.column(name) for name in batch.schema.names}
-    n, where = len(batch), part_name(shard)
-    in_order = (columns["shard"].to_numpy() == shard).all() and np.array_equal(
-        columns["row"].to_numpy(), np.arange(start, start + n)
-    )
-    if not in_order:
-        problems.add(f"{where}, rows {start:,} to {start + n:,}: not in order")
-    fields = totals.table.fields
-    ok = ~_is_null(columns[fields[0].name])
-    rows = start + np.flatnonzero(ok)
-    totals.of("rows")[:] += (n, 0, n - len(rows))
-
-    def values(name: str) -> NDArray[Any]:
-        found = columns[name]
-        if not np.array_equal(_is_null(found), ~ok):
-            problems.add(f"{where}: column {name} is null in other rows than {fields[0].name}")
-        zero = pa.scalar(0, pa.int8()).cast(found.type)
-        taken: NDArray[Any] = found.filter(pa.array(ok)).fill_null(zero).to_numpy(False)
-        return taken
-
-    held = {field.name: values(field.name) for field in fields}
-    totals.add_rows(held, bins=_bins)
-    for part in totals.table.parts:
-        points = 0 if part.test is None else result.test_input(part.test)["rows"]
-        for wrong, words in part.violations(held, points):
-            problems.at(rows[wrong], f"{where}, row {{:,}}: {words}".format)
-
-
-def _is_null(column: Any) -> NDArray[np.bool_]:
-    nulls: NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
-    return nulls
-
-
-def _bins(values: NDArray[Any]) -> NDArray[np.int64]:
-    found = np.searchsorted(EDGES, values.astype(np.float64), side="right")
-    return np.bincount(found, minlength=BINS)
-
-
-_SPAN = 64
-"""Rows closer together than this are read in one go."""
+    test, store = evidence.tests[g], evidence.plan.train
+    point, place = at
+    shard, rows = int(lists.shard[at][0]), lists.shard_row[at]
+    columns = np.searchsorted(test.row_of, lists.row[point])
+    wrong = np.zeros(lists.sim.shape, np.bool_)
+    for part, found in evidence.rows_at(shard, rows):
+        columns_here = test.rows[columns[part]].astype(np.float64)
+        scores = (found.astype(np.float64) * columns_here).sum(axis=1)
+        wrong[point[part], place[part]] = scores != lists.sim[point[part], place[part]]
+    report_entries(lists, wrong, "has another score than stated", problems)
+    if store.has_keys:
+        unique, back = np.unique(rows, return_inverse=True)
+        true_keys = np.asarray(store.take_keys(shard, unique), object)[back]
+        stated = np.asarray(take_strings(lists.keys, point * lists.sim.shape[1] + place), object)
+        wrong = np.zeros(lists.sim.shape, np.bool_)
+        wrong[at] = true_keys != stated
+        report_entries(lists, wrong, "has another key than stated", problems)
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """The stores of a scan, and its thresholds as its own test tables state them."""
+class _Last:
+    """The last entry of each test point's list: what a row must beat to be listed."""
 
-    plan: ScanPlan
-    tests: list[LoadedTest]
+    sim: NDArray[np.float64]
+    id: NDArray[np.int64]
+    ids: NDArray[np.int64]  # (points, length)
 
-    @classmethod
-    def load(cls, result: ScanResult, train: Any, tests: Mapping[str, Any]) -> Evidence:
-        inputs, settings = result.manifest["inputs"], dict(result.manifest["settings"])
-        strangers = sorted(set(tests) - set(result.test_names))
-        if strangers:
-            raise UsageError(
-                f"{result.label} has no test set {strangers[0]!r}; "
-                f"it has {', '.join(result.test_names)}"
-            )
-        settings["above"] = tuple(settings["above"])
-        plan = make_plan(
-            result.manifest["kind"],
-            inputs["train"]["path"] if train is None else train,
-            {test["name"]: tests.get(test["name"], test["path"]) for test in inputs["tests"]},
-            None,
-            ScanOptions(**settings),
+
+def check_rows(
+    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+) -> str:
+    """The oracle scores sampled training rows against all test points."""
+    plan, offsets = evidence.plan, evidence.plan.offsets
+    random = np.random.default_rng([seed, 0])
+    ids = np.sort(random.choice(plan.train.rows, min(sample, plan.train.rows), replace=False))
+    lasts = [_last(Lists.read(result, test.name), test, offsets) for test in evidence.tests]
+    step = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    shards = np.searchsorted(offsets, ids, side="right") - 1
+    for shard in np.unique(shards):
+        rows = ids[shards == shard] - offsets[shard]
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            _check_some(result, evidence, lasts, int(shard), some, problems)
+    return f"{len(ids):,} rows scored anew against {plan.test_rows:,} test points"
+
+
+def _check_some(
+    result: ScanResult,
+    evidence: Evidence,
+    lasts: list[_Last],
+    shard: int,
+    rows: NDArray[np.int64],
+    problems: Problems,
+) -> None:
+    store = evidence.plan.train
+    raw = np.concatenate([store.read(shard, int(row), int(row) + 1) for row in rows])
+    admitted = admit(raw)
+    ok = admitted.ok
+    expected: dict[str, list[Any]] = {}
+    if store.has_keys:
+        keys = store.take_keys(shard, rows)
+        assert keys is not None
+        expected["key"] = keys.to_pylist()
+    parts = result.columns.parts
+    ids = evidence.plan.offsets[shard] + rows
+    for test, last in zip(evidence.tests, lasts, strict=True):
+        scores = exact_scores(admitted.rows, test.rows)
+        _check_listed(scores[ok], ids[ok], test, last, problems)
+        for part in parts:
+            if isinstance(part.output, SetOutput) and part.test == test.name:
+                defined = part.output.define(scores, test.gap)
+                expected |= _as_stored(part, defined, ok, test.row_of)
+    for part in parts:
+        if isinstance(part.output, RowOutput):
+            expected |= _as_stored(part, part.output.define(admitted.rows), ok)
+    if result.manifest["settings"]["train_table"]:
+        _compare(result, shard, rows, expected, problems)
+
+
+def _as_stored(
+    part: Part, defined: Values, ok: NDArray[np.bool_], row_of: NDArray[np.int32] | None = None
+) -> dict[str, list[Any]]:
+    """Defined values of all rows as the table should hold them: rounded once, or null."""
+    columns = {}
+    for field, values in zip(part.fields, defined, strict=True):
+        if field.column.is_point and row_of is not None:
+            values = row_of[values]
+        stored = values.astype(field.column.dtype).tolist()
+        columns[field.name] = [v if good else None for v, good in zip(stored, ok, strict=True)]
+    return columns
+
+
+def _compare(
+    result: ScanResult,
+    shard: int,
+    rows: NDArray[np.int64],
+    expected: dict[str, list[Any]],
+    problems: Problems,
+) -> None:
+    assert result.path is not None
+    file = pq.ParquetFile(result.path / part_name(shard))
+    for group in np.unique(rows // ROW_GROUP):
+        inside = np.flatnonzero(rows // ROW_GROUP == group)
+        table = file.read_row_group(int(group), columns=list(expected))
+        stored = table.take(rows[inside] - group * ROW_GROUP).to_pydict()
+        for column, values in expected.items():
+            for at, was in zip(inside, stored[column], strict=True):
+                if was != values[at]:
+                    problems.add(
+                        f"{part_name(shard)}, row {rows[at]:,}: {column} is {was}, "
+                        f"should be {values[at]}"
+                    )
+
+
+def _last(lists: Lists, test: LoadedTest, offsets: NDArray[np.int64]) -> _Last:
+    ids = lists.ids(offsets)
+    if not ids.size:  # no training row is usable
+        points = len(test.rows)
+        none = np.zeros((points, 0), np.int64)
+        return _Last(np.full(points, -np.inf), np.full(points, -1), none)
+    return _Last(lists.sim[:, -1], ids[:, -1], ids)
+
+
+def _check_listed(
+    scores: NDArray[np.float64],
+    ids: NDArray[np.int64],
+    test: LoadedTest,
+    last: _Last,
+    problems: Problems,
+) -> None:
+    """A row that is at least as good as the last of a list, ties by id, must be in that list."""
+    at = ids[:, None]
+    due = (scores > last.sim) | ((scores == last.sim) & (at <= last.id))
+    row, point = np.nonzero(due)
+    listed = (last.ids[point] == ids[row, None]).any(axis=1)
+    problems.at(
+        np.argwhere(~listed)[:, 0],
+        lambda i: (
+            f"{test_name(test.name)}, row {test.row_of[point[i]]:,}: "
+            f"training id {ids[row[i]]:,} is missing"
+        ),
+    )
+
+
+def check_everything(
+    result: ScanResult, evidence: Evidence, on_progress: OnProgress, problems: Problems
+) -> str:
+    """Every value of every table."""
+    # The oracle holds all scores of a block at once.
+    block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    compute = Compute(kernel="numpy", block_rows=block_rows)
+    sink = _Comparing(result, problems)
+    work = ScanWork(evidence.plan, compute, sink, given=list(evidence.tests))
+    found = scan_into(work, How(on_progress=on_progress))
+    problems.add_all(
+        f"{MANIFEST}: {text}"
+        for *_, text in differences(result.manifest["counts"], found["counts"])
+    )
+    return f"{sink.rows:,} rows of all tables derived anew"
+
+
+class _Comparing(MemorySink):
+    """A sink that holds each table against the file that should be equal to it."""
+
+    def __init__(self, result: ScanResult, problems: Problems) -> None:
+        super().__init__()
+        self._result, self._problems = result, problems
+        self.rows = 0
+
+    @contextmanager
+    def part(self, shard: int, schema: Any) -> Iterator[Put]:
+        with self._against(part_name(shard), schema) as compare:
+            yield compare
+
+    def table(self, name: str, schema: Any, tables: Iterable[Any]) -> FileSum | None:
+        with self._against(name, schema) as compare:
+            for group in row_groups(schema, tables):
+                compare(group)
+        return None
+
+    @contextmanager
+    def _against(self, name: str, schema: Any) -> Iterator[Put]:
+        """Takes the row groups that a file should have, one after the other."""
+        assert self._result.path is not None
+        stored = read_row_groups(self._result.path / name, self._result.sum_of(name))
+        start = 0
+
+        def compare(group: Any) -> None:
+            nonlocal start
+            self._compare(name, start, group, next(stored, schema.empty_table()))
+            start += group.num_rows
+
+        yield compare
+
+    def _compare(self, name: str, start: int, right: Any, stored: Any) -> None:
+        self.rows += right.num_rows
+        if right.num_rows != stored.num_rows:
+            self._problems.add(f"{name}: {stored.num_rows:,} rows, should be {right.num_rows:,}")
+            return
+        for column in right.column_names:
+            if not right[column].equals(stored[column]):
+                self._problems.add(_unequal(name, column, start, right[column], stored[column]))
+
+
+def _unequal(name: str, column: str, start: int, right: Any, stored: Any) -> str:
+    """The first row in which two columns differ."""
+    low, high = 0, len(right)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if right.slice(low, middle - low).equals(stored.slice(low, middle - low)):
+            low = middle
+        else:
+            high = middle
+    was, should = stored[low].as_py(), right[low].as_py()
+    if isinstance(was, list) and isinstance(should, list) and len(was) == len(should):
+        place = next(
+            i for i, pair in enumerate(zip(was, should, strict=True)) if pair[0] != pair[1]
         )
-        loaded = [
-            replace(test, gap=_stated_gap(result, test)) if columns.has_gap else test
-            for test, columns in zip(load_tests(plan), result.set_columns, strict=True)
-        ]
-        return cls(plan, loaded)
-
-    def rows_at(
-        self, shard: int, rows: NDArray[np.int64]
-    ) -> Iterator[tuple[slice, NDArray[np.float16]]]:
-        """Admitted rows of a shard, for row numbers in ascending order; repetitions allowed.
-
-        Yields which of the numbers these are, and their rows.
-        """
-        for part in runs_of_rows(rows):
-            first = int(rows[part.start])
-            admitted = admit(self.plan.train.read(shard, first, int(rows[part.stop - 1]) + 1))
-            yield part, admitted.rows[rows[part] - first]
-
-
-def runs_of_rows(rows: NDArray[np.int64]) -> Iterator[slice]:
-    """Cuts ascending row numbers into runs that are each worth reading in one go."""
-    start = 0
-    while start < len(rows):
-        gaps = np.diff(rows[start:]) > _SPAN
-        stop = start + 1 + (int(gaps.argmax()) if gaps.any() else len(gaps))
-        stop = min(stop, int(np.searchsorted(rows, rows[start] + LOAD_ROWS)), start + LOAD_ROWS)
-        yield slice(start, stop)
-        start = stop
-
-
-def check_inputs(result: ScanResult, evidence: Evidence, problems: Problems) -> str:
-    """The stores are those that were scanned."""
-    manifest = result.manifest
-    described = describe_inputs(evidence.plan, evidence.tests)
-    was, now = manifest["inputs"], described["inputs"]
-    for part in ("train", "tests"):
-        found = differences(was[part], now[part], f"inputs {part}")
-        problems.add_all(text for *_, text in found)
-    shards, tests = len(was["train"]["shards"]), len(was["tests"])
-    return f"{shards:,} training shards and {tests:,} test sets are unchanged"
-
-
-def check_gap(result: ScanResult, problems: Problems) -> str:
-    """The thresholds in the test tables are those of the gap, which is whole, if it is there."""
-    gap = result.manifest["inputs"]["gap"]
-    if gap is None:
-        return "scanned without a gap"
-    path = Path(gap["path"])
-    if not (path / MANIFEST).exists():
-        return f"the gap {path} is not there; thresholds as stated in test/"
-    try:
-        reference = open_scan(path)
-    except InputError as error:
-        problems.add(str(error))
-        return ""
-    if checksum(reference.manifest) != gap["manifest_sha256"]:
-        problems.add(f"{path} is no longer the gap that was used: its manifest differs")
-        return ""
-    damaged = [f"{path}: {text}" for text in damaged_files(reference)]
-    if damaged:
-        problems.add_all(damaged)
-        return ""
-    for name in gap["sets"]:
-        stated = result.test(name, ["gap"])["gap"].to_numpy()
-        known = ~np.isnan(stated)
-        wrong = np.flatnonzero(known)[stated[known] != reference.tau(name)[known]]
-        problems.at(wrong, f"{test_name(name)}, row {{:,}}: gap differs from its source".format)
-    return f"equal to those of {gap['path']}"
-
-
-def _stated_gap(result: ScanResult, test: LoadedTest) -> NDArray[np.float64]:
-    stated = result.test(test.name, ["gap"])["gap"].to_numpy()
-    if len(stated) != len(test.status):
-        return np.full(len(test.rows), np.inf)  # the check of inputs reports the other length
-    gap: NDArray[np.float64] = stated[test.row_of]
-    return gap
+        column, was, should = f"{column} entry {place + 1}", was[place], should[place]
+    return f"{name}, row {start + low:,}: {column} is {was}, should be {should}"

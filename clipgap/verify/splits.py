@@ -1,4 +1,4 @@
-"""`verify_split`: proves a split right from the stores, and writes down what was proved.
+"""Splits, proved from the stores, and the certificate that says what was proved.
 
 A pruned split is proved by four claims, each over all rows:
 
@@ -9,7 +9,8 @@ A pruned split is proved by four claims, each over all rows:
 
 Splits by similarity are proved by their size and by the order of kept and removed rows.
 Deduplicated stores are clustered again, and the rows of each cluster compared. All other splits are
-made again and compared."""
+made again and compared.
+"""
 
 from __future__ import annotations
 
@@ -19,27 +20,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.dedup.settings import DedupSettings
 from clipgap.files.documents import MANIFEST, checksum
-from clipgap.keep.certificates import write_certificate
-from clipgap.keep.lists import KeepList, bitmap_name, keep_name, open_keep
-from clipgap.kernels.options import Compute
-from clipgap.options import takes_options
-from clipgap.runs.how import OnProgress, ignore
+from clipgap.keep.certificates import withdraw_certificate, write_certificate
+from clipgap.keep.lists import KeepList, keep_name, open_keep
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult
 from clipgap.select.algebra import combine
-from clipgap.select.columns import ScanTables, open_tables
-from clipgap.select.labels import Condition, Where, cite_labels
+from clipgap.select.columns import ScanTables, open_tables, require_same_store
+from clipgap.select.labels import Condition, Where
 from clipgap.select.options import OPERATIONS
-from clipgap.select.rules import Rand, Rule
+from clipgap.select.rules import Core, Far, Near, Prune, Rand, Rule
 from clipgap.select.splitting import split
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.verify.api import load_evidence
-from clipgap.verify.checks import Check, Checks, Problems, VerifyReport
+from clipgap.verify.checks import Asked, Check, Checks, Problems, check_files
 from clipgap.verify.claims import (
     Claim,
     Claims,
@@ -52,63 +51,111 @@ from clipgap.verify.claims import (
     read_blocks,
 )
 from clipgap.verify.dedup import dedup_claims
-from clipgap.verify.scans import Evidence, check_gap, check_inputs
+from clipgap.verify.evidence import Evidence, check_gap, check_inputs, named
+from clipgap.verify.keeps import (
+    check_bitmaps,
+    check_keys,
+    check_reference,
+    check_sizes,
+    check_store,
+    check_uids,
+)
 from clipgap.version import __version__
 
-_BY_ORDER = ("near", "far", "core")
+
+def prove_split(asked: Asked, checks: Checks) -> Path | None:
+    """Check a keep-list by its rule; if all of it is right, write the certificate."""
+    keep = open_keep(asked.path)
+    proof = _Proof(keep, asked, Means(asked.compute, asked.on_progress), checks)
+    checks.make("checksums", check_files, keep.path, keep.manifest["files"], "keep-list")
+    for name, look in (
+        ("bitmaps", check_bitmaps),
+        ("uids", check_uids),
+        ("reference", check_reference),
+    ):
+        if checks.all_good:
+            checks.make(name, look, keep)
+    claims = proof.claims() if checks.all_good else []
+    if asked.certify is None:
+        return None
+    if not checks.all_good:
+        withdraw_certificate(asked.certify, keep)
+        return None
+    write_certificate(asked.certify, certificate(keep, proof.scans, checks.done, claims))
+    return asked.certify
 
 
-@takes_options
-def verify_split(
-    path: str | Path,
-    *,
-    train: Any = None,
-    tests: Mapping[str, Any] | None = None,
-    certify: str | Path | None = None,
-    on_progress: OnProgress | None = None,
-    compute: Compute,
-) -> VerifyReport:
-    """Check a keep-list by its rule; `certify` is where to write the certificate, as JSON.
+@dataclass
+class _Proof:
+    """The proof of one keep-list, by its rule."""
 
-    `train` and `tests` say where the stores lie now, if not where the scans say.
-    """
-    keep, rule = open_keep(path), open_keep(path).manifest["rule"]
-    means = Means(compute, on_progress or ignore)
-    checks, claims = Checks(means.on_progress), list[Claim]()
-    tables: ScanTables | None = None
-    checks.make("checksums", check_files, keep)
-    if checks.all_good:
-        checks.make("bitmaps", check_bitmaps, keep)
-    if checks.all_good and keep.manifest["scans"]:
-        within = rule.get("within")
+    keep: KeepList
+    asked: Asked
+    means: Means
+    checks: Checks
+    scans: tuple[ScanResult, ...] = ()
+
+    def claims(self) -> list[Claim]:
+        """Make the checks that the rule asks for; the claims among them."""
+        keep, rule, make = self.keep, self.keep.manifest["rule"], self.checks.make
+        name, tables = rule.get("name"), self._tables()
+        if not self.checks.all_good:
+            return []
+        claims: list[Claim] = []
+        if name == "dedup" and tables is None:
+            store = self._store()
+            if store is not None:
+                claims, sizes, clusters = dedup_claims(keep, store, self.means)
+                self._add(claims)
+                make("sizes", _check_dedup, keep, sizes, clusters)
+        elif name in OPERATIONS and tables is None:
+            make("made again", _check_combined, keep)
+        elif name in _RULES and tables is not None:
+            if name in _SCORED:
+                scored = _Scored.load(keep, tables, self.asked, self.means)
+                scored.check_inputs(self.checks)
+                claims = scored.claims() if self.checks.all_good else []
+                self._add(claims)
+            if self.checks.all_good:
+                again_ = _RULES[name](rule)
+                make("made again", _check_made_again, keep, tables, again_)
+        else:
+            problems = Problems()
+            problems.add(
+                f"{MANIFEST}: the rule {name!r} of {len(self.scans):,} scans is none that clipgap "
+                "knows, so nothing can be proved of it"
+            )
+            self.checks.add("rule", problems, "")
+        return claims
+
+    def _add(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            title = f"({claim.name})" if len(claim.name) == 1 else claim.name
+            self.checks.add(title, claim.problems, f"{claim.says}: {claim.rows:,} checked")
+
+    def _tables(self) -> ScanTables | None:
+        manifest = self.keep.manifest
+        if not manifest["scans"]:
+            return None
+        within = manifest["rule"].get("within")
         tables = open_tables(
-            [scan["path"] for scan in keep.manifest["scans"]], within and within["path"]
+            [scan["path"] for scan in manifest["scans"]], within and within["path"]
         )
-        checks.make("scans", _check_scans, keep, tables)
-    if checks.all_good and tables is not None and rule["name"] in ("prune", *_BY_ORDER):
-        proof = _Proof.load(keep, tables, train, tests or {}, means)
-        proof.check_inputs(checks)
-        if checks.all_good:
-            claims += proof.claims()
-    elif checks.all_good and rule["name"] == "dedup":
-        store = open_store(train or keep.manifest["store"]["path"])
-        checks.make("inputs", _check_store, keep, store)
-        checks.make("keys", check_keys, keep, store)
-        if checks.all_good:
-            claims += dedup_claims(keep, store, means)
-    elif checks.all_good:
-        checks.make("made again", check_again, keep, tables)
-    for claim in claims:
-        checks.add(_title(claim), claim.problems, f"{claim.says}: {claim.rows:,} checked")
-    report = VerifyReport(str(path), tuple(checks.done))
-    if certify is not None:
-        scans = () if tables is None else tables.scans
-        write_certificate(Path(certify), certificate(keep, scans, report.checks, claims))
-    return report
+        self.scans = tables.scans
+        self.checks.make("scans", _check_scans, self.keep, tables)
+        return tables
+
+    def _store(self) -> Store | None:
+        """The store of a keep-list that no scan stands behind; None if it is another one."""
+        train = self.asked.train
+        store = open_store(named(self.keep.manifest["store"]["path"]) if train is None else train)
+        self.checks.make("inputs", check_store, self.keep, store)
+        self.checks.make("keys", check_keys, self.keep, store)
+        return store if self.checks.all_good else None
 
 
 @dataclass(frozen=True)
-class _Proof:
+class _Scored:
     """A split by thresholds or by similarity, with all that it takes to score it anew."""
 
     keep: KeepList
@@ -118,16 +165,14 @@ class _Proof:
     means: Means
 
     @classmethod
-    def load(
-        cls, keep: KeepList, tables: ScanTables, train: Any, tests: Mapping[str, Any], means: Means
-    ) -> _Proof:
-        rule = keep.manifest["rule"]
+    def load(cls, keep: KeepList, tables: ScanTables, asked: Asked, means: Means) -> _Scored:
+        rule, tests = keep.manifest["rule"], asked.tests
         names = rule["sets"] if rule["name"] == "prune" else rule["by"]
         tables.set_columns([*names, *(name for name in tests if name not in names)])
         evidence = []
         for scan in tables.scans:
             here = {name: tests[name] for name in tests if name in scan.test_names}
-            evidence.append(load_evidence(scan, train, here))
+            evidence.append(Evidence.load(scan, asked.train, here))
         loaded = {test.name: test for part in evidence for test in part.tests}
         return cls(keep, tables, tuple(evidence), tuple(loaded[name] for name in names), means)
 
@@ -189,91 +234,82 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
     return "what the split was made from is unchanged"
 
 
-def _check_store(keep: KeepList, store: Store, problems: Problems) -> str:
-    """The rows are those that the keep-list is about."""
-    found = differences(keep.manifest["store"], store.identity(), "inputs train")
-    problems.add_all(text for *_, text in found)
-    return f"{store.path} is unchanged"
+def _check_made_again(keep: KeepList, tables: ScanTables, rule: Rule, problems: Problems) -> str:
+    """The rule, applied to the scans again, keeps the same rows, with their keys."""
+    again = split(tables.scans, rule, within=tables.within)
+    _compare_rows(keep, again.mask, problems)
+    for shard in () if problems.count else keep.shards:
+        blocks = tables.blocks(shard.index, (), keys=True)
+        keys = pa.chunked_array([b.keys for b in blocks], pa.string())
+        if keep.keys(shard.index).to_pylist() != keys.take(keep.rows_of(shard.index)).to_pylist():
+            problems.add(f"{keep_name(shard.index)}: keys are not those of the scan")
+    check_sizes(keep, again.rule, again.sizes, problems)
+    return f"the rule {again.rule['name']!r} keeps the same {keep.kept:,} rows"
 
 
-def _title(claim: Claim) -> str:
-    return f"({claim.name})" if len(claim.name) == 1 else claim.name
-
-
-def check_again(keep: KeepList, tables: ScanTables | None, problems: Problems) -> str:
-    """The rule, applied to what the manifest names, keeps the same rows."""
+def _check_combined(keep: KeepList, problems: Problems) -> str:
+    """The keep-lists, combined again, keep the same rows, with their keys."""
     rule = keep.manifest["rule"]
-    mask: Callable[[int], NDArray[np.bool_]]
-    if rule["name"] in OPERATIONS:
-        inputs = [open_keep(of["path"]) for of in rule["of"]]
-        for one, was in zip(inputs, rule["of"], strict=True):
-            if one.cite()["manifest_sha256"] != was["manifest_sha256"]:
-                problems.add(f"{one.path} is no longer the keep-list that was combined")
-        mask = combine(rule["name"], inputs).mask
-    elif tables is not None and rule["name"] in ("rand", "where"):
-        again = _rule(rule, problems)
-        mask = split(tables.scans, again, within=tables.within).mask
-    else:
-        return f"nothing is known of the rule {rule['name']!r}; only the files were checked"
+    inputs = [open_keep(of["path"]) for of in rule["of"]]
+    for one, was in zip(inputs, rule["of"], strict=True):
+        if checksum(one.manifest) != was["manifest_sha256"]:
+            problems.add(f"{one.path} is no longer the keep-list that was combined")
+    require_same_store(keep.manifest["store"], str(keep.path), inputs[0])
+    again = combine(rule["name"], inputs)
+    _compare_rows(keep, again.mask, problems)
+    for shard in () if problems.count else keep.shards:
+        keys = np.full(shard.rows, None, object)
+        for one in reversed(inputs):  # the first list that has a row gives its key
+            keys[one.bits(shard.index)] = one.keys(shard.index).to_pylist()
+        if keep.keys(shard.index).to_pylist() != keys[keep.bits(shard.index)].tolist():
+            problems.add(f"{keep_name(shard.index)}: keys are not those of the keep-lists")
+    check_sizes(keep, again.rule, again.sizes, problems)
+    return f"the rule {rule['name']!r} keeps the same {keep.kept:,} rows"
+
+
+def _check_dedup(
+    keep: KeepList,
+    sizes: Mapping[str, Any],
+    clustering: Mapping[str, Any] | None,
+    problems: Problems,
+) -> str:
+    rule = keep.manifest["rule"]
+    settings = DedupSettings.of_rule(rule)
+    if said := keep.manifest.get("clustering"):
+        problems.differ("clustering", said, clustering)
+    # The audit is not made again: it is no part of what the rule keeps.
+    again = {**settings.rule(rule["epsilon"]), "audit": rule["audit"]}
+    return check_sizes(keep, again, sizes, problems)
+
+
+def _compare_rows(
+    keep: KeepList, mask: Callable[[int], NDArray[np.bool_]], problems: Problems
+) -> None:
     for shard in keep.shards:
         wrong = np.flatnonzero(mask(shard.index) != keep.bits(shard.index))
         problems.at(
             wrong,
             f"shard {shard.index:,} ({shard.name}), row {{:,}}: the rule says otherwise".format,
         )
-    return f"the rule {rule['name']!r} keeps the same {keep.kept:,} rows"
 
 
-def _rule(rule: Mapping[str, Any], problems: Problems) -> Rule:
-    if rule["name"] == "rand":
-        return Rand(rule["n"], rule["seed"])
+def _where(rule: Mapping[str, Any]) -> Rule:
     labels = rule["labels"]["path"]
-    if cite_labels(labels)["sha256"] != rule["labels"]["sha256"]:
-        problems.add(f"{labels} is no longer the table of labels that was used")
     return Where(labels, tuple(map(Condition.parse, rule["conditions"])))
 
 
-def check_files(keep: KeepList, problems: Problems) -> str:
-    """Every file is there with its checksum, and no other."""
-    listed = keep.manifest["files"]
-    for name in keep.damaged():
-        problems.add(f"{name} is damaged or missing: its SHA-256 is not that of the manifest")
-    present = {
-        path.relative_to(keep.path).as_posix() for path in keep.path.rglob("*") if path.is_file()
-    }
-    for name in sorted(present - listed.keys() - {MANIFEST}):
-        problems.add(f"{name} does not belong to the keep-list")
-    return f"{len(listed):,} files are as they were written"
+_RULES: Mapping[str, Callable[[Mapping[str, Any]], Rule]] = {
+    "prune": lambda rule: Prune(tuple(rule["sets"]), rule["offset"]),
+    "near": lambda rule: Near(rule["n"], tuple(rule["by"])),
+    "far": lambda rule: Far(rule["n"], tuple(rule["by"])),
+    "core": lambda rule: Core(rule["n"], tuple(rule["by"])),
+    "rand": lambda rule: Rand(rule["n"], rule["seed"]),
+    "where": _where,
+}
+"""Rules that go by scans, from what a manifest says of them."""
 
-
-def check_bitmaps(keep: KeepList, problems: Problems) -> str:
-    """Bitmaps, tables and counts say the same."""
-    for shard in keep.shards:
-        rows = keep.rows_of(shard.index)
-        if len(rows) != shard.kept:
-            problems.add(
-                f"{bitmap_name(shard.index)} keeps {len(rows):,} rows, the manifest says "
-                f"{shard.kept:,}"
-            )
-        table = keep.table(shard.index)
-        same = np.array_equal(table["row"].to_numpy(), rows)
-        if not same or set(table["shard"].unique().to_pylist()) - {shard.index}:
-            problems.add(f"{keep_name(shard.index)} keeps other rows than its bitmap")
-    if keep.kept != sum(shard.kept for shard in keep.shards):
-        problems.add(f"{MANIFEST}: {keep.kept:,} rows in all is not the sum over its shards")
-    return f"{keep.kept:,} of {keep.rows:,} rows are kept"
-
-
-def check_keys(keep: KeepList, store: Store, problems: Problems) -> str:
-    """Each kept row has the key that the store has for it."""
-    if not store.has_keys:
-        return "the store has no keys"
-    for shard in keep.shards:
-        keys = store.take_keys(shard.index, keep.rows_of(shard.index))
-        stated = keep.keys(shard.index)
-        if stated.to_pylist() != (keys.to_pylist() if keys is not None else []):
-            problems.add(f"{keep_name(shard.index)}: keys are not those of {shard.name}")
-    return f"{keep.kept:,} keys are those of the store"
+_SCORED = ("prune", "near", "far", "core")
+"""Those that are proved by scoring every row anew."""
 
 
 def certificate(

@@ -1,0 +1,300 @@
+"""Folders of shards, stores, reports, rendered images and links: held against what they say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from clipgap.clip.data.parts import KIND as LINKS
+from clipgap.clip.embed.folder import FORMAT as EMBED
+from clipgap.errors import InputError
+from clipgap.files.documents import MANIFEST, checksum, encode, read_manifest
+from clipgap.files.parquet import FileSum, read_table
+from clipgap.keep.lists import KeepList, open_keep
+from clipgap.kernels.admit import Status, admit
+from clipgap.report.api import DATA
+from clipgap.report.api import KIND as REPORT
+from clipgap.report.contents import FORMAT as REPORT_DATA
+from clipgap.runs.old_output import read_manifest as read_old_manifest
+from clipgap.shards.companions import statistics
+from clipgap.shards.finding import SUFFIX
+from clipgap.shards.folder import FORMAT as SHARDS
+from clipgap.shards.folder import SIZES
+from clipgap.shards.plan import Unit
+from clipgap.shards.problems import Problem
+from clipgap.shards.quarantine import QUARANTINE
+from clipgap.shards.samples import read_samples
+from clipgap.store.base import Store
+from clipgap.store.opening import open_store
+from clipgap.store.own import STORE_FILE
+from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE
+from clipgap.synthetic.render import KIND as RENDERED
+from clipgap.verify.checks import Asked, Checks, Problems, check_files
+
+_UNFINISHED = "Run the same command again with --resume."
+_ROWS = 1 << 16
+
+
+def prove_shards(asked: Asked, checks: Checks) -> None:
+    """The samples of each tar are those that its companions, the counts and the keep-list say."""
+    folder = asked.path
+    manifest = read_old_manifest(folder, SHARDS, "folder of filtered shards", _UNFINISHED)
+    checks.make("checksums", check_files, folder, manifest["files"], "filtered shards")
+    keys: dict[str, list[str]] = {}
+    if checks.all_good:
+        checks.make("samples", _check_samples, folder, manifest, keys)
+        checks.make("counts", _check_shard_counts, folder, manifest, keys)
+    if checks.all_good:
+        checks.make("keep-list", _check_kept, manifest, keys)
+
+
+def _check_samples(
+    folder: Path, manifest: Mapping[str, Any], keys: dict[str, list[str]], problems: Problems
+) -> str:
+    """Members of each tar, read strictly, against the files beside it and sizes.json."""
+    files = manifest["files"]
+    sizes = _json(folder / SIZES)
+    tars = sorted(name for name in files if name.endswith(SUFFIX))
+    problems.differ(f"shards of {SIZES}", sorted(sizes), tars)
+    for tar in tars:
+        unit = Unit(tar.removesuffix(SUFFIX), ())
+        found: list[Problem] = []
+        read = read_samples(str(folder / tar), on_problem=found.append, empty=True)
+        keys[tar] = [sample.key for sample in read]
+        problems.add_all(f"{tar}: {problem}" for problem in found)
+        problems.differ(f"{tar} in {SIZES}", sizes.get(tar), len(keys[tar]))
+        stats = _json(folder / unit.stats) if unit.stats in files else None
+        if stats != statistics(len(keys[tar])):
+            problems.add(f"{unit.stats} does not count the {len(keys[tar]):,} samples of {tar}")
+        if unit.parquet in files:
+            listed = pq.read_table(folder / unit.parquet, partitioning=None)["key"].to_pylist()
+            if strangers := set(map(str, listed)) - set(keys[tar]):
+                problems.add(f"{unit.parquet} has {min(strangers)!r}, which {tar} has not")
+    owned = {name for tar in tars for name in Unit(tar.removesuffix(SUFFIX), ()).files}
+    others = files.keys() - owned - {SIZES, QUARANTINE}
+    problems.add_all(f"{name} belongs to no shard" for name in sorted(others))
+    return f"{sum(map(len, keys.values())):,} samples in {len(tars):,} shards"
+
+
+def _check_shard_counts(
+    folder: Path, manifest: Mapping[str, Any], keys: Mapping[str, Sequence[str]], problems: Problems
+) -> str:
+    """The counts of the manifest are those of the shards."""
+    counts, merge = manifest["counts"], manifest["settings"]["merge"]
+    kept = sum(map(len, keys.values()))
+    problems.differ("kind", manifest["kind"], "shards")
+    problems.differ("shards", counts["shards"], len(keys))
+    problems.differ("samples kept", counts["kept"], kept)
+    problems.differ("problems", counts["problems"], _quarantined(folder, manifest))
+    if not kept <= counts["samples"]:
+        problems.add(f"{MANIFEST}: of {counts['samples']:,} samples {kept:,} cannot be kept")
+    if merge is None:
+        problems.differ("shards read", len(manifest["inputs"]["shards"]), len(keys))
+    elif max(map(len, keys.values()), default=0) > merge:
+        problems.add(f"{MANIFEST}: a shard has more than the {merge:,} samples of its merge")
+    return f"{kept:,} of {counts['samples']:,} samples are kept"
+
+
+def _check_kept(
+    manifest: Mapping[str, Any], keys: Mapping[str, Sequence[str]], problems: Problems
+) -> str:
+    """If the keep-list is there: what is kept is what it keeps, and what lacks is said to."""
+    said, counts = manifest["inputs"]["keep"], manifest["counts"]
+    if not (Path(said["path"]) / MANIFEST).exists():
+        return f"{said['path']} is not there, so which samples are kept is as stated"
+    keep = open_keep(said["path"])
+    if checksum(keep.manifest) != said["manifest_sha256"]:
+        problems.add(f"{keep.path} is no longer the keep-list that was filtered by")
+        return ""
+    wanted = _wanted(keep, [shard["name"] for shard in manifest["inputs"]["shards"]])
+    found = [key for tar in sorted(keys) for key in keys[tar]]
+    if strangers := set(found) - set(wanted):
+        problems.add(f"{min(strangers)!r} is in the shards, but {keep.path} does not keep it")
+    lacking = len(set(wanted) - set(found))
+    if not counts["problems"]:
+        problems.differ("samples missing", counts["missing"], lacking)
+        if sorted(found) != sorted(wanted) and not lacking and not problems.count:
+            problems.add(f"the shards do not hold each sample of {keep.path} once")
+    elif lacking and lacking < counts["missing"]:
+        problems.add(f"{MANIFEST}: {counts['missing']:,} are missing, only {lacking:,} lack")
+    return f"{len(found):,} samples are those of {keep.path}"
+
+
+def _wanted(keep: KeepList, shards: Sequence[str]) -> list[str]:
+    """The keys that are kept of these shards; of all, if no shard of the list is called so."""
+    stems = {name.rpartition("/")[2] for name in shards}
+    mine = [s for s in keep.shards if s.name.rpartition("/")[2] in stems] or keep.shards
+    return [key for shard in mine for key in keep.keys(shard.index).to_pylist()]
+
+
+def prove_embeddings(asked: Asked, checks: Checks) -> None:
+    """A store that `clipgap embed` made: its catalogue is that of the manifest."""
+    folder = asked.path
+    manifest = read_old_manifest(folder, EMBED, "store of embeddings", _UNFINISHED)
+    checks.make("checksums", check_files, folder, manifest["files"], "store")
+    if checks.all_good:
+        checks.make("catalogue", _check_catalogue, folder, manifest)
+        checks.make("rows and keys", _check_rows, folder)
+
+
+def prove_store(asked: Asked, checks: Checks) -> None:
+    """A store with nothing but its catalogue."""
+    checks.make("rows and keys", _check_rows, asked.path)
+
+
+def _check_catalogue(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    """The manifest says of the shards what their catalogue says, and counts them right."""
+    catalogue, made = _json(folder / STORE_FILE), manifest["shards"]
+    counts, files = manifest["counts"], manifest["files"]
+    problems.differ("shards", [each["entry"] for each in made], catalogue["shards"])
+    problems.differ("dimensions", manifest["dim"], catalogue["dim"])
+    problems.differ("number of shards", counts["shards"], len(made))
+    problems.differ("images", counts["images"], sum(each["entry"]["rows"] for each in made))
+    problems.differ("problems", counts["problems"], _quarantined(folder, manifest))
+    problems.differ("problems", counts["problems"], sum(len(each["problems"]) for each in made))
+    said = sum(each["without_caption"] for each in made)
+    problems.differ("images without a caption", counts["without_caption"], said)
+    expected = {STORE_FILE, *([QUARANTINE] if counts["problems"] else [])}
+    for each in made:
+        name = each["entry"]["name"]
+        expected |= each["files"].keys()
+        problems.differ(f"dimensions of shard {name}", each["dim"], manifest["dim"])
+        problems.differ(
+            f"preprocessing of shard {name}", each["model"]["preprocess"], manifest["preprocess"]
+        )
+        for file, entry in each["files"].items():
+            problems.differ(f"sum of {file}", entry, files.get(file))
+        captions = _captions(folder, each["files"])
+        if captions is not None:
+            problems.differ(f"without caption in shard {name}", each["without_caption"], captions)
+    problems.differ("files", sorted(files), sorted(expected))
+    return f"{len(made):,} shards"
+
+
+def _captions(folder: Path, files: Mapping[str, Any]) -> int | None:
+    """How many rows of a shard have no caption; None if captions were not asked for."""
+    for name, entry in files.items():
+        if name.endswith(".parquet"):
+            table = read_table(folder / name, FileSum(**entry))
+            if "caption" in table.column_names:
+                return int(table["caption"].null_count)
+    return None
+
+
+def _check_rows(folder: Path, problems: Problems) -> str:
+    """Every row has norm 1 and its key; sums of rows and keys are checked on the way."""
+    store: Store = open_store(folder)
+    for shard in store.shards:
+        for start in range(0, shard.rows, _ROWS):
+            stop = min(start + _ROWS, shard.rows)
+            status = admit(store.read(shard.index, start, stop)).status
+            problems.at(
+                start + np.flatnonzero(status != Status.OK),
+                f"shard {shard.name}, row {{:,}}: is not a finite row of norm 1".format,
+            )
+            keys = store.keys(shard.index, start, stop)
+            if keys is not None and keys.null_count:
+                problems.add(f"shard {shard.name}: {keys.null_count:,} rows have no key")
+    return f"{store.rows:,} rows in {len(store.shards):,} shards"
+
+
+def prove_report(asked: Asked, checks: Checks) -> None:
+    """Every file that was written is there, and the numbers can be read."""
+    folder = asked.path
+    manifest = read_manifest(folder, REPORT.form, _UNFINISHED)
+    checks.make("checksums", check_files, folder, manifest["files"], "report")
+    if checks.all_good:
+        checks.make("numbers", _check_numbers, folder, manifest)
+
+
+def _check_numbers(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    settings, files = manifest["settings"], manifest["files"]
+    data = _json(folder / DATA)
+    problems.differ("kind", manifest["kind"], "report")
+    problems.differ(f"format of {DATA}", REPORT_DATA, data.get("format"))
+    problems.differ("title", settings["title"], data.get("title"))
+    pages = {"html": "index.html", "md": "report.md", "json": DATA}
+    if pages.get(settings["format"]) not in files:
+        problems.add(f"{MANIFEST}: there is no page of the format {settings['format']!r}")
+    numbers = _numbers_in(data)
+    if not data.get("training") or not numbers:
+        problems.add(f"{DATA} holds no numbers")
+    return f"{numbers:,} numbers in {DATA}"
+
+
+def _numbers_in(value: Any) -> int:
+    if isinstance(value, (dict, list)):
+        return sum(map(_numbers_in, value.values() if isinstance(value, dict) else value))
+    return int(isinstance(value, (int, float)) and not isinstance(value, bool))
+
+
+def prove_rendered(asked: Asked, checks: Checks) -> None:
+    """A drawn world: as many samples, classes and prompts as it says."""
+    folder = asked.path
+    manifest = read_manifest(folder, RENDERED.form, _UNFINISHED)
+    checks.make("checksums", check_files, folder, manifest["files"], "rendered images")
+    if checks.all_good:
+        checks.make("samples", _check_rendered, folder, manifest)
+
+
+def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    sets, settings, classes = manifest["sets"], manifest["settings"], manifest["classes"]
+    tars = {name for name in manifest["files"] if name.endswith(SUFFIX)}
+    found = dict.fromkeys(sets, 0)
+    for tar in sorted(tars):
+        name = tar.rpartition("/")[0]
+        found[name] = found.get(name, 0) + sum(1 for _ in read_samples(str(folder / tar)))
+    problems.differ("samples", sets, found)
+    problems.differ("kind", manifest["kind"], "rendered")
+    problems.differ("number of classes", settings["classes"], len(classes))
+    for name, lines in ((CLASSES_FILE, classes), (TEMPLATES_FILE, TEMPLATES)):
+        if (folder / name).read_text(encoding="utf-8") != "".join(f"{line}\n" for line in lines):
+            problems.add(f"{name} holds other lines than {MANIFEST} says")
+    expected = {*tars, CLASSES_FILE, TEMPLATES_FILE}
+    problems.differ("files", sorted(manifest["files"]), sorted(expected))
+    return f"{sum(found.values()):,} samples of {len(classes):,} classes"
+
+
+def prove_links(asked: Asked, checks: Checks) -> None:
+    """Each link is there and leads where it should, to something that is there."""
+    folder = asked.path
+    manifest = read_manifest(folder, LINKS.form, _UNFINISHED)
+    checks.make("links", check_files, folder, manifest["files"], "folder of links")
+    if checks.all_good:
+        checks.make("targets", _check_targets, folder, manifest)
+
+
+def _check_targets(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    files = manifest["files"]
+    problems.differ("kind", manifest["kind"], "links")
+    targets = {}
+    for name in files:
+        path = folder / name
+        if not path.is_symlink():
+            problems.add(f"{name} is no link")
+            continue
+        targets[name] = str(path.readlink())
+        if not path.exists():
+            problems.add(f"{name} leads to {targets[name]}, which is not there")
+    now = hashlib.sha256(encode(targets)).hexdigest()
+    problems.differ("where the links lead", manifest["links"], now)
+    return f"{len(files):,} links"
+
+
+def _quarantined(folder: Path, manifest: Mapping[str, Any]) -> int:
+    """How many problems the table of them lists; there is no table without one."""
+    entry = manifest["files"].get(QUARANTINE)
+    return 0 if entry is None else int(read_table(folder / QUARANTINE, FileSum(**entry)).num_rows)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error

@@ -1,0 +1,186 @@
+"""Trainings and evaluations: what their manifests say, derived from what they left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
+from clipgap.clip.eval.run import EvalResult, open_evaluation
+from clipgap.clip.eval.scores import SAMPLES_SCHEMA
+from clipgap.clip.eval.summary import (
+    PAIRED_SCHEMA,
+    SUMMARY_SCHEMA,
+    as_table,
+    compare,
+    summarise,
+)
+from clipgap.clip.train.api import KIND as TRAINING
+from clipgap.clip.train.api import open_train
+from clipgap.clip.train.logs import LOSSES
+from clipgap.clip.train.plan import TrainPlan
+from clipgap.files import lines
+from clipgap.files.documents import MANIFEST, checksum
+from clipgap.files.parquet import FileSum, read_table
+from clipgap.keep.lists import open_keep
+from clipgap.shards.quarantine import QUARANTINE
+from clipgap.verify.checks import Asked, Checks, Problems, check_files
+
+
+def prove_evaluation(asked: Asked, checks: Checks) -> None:
+    """Accuracies and differences follow from the table of samples; that one agrees with itself."""
+    result = open_evaluation(asked.path)
+    checks.make("checksums", check_files, result.path, result.manifest["files"], "evaluation")
+    tables: dict[str, dict[str, pa.Table]] = {}
+    if checks.all_good:
+        checks.make("samples", _check_units, result, tables)
+    if checks.all_good:
+        checks.make("accuracies", _check_summary, result, tables)
+
+
+def _check_units(
+    result: EvalResult, tables: dict[str, dict[str, pa.Table]], problems: Problems
+) -> str:
+    """Every checkpoint has a table of every set, with as many samples as the manifest says."""
+    manifest = result.manifest
+    files, units = manifest["files"], manifest["units"]
+    names = [checkpoint["name"] for checkpoint in manifest["checkpoints"]]
+    expected, rows, quarantined = {SUMMARY, PAIRED}, 0, 0
+    for data in manifest["sets"]:
+        tables[data["name"]] = {}
+        for name in names:
+            file = f"{SAMPLES}/{name}/{data['name']}.parquet"
+            expected.add(file)
+            table = read_table(result.path / file, FileSum(**files[file]))
+            tables[data["name"]][name] = table
+            rows += table.num_rows
+            problems.differ(f"samples of {file}", data["samples"], table.num_rows)
+            _check_samples(file, table, len(data["classes"]), problems)
+            unit = units[f"{name}/{data['name']}"]
+            problems.differ(f"samples of unit {file}", unit["samples"], table.num_rows)
+            problems.differ(f"sum of unit {file}", unit["file"], files[file])
+            problems.differ(f"problems of {file}", len(unit["problems"]), data["quarantined"])
+        groups = tables[data["name"]][names[0]]["group"].drop_null().unique().to_pylist()
+        problems.differ(f"groups of {data['name']}", data["groups"], sorted(groups))
+        quarantined += data["quarantined"]
+    wanted = sorted(f"{name}/{data['name']}" for data in manifest["sets"] for name in names)
+    problems.differ("units", sorted(units), wanted)
+    if quarantined:
+        expected.add(QUARANTINE)
+        listed = read_table(result.path / QUARANTINE, FileSum(**files[QUARANTINE])).num_rows
+        problems.differ("images set aside", quarantined, listed)
+    problems.differ("files", sorted(files), sorted(expected))
+    problems.differ("kind", manifest["kind"], "eval")
+    return f"{rows:,} samples in {len(wanted):,} tables"
+
+
+def _check_samples(file: str, table: pa.Table, classes: int, problems: Problems) -> None:
+    """A sample is right if the prediction is the label, and then leads by its margin."""
+    if not table.schema.equals(SAMPLES_SCHEMA):
+        problems.add(f"{file} has other columns than an evaluation writes")
+        return
+    held = {name: table[name].to_numpy() for name in table.column_names}
+    right, margin = held["correct"], held["margin"]
+    wrong = {
+        "is out of order": held["row"] != np.arange(table.num_rows),
+        "has a class that there is not": np.maximum(held["label"], held["prediction"]) >= classes,
+        "has a class below 0": np.minimum(held["label"], held["prediction"]) < 0,
+        "is called right, or wrong, without reason": right != (held["prediction"] == held["label"]),
+        "is right, but not among the first five": right & ~held["correct5"],
+        "has a margin that contradicts it": ~np.where(right, margin >= 0, margin <= 0),
+    }
+    for words, rows in wrong.items():
+        problems.at(np.flatnonzero(rows), f"{file}, row {{:,}}: {words}".format)
+
+
+def _check_summary(
+    result: EvalResult, tables: Mapping[str, Mapping[str, pa.Table]], problems: Problems
+) -> str:
+    """Both tables, made again of the samples, are what is there."""
+    manifest, files = result.manifest, result.manifest["files"]
+    summary: list[dict[str, Any]] = []
+    paired: list[dict[str, Any]] = []
+    settings = manifest["settings"]
+    for data in manifest["sets"]:
+        of_set = tables[data["name"]]
+        for name, table in of_set.items():
+            summary += summarise(name, data["name"], len(data["classes"]), table)
+        paired += compare(data["name"], of_set, settings["draws"], settings["seed"])
+    for file, schema, rows in (
+        (SUMMARY, SUMMARY_SCHEMA, summary),
+        (PAIRED, PAIRED_SCHEMA, paired),
+    ):
+        stated = read_table(result.path / file, FileSum(**files[file])).to_pylist()
+        again = as_table(rows, schema).to_pylist()
+        if len(stated) != len(again):
+            problems.add(f"{file} has {len(stated):,} rows, should have {len(again):,}")
+        for row, (was, should) in enumerate(zip(stated, again, strict=False)):
+            if was != should:
+                problems.add(f"{file}, row {row:,}: is {was}, should be {should}")
+    return f"{len(summary):,} accuracies and {len(paired):,} differences derived anew"
+
+
+def prove_training(asked: Asked, checks: Checks) -> None:
+    """The checkpoint is the one that was written, and losses and counts are those of the plan."""
+    folder = asked.path
+    manifest = open_train(folder).manifest
+    files = manifest["files"]
+    look = partial(check_files, owned=TRAINING.owned)
+    checks.make("checksums", look, folder, files, "training run")
+    checks.make("counts", _check_counts, folder, manifest)
+    checks.make("losses", _check_losses, folder, manifest)
+
+
+def _check_counts(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    files, checkpoint, counts = manifest["files"], manifest["checkpoint"], manifest["counts"]
+    plan = TrainPlan.of_json(manifest["plan"])
+    problems.differ("kind", manifest["kind"], "train")
+    sums = {key: value for key, value in checkpoint.items() if key != "path"}
+    problems.differ("sum of the checkpoint", sums, files.get(checkpoint["path"]))
+    name = f"checkpoints/epoch_{plan.epochs}.pt"
+    problems.differ("name of the checkpoint", checkpoint["path"], name)
+    quarantined = 0
+    if (entry := files.get(QUARANTINE)) is not None:
+        quarantined = read_table(folder / QUARANTINE, FileSum(**entry)).num_rows
+    found = {
+        "samples": plan.samples,
+        "reference": plan.reference_samples,
+        "samples_seen": plan.epochs * plan.batches.samples,
+        "steps": plan.steps,
+        "quarantined": quarantined,
+    }
+    problems.differ("counts", counts, found)
+    if plan.options.train_num_samples is None:
+        problems.differ("samples", plan.samples, sum(shard.samples for shard in plan.shards))
+    said = None if plan.keep is None else {"path": plan.keep, "manifest_sha256": plan.keep_sha256}
+    problems.differ("keep-list", manifest["keep"], said)
+    keep = plan.keep and Path(plan.keep)
+    is_there = keep and (keep / MANIFEST).exists()
+    if keep and is_there and checksum(open_keep(keep).manifest) != plan.keep_sha256:
+        problems.add(f"{keep} is no longer the keep-list that was trained on")
+    return f"{counts['steps']:,} steps, {counts['samples_seen']:,} samples"
+
+
+def _check_losses(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    """The log rises to the last step, where it has the loss that the manifest states."""
+    plan = TrainPlan.of_json(manifest["plan"])
+    log = list(lines.read(folder / LOSSES, lambda record: record))
+    if not log:
+        problems.add(f"{LOSSES} is missing or empty")
+        return ""
+    sizes, done = plan.batches, 0
+    for number, record in enumerate(log, start=1):
+        before, done = done, record["epoch"] * sizes.batches + record["batch"] + 1
+        seen = {"step": done // sizes.accum, "samples": done * sizes.world * sizes.batch}
+        if not before < done or any(record[name] != value for name, value in seen.items()):
+            problems.add(f"{LOSSES}, line {number:,}: counts other steps or samples than were done")
+    problems.differ(f"steps of {LOSSES}", plan.steps, log[-1]["step"])
+    loss = float(log[-1]["loss"])
+    problems.differ("final loss", manifest["final_loss"], loss if isfinite(loss) else None)
+    return f"{len(log):,} losses, the last is {loss:.6g}"
