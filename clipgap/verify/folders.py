@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clipgap.clip.data.parts import KIND as LINKS
-from clipgap.clip.embed.folder import FORMAT as EMBED
+from clipgap.clip.embed.api import KIND as EMBED
 from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, checksum, encode, read_manifest
 from clipgap.files.parquet import FileSum, read_table
@@ -136,7 +136,7 @@ def _wanted(keep: KeepList, shards: Sequence[str]) -> list[str]:
 def prove_embeddings(asked: Asked, checks: Checks) -> None:
     """A store that `clipgap embed` made: its catalogue is that of the manifest."""
     folder = asked.path
-    manifest = read_old_manifest(folder, EMBED, "store of embeddings", _UNFINISHED)
+    manifest = read_manifest(folder, EMBED.form, _UNFINISHED)
     checks.make("checksums", check_files, folder, manifest["files"], "store")
     if checks.all_good:
         checks.make("catalogue", _check_catalogue, folder, manifest)

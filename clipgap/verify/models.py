@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipgap.clip.eval.folder import PAIRED, SAMPLES, SUMMARY
-from clipgap.clip.eval.run import EvalResult, open_evaluation
-from clipgap.clip.eval.scores import SAMPLES_SCHEMA
-from clipgap.clip.eval.summary import (
+from clipgap.clip.eval.api import PAIRED, SUMMARY, EvalResult, open_evaluation
+from clipgap.clip.eval.tables import (
     PAIRED_SCHEMA,
+    SAMPLES_SCHEMA,
     SUMMARY_SCHEMA,
     as_table,
     compare,
     summarise,
 )
+from clipgap.clip.eval.work import SAMPLES
 from clipgap.clip.train.api import KIND as TRAINING
 from clipgap.clip.train.api import open_train
 from clipgap.clip.train.logs import LOSSES

@@ -236,6 +236,10 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
 
 def _check_made_again(keep: KeepList, tables: ScanTables, rule: Rule, problems: Problems) -> str:
     """The rule, applied to the scans again, keeps the same rows, with their keys."""
+    said = keep.manifest["rule"].get("labels")
+    if said and rule.to_json()["labels"] != said:
+        problems.add(f"{said['path']} is no longer the table of labels that was used")
+        return ""
     again = split(tables.scans, rule, within=tables.within)
     _compare_rows(keep, again.mask, problems)
     for shard in () if problems.count else keep.shards:
