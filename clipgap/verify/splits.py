@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from clipgap.dedup.settings import DedupSettings
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import withdraw_certificate, write_certificate
-from clipgap.keep.lists import KeepList, keep_name, open_keep
+from clipgap.keep.lists import KeepList, keep_name, open_keep, read_keep
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult
@@ -65,7 +65,7 @@ from clipgap.version import __version__
 
 def prove_split(asked: Asked, checks: Checks) -> Path | None:
     """Check a keep-list by its rule; if all of it is right, write the certificate."""
-    keep = open_keep(asked.path)
+    keep = read_keep(asked.path)
     proof = _Proof(keep, asked, Means(asked.compute, asked.on_progress), checks)
     checks.make("checksums", check_files, keep.path, keep.manifest["files"], "keep-list")
     for name, look in (
