@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from clipgap.select.splitting import split as split
     from clipgap.shards.api import filter_shards as filter_shards
     from clipgap.shards.matching import KeepSelector as KeepSelector
-    from clipgap.shards.stream import KeepStage as KeepStage
-    from clipgap.shards.stream import kept_samples as kept_samples
+    from clipgap.shards.samples import KeepStage as KeepStage
+    from clipgap.shards.samples import kept_samples as kept_samples
     from clipgap.store.base import Store as Store
     from clipgap.store.opening import open_store as open_store
     from clipgap.store.writer import StoreWriter as StoreWriter
@@ -50,7 +50,7 @@ _HOMES = {
     "ClipgapError": "clipgap.errors",
     "EvalResult": "clipgap.clip.eval.api",
     "KeepSelector": "clipgap.shards.matching",
-    "KeepStage": "clipgap.shards.stream",
+    "KeepStage": "clipgap.shards.samples",
     "ScanResult": "clipgap.scan.result",
     "Store": "clipgap.store.base",
     "StoreWriter": "clipgap.store.writer",
@@ -61,7 +61,7 @@ _HOMES = {
     "evaluate": "clipgap.clip.eval.api",
     "filter_shards": "clipgap.shards.api",
     "gap": "clipgap.scan.api",
-    "kept_samples": "clipgap.shards.stream",
+    "kept_samples": "clipgap.shards.samples",
     "open_evaluation": "clipgap.clip.eval.api",
     "open_scan": "clipgap.scan.result",
     "open_store": "clipgap.store.opening",

@@ -17,9 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, UsageError
-from clipgap.shards.api import filter_shards
+from clipgap.shards.api import FilterResult, filter_shards
 from clipgap.shards.groups import split_name
-from clipgap.shards.run import FilterResult
 from clipgap.shards.samples import read_samples
 from tests.shards import FORMATS, contents, member, sample, tar_bytes, write_keep, write_shard
 from tests.worlds import tree
@@ -414,8 +413,12 @@ def test_usage(tmp_path: Path) -> None:
         filter_shards(path, keep, tmp_path / "out", merge=0)
     with pytest.raises(UsageError, match="choose one of: error, list, ignore"):
         filter_shards(path, keep, tmp_path / "out", missing="never")
-    with pytest.raises(InputError, match="is not empty and not a clipgap"):
+    with pytest.raises(UsageError, match="lies in the output"):
         filter_shards(path, keep, tmp_path / "in")
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "notes.txt").write_text("not ours")
+    with pytest.raises(InputError, match="is not empty and not a clipgap"):
+        filter_shards(path, keep, tmp_path / "theirs")
     with pytest.raises(InputError, match="neither as a file nor as a folder"):
         filter_shards(path, keep, tmp_path / "out", captions=tmp_path / "none.parquet")
     (tmp_path / "x").mkdir()

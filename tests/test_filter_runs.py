@@ -3,24 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.files.atomic import TEMPORARY_SUFFIX
-from clipgap.shards.api import filter_shards
-from clipgap.shards.unit import Worker
-from tests.shards import write_keep, write_shard
-from tests.worlds import flip_bit, tree
+from clipgap.runs.executors import Here
+from clipgap.shards.api import filter_shards, run_filter
+from clipgap.shards.plan import plan_filter
+from clipgap.shards.work import FilterWork
+from tests.shards import sample, tar_bytes, write_keep, write_shard
+from tests.toy_executor import toy
+from tests.worlds import edited_document, flip_bit, tree
 
 KEYS = {f"{i:05d}": [f"{i}{j}" for j in range(6)] for i in range(5)}
 KEPT = {(name, row) for name in KEYS for row in range(0, 6, 2)}
+
+
+def in_one(keys: dict[str, list[str]]) -> dict[str, list[str]]:
+    """A store of one shard, called like none of the tar files: only keys match."""
+    return {"all": [key for of_shard in keys.values() for key in of_shard]}
 
 
 @pytest.fixture(autouse=True)
@@ -43,15 +53,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def fragile(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Shards can be made until `left` is used up; then making one fails."""
     budget = {"left": 100}
-    make = Worker.make
+    make = FilterWork.make
 
-    def make_if_left(self: Worker, unit: Any) -> Any:
+    def make_if_left(self: FilterWork, unit: Any) -> Any:
         if budget["left"] == 0:
             raise InputError("out of budget")
         budget["left"] -= 1
         return make(self, unit)
 
-    monkeypatch.setattr(Worker, "make", make_if_left)
+    monkeypatch.setattr(FilterWork, "make", make_if_left)
     return budget
 
 
@@ -65,8 +75,9 @@ def test_going_on_gives_the_same_bytes(
     with pytest.raises(InputError, match="out of budget"):
         filter_shards("in", "keep", "out", merge=merge, workers=1)
     assert not Path("out/manifest.json").exists()
-    with pytest.raises(InputError, match="holds an unfinished folder"):
-        filter_shards("in", "keep", "out", merge=merge)
+    if made:  # or else there is nothing to ask about
+        with pytest.raises(InputError, match="holds an unfinished folder"):
+            filter_shards("in", "keep", "out", merge=merge)
     fragile["left"] = units = (5 if merge is None else 4) - made
     filter_shards("in", "keep", "out", merge=merge, resume=True)
     assert fragile["left"] == 0, f"{units} shards were left to do"
@@ -125,6 +136,85 @@ def test_resuming_something_else_is_refused(here: Path, fragile: dict[str, int])
     assert filter_shards("in", "keep", "whole", resume=True).already_complete
 
 
+def write_rows(path: Path, keys: list[str]) -> None:
+    """A table beside a shard, whose size does not depend on the order of its rows."""
+    pq.write_table(pa.table({"key": keys}), path, compression="none", use_dictionary=False)
+
+
+def beside(name: str) -> None:
+    """Change a file beside the shards without changing its size."""
+    path = Path("in", name)
+    if name.endswith(".json"):
+        content = path.read_text()
+        path.write_text(content.replace("6", "5") if "6" in content else content.replace("5", "6"))
+    else:
+        changed = pq.read_table(path)["key"].to_pylist()
+        write_rows(path, changed[::-1])
+
+
+@pytest.mark.parametrize("name", ["00001_stats.json", "00001.parquet"])
+def test_what_lies_beside_the_shards_is_part_of_the_inputs(
+    here: Path, fragile: dict[str, int], name: str
+) -> None:
+    Path("in/00001_stats.json").write_text('{"successes": 6}')
+    write_rows(Path("in/00001.parquet"), KEYS["00001"])
+    filter_shards("in", "keep", "before")
+    fragile["left"] = 3
+    with pytest.raises(InputError):
+        filter_shards("in", "keep", "out", workers=1)
+    size = Path("in", name).stat().st_size
+    beside(name)
+    assert Path("in", name).stat().st_size == size
+    for out in ("before", "out"):
+        with pytest.raises(ResumeError, match=f"file beside the shards {name} fingerprint: was"):
+            filter_shards("in", "keep", out, resume=True)
+    beside(name)  # as it was, but at another time
+    with pytest.raises(ResumeError, match=f"last change of {name}: was"):
+        filter_shards("in", "keep", "out", resume=True)
+    assert filter_shards("in", "keep", "before", resume=True).already_complete
+    Path("in", name).unlink()
+    with pytest.raises(ResumeError, match="file beside the shards"):
+        filter_shards("in", "keep", "before", resume=True)
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_captions_are_part_of_the_inputs(here: Path, fragile: dict[str, int], folder: bool) -> None:
+    Path("new").mkdir()
+    captions = Path("new/00001.parquet")
+    pq.write_table(pa.table({"key": ["10"], "caption": ["one"]}), captions)
+    given = {"captions": captions.parent if folder else captions}
+    filter_shards("in", "keep", "before", **given)
+    fragile["left"] = 3
+    with pytest.raises(InputError):
+        filter_shards("in", "keep", "out", workers=1, **given)
+    pq.write_table(pa.table({"key": ["10"], "caption": ["two"]}), captions)
+    for out in ("before", "out"):
+        with pytest.raises(ResumeError, match=r"captions files 00001.parquet sha256: was"):
+            filter_shards("in", "keep", out, resume=True, **given)
+    pq.write_table(pa.table({"key": ["10"], "caption": ["one"]}), captions)
+    with pytest.raises(ResumeError, match=r"last change of captions 00001\.parquet"):
+        filter_shards("in", "keep", "out", resume=True, **given)
+    assert filter_shards("in", "keep", "before", resume=True, **given).already_complete
+
+
+def test_a_large_shard_that_is_newer_than_the_output_is_told_of(tmp_path: Path) -> None:
+    shards, keep, out = tmp_path / "in", tmp_path / "keep", tmp_path / "out"
+    shards.mkdir()
+    entries = sample("a", sizes=(3 << 20, 9))
+    (shards / "0.tar").write_bytes(tar_bytes(entries))
+    write_keep(keep, {"0": ["a"]}, {("0", 0)})
+    filter_shards(shards, keep, out)
+    notes: list[str] = []
+    go_on = {"resume": True, "on_progress": lambda progress: notes.append(progress.note)}
+    assert filter_shards(shards, keep, out, **go_on).already_complete
+    assert not any(notes)
+    later = (out / "manifest.json").stat().st_mtime_ns + 1_000_000_000
+    os.utime(shards / "0.tar", ns=(later, later))
+    assert filter_shards(shards, keep, out, **go_on).already_complete
+    (note,) = filter(None, notes)
+    assert note.startswith(f"only a sample was compared of {shards / '0.tar'}")
+
+
 def test_overwriting_leaves_nothing_of_before(here: Path, fragile: dict[str, int]) -> None:
     shutil.copytree("whole", "out")
     with pytest.raises(UsageError, match="exclude each other"):
@@ -143,9 +233,8 @@ def test_overwriting_leaves_nothing_of_before(here: Path, fragile: dict[str, int
     fragile["left"] = 0
     with pytest.raises(InputError):
         filter_shards("in", "keep", "whole", overwrite=True, merge=100)
-    plan = json.loads(Path("whole/.progress/plan.json").read_text())
-    plan["earlier"] = ["00004.tar"]
-    Path("whole/.progress/plan.json").write_text(json.dumps(plan))
+    with edited_document(Path("whole/.progress/plan.json")) as plan:
+        plan["earlier"] = ["00004.tar"]
     Path("whole/00004.tar").write_bytes(b"old")
     fragile["left"] = 9
     filter_shards("in", "keep", "whole", resume=True, merge=100)
@@ -154,7 +243,7 @@ def test_overwriting_leaves_nothing_of_before(here: Path, fragile: dict[str, int
 
 
 def test_the_inputs_are_spared(here: Path) -> None:
-    with pytest.raises(UsageError, match="lies in the output folder"):
+    with pytest.raises(UsageError, match="lies in the output; name another output folder"):
         filter_shards("whole", "keep", "whole", overwrite=True)
     assert len(tree(Path("whole"))) == 12
 
@@ -165,12 +254,12 @@ def test_stopping(here: Path) -> None:
 
     def watch(progress: Any) -> None:
         seen.append(progress)
-        if progress.stage == "filtering" and progress.shards == 2:
+        if progress.stage == "filtering" and progress.part == 2:
             stop.set()
 
     with pytest.raises(Interrupted, match=r"of 5 shards left; --resume goes on"):
-        filter_shards("in", "keep", "out", workers=1, on_progress=watch, stop=stop)
-    assert (seen[-1].kept, seen[-1].total_kept, seen[-1].total_shards) == (6, 15, 5)
+        filter_shards("in", "keep", "out", executor=Here(), on_progress=watch, stop=stop)
+    assert (seen[-1].done, seen[-1].total, seen[-1].parts) == (6, 15, 5)
     leftovers = [name for name in tree(Path("out")) if name.endswith(TEMPORARY_SUFFIX)]
     assert not leftovers and not Path("out/manifest.json").exists()
     filter_shards("in", "keep", "out", resume=True)
@@ -181,6 +270,45 @@ def test_stopping(here: Path) -> None:
 def test_any_number_of_workers_gives_the_same_bytes(here: Path, workers: int) -> None:
     filter_shards("in", "keep", "out", workers=workers)
     assert tree(Path("out")) == tree(Path("whole"))
+
+
+@pytest.mark.parametrize("settings", [{}, {"merge": 2}, {"by": "key", "merge": 9}])
+def test_any_executor_gives_the_same_bytes(here: Path, settings: dict[str, Any]) -> None:
+    """Units in any order, each twice, each in a process of its own."""
+    keys = dict(list(KEYS.items())[:2])
+    for name in KEYS.keys() - keys.keys():
+        Path(f"in/{name}.tar").unlink()
+    pq.write_table(pa.table({"key": keys["00000"]}), "in/00000.parquet")
+    captions = pa.table({"key": ["00", "12"], "caption": ["nought", "a dozen"]})
+    pq.write_table(captions, "captions.parquet")
+    by = settings.pop("by", "shard")
+    store = keys if by == "shard" else in_one(keys)
+    places = [(name, row) for name, of_shard in store.items() for row in range(len(of_shard))]
+    write_keep(Path("some"), store, set(places[::3]))
+    plan = plan_filter("in", "some", captions="captions.parquet", **settings)
+    assert plan.selector.by == by
+    run_filter(plan, "threads")
+    run_filter(plan, "toy", executor=toy)
+    assert tree(Path("toy")) == tree(Path("threads"))
+
+
+def test_counting_goes_on_where_it_stopped(here: Path) -> None:
+    write_keep(Path("all"), in_one(KEYS), {("all", row) for row in range(0, 30, 2)})
+    filter_shards("in", "all", "merged", merge=4)
+    stop = threading.Event()
+    parts: list[int] = []
+
+    def watch(progress: Any) -> None:
+        if progress.stage == "counting":
+            parts.append(progress.part)
+            if progress.part == 2:
+                stop.set()
+
+    with pytest.raises(Interrupted, match="stopped with 3 of 5 shards left; --resume goes on"):
+        filter_shards("in", "all", "out", merge=4, executor=Here(), on_progress=watch, stop=stop)
+    filter_shards("in", "all", "out", merge=4, executor=Here(), on_progress=watch, resume=True)
+    assert parts == [0, 1, 2, 2, 3, 4, 5]
+    assert tree(Path("out")) == tree(Path("merged"))
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:

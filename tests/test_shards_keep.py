@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from clipgap.errors import InputError
 from clipgap.keep.writing import KeepWriter
 from clipgap.shards.matching import KeepSelector, SortedKeys
-from clipgap.shards.samples import read_samples
-from clipgap.shards.stream import KeepStage, kept_samples
+from clipgap.shards.samples import KeepStage, kept_samples, read_samples
 from tests.shards import write_keep, write_shard
 
 KEYS = {"00000": ["a", "b", "c"], "00001": ["a", "d"], "00002": ["e"]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -141,10 +141,14 @@ def flip_bit(path: Path, at: int) -> None:
 
 
 @contextmanager
-def edited_manifest(folder: Path) -> Iterator[dict[str, Any]]:
-    """The manifest of a folder, to be changed, written again with a checksum that holds."""
-    path = folder / MANIFEST
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
-    yield manifest
-    manifest[SUM] = checksum(manifest)
-    path.write_bytes(encode(manifest))
+def edited_document(path: Path) -> Iterator[dict[str, Any]]:
+    """A document of ours, to be changed, written again with a checksum that holds."""
+    document: dict[str, Any] = json.loads(path.read_bytes())
+    yield document
+    document[SUM] = checksum(document)
+    path.write_bytes(encode(document))
+
+
+def edited_manifest(folder: Path) -> AbstractContextManager[dict[str, Any]]:
+    """The same for the manifest of a folder."""
+    return edited_document(folder / MANIFEST)

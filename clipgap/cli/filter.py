@@ -16,9 +16,8 @@ from clipgap.options import REQUIRED, argument, option
 from clipgap.shards.options import FilterOptions
 
 if TYPE_CHECKING:
-    from clipgap.runs.how import Progress as Shown
+    from clipgap.shards.api import FilterResult
     from clipgap.shards.plan import FilterPlan
-    from clipgap.shards.run import FilterResult, Progress
 
 _STOPPING = "Stopping after the shards at hand; they and all finished ones are kept."
 
@@ -63,26 +62,11 @@ def filter_shards(
             out,
             resume=running.resume,
             overwrite=running.overwrite,
-            on_progress=lambda progress: watch(_shown(progress)),
+            on_progress=watch,
             stop=watch.stop,
         )
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
-
-
-def _shown(progress: Progress) -> Shown:
-    from clipgap.runs.how import Progress as Shown
-
-    return Shown(
-        stage=progress.stage,
-        works=progress.stage in ("counting", "filtering"),
-        done=progress.kept,
-        total=progress.total_kept,
-        earlier=progress.kept - progress.new,
-        part=progress.shards,
-        parts=progress.total_shards,
-        seconds=progress.seconds,
-    )
 
 
 def _described(plan: FilterPlan) -> dict[str, Any]:

@@ -208,11 +208,11 @@ class Output:
 
     def start(self) -> None:
         """Begin with nothing: note what is going to be made, and remove what earlier runs made."""
+        earlier = sorted(self._own_files())  # first of all, since it may refuse what is there
         with _cannot_make(self.path):
             # Without its notes an earlier run has made nothing, so this comes before the plan.
             remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
             make_folder(self.path, PROGRESS)
-            earlier = sorted(self._own_files())
             # From here to the end the folder is known as ours, whatever a kill leaves of it.
             self._note(earlier)
             remove(self.path, [MANIFEST])
@@ -321,6 +321,7 @@ class Output:
     def _go_on(self, may_change: Callable[[Change], bool]) -> None:
         """Take up an unfinished run; its units count if their files are whole."""
         plan = self._plan()
+        self.how.tell("checking")
         self._refuse_changes(plan["wanted"], self._wanted, may_change)
         self._outputs = self._outputs or plan["outputs"]
         with _cannot_make(self.path):

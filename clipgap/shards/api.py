@@ -1,16 +1,97 @@
-"""From shards and a keep-list to shards of what is kept."""
+"""From shards and a keep-list to shards of what is kept.
+
+NAME.tar, NAME_stats.json    one a unit; NAME.parquet too where the input has one
+sizes.json                   samples of each tar file, as open_clip reads it
+quarantine.parquet           what could not be used; only if there is any
+manifest.json                written last
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+
+from clipgap.errors import InputError
+from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count, write_json
+from clipgap.files.identity import sampled_since
+from clipgap.files.sums import AnySum, FileSum, sums_from_json
 from clipgap.keep.lists import KeepList
+from clipgap.machine import thread_count
 from clipgap.options import takes_options
-from clipgap.runs.old_how import How
+from clipgap.runs.changes import Change
+from clipgap.runs.executors import Threads
+from clipgap.runs.how import How, Progress, Tally
+from clipgap.runs.output import PROGRESS, Complete, Damaged, Kind, Output, open_output, spare
+from clipgap.runs.units import Event, Executor, Ledger, Made, run_units
 from clipgap.shards.options import FilterOptions
-from clipgap.shards.plan import FilterPlan, plan_filter
-from clipgap.shards.run import FilterResult, Progress, run
+from clipgap.shards.plan import FilterPlan, Unit, plan_filter
+from clipgap.shards.problems import QUARANTINE, Problem, write_quarantine
+from clipgap.shards.work import PLACES, CountWork, FilterWork, load_places
+from clipgap.version import __version__
+
+SIZES = "sizes.json"
+
+_FILE = {"name": str, "bytes": is_count, "fingerprint": str}
+_COUNTS = ("shards", "samples", "kept", "missing", "problems")
+
+KIND = Kind(
+    Form(
+        "clipgap-shards",
+        "folder of filtered shards",
+        {
+            "kind": "shards",
+            "inputs": {
+                "shards": [_FILE],
+                "beside": (None, [_FILE]),
+                "keep": {"path": str, "manifest_sha256": str},
+                "captions": (None, {"files": [{"name": str, "sha256": str}]}),
+            },
+            "settings": {"merge": (None, is_count), "missing": str},
+            "counts": dict.fromkeys(_COUNTS, is_count),
+            "versions": Each(str),
+            "files": FILES,
+        },
+    ),
+    owns=(SIZES, QUARANTINE),
+    inner=(PLACES,),
+    labels={
+        "settings": "setting",
+        "inputs shards": "shard",
+        "inputs beside": "file beside the shards",
+        "inputs keep manifest_sha256": "keep-list",
+        "inputs captions": "captions",
+        "marks shards": "last change of shard",
+        "marks beside": "last change of",
+        "marks captions": "last change of captions",
+    },
+    free=("path",),
+)
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class FilterResult:
+    """A finished folder of filtered shards."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    already_complete: bool = False
+    repaired: Sequence[str] = ()
+
+    @property
+    def kept(self) -> int:
+        """Samples in the shards."""
+        return int(self.manifest["counts"]["kept"])
+
+    @property
+    def problems(self) -> int:
+        """Shards, samples and members in quarantine."""
+        return int(self.manifest["counts"]["problems"])
 
 
 @takes_options
@@ -20,7 +101,7 @@ def filter_shards(
     out: str | Path,
     *,
     options: FilterOptions,
-    how: How[Progress],
+    how: How,
 ) -> FilterResult:
     """Copy the kept samples of webdataset shards, byte for byte and in their order.
 
@@ -35,7 +116,151 @@ def filter_shards(
 
 
 @takes_options
-def run_filter(plan: FilterPlan, out: str | Path, *, how: How[Progress]) -> FilterResult:
+def run_filter(plan: FilterPlan, out: str | Path, *, how: How) -> FilterResult:
     """Carry out what `plan_filter` has planned; see `filter_shards`."""
-    how.report(Progress("reading headers"))
-    return run(plan, Path(out), how)
+    how.tell("reading headers")
+    spare(Path(out), plan.local_files())
+    # One more than cores, since a shard that is being flushed to the disk needs none.
+    executor = how.executor or Threads(plan.options.workers or thread_count() + 1)
+    with open_output(out, KIND, how) as output:
+        return _run(plan, output, executor)
+
+
+def _run(plan: FilterPlan, output: Output, executor: Executor) -> FilterResult:
+    how, described = output.how, plan.describe()
+    work = FilterWork(plan, output.path)
+    answer = output.begin(described, marks=plan.marks(), may_change=_may_change)
+    if isinstance(answer, Complete | Damaged):
+        if doubt := sampled_since(plan.files(), output.path / MANIFEST):
+            how.note(doubt)
+        if isinstance(answer, Complete):
+            return FilterResult(output.path, answer.manifest, already_complete=True)
+        if _mend(work, output, answer, executor):
+            return FilterResult(output.path, answer.manifest, repaired=answer.files)
+        output.start()
+    counts = plan.expected()
+    if counts is None and plan.options.merge is not None:
+        counts = _count(plan, output, executor)
+    units = plan.units(counts)
+    output.expect(name for unit in units for name in unit.files)
+    done = output.ledger.records
+    tally = Tally(
+        how,
+        Progress(
+            stage="filtering",
+            done=sum(record["kept"] for record in done.values()),
+            total=sum(counts or ()),
+            noun="samples",
+            part=len(done),
+            parts=len(units),
+        ),
+    )
+    for event in run_units(work, units, output.ledger, executor, how.is_asked_to_stop):
+        tally.add(sum(record["kept"] for record in _records(event)), parts=1)
+    entries, files = _finish(plan, output, units)
+    return FilterResult(output.path, output.finish({**described, **entries}, files))
+
+
+def _may_change(change: Change) -> bool:
+    """No sample has been missing so far, or the run would have ended there."""
+    return change[:2] == ("setting missing", "error")
+
+
+def _count(plan: FilterPlan, output: Output, executor: Executor) -> list[int]:
+    """Kept samples of each shard, where only the shards can tell."""
+    how, ledger = output.how, Ledger(output.progress / "counts.jsonl")
+    ledger.load()
+    work, units = CountWork(plan, output.path), plan.shard_units()
+    begin = Progress(stage="counting", part=len(ledger.records), parts=len(units))
+    tally = Tally(how, begin)
+    for _ in run_units(work, units, ledger, executor, how.is_asked_to_stop):
+        tally.add(parts=1)
+    return [ledger.records[unit.name]["kept"] for unit in units]
+
+
+def _finish(
+    plan: FilterPlan, output: Output, units: Sequence[Unit]
+) -> tuple[dict[str, Any], dict[str, AnySum]]:
+    """What is about all shards together; what the manifest says of them, and all sums."""
+    records = [output.ledger.records[unit.name] for unit in units]
+    problems = [Problem(**entry) for record in records for entry in record["problems"]]
+    missing = sum(record["missing"] for record in records)
+    if plan.selector.by == "key":
+        missing, found = _judge_keys(plan, output.path, units)
+        problems += found
+    files = {name: entry for record in records for name, entry in _made_files(record).items()}
+    write_json(
+        output.path / SIZES,
+        {unit.tar: record["kept"] for unit, record in zip(units, records, strict=True)},
+    )
+    files[SIZES] = FileSum.of(output.path / SIZES)
+    if problems:
+        files[QUARANTINE] = write_quarantine(output.path, problems)
+    counts = {
+        "shards": len(units),
+        "samples": sum(record["samples"] for record in records),
+        "kept": sum(record["kept"] for record in records),
+        "missing": missing,
+        "problems": len(problems),
+    }
+    versions = {"clipgap": __version__, "pyarrow": pa.__version__}
+    return {"counts": counts, "versions": versions}, files
+
+
+def _mend(work: FilterWork, output: Output, answer: Damaged, executor: Executor) -> bool:
+    """Make damaged shards again; False if more than those is damaged, or they need all others."""
+    damaged, plan, how = set(answer.files), work.plan, output.how
+    counts = plan.expected()
+    if counts is None and plan.options.merge is not None:
+        return False
+    units = [unit for unit in plan.units(counts) if not damaged.isdisjoint(unit.files)]
+    if not damaged <= {name for unit in units for name in unit.files}:
+        return False
+    output.prepare()
+    for event in run_units(work, units, Ledger(None), executor, how.is_asked_to_stop):
+        for record in _records(event):
+            for name, entry in _made_files(record).items():
+                if answer.sums.get(name) != entry:
+                    raise InputError(
+                        f"{output.path / name}: was damaged, made again, and came out different: "
+                        "another version of pyarrow wrote it (this is "
+                        f"{pa.__version__}), or the shards were changed. Filter again with "
+                        "--overwrite."
+                    )
+    output.tidy()
+    return True
+
+
+def _records(event: Event) -> list[Mapping[str, Any]]:
+    return list(event.records.values()) if isinstance(event, Made) else []
+
+
+def _made_files(record: Mapping[str, Any]) -> dict[str, AnySum]:
+    """The files of a unit that belong to the output."""
+    sums = sums_from_json(record["files"])
+    return {name: entry for name, entry in sums.items() if not name.startswith(PROGRESS)}
+
+
+def _judge_keys(plan: FilterPlan, folder: Path, units: Sequence[Unit]) -> tuple[int, list[Problem]]:
+    """Where keys are all there is: how many were not found, and what is wrong with that."""
+    table = plan.selector.sorted_keys().table
+    seen = np.zeros(len(table), np.uint8)
+    for unit in units:
+        places, times = np.unique(load_places(folder, unit), return_counts=True)
+        seen[places] = np.minimum(seen[places] + times, 2)
+    keep = str(plan.selector.keep.path)
+    reason = "several samples have this key, and no shard's name tells which is meant; all copied"
+    problems = [
+        Problem(keep, "sample", table[place].decode(), reason) for place in np.flatnonzero(seen > 1)
+    ]
+    lost = np.flatnonzero(seen == 0)
+    if len(lost) and plan.options.missing != "ignore":
+        shown = ", ".join(repr(table[place].decode()) for place in lost[:_SHOWN])
+        reason = f"{len(lost):,} of its samples are in none of the shards, among them {shown}"
+        if plan.options.missing == "error":
+            raise InputError(
+                f"{keep}: {reason}. Is it a keep-list of other shards? --missing list with "
+                "--resume notes it and finishes; --missing ignore is for a part of the shards."
+            )
+        problems.append(Problem(keep, "keep-list", "", reason))
+    return len(lost), problems

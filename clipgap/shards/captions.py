@@ -5,6 +5,7 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipgap.errors import InputError
-from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.identity import whole_digest_of
+from clipgap.files.parquet import read_table
+from clipgap.files.volumes import File, file_at
 from clipgap.shards.archive import Piece
 from clipgap.shards.groups import Group
 from clipgap.shards.tar import BLOCK, TarReader
 
 EXTENSION = "txt"
+_SUFFIX = ".parquet"
 _SIZE = slice(124, 136)
 _CHECKSUM = slice(148, 156)
 
@@ -27,26 +31,43 @@ class CaptionSource:
     """A parquet file with the columns key and caption, or a folder with one such file a shard."""
 
     path: Path
-    whole: Mapping[str, str] | None  # None: a folder
+    files: Mapping[str, File]  # by name
+    is_folder: bool
 
     @classmethod
     def open(cls, path: str | Path) -> CaptionSource:
         path = Path(path)
         if not path.exists():
             raise InputError(f"{path}: there are no captions, neither as a file nor as a folder")
-        return cls(path, None if path.is_dir() else _read(path))
+        if path.is_dir():
+            names = sorted(path.glob(f"*{_SUFFIX}"))
+            return cls(path, {name.name: file_at(name) for name in names}, True)
+        source = cls(path, {path.name: file_at(path)}, False)
+        source.of("")  # what is wrong with it shall be known at once
+        return source
 
     def of(self, shard: str) -> Mapping[str, str]:
         """New captions of a shard by key; samples without one keep what they have."""
-        if self.whole is not None:
-            return self.whole
-        path = self.path / f"{shard}.parquet"
+        if not self.is_folder:
+            return self._whole
+        path = self.path / f"{shard}{_SUFFIX}"
         return _read(path) if path.exists() else {}
 
     def describe(self) -> dict[str, Any]:
         """What tells these captions from others."""
-        files = [self.path] if self.whole is not None else sorted(self.path.glob("*.parquet"))
-        return {"files": [{"name": f.name, "sha256": FileSum.of(f).sha256} for f in files]}
+        return {
+            "files": [
+                {"name": name, "sha256": whole_digest_of(file)} for name, file in self.files.items()
+            ]
+        }
+
+    @cached_property
+    def _whole(self) -> Mapping[str, str]:
+        return _read(self.path)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What was read stays where it is; a copy of this elsewhere reads it again."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def captioned(reader: TarReader, group: Group[None], caption: str) -> list[Piece]:

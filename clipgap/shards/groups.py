@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from clipgap.files.documents import is_count
 from clipgap.files.volumes import read_bytes
 from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import OnProblem, Problem
@@ -120,7 +121,9 @@ def check_count(shard: TarShard, count: int, report: OnProblem) -> None:
     try:
         if shard.stats.size > _LARGEST_STATS:
             raise ValueError("too large")
-        promised = int(json.loads(read_bytes(shard.stats, 0, shard.stats.size))["successes"])
+        promised = json.loads(read_bytes(shard.stats, 0, shard.stats.size))["successes"]
+        if not is_count(promised):
+            raise ValueError(f"its successes are {promised!r:.60}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         report(Problem(shard.stats.path, "shard", "", f"not the statistics of a shard: {error}"))
         return

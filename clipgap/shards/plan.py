@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of
-from clipgap.files.volumes import FILE_THREADS
+from clipgap.files.volumes import FILE_THREADS, File, LocalFile
 from clipgap.keep.lists import KeepList
 from clipgap.options import takes_options
 from clipgap.shards.captions import CaptionSource
@@ -97,17 +97,38 @@ class FilterPlan:
             raise ValueError("merging needs the number of kept samples of each shard")
         return list(_even(kept, self.options.merge))
 
+    def shard_units(self) -> list[Unit]:
+        """Each shard that is read, as a unit."""
+        return [Unit(shard.name, (Part(shard.index),)) for shard in self.shards]
+
+    @property
+    def _beside(self) -> dict[str, File]:
+        """What lies beside the shards and has a say in what comes out."""
+        named = {
+            f"{shard.name}{end}": file
+            for shard in self.shards
+            for end, file in (("_stats.json", shard.stats), (".parquet", shard.parquet))
+        }
+        return {name: file for name, file in named.items() if file is not None}
+
+    def files(self) -> list[File]:
+        """All that is read but the keep-list, and captions, which are compared to the last byte."""
+        return [*(shard.file for shard in self.shards), *self._beside.values()]
+
+    def local_files(self) -> list[Path]:
+        """What must not lie where the output shall be."""
+        captions = [] if self.captions is None else self.captions.files.values()
+        found = [*self.files(), *captions]
+        return [Path(file.path) for file in found if isinstance(file, LocalFile)]
+
     def describe(self) -> dict[str, Any]:
         """What the output follows from."""
-        with ThreadPoolExecutor(FILE_THREADS) as pool:
-            digests = list(pool.map(lambda shard: digest_of(shard.file), self.shards))
+        beside = _identities(self._beside)
         return {
             "kind": "shards",
             "inputs": {
-                "shards": [
-                    {"name": shard.name, "bytes": shard.file.size, "fingerprint": digest}
-                    for shard, digest in zip(self.shards, digests, strict=True)
-                ],
+                "shards": _identities({shard.name: shard.file for shard in self.shards}),
+                **({"beside": beside} if beside else {}),
                 "keep": {
                     "path": str(self.selector.keep.path),
                     "manifest_sha256": checksum(self.selector.keep.manifest),
@@ -117,9 +138,23 @@ class FilterPlan:
             "settings": {"merge": self.options.merge, "missing": self.options.missing},
         }
 
-    def marks(self) -> list[dict[str, str]]:
-        """What tells that a shard was edited in place while a filter was unfinished."""
-        return [{"name": shard.name, "time": shard.file.modified} for shard in self.shards]
+    def marks(self) -> dict[str, dict[str, str]]:
+        """What tells that a file was edited in place while a filter was unfinished."""
+        captions = {} if self.captions is None else self.captions.files
+        return {
+            "shards": {shard.name: shard.file.modified for shard in self.shards},
+            "beside": {name: file.modified for name, file in self._beside.items()},
+            "captions": {name: file.modified for name, file in captions.items()},
+        }
+
+
+def _identities(files: Mapping[str, File]) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        digests = list(pool.map(digest_of, files.values()))
+    return [
+        {"name": name, "bytes": file.size, "fingerprint": digest}
+        for (name, file), digest in zip(files.items(), digests, strict=True)
+    ]
 
 
 @takes_options

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
+import pyarrow as pa
+
 from clipgap.errors import InputError
+from clipgap.files.parquet import FileSum, write_tables
+
+QUARANTINE = "quarantine.parquet"
+"""What was set aside, in the folder of whatever was made of the rest."""
+
+_SCHEMA = pa.schema(
+    [
+        ("shard", pa.string()),
+        ("what", pa.string()),
+        ("name", pa.string()),
+        ("reason", pa.string()),
+        ("offset", pa.int64()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -34,3 +51,9 @@ OnProblem = Callable[[Problem], None]
 def refuse(problem: Problem) -> NoReturn:
     """The strictest way to deal with a problem."""
     raise InputError(f"{problem}. Repair the shard, or have such units set aside and listed.")
+
+
+def write_quarantine(folder: Path, problems: Iterable[Problem]) -> FileSum:
+    """A row for each, in the order given."""
+    table = pa.Table.from_pylist([vars(problem) for problem in problems], schema=_SCHEMA)
+    return write_tables(folder / QUARANTINE, _SCHEMA, [table])

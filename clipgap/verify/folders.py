@@ -21,15 +21,13 @@ from clipgap.kernels.admit import Status, admit
 from clipgap.report.api import DATA
 from clipgap.report.api import KIND as REPORT
 from clipgap.report.contents import FORMAT as REPORT_DATA
-from clipgap.runs.old_output import read_manifest as read_old_manifest
-from clipgap.shards.companions import statistics
+from clipgap.shards.api import KIND as SHARDS
+from clipgap.shards.api import SIZES
 from clipgap.shards.finding import SUFFIX
-from clipgap.shards.folder import FORMAT as SHARDS
-from clipgap.shards.folder import SIZES
 from clipgap.shards.plan import Unit
-from clipgap.shards.problems import Problem
-from clipgap.shards.quarantine import QUARANTINE
+from clipgap.shards.problems import QUARANTINE, Problem
 from clipgap.shards.samples import read_samples
+from clipgap.shards.work import statistics
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.store.own import STORE_FILE
@@ -44,7 +42,7 @@ _ROWS = 1 << 16
 def prove_shards(asked: Asked, checks: Checks) -> None:
     """The samples of each tar are those that its companions, the counts and the keep-list say."""
     folder = asked.path
-    manifest = read_old_manifest(folder, SHARDS, "folder of filtered shards", _UNFINISHED)
+    manifest = read_manifest(folder, SHARDS.form, _UNFINISHED)
     checks.make("checksums", check_files, folder, manifest["files"], "filtered shards")
     keys: dict[str, list[str]] = {}
     if checks.all_good:

@@ -29,7 +29,7 @@ from clipgap.files import lines
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import open_keep
-from clipgap.shards.quarantine import QUARANTINE
+from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.checks import Asked, Checks, Problems, check_files
 
 

@@ -29,8 +29,7 @@ from clipgap.runs.executors import Here, Processes
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
 from clipgap.runs.units import Executor, Step, run_units
-from clipgap.shards.problems import PROBLEM, Problem
-from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.writer import write_catalogue
 

@@ -31,8 +31,7 @@ from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
 from clipgap.runs.units import Step, run_units
-from clipgap.shards.problems import PROBLEM, Problem
-from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.version import __version__
 
 SUMMARY, PAIRED = "summary.parquet", "paired.parquet"

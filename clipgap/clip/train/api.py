@@ -29,7 +29,7 @@ from clipgap.machine import versions
 from clipgap.options import takes_options
 from clipgap.runs.how import How, OnProgress
 from clipgap.runs.output import Answer, Complete, Damaged, Kind, Output, open_output
-from clipgap.shards.quarantine import QUARANTINE, write_quarantine
+from clipgap.shards.problems import QUARANTINE, write_quarantine
 from clipgap.version import __version__
 
 KIND = Kind(
