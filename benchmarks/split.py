@@ -78,7 +78,8 @@ def run_child(scan: Path, case: str, how: str, threads: int) -> Spent:
     return Spent(**fresh(command))
 
 
-def measure(folder: Path, shards: int, shard_rows: int, rounds: int) -> list[dict[str, Any]]:
+def measure(folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
+    shards, shard_rows, rounds = options.shards, options.shard_rows, options.rounds
     scans = {}
     for keys in ("none", "numbers"):
         scans[keys] = folder / keys
@@ -88,7 +89,7 @@ def measure(folder: Path, shards: int, shard_rows: int, rounds: int) -> list[dic
         (case, keys, how, threads): Racer(
             case, how, partial(run_child, scans[keys], case, how, threads)
         )
-        for case in CASES
+        for case in options.cases
         for keys, how in kinds
         for threads in ((1,) if how == "pyarrow" else (1, 2))
         if CASES[case] or how != "pyarrow"
@@ -124,14 +125,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="where the tables go for the time being")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
-    tiny = {"shards": 2, "shard_rows": 1000, "rounds": 1}
-    options = read_options(parser, tiny, shard_rows=SHARD_ROWS)
+    tiny = {"shards": 2, "shard_rows": 1000, "rounds": 1, "cases": ("core by six",)}
+    options = read_options(parser, tiny, shard_rows=SHARD_ROWS, cases=tuple(CASES))
     if options.child:
         scan, case, how, threads = options.child
         print(json.dumps(child(Path(scan), case, how, int(threads))))
         return
     with tempfile.TemporaryDirectory(prefix="clipgap-split-", dir=options.folder) as folder:
-        rows = measure(Path(folder), options.shards, options.shard_rows, options.rounds)
+        rows = measure(Path(folder), options)
     columns: Columns = (
         ("", lambda row: row["case"]),
         ("does", lambda row: row["does"]),
