@@ -68,6 +68,7 @@ MEANT: list[tuple[str, str, str]] = [
         "inputs*fingerprint",
         "one rule tells inputs apart, by all of their content",
     ),
+    ("filter*/manifest.json", "inputs.beside*", "files beside the shards are inputs, too"),
     ("report*/manifest.json", "inputs*", "follows from what the manifests of inputs hold"),
     ("study/.study/*.json", "output", "follows from what the manifests of outputs hold"),
 ]

@@ -60,7 +60,7 @@ def interrupted(out: str = "p/out") -> None:
     assert second.read_bytes() == whole and second.stat() == moment
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "\ud800"])
 def test_a_manifest_cannot_have_others_files_deleted(here: Path, name: str) -> None:
     Path("p/out").mkdir()
     hostile = {"format": "clipgap-shards", "version": 1, "files": {name: {}}}
@@ -143,12 +143,21 @@ def test_mutated_manifests(here: Path) -> None:
         error = outcome(lambda: run("whole", resume=True))
         assert error is not None and "whole/manifest.json" in str(error), number
         path.write_bytes(whole)
+    for number in range(MUTATIONS):  # by somebody with an editor
+        manifest = json.loads(whole)
+        edits(manifest, chance)
+        if manifest != json.loads(whole):
+            path.write_text(json.dumps(manifest))
+            error = outcome(lambda: run("whole", resume=True))
+            assert error is not None and "whole/manifest.json" in str(error), number
+    path.write_bytes(whole)
     for number in range(MUTATIONS):  # by somebody who knows how it is sealed
         try:
             with edited_document(path) as manifest:
                 edits(manifest, chance)
         except (ValueError, UnicodeError):
-            continue  # no JSON can hold it
+            path.write_bytes(whole)
+            continue  # what cannot be sealed is among the edits above
         error = outcome(lambda: run("whole", resume=True))
         assert error is None or "whole" in str(error), number
         shutil.rmtree("whole")

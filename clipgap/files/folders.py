@@ -21,11 +21,13 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 def is_inside(name: object) -> bool:
     """Whether this can be the name of a file in a folder: relative, with "/" between its parts."""
-    return (
-        isinstance(name, str)
-        and "\0" not in name
-        and all(part not in ("", ".", "..") for part in name.split("/"))
-    )
+    if not isinstance(name, str) or "\0" in name:
+        return False
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
 def files_in(folder: Path) -> Iterator[str]:
