@@ -17,7 +17,7 @@ import pytest
 from tests.lifecycle_cases import CASES, FAULTS, OUT, Case, make_inputs
 from tests.lifecycle_server import Ended, Server
 
-BAD_CALL, BAD_INPUT, STOPPED, STOPPED_BY_USER = 2, 3, 75, 130
+BAD_CALL, BAD_INPUT, NO_ROOM, STOPPED, STOPPED_BY_USER = 2, 3, 5, 75, 130
 WHOLE = "manifest.json"
 
 Tree = dict[str, str]
@@ -67,10 +67,15 @@ class House:
             shutil.copytree(state, self.folder, symlinks=True, dirs_exist_ok=True)
 
     def run(
-        self, case: Case, *more: str, at: int | None = None, number: int = signal.SIGKILL
+        self,
+        case: Case,
+        *more: str,
+        at: int | None = None,
+        number: int = signal.SIGKILL,
+        limit: int | None = None,
     ) -> Ended:
         return self.server.run(
-            [*case.arguments, *more], at=at, number=number, **dict(case.environment)
+            [*case.arguments, *more], at=at, number=number, limit=limit, **dict(case.environment)
         )
 
     def resume(self, case: Case, *more: str) -> Ended:

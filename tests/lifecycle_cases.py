@@ -8,16 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from tests.clip_worlds import CLASSES, pictures, write_checkpoint, write_config, write_shards
 from tests.lifecycle_server import Server
+from tests.worlds import write_store
 
 OUT = "out"
 
 RECIPE = """\
 [paths]
-train = { about = "a store", default = "store" }
-reference = { about = "a store", default = "reference" }
-val = { about = "a store", default = "val" }
+train = { about = "a store", default = "plain/store" }
+reference = { about = "a store", default = "plain/reference" }
+val = { about = "a store", default = "plain/val" }
 
 [stages.gap]
 command = "gap"
@@ -105,14 +108,15 @@ MODEL = "--model tiny-clip.json"
 CASES = [
     Case(
         "gap",
-        "gap reference --test val=val -k 3 --threads 1 -o out",
-        Change("reference|shard|00000", "reference/embeddings/00000.npy"),
+        "gap plain/reference --test val=plain/val -k 3 --threads 1 -o out",
+        Change("reference|img_emb_0", "plain/reference/img_emb/img_emb_0.npy"),
         ["test/val.parquet", "hist.parquet", "manifest.json"],
     ),
     Case(
         "scan",
-        "scan store --test val=val --test other=reference -k 3 --threads 1 --block-rows 3 -o out",
-        Change("store|shard|00001", "store/embeddings/00001.npy"),
+        "scan plain/store --test val=plain/val --test b=reference -k 3 --threads 1 --block-rows 3 "
+        "-o out",
+        Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["train/part-00001.parquet", "test/val.parquet", "hist.parquet", "manifest.json"],
     ),
     Case(
@@ -129,8 +133,8 @@ CASES = [
     ),
     Case(
         "dedup",
-        "dedup store --epsilon 0.001 --clusters 3 --iterations 2 --threads 1 -o out",
-        Change("store|shard|00001", "store/embeddings/00001.npy"),
+        "dedup plain/store --epsilon 0.001 --clusters 3 --iterations 2 --threads 1 -o out",
+        Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["keep/part-00001.parquet", "manifest.json"],
     ),
     Case(
@@ -194,7 +198,7 @@ CASES = [
     Case(
         "run",
         "run recipe.toml -o out",
-        Change("val", "val/embeddings/00000.npy"),
+        Change("val", "plain/val/img_emb/img_emb_0.npy"),
         ["pruned/keep/part-00000.parquet", "scan/hist.parquet", "gap/test/val.parquet"],
         resume=(),
         kills=5,
@@ -245,3 +249,6 @@ def make_inputs(server: Server) -> None:
     for command in MAKE:
         ended = server.run(shlex.split(command))
         assert ended.code == 0, f"{command}: {ended.said}"
+    for name in ("store", "val", "reference"):  # the same, but without sums of their own
+        shards = [np.load(path) for path in sorted((folder / name / "embeddings").iterdir())]
+        write_store(folder / "plain" / name, shards, lambda shard, row: f"{shard}-{row}")

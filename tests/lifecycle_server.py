@@ -17,6 +17,7 @@ import importlib
 import json
 import os
 import pkgutil
+import resource
 import signal
 import subprocess
 import sys
@@ -78,10 +79,11 @@ class Server:
         arguments: Sequence[str],
         at: int | None = None,
         number: int = signal.SIGKILL,
+        limit: int | None = None,
         **env: str,
     ) -> Ended:
-        """Run a command; at its nth write it gets a signal."""
-        self._ask(arguments=list(arguments), at=at, number=number, env=env)
+        """Run a command; at its nth write it gets a signal. No file may grow beyond a limit."""
+        self._ask(arguments=list(arguments), at=at, number=number, limit=limit, env=env)
         return self._answer()
 
     @contextlib.contextmanager
@@ -90,7 +92,7 @@ class Server:
 
         The list is empty before its end, and holds how it ended afterwards.
         """
-        self._ask(arguments=list(arguments), at=at, number=signal.SIGSTOP, env=env)
+        self._ask(arguments=list(arguments), at=at, number=signal.SIGSTOP, limit=None, env=env)
         held = self._read()["held"]
         ended: list[Ended] = []
         try:
@@ -164,12 +166,15 @@ def start(request: dict[str, Any]) -> int:
             os.dup2(source, stream)
         os.chdir(folder)
         os.environ |= request["env"]
+        if request["limit"] is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
         count = watch(folder, request["at"], request["number"])
         sys.argv = ["clipgap", *request["arguments"]]
         try:
             run()
         except SystemExit as end:
             code = int(end.code or 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         imported = sorted(name for name in sys.modules.keys() - there if name != "__mp_main__")
         Path(f"{place}.end").write_text(json.dumps({"writes": count(), "imported": imported}))
     finally:

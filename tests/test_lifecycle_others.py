@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from clipgap.files.documents import SUM, checksum
 from tests.lifecycle import (
     BAD_INPUT,
     House,
@@ -206,6 +207,13 @@ def replaced(document: Any, places: list[tuple[Any, ...]], change: Callable[[Any
     return document
 
 
+def signed(document: Any) -> Any:
+    """Whoever edits a document can also mend its checksum."""
+    if isinstance(document, dict) and SUM in document:
+        return {**document, SUM: checksum(document)}
+    return document
+
+
 @every(flags=True)
 def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
     """Edited manifests and notes: exit 3, or made again; nothing outside is touched."""
@@ -223,12 +231,11 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
             for number, mutant in enumerate([*names, *values[::step]]):
                 begin(case)
                 path = house.out / name
-                path.write_text(json.dumps(mutant))
+                path.write_text(json.dumps(signed(mutant)))
                 more = ["--overwrite"] if number % 2 == 0 else [*case.resume]
                 ended = house.run(case, *more)
                 what = f"{name} {more} {json.dumps(mutant)[:2000]}: {ended}"
                 assert ended.code in (case.code, BAD_INPUT), what
-                if ended.code == BAD_INPUT:
-                    assert path.name in ended.said, what
+                assert ended.code == case.code or OUT in ended.said, what
                 assert neighbours.items() <= house.tree(case).items(), what
                 assert is_untouched(precious), what
