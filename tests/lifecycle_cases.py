@@ -76,7 +76,7 @@ class Case:
 
     `damage` are files of the output that get damaged; `code` is the exit code of a good run;
     `kills` is at how many writes it is killed, spread evenly, where each takes long; `loose` are
-    patterns of files that hold times, so that two runs are never the same.
+    patterns of files that hold times or how often a run went on, so that two runs differ.
     """
 
     name: str
@@ -170,10 +170,10 @@ CASES = [
         f"train --train-data shards --logs . --name out {MODEL} --epochs 2 --batch-size 8 "
         "--workers 0 --device cpu --lr 0.001 --warmup 1",
         Change("lr", old="--lr 0.001", new="--lr 0.002"),
-        ["checkpoints/epoch_2.pt", "losses.jsonl", "manifest.json"],
+        ["checkpoints/epoch_2.pt", "losses.jsonl", "params.txt", "manifest.json"],
         resume=("--resume", "latest"),
         kills=6,
-        loose=["*.log", "checkpoints/*", "losses.jsonl", "manifest.json"],
+        loose=["*.log", "checkpoints/*", "losses.jsonl", "params.txt", "manifest.json"],
         environment=ONE_RANK,
     ),
     Case(

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,24 +54,25 @@ def test_a_second_writer(house: House, case: Case) -> None:
     assert house.tree(case) == whole
 
 
-@every(time_kept=[False, True])
-def test_changed_inputs(house: House, case: Case, time_kept: bool) -> None:
+@every()
+def test_changed_inputs(house: House, case: Case) -> None:
     """The output was begun, or made, from others: refused, and told why, or made anew."""
-    for begin in (house.begun, house.finished):
+    for begin, time_kept in product((house.begun, house.finished), (False, True)):
         begin(case)
         case.change.apply(house.folder, time_kept)
         left = house.tree(case)
         ended = house.resume(case.changed())
+        what = f"{begin.__name__}, time kept: {time_kept}, {ended}"
         if case.flags or ended.code != case.code:
-            assert ended.code == BAD_INPUT, ended
-            assert re.search(case.change.named, ended.said), ended.said
+            assert ended.code == BAD_INPUT, what
+            assert re.search(case.change.named, ended.said), what
         if case.flags:
-            assert without_lock(house.tree(case)) == without_lock(left)
+            assert without_lock(house.tree(case)) == without_lock(left), what
         elif ended.code == case.code:
             made = house.tree(case)
             shutil.rmtree(house.out)
             assert house.run(case).code == case.code
-            assert house.tree(case) == made
+            assert house.tree(case) == made, what
 
 
 @every()
