@@ -148,7 +148,9 @@ def without_lock(tree: Tree) -> Tree:
 
 
 def is_visible(name: str) -> bool:
-    return not any(part.startswith(".") for part in name.split("/"))
+    """Whether anybody would take it for output: notes have a dot, or lie in NAME.work."""
+    parts = name.split("/")
+    return parts[0] != f"{OUT}.work" and not any(part.startswith(".") for part in parts)
 
 
 def check_nothing_half(house: House, case: Case, before: Tree) -> None:
