@@ -17,7 +17,7 @@ from clipgap.dedup.rows import RowSource, Watch
 from clipgap.dedup.run import Run
 from clipgap.dedup.semdedup import require_written, write_semdedup
 from clipgap.dedup.settings import DedupSettings
-from clipgap.dedup.state import State, work_folder
+from clipgap.dedup.state import State
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.keep.writing import KeepWriter
@@ -26,7 +26,6 @@ from clipgap.kernels.options import Compute
 from clipgap.machine import memory_bytes
 from clipgap.options import takes_options
 from clipgap.runs.how import How, Progress
-from clipgap.runs.old_lock import only_writer
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
@@ -130,8 +129,7 @@ def dedup(
         plan, compute, how, source, room // 2, None if semdedup is None else Path(semdedup)
     )
     if out is not None:
-        with only_writer(work_folder(common_name(str(out)))):
-            return task.into(str(out))
+        return task.into(str(out))
     how.without_folder()
     return task.in_memory()
 
@@ -193,25 +191,21 @@ class _Task:
             State.discard(work)
             return _from_lists(finished)
         store = self.plan.store
-        marks = [
-            {"name": shard.name, "time": store.modified(shard.index)} for shard in store.shards
-        ]
-        described = {"store": {**identity, "marks": marks}, "settings": settings.described()}
-        state = State.beside(work, described, self.how.resume, self.how.overwrite)
-        run = self._run(state)
-        run.decide()
-        self._extras(run)
-        lists = []
-        for number, writer in enumerate(writers):
-            if writer.finished is None:
-                sizes = run.write(number, writer)
-                noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
-                writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
-            keep = writer.finish()
-            lists.append(self._found(run, number, keep.sizes, keep))
-        result = Dedup(tuple(lists), run.clustering)
-        state.remove()
-        return result
+        marks = {shard.name: store.modified(shard.index) for shard in store.shards}
+        described = {"store": identity, "settings": settings.described()}
+        with State.beside(work, described, marks, self.how) as state:
+            run = self._run(state)
+            run.decide()
+            self._extras(run)
+            lists = []
+            for number, writer in enumerate(writers):
+                if writer.finished is None:
+                    sizes = run.write(number, writer)
+                    noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
+                    writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
+                keep = writer.finish()
+                lists.append(self._found(run, number, keep.sizes, keep))
+            return Dedup(tuple(lists), run.clustering)
 
     def _run(self, state: State) -> Run:
         plan = self.plan

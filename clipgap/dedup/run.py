@@ -60,6 +60,9 @@ class Run:
         """Give every row its cluster."""
         if self.state.load(_LABELLED) is None:
             self.state.save(_LABELLED, self._label())
+        else:
+            _ = self.labels
+            self.state.require_within("labels", NONE, self.labels.clusters)
 
     def compare(
         self, decide: Callable[[Ids], Decision], begin: int = 0
@@ -183,6 +186,15 @@ class Run:
     def _cluster(self) -> Centroids:
         held = self.state.load_arrays(_CENTROIDS)
         if held is not None:
+            wanted = (self.settings.options.clusters, self.store.dim)
+            if (
+                held.keys() != {"rows", "history", "converged"}
+                or held["rows"].dtype != np.float16
+                or held["rows"].shape != wanted
+                or held["history"].ndim != 1
+                or held["converged"].ndim
+            ):
+                raise self.state.damaged(f"{_CENTROIDS}.npz", "it holds other arrays")
             centroids = Centroids(
                 held["rows"], tuple(held["history"].tolist()), bool(held["converged"])
             )
