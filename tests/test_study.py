@@ -338,11 +338,11 @@ def test_folders_of_links_are_stages(tmp_path: Path, capfd: pytest.CaptureFixtur
     assert "2 links" in study().plan(costs=True).costs["worst"]
     assert [one.name for one in study().run().ran] == ["worst"]
     links = tmp_path / "out" / "worst"
-    assert sorted(link.name for link in links.iterdir()) == ["1.jpg", "2.jpg"]
+    assert sorted(file.name for file in links.iterdir()) == ["1.jpg", "2.jpg", "manifest.json"]
     assert study().run().ran == ()
     (links / "1.jpg").unlink()
     assert [one.name for one in study().run().ran] == ["worst"]
-    assert sorted(link.name for link in links.iterdir()) == ["1.jpg", "2.jpg"]
+    assert sorted(file.name for file in links.iterdir()) == ["1.jpg", "2.jpg", "manifest.json"]
     (birds / "2.jpg").unlink()
     cost = study().plan(costs=True).costs["worst"]
     assert "1 of the images that are meant are missing" in cost

@@ -65,6 +65,7 @@ def dedup(
     """
     from clipgap.dedup.api import common_name
     from clipgap.dedup.api import dedup as run
+    from clipgap.dedup.state import work_folder
 
     if running.dry_run:
         shell.result(*_plan(store, epsilon, options, compute))
@@ -72,7 +73,7 @@ def dedup(
     if out is None:
         raise UsageError("--out is missing: name the folder that the keep-list shall become")
     shell.check_settings_file(common_name(out))
-    with shell.watch(common_name(out), _STOPPING) as watch:
+    with shell.watch(common_name(out), _STOPPING, work_folder(common_name(out))) as watch:
         found = run(
             store,
             epsilon,

@@ -77,16 +77,17 @@ class Shell:
             yield display
 
     @contextmanager
-    def watch(self, out: Path | None, stopping: str) -> Iterator[Watch]:
+    def watch(self, out: Path | None, stopping: str, notes: Path | None = None) -> Iterator[Watch]:
         """Show a run that signals can stop; save the settings as soon as it works.
 
         `stopping` is what a user who stops it shall know: what is finished first and what is kept.
+        `notes` is the folder that the run keeps its notes in, if not `out`.
         """
         from clipgap.cli.progress import Watch
 
         def begun() -> None:
             if out is not None:
-                self.save_settings(out)
+                self.save_settings(out, notes)
 
         with self.progress() as display:
             watch = Watch(display, begun)
@@ -98,10 +99,10 @@ class Shell:
         if not self._settings_are_at(out):
             config.check_replaceable(settings_file(out))
 
-    def save_settings(self, out: Path) -> None:
+    def save_settings(self, out: Path, notes: Path | None = None) -> None:
         """Write the resolved configuration beside the output folder."""
         if not self._settings_are_at(out):
-            config.save(settings_file(out), self.command, self.settings, out)
+            config.save(settings_file(out), self.command, self.settings, notes or out)
             LOG.info("configuration saved as %s", settings_file(out))
 
     def _settings_are_at(self, out: Path) -> bool:

@@ -95,7 +95,10 @@ class State:
         path = self._folder / f"{name}.json"
         if not path.exists():
             return None
-        kept: dict[str, Any] = read_document(path, _NOTE)["kept"]
+        try:
+            kept: dict[str, Any] = read_document(path, _NOTE)["kept"]
+        except InputError as error:
+            raise _damaged(path, error) from error
         return kept
 
     def save_arrays(self, name: str, arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ import fcntl
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -496,5 +497,5 @@ def _holder(lock: int) -> str:
         for line in Path("/proc/locks").read_text().splitlines():
             words = line.split()
             if "FLOCK" in words and words[5].rpartition(":")[2] == str(inode):
-                return f" (process {words[4]})"
+                return f": process {words[4]} on {socket.gethostname()}"
     return ""
