@@ -210,10 +210,7 @@ CASES = [
 
 # What is still wrong, by test and command.
 FAULTS: dict[tuple[str, str], str] = {
-    ("killed_at_every_write", "dedup"): "the unfinished OUT.toml of a killed run stays",
-    ("killed_while_overwriting", "dedup"): "the unfinished OUT.toml of a killed run stays",
     ("changed_inputs", "run"): "a study takes an input for unchanged whose size and time are",
-    ("links_beside_the_output", "run"): "the lock of a study is written through a link",
     ("links_among_what_is_ours", "train"): "open_clip writes its log and checkpoints through links",
 }
 

@@ -226,6 +226,7 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
         documents = [path for path in house.out.rglob("*.json") if "stats" not in path.name]
         named = [path.relative_to(house.out) for path in documents]
         for name in named:
+            begin(case)
             content = json.loads((house.out / name).read_bytes())
             every_one = list(mutants(content, str(precious / "thesis.tex")))
             names, values = every_one[: len(NAMES) + 1], every_one[len(NAMES) + 1 :]
