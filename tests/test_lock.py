@@ -15,14 +15,15 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError
 from clipgap.runs.how import How
-from clipgap.runs.output import only_writer, open_output
+from clipgap.runs.lock import only_writer
+from clipgap.runs.output import open_output
 from clipgap.synthetic.render import KIND
 from tests.worlds import tree, unit_rows
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from clipgap.runs.output import only_writer
+from clipgap.runs.lock import only_writer
 
 with only_writer(Path(sys.argv[1])):
     print("held", flush=True)
@@ -64,7 +65,7 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
             *(sys.executable, "-c"),
             "import os, sys, time\n"
             "from pathlib import Path\n"
-            "from clipgap.runs.output import only_writer\n"
+            "from clipgap.runs.lock import only_writer\n"
             "with only_writer(Path(sys.argv[1])):\n"
             "    if os.fork() == 0:\n"  # the child says when it is there; until then it may hold
             "        print(os.getpid(), flush=True)\n"

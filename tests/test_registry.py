@@ -21,7 +21,8 @@ from clipgap.clip.data.parts import link_part, plan_part
 from clipgap.clip.data.registry import Registered, find_set, registry
 from clipgap.clip.data.tables import LabelTable
 from clipgap.errors import InputError, ResumeError, UsageError
-from clipgap.runs.output import Output, only_writer
+from clipgap.runs.lock import only_writer
+from clipgap.runs.output import Output
 from tests.shards import member, tar_bytes
 
 COUNTS = {

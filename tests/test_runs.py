@@ -18,16 +18,8 @@ from clipgap.files.documents import MANIFEST, Form, read_manifest
 from clipgap.files.sums import FileSum
 from clipgap.runs.executors import Here, Processes, Threads
 from clipgap.runs.how import How, Progress
-from clipgap.runs.output import (
-    PROGRESS,
-    Complete,
-    Damaged,
-    GoesOn,
-    Kind,
-    New,
-    open_output,
-    spare,
-)
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.output import Complete, Damaged, GoesOn, Kind, New, open_output, spare
 from clipgap.runs.units import Event, Ledger, Made, Slot, Step, run_units
 
 KIND = Kind(

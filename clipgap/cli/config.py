@@ -49,7 +49,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None:
     """Write a resolved configuration that `--config` takes back, of the run that fills `out`."""
     from clipgap.files.atomic import write_atomic
-    from clipgap.runs.output import PROGRESS
+    from clipgap.runs.lock import PROGRESS
 
     settings = [f"{key} = {_toml(value)}" for key, value in values.items()]
     lines = [f"{HEADER} {command}", f"# Again: {command} --config {_string(str(path))}"]

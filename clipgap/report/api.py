@@ -17,7 +17,8 @@ from clipgap.report.options import ReportOptions
 from clipgap.report.page import markdown, write_pages
 from clipgap.report.sources import Given, Named, Sources, open_sources
 from clipgap.runs.how import How
-from clipgap.runs.output import PROGRESS, Complete, Kind, New, Output, open_output, spare
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.output import Complete, Kind, New, Output, open_output, spare
 from clipgap.version import __version__
 
 KIND = Kind(

@@ -18,11 +18,8 @@ the patterns of its `Kind` say is the output's own; strangers' files stay.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import logging
 import os
-import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -45,12 +42,10 @@ from clipgap.files.folders import files_in, is_inside, make_folder, remove
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
+from clipgap.runs.lock import LOCK, PROGRESS, cannot_make, only_writer
 from clipgap.runs.units import Ledger, Made
 
-LOG = logging.getLogger("clipgap")
-
-PROGRESS = ".progress"
-_PLAN, _UNITS, _LOCK = "plan.json", "units.jsonl", "lock"
+_PLAN, _UNITS = "plan.json", "units.jsonl"
 
 
 @dataclass(frozen=True)
@@ -210,7 +205,7 @@ class Output:
     def start(self) -> None:
         """Begin with nothing: note what is going to be made, and remove what earlier runs made."""
         earlier = sorted(self._own_files())  # first of all, since it may refuse what is there
-        with _cannot_make(self.path):
+        with cannot_make(self.path):
             # Without its notes an earlier run has made nothing, so this comes before the plan.
             remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
             make_folder(self.path, PROGRESS)
@@ -229,7 +224,7 @@ class Output:
 
     def reopen(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Make a damaged output an unfinished one, of which these units are done."""
-        with _cannot_make(self.path):
+        with cannot_make(self.path):
             remove(self.path, [f"{PROGRESS}/{_UNITS}"])
             make_folder(self.path, PROGRESS)
             self._note(())
@@ -325,7 +320,7 @@ class Output:
         self.how.tell("checking")
         self._refuse_changes(plan["wanted"], self._wanted, may_change)
         self._outputs = self._outputs or plan["outputs"]
-        with _cannot_make(self.path):
+        with cannot_make(self.path):
             remove(self.path, plan["earlier"])  # it was killed before it could do so
             self._note(())
             self.prepare()
@@ -358,7 +353,7 @@ class Output:
         """What is in the folder of progress."""
         if self.progress.is_symlink() or not self.progress.is_dir():
             return []
-        found = (f"{PROGRESS}/{name}" for name in files_in(self.progress) if name != _LOCK)
+        found = (f"{PROGRESS}/{name}" for name in files_in(self.progress) if name != LOCK)
         return sorted(name for name in found if not _is_leftover(name))
 
     def _own_files(self) -> set[str]:
@@ -397,105 +392,3 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError) as error:  # a link that leads to itself
         raise InputError(f"cannot use {path}: {error}") from error
-
-
-@contextmanager
-def _cannot_make(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error}") from error
-
-
-# --- one writer at a time
-
-_HELD: set[int] = set()
-
-
-def _forget_in_child() -> None:
-    """A forked worker that outlives its parent must not hold the parent's locks."""
-    for lock in _HELD:
-        os.close(lock)
-    _HELD.clear()
-
-
-os.register_at_fork(after_in_child=_forget_in_child)
-
-
-@contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
-    """Keep other runs from writing this folder as long as this takes; refuse if one is at it.
-
-    The lock is on the folder itself, so a killed run leaves nothing to clear away.
-    """
-    lock = _take(folder)
-    if lock is None:
-        yield
-        return
-    _HELD.add(lock)
-    try:
-        yield
-    finally:
-        _HELD.discard(lock)
-        try:
-            remove(folder, [f"{PROGRESS}/{_LOCK}"])
-        finally:
-            os.close(lock)
-
-
-def _take(folder: Path) -> int | None:
-    while True:
-        with _cannot_make(folder):
-            if folder.exists() and not folder.is_dir():
-                raise InputError(f"{folder} is a file; name a folder for the output")
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # not its cause: by its number, processes would have run out
-            holder = _holder(lock)
-            os.close(lock)
-            raise _at_work(folder, holder) from None
-        except OSError as error:  # a file system without locks on folders
-            os.close(lock)
-            LOG.debug("%s cannot be locked: %s", folder, error.strerror)
-            return _take_file(folder)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(folder.stat(), os.fstat(lock)):
-                return lock
-        os.close(lock)  # another run removed the empty folder in between
-
-
-def _take_file(folder: Path) -> int | None:
-    """The second best lock: on a file among the notes, which a killed run leaves there."""
-    with _cannot_make(folder):
-        path = make_folder(folder, PROGRESS) / _LOCK
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(lock)
-        raise _at_work(folder, "") from None
-    except OSError as error:
-        os.close(lock)
-        LOG.debug("%s cannot be locked: %s", path, error.strerror)
-        return None
-    return lock
-
-
-def _at_work(folder: Path, holder: str) -> InputError:
-    return InputError(
-        f"another run is at work in {folder}{holder}. Wait for it, stop it, or name another output "
-        "folder."
-    )
-
-
-def _holder(lock: int) -> str:
-    """Which process of this machine has the lock, as part of a sentence."""
-    inode = os.fstat(lock).st_ino
-    with suppress(OSError):
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if "FLOCK" in words and words[5].rpartition(":")[2] == str(inode):
-                return f": process {words[4]} on {socket.gethostname()}"
-    return ""

@@ -24,15 +24,8 @@ from clipgap.memory import arrow_from_system
 from clipgap.options import takes_options
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress, Tally
-from clipgap.runs.output import (
-    PROGRESS,
-    Complete,
-    Damaged,
-    GoesOn,
-    Output,
-    open_output,
-    spare,
-)
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.output import Complete, Damaged, GoesOn, Output, open_output, spare
 from clipgap.runs.units import Executor, Ledger, Step, run_units
 from clipgap.scan import quarantine
 from clipgap.scan.counts import histogram_table

@@ -20,7 +20,7 @@ import pyarrow as pa
 from clipgap.files.folders import make_folder
 from clipgap.files.parquet import Put, parquet_file, read_row_groups, write_tables
 from clipgap.files.sums import FileSum
-from clipgap.runs.output import PROGRESS
+from clipgap.runs.lock import PROGRESS
 
 HIST = "hist.parquet"
 QUARANTINE = "quarantine.parquet"

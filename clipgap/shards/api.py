@@ -26,7 +26,8 @@ from clipgap.options import takes_options
 from clipgap.runs.changes import Change
 from clipgap.runs.executors import Threads
 from clipgap.runs.how import How, Progress, Tally
-from clipgap.runs.output import PROGRESS, Complete, Damaged, Kind, Output, open_output, spare
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output, spare
 from clipgap.runs.units import Event, Executor, Ledger, Made, run_units
 from clipgap.shards.options import FilterOptions
 from clipgap.shards.plan import FilterPlan, Unit, plan_filter

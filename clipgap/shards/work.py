@@ -19,7 +19,7 @@ from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
 from clipgap.files.documents import write_json
 from clipgap.files.sums import AnySum, FileSum
 from clipgap.files.volumes import File, LocalFile, RangeReader, file_at
-from clipgap.runs.output import PROGRESS
+from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Made, Slot
 from clipgap.shards.archive import ArchiveWriter
 from clipgap.shards.choosing import Rows, chooser_for

@@ -14,7 +14,7 @@ from pathlib import Path
 from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.keep.lists import open_keep
-from clipgap.runs.output import only_writer
+from clipgap.runs.lock import only_writer
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint

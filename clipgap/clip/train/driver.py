@@ -31,7 +31,7 @@ from clipgap.errors import (
     UsageError,
 )
 from clipgap.runs.how import OnProgress, Progress
-from clipgap.runs.output import PROGRESS
+from clipgap.runs.lock import PROGRESS
 
 LOG = "processes.log"
 LOOPBACK = "127.0.0.1"

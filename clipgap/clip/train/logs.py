@@ -16,7 +16,7 @@ from typing import Any
 
 from clipgap.clip.train.order import Position
 from clipgap.files import lines
-from clipgap.runs.output import PROGRESS
+from clipgap.runs.lock import PROGRESS
 from clipgap.shards.problems import Problem
 
 LOSSES, KEYS, QUARANTINE = "losses.jsonl", "keys", f"{PROGRESS}/quarantine"

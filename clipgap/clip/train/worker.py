@@ -19,7 +19,7 @@ from pathlib import Path
 from clipgap.clip.train.plan import Ranks, TrainPlan
 from clipgap.errors import ClipgapError
 from clipgap.files.documents import write_json
-from clipgap.runs.output import PROGRESS
+from clipgap.runs.lock import PROGRESS
 
 ASKING = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 PLAN, ENDED = "ranks.json", "ended.json"
