@@ -16,7 +16,7 @@ from clipgap.files.parquet import ROW_GROUP, FileSum
 from clipgap.kernels import cpu
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.kernels.options import Compute
-from clipgap.runs.how import How
+from clipgap.runs.how import How, Progress
 from clipgap.runs.units import Event, Ledger, Slot
 from clipgap.scan import api, work
 from clipgap.scan.api import plan_scan, scan_into
@@ -360,7 +360,8 @@ def test_a_list_that_a_kernel_never_filled_is_empty(world: World) -> None:
         for rows in world.tests.values()
     ]
     ledger.begin_with(unfilled)
-    api._finish(ScanWork(plan, Compute(), sink), ledger, How())
+    now = Progress(stage="scanning")
+    api._finish(ScanWork(plan, Compute(), sink), ledger, How(), now)
     assert sink.tables["test/a.parquet"]["nn_row"].to_pylist() == [[]] * 31
 
 

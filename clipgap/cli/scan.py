@@ -180,7 +180,7 @@ def _outcome(result: ScanResult, last: Progress | None) -> dict[str, Any]:
         "already_complete": result.already_complete,
         "repaired": result.repaired,
         "run": None
-        if last is None
+        if last is None or not last.new
         else {
             "rows": round(last.new),
             "seconds": last.seconds,
@@ -199,7 +199,7 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
         yield f"{result.label} is already complete; every checksum holds."
     elif result.repaired:
         yield f"Computed again: {', '.join(result.repaired)}."
-    if last is not None:
+    if last is not None and last.new:
         yield (
             f"Scanned {words.plural(round(last.new), 'row')} in {words.duration(last.seconds)}: "
             + ", ".join(speed(last))

@@ -119,8 +119,8 @@ def scan_into(work: ScanWork, how: How) -> dict[str, Any]:
     """Put all tables into the sink of `work`; what a manifest would say of them."""
     described, ledger = _describe(work, how), Ledger(None)
     ledger.gather(_merge)
-    _scan(work, ledger, how, how.executor or Here())
-    entries, _ = _finish(work, ledger, how)
+    now = _scan(work, ledger, how, how.executor or Here())
+    entries, _ = _finish(work, ledger, how, now)
     return {**described, **entries, "files": {}}
 
 
@@ -146,8 +146,8 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
         topk = _load_lists(lists, len(work.tests))
         output.ledger.begin_with(topk)
         work = replace(work, seed=topk)
-    _scan(work, output.ledger, how, how.executor or Here())
-    entries, files = _finish(work, output.ledger, how)
+    now = _scan(work, output.ledger, how, how.executor or Here())
+    entries, files = _finish(work, output.ledger, how, now)
     manifest = output.finish({**described, **entries}, files)
     return ScanResult(manifest, output.path)
 
@@ -161,8 +161,8 @@ def _describe(work: ScanWork, how: How) -> dict[str, Any]:
     return describe_inputs(work.plan, work.tests)
 
 
-def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> None:
-    """Scan all shards that the ledger does not have."""
+def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> Progress:
+    """Scan all shards that the ledger does not have; how fast that went."""
     plan, counters = work.plan, Counters()
     units = [ShardUnit(shard.index) for shard in plan.train.shards]
     tally = Tally(
@@ -185,13 +185,15 @@ def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> None:
             counters.survivors += event.more["survivors"]
             counters.refined += event.more["refined"]
             tally.add(event.done, event.more["parts"], figures, means=event.more["means"])
+    return tally.now
 
 
-def _finish(work: ScanWork, ledger: Ledger, how: How) -> tuple[dict[str, Any], dict[str, FileSum]]:
+def _finish(
+    work: ScanWork, ledger: Ledger, how: How, now: Progress
+) -> tuple[dict[str, Any], dict[str, FileSum]]:
     """Write all tables but the training table; what the manifest says of them, and all sums."""
     plan, sink = work.plan, work.sink
-    rows, shards = plan.train.rows, len(plan.train.shards)
-    at_end = {"works": True, "done": rows, "total": rows, "part": shards, "parts": shards}
+    shards = len(plan.train.shards)
     topk = ledger.state
     if topk is None:  # a store without shards
         topk = work.new_scanner().topk()
@@ -202,9 +204,9 @@ def _finish(work: ScanWork, ledger: Ledger, how: How) -> tuple[dict[str, Any], d
         for name, entry in record["files"].items()
         if not name.startswith(PROGRESS)
     }
-    how.tell("keys", **at_end)
+    how.report(replace(now, stage="keys"))
     winners = Winners.look_up(plan, topk)
-    how.tell("writing", **at_end)
+    how.report(replace(now, stage="writing"))
     for test, lists in zip(work.tests, topk, strict=True):
         name, tables = test_name(test.name), test_tables(plan, test, lists, winners)
         files[name] = sink.table(name, TEST_SCHEMA, tables)
