@@ -100,7 +100,7 @@ def test_a_resumed_scan_refuses_a_damaged_shard(
     stop = threading.Event()
 
     def after_the_first(moment: Any) -> None:
-        if moment.shard == 1:
+        if moment.part == 1:
             stop.set()
 
     def run(**how: Any) -> None:
