@@ -165,8 +165,7 @@ def check_nothing_half(house: House, case: Case, before: Tree) -> None:
 
 
 def open_house(folder: Path) -> Iterator[House]:
-    (folder / "scratch").mkdir()
-    with Server(folder / "work", folder / "scratch") as server:
+    with Server(folder / "work") as server:
         make_inputs(server)
         (folder / "work").rename(folder / "inputs")
         yield House(server, folder / "inputs", folder / "saved")

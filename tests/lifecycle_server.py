@@ -12,6 +12,7 @@ lines of JSON, answers go as lines of JSON.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import gc
 import importlib
 import json
@@ -36,6 +37,7 @@ WRITES = {
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
     *("shutil.rmtree", "shutil.move"),
 }
+PIPE_BYTES = 1 << 20
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
@@ -51,8 +53,8 @@ class Ended:
 class Server:
     """Runs commands in `folder`, one after another."""
 
-    def __init__(self, folder: Path, scratch: Path) -> None:
-        self.folder, self.scratch = folder, scratch
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         environment = {"OMP_NUM_THREADS": "1", "CLIPGAP_THREADS": "1", "COLUMNS": "1000"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.lifecycle_server"],
@@ -102,9 +104,10 @@ class Server:
             ended.append(self._answer())
 
     def _ask(self, **request: Any) -> None:
-        request |= {"folder": str(self.folder), "scratch": str(self.scratch)}
         assert self.process.stdin is not None
-        print(json.dumps(request), file=self.process.stdin, flush=True)
+        print(
+            json.dumps({**request, "folder": str(self.folder)}), file=self.process.stdin, flush=True
+        )
 
     def _read(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -123,14 +126,48 @@ def serve() -> None:
     os.dup2(2, 1)
     torch.set_num_threads(1)  # a pool of threads would be missing in forks
     import_all(modules_of_clipgap())
+    running: dict[int, Pipes] = {}
     for line in sys.stdin:
         request = json.loads(line)
-        process = request.get("go_on") or start(request)
         if "go_on" in request:
+            process = request["go_on"]
             os.kill(process, signal.SIGCONT)
-        answer = outcome(process, Path(request["scratch"]))
-        import_all(answer.pop("imported", []))
+        else:
+            pipes = Pipes()
+            process = start(request, pipes)
+            running[process] = pipes
+        _, status = os.waitpid(process, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            answer: dict[str, Any] = {"held": process}
+        else:
+            said, end = running.pop(process).read()
+            answer = {"writes": 0, "imported": [], **json.loads(end or "{}")}
+            answer |= {"code": os.waitstatus_to_exitcode(status), "said": said}
+            import_all(answer.pop("imported"))
         print(json.dumps(answer), file=answers, flush=True)
+
+
+class Pipes:
+    """What a fork says and, at its end, what it did. Files would be under its limits."""
+
+    def __init__(self) -> None:
+        self.said, self.end = os.pipe(), os.pipe()
+        for reading, writing in (self.said, self.end):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            os.set_blocking(reading, False)
+
+    def read(self) -> list[str]:
+        """What is there after the fork has ended."""
+        texts = []
+        for reading, writing in (self.said, self.end):
+            os.close(writing)
+            content = b""
+            with contextlib.suppress(BlockingIOError):  # a child of the fork may still have it open
+                while piece := os.read(reading, PIPE_BYTES):
+                    content += piece
+            os.close(reading)
+            texts.append(content.decode(errors="replace"))
+        return texts
 
 
 def import_all(names: Iterable[str]) -> None:
@@ -150,20 +187,17 @@ def modules_of_clipgap() -> Iterator[str]:
             yield module.name
 
 
-def start(request: dict[str, Any]) -> int:
+def start(request: dict[str, Any], pipes: Pipes) -> int:
     """A fork that runs the command."""
-    folder, scratch = Path(request["folder"]), Path(request["scratch"])
-    place = scratch / "starting"
     process = os.fork()
     if process:
         return process
-    there, code = set(sys.modules), 1
+    there, code, folder = set(sys.modules), 1, Path(request["folder"])
     try:
-        place = scratch / str(os.getpid())
-        said = os.open(f"{place}.said", os.O_WRONLY | os.O_CREAT, 0o600)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for stream, source in ((0, nothing), (1, said), (2, said)):
+        for stream, source in ((0, nothing), (1, pipes.said[1]), (2, pipes.said[1])):
             os.dup2(source, stream)
+        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.chdir(folder)
         os.environ |= request["env"]
         if request["limit"] is not None:
@@ -174,30 +208,13 @@ def start(request: dict[str, Any]) -> int:
             run()
         except SystemExit as end:
             code = int(end.code or 0)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         imported = sorted(name for name in sys.modules.keys() - there if name != "__mp_main__")
-        Path(f"{place}.end").write_text(json.dumps({"writes": count(), "imported": imported}))
+        os.write(pipes.end[1], json.dumps({"writes": count(), "imported": imported}).encode())
     finally:
         for file in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 file.flush()
         os._exit(code)
-
-
-def outcome(process: int, scratch: Path) -> dict[str, Any]:
-    _, status = os.waitpid(process, os.WUNTRACED)
-    if os.WIFSTOPPED(status):
-        return {"held": process}
-    said, end = scratch / f"{process}.said", scratch / f"{process}.end"
-    answer = {
-        "code": os.waitstatus_to_exitcode(status),
-        "said": said.read_text(errors="replace"),
-        "writes": 0,
-        **(json.loads(end.read_text()) if end.exists() else {}),
-    }
-    for file in (said, end):
-        file.unlink(missing_ok=True)
-    return answer
 
 
 def watch(folder: Path, at: int | None, number: int) -> Callable[[], int]:

@@ -183,9 +183,10 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
     whole, _ = house.known(case)
     inputs = house.tree(case)
     house.finished(case)
-    sizes = sorted({path.stat().st_size for path in house.out.rglob("*") if path.is_file()})
+    files = [path for path in house.out.rglob("*") if path.is_file() and not path.is_symlink()]
+    sizes = sorted({path.stat().st_size for path in files} - {0})
     house.renew()
-    for size in {sizes[0], sizes[len(sizes) // 2], sizes[-1]} - {0}:
+    for size in {sizes[0], sizes[len(sizes) // 2], sizes[-1]}:
         ended = house.run(case, limit=size - 1)
         assert ended.code in (BAD_INPUT, NO_ROOM), f"limit {size}: {ended}"
         check_nothing_half(house, case, inputs)
