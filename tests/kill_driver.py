@@ -1,7 +1,7 @@
 """Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Started by `test_resume_kill.py`, `test_filter_kill.py`, `test_dedup_folders.py` and
-`test_report_kill.py`; prints one line of JSON.
+Started by `test_resume_kill.py` and `test_report_kill.py`; prints one line of JSON. All commands are
+killed when they make, rename or remove a file in `test_lifecycle.py`; here are moments in between.
 """
 
 from __future__ import annotations
@@ -22,12 +22,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from clipgap.dedup.api import dedup
 from clipgap.errors import InputError
 from clipgap.report.api import report
 from clipgap.scan import work
 from clipgap.scan.api import scan
-from clipgap.shards.api import filter_shards
 from tests.worlds import tree
 
 REFUSED = 3
@@ -53,18 +51,6 @@ def scan_run(inputs: dict[str, Any]) -> Run:
     work._Writer._is_due = lambda self: True  # type: ignore[method-assign]
     return lambda out, resume: scan(
         inputs["train"], inputs["tests"], k=3, block_rows=9, threads=1, out=out, resume=resume
-    )
-
-
-def filter_run(inputs: dict[str, Any]) -> Run:
-    return lambda out, resume: filter_shards(
-        inputs["shards"], inputs["keep"], out, workers=1, resume=resume
-    )
-
-
-def dedup_run(inputs: dict[str, Any]) -> Run:
-    return lambda out, resume: dedup(
-        inputs["store"], 0.05, clusters=3, iterations=1, threads=1, out=out, resume=resume
     )
 
 
@@ -216,9 +202,7 @@ def run_driver(what: str, inputs: dict[str, Any], folder: Path, mode: str) -> di
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
-    make = {"scan": scan_run, "filter": filter_run, "dedup": dedup_run, "report": report_run}[
-        arguments["what"]
-    ]
+    make = {"scan": scan_run, "report": report_run}[arguments["what"]]
     driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
         "every write": driver.every_write,

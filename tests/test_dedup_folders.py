@@ -16,7 +16,6 @@ from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.keep.lists import open_keep
 from clipgap.runs.how import Progress
 from clipgap.select.rules import Far
-from tests.kill_driver import run_driver
 from tests.test_dedup import DATA
 from tests.worlds import flip_bit, tree, write_store
 
@@ -167,22 +166,6 @@ def test_damaged_work_is_named(store: Path, tmp_path: Path, name: str) -> None:
         path.with_name("labelled.json").unlink()
     with pytest.raises(InputError, match=rf"{name} is damaged.*--overwrite"):
         clipgap.dedup(store, 0.05, out=out, resume=True, **OPTIONS)
-
-
-def test_killed_at_every_write(tmp_path: Path) -> None:
-    np.save(tmp_path / "store.npy", DATA["crowd"])
-    inputs = {"store": str(tmp_path / "store.npy")}
-    seen = run_driver("dedup", inputs, tmp_path / "runs", "every write")
-    assert seen["killed"] == seen["writes"] > 40
-    assert seen["wrong"] == []
-
-
-def test_files_that_cannot_grow(tmp_path: Path) -> None:
-    np.save(tmp_path / "store.npy", DATA["crowd"])
-    inputs = {"store": str(tmp_path / "store.npy")}
-    seen = run_driver("dedup", inputs, tmp_path / "runs", "full disk")
-    assert seen["refused"] > 0
-    assert seen["wrong"] == []
 
 
 def test_a_split_goes_on_from_there(store: Path, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from itertools import product
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -162,18 +163,21 @@ def test_links_among_what_is_ours(house: House, precious: Path, case: Case) -> N
 
 # --- documents ------------------------------------------------------------------------------
 
-NAMES = ("..", "../precious", "../precious/thesis.tex")
 VALUES: tuple[Any, ...] = (None, -1, "x", [1], {"a": 1}, 1e300, True)
 
 
-def mutants(document: Any, outside: str) -> Iterator[Any]:
-    """The document with names of what lies elsewhere, and with values of other types."""
-    places = list(places_of(document))
-    for name in (*NAMES, outside):
-        yield replaced(document, places, lambda value, name=name: with_name(value, name))
-    for number, place in enumerate(places[1:]):
+def with_names(document: Any, *names: str) -> Iterator[Any]:
+    """The document with each of these wherever it lists names."""
+    for name in names:
+        yield replaced(document, list(places_of(document)), partial(with_name, name=name))
+
+
+def with_other_values(document: Any, most: int) -> Iterator[Any]:
+    """The document with a value of another type in a place, so many times."""
+    places = list(places_of(document))[1:]
+    for number in range(0, len(places), max(1, len(places) // most)):
         value = VALUES[number % len(VALUES)]
-        yield replaced(document, [place], lambda _, value=value: value)
+        yield replaced(document, [places[number]], lambda _, value=value: value)
 
 
 def places_of(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -221,23 +225,22 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
     """Edited manifests and notes: exit 3, or made again; nothing outside is touched."""
     made = house.finished(case)
     neighbours = {name: of for name, of in made.items() if not name.startswith(OUT)}
-    for begin in (house.finished, house.begun):
+    thesis = precious / "thesis.tex"
+    for begin, outside in (
+        (house.finished, ("..", str(thesis))),
+        (house.begun, ("../precious", "../precious/thesis.tex")),
+    ):
         begin(case)
         documents = [path for path in house.out.rglob("*.json") if "stats" not in path.name]
-        named = [path.relative_to(house.out) for path in documents]
-        for name in named:
+        for path in documents:
             begin(case)
-            content = json.loads((house.out / name).read_bytes())
-            every_one = list(mutants(content, str(precious / "thesis.tex")))
-            names, values = every_one[: len(NAMES) + 1], every_one[len(NAMES) + 1 :]
-            step = max(1, len(values) // (4 if case.kills is None else 2))
-            for number, mutant in enumerate([*names, *values[::step]]):
+            content = json.loads(path.read_bytes())
+            mutants = [*with_names(content, *outside), *with_other_values(content, 2)]
+            for mutant, more in zip(mutants, cycle([["--overwrite"], case.resume]), strict=False):
                 begin(case)
-                path = house.out / name
                 path.write_text(json.dumps(signed(mutant)))
-                more = ["--overwrite"] if number % 2 == 0 else [*case.resume]
                 ended = house.run(case, *more)
-                what = f"{name} {more} {json.dumps(mutant)[:2000]}: {ended}"
+                what = f"{path.name} {more} {json.dumps(mutant)[:2000]}: {ended}"
                 assert ended.code in (case.code, BAD_INPUT), what
                 assert ended.code == case.code or OUT in ended.said, what
                 assert neighbours.items() <= house.tree(case).items(), what
