@@ -1,7 +1,7 @@
 """Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Started by `test_resume_kill.py` and `test_report_kill.py`; prints one line of JSON. All commands are
-killed when they make, rename or remove a file in `test_lifecycle.py`; here are moments in between.
+Started by `test_resume_kill.py` and `test_report_kill.py`; prints one line of JSON. Commands are
+all killed when they make, rename or remove files in `test_lifecycle.py`; here are moments between.
 """
 
 from __future__ import annotations
