@@ -114,12 +114,13 @@ def main(arguments: Sequence[str]) -> int:
     try:
         outcome = app(list(arguments), prog_name="clipgap", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        _say("interrupted")
-        return INTERRUPTED_BY_USER
+        outcome = INTERRUPTED_BY_USER
     except BrokenPipeError:
         raise  # of stdout, whose reader has seen enough
     except Exception as error:
         return _explain(OutOfResources.behind(error) or error)
+    if outcome == INTERRUPTED_BY_USER:  # which Typer, too, makes of a Ctrl-C
+        _say("interrupted")
     return outcome if isinstance(outcome, int) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import tempfile
 import threading
 import time
@@ -224,6 +225,8 @@ class Study:
             stop=stop,
         )
         seconds = time.monotonic() - began
+        if code == -signal.SIGTERM and stop is not None and stop.is_set():
+            code = Interrupted.exit_code  # it was asked to leave before it could listen
         if code not in (0, QUARANTINED):
             raise _failure(step, code)
         self._ledger.finish(stage, seconds, code)
