@@ -6,6 +6,7 @@ shuffled order, and each is done twice.
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import subprocess
@@ -18,6 +19,9 @@ from typing import Any
 
 from clipgap.runs.units import Event, Made, Slot, Work
 
+# What this process can import a worker can, in whichever folder it starts.
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
 
 def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
     """An `Executor`."""
@@ -29,7 +33,7 @@ def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[
                 return
             call = Path(folder) / f"{number}.pickle"
             call.write_bytes(pickle.dumps((work, unit)))
-            subprocess.run([sys.executable, "-m", "tests.toy_executor", str(call)], check=True)
+            subprocess.run([sys.executable, "-m", __name__, str(call)], check=True, env=ENVIRONMENT)
             for event in pickle.loads(call.read_bytes()):
                 yield replace(event, worker=number) if isinstance(event, Made) else event
 
