@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import difflib
 import io
 import json
 import multiprocessing
@@ -25,6 +26,7 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -59,6 +61,7 @@ MEANT: list[tuple[str, str, str]] = [
     ("*.toml", "order", "options stand in the order in which they are declared, once for all"),
     ("*/manifest.json", "sha256", "a document carries its own checksum"),
     ("*.certificate.json", "sha256", "a document carries its own checksum"),
+    ("certificate-of-prune.json", "sha256", "a document carries its own checksum"),
     ("*/manifest.json", "shards*entry.rows_sum", "the rows of a store have a sum, too"),
     ("*/store.json", "shards*rows_sum", "the rows of a store have a sum, too"),
     ("*/manifest.json", "files.store.json.*", "follows from the sums of rows in store.json"),
@@ -69,8 +72,30 @@ MEANT: list[tuple[str, str, str]] = [
         "one rule tells inputs apart, by all of their content",
     ),
     ("filter*/manifest.json", "inputs.beside*", "files beside the shards are inputs, too"),
+    ("*/manifest.json", "files", "a training names its checkpoints with their sums"),
+    ("link/manifest.json", "only after", "data link fills a folder like any other command"),
+    # Certificates, wherever they are shown.
+    ("*.json", "*checks.made again", "verify makes every split again by its rule"),
+    ("*.json", "*checks.reference", "verify checks all that a keep-list says of a reference"),
+    ("*.json", "*checks.uids", "verify checks all that a keep-list says of its keys"),
+    ("*.json", "*checks.sizes", "verify checks all that a document says of sizes"),
+    ("*.json", "*checks.checksums.detail", "one check of files, and one sentence, for all folders"),
+    ("*/split-1.html", "*<td>made again</td>*", "the page shows the certificate"),
+    ("*/split-1.html", "*<td>reference</td>*", "the page shows the certificate"),
+    ("*/split-1.html", "*<td>uids</td>*", "the page shows the certificate"),
+    ("*/split-1.html", "*<td>checksums</td>*", "the page shows the certificate"),
+    ("study/.study/proof.txt", "? ok     made again *", "verify says what it checks"),
+    ("study/.study/proof.txt", "? ok     reference *", "verify says what it checks"),
+    ("study/.study/proof.txt", "? ok     uids *", "verify says what it checks"),
+    ("study/.study/proof.txt", "? ok     checksums *", "verify says what it checks"),
     ("report*/manifest.json", "inputs*", "follows from what the manifests of inputs hold"),
+    ("report*/manifest.json", "files.*.sha256", "follows from the files"),
+    ("report*/manifest.json", "files.*.size", "follows from the files"),
+    ("said/report*.json", "bytes", "follows from the files"),
+    ("report/index.html", "line breaks", "one loop shows whatever the sections make"),
+    ("report-md/report.md", "order", "tables stand in the order in which the page shows them"),
     ("study/.study/*.json", "output", "follows from what the manifests of outputs hold"),
+    ("study/.study/*.json", "wanted.inputs*", "follows from what the manifests of inputs hold"),
 ]
 
 # What two runs of one commit may differ in: places in documents, and times in texts. Checkpoints
@@ -85,6 +110,7 @@ TIMES = re.compile(
 )
 
 DONE = (0, 4)  # exit codes
+LIMIT = 180  # seconds; the longest take a few
 FILLING = {"render", "gap", "scan", "split", "dedup", "embed", "filter", "eval", "report", "run"}
 TEXTS = {
     "tests": "--test a=in/a.npy --test b.2-x=in/b.npy",
@@ -426,7 +452,8 @@ def write_table(path: Path, columns: dict[str, list[str]]) -> None:
 def run_all(checkout: Path, folder: Path, processes: int) -> None:
     """Run the commands of a checkout in a folder that holds the inputs, so many at a time."""
     (folder / "said").mkdir()
-    for wave in WAVES:
+    for number, wave in enumerate(WAVES, 1):
+        print(f"{checkout}: wave {number} of {len(WAVES)}", file=sys.stderr)
         running: dict[int, str] = {}
         waiting = [line.split(":", 1) for line in wave.strip().splitlines()]
         while waiting or running:
@@ -440,8 +467,12 @@ def run_all(checkout: Path, folder: Path, processes: int) -> None:
             process, status = os.wait()
             code, name = os.waitstatus_to_exitcode(status), running.pop(process)
             (folder / "said" / f"{name}.code").write_text(f"{code}\n")
-            if code not in DONE:
+            if code == -signal.SIGALRM:
+                os.killpg(process, signal.SIGKILL)  # what it has started
+                print(f"{checkout}: {name} was stopped, since it ran for {LIMIT} s:")
+            elif code not in DONE:
                 print(f"{checkout}: {name} ended with exit code {code}:")
+            if code not in DONE:
                 print((folder / "said" / f"{name}.log").read_text())
         # Manifests hold the times of their inputs, which were outputs a moment ago.
         for path in folder.rglob("*"):
@@ -454,6 +485,8 @@ def start(checkout: Path, folder: Path, name: str, arguments: list[str]) -> int:
     process = os.fork()
     if process:
         return process
+    os.setsid()
+    signal.alarm(LIMIT)
     os.chdir(folder)
     for stream, suffix in ((1, "json"), (2, "log")):
         os.dup2(os.open(f"said/{name}.{suffix}", os.O_WRONLY | os.O_CREAT, 0o644), stream)
@@ -537,8 +570,11 @@ def compare_files(old: Path, new: Path) -> Iterator[tuple[str, str]]:
             yield from compare_values(*(torch.load(path, weights_only=True) for path in (old, new)))
         case ".toml" if tomllib.loads(first.decode()) == tomllib.loads(second.decode()):
             yield "order", "the same options"
+        case ".html" if tags(first) == tags(second):
+            yield "line breaks", "the same tags"
         case ".log" | ".toml" | ".txt" | ".md" | ".html" | ".svg" | ".code":
-            yield from compare_lines(*(TIMES.sub("…", text.decode()) for text in (first, second)))
+            lines = (TIMES.sub("…", text.decode()).splitlines() for text in (first, second))
+            yield from compare_lines(*lines)
         case _:
             yield compare_bytes(first, second)
 
@@ -555,6 +591,11 @@ def compare_values(old: Any, new: Any, place: str = "") -> Iterator[tuple[str, s
                 yield below, "only before"
             else:
                 yield from compare_values(old[key], new[key], below)
+    elif isinstance(old, list) and isinstance(new, list) and named(old) and named(new):
+        yield from compare_values(named(old), named(new), place)
+        both = named(old).keys() & named(new).keys()
+        if [name for name in named(old) if name in both] != [x for x in named(new) if x in both]:
+            yield f"{place}.order", "the same names"
     elif isinstance(old, list) and isinstance(new, list):
         if len(old) != len(new):
             yield f"{place}.length", f"{len(old)} → {len(new)}"
@@ -594,13 +635,26 @@ def compare_tables(old: Path, new: Path) -> Iterator[tuple[str, str]]:
         yield place, f"the same values, stored otherwise; {what}"
 
 
-def compare_lines(old: str, new: str) -> Iterator[tuple[str, str]]:
-    first, second = old.splitlines(), new.splitlines()
-    different = [i for i, (was, now) in enumerate(zip(first, second, strict=False)) if was != now]
-    for i in different[:5]:
-        yield f"line {i + 1}", f"{first[i][:80]} → {second[i][:80]}"
-    if len(first) != len(second):
-        yield "lines", f"{len(first)} → {len(second)}"
+def named(values: list[Any]) -> dict[str, Any]:
+    """By their names, if all of them have one; else nothing."""
+    names = [value.get("name") if isinstance(value, dict) else None for value in values]
+    unique = all(isinstance(name, str) for name in names) and len(set(names)) == len(names)
+    return dict(zip(names, values, strict=True)) if unique else {}
+
+
+def tags(page: bytes) -> list[str]:
+    """One tag a line, wherever the page has its line breaks."""
+    return re.sub(r">\s*<", ">\n<", page.decode()).split("\n")
+
+
+def compare_lines(first: list[str], second: list[str]) -> Iterator[tuple[str, str]]:
+    """The place of a line is its text, after - or + for the side that it is on."""
+    if first != second and sorted(first) == sorted(second):
+        yield "order", "the same lines"
+        return
+    for line in difflib.unified_diff(first, second, n=0, lineterm=""):
+        if not line.startswith(("---", "+++", "@@")):
+            yield f"{line[0]} {line[1:]}"[:100], "only before" if line[0] == "-" else "only after"
 
 
 def compare_bytes(old: bytes, new: bytes) -> tuple[str, str]:
@@ -621,10 +675,10 @@ def checkout_of(named: str, scratch: Path) -> Path:
     subprocess.run([*git, "worktree", "add", "-q", "--detach", str(tree), named], check=True)
     same = subprocess.run([*git, "diff", "--quiet", named, "--", "csrc", "setup.py"])
     if same.returncode == 0:
-        for library in (REPOSITORY / "clipgap" / "kernels").glob("_c*"):
+        for library in (REPOSITORY / "clipgap" / "kernels").glob("_cpu*"):
             shutil.copy(library, tree / "clipgap" / "kernels")
     else:
-        build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+        build = [sys.executable, "setup.py", "-q", "build_kernels", "--build-lib", "."]
         subprocess.run(build, cwd=tree, check=True)
     return tree
 
