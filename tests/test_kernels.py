@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu
-from clipgap.kernels.admit import admit
+from clipgap.kernels.admit import Status, admit
 from clipgap.kernels.choose import available_kernels, make_scanner
 from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.oracle import exact_scores
@@ -225,6 +225,42 @@ def test_admission_in_cpp_gives_the_bits_of_numpy(dtype: str, d: int) -> None:
     np.testing.assert_array_equal(mine.status, theirs.status)
     np.testing.assert_array_equal(mine.rows.view(np.uint16), theirs.rows.view(np.uint16))
     assert list(mine.status[3:6]) == [2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    "norm", [5e-324, 3e-309, 1e-300, 1e-162, 2.0**-451, 2.0**-450, 1e154, 1e200, 1e306]
+)
+@pytest.mark.parametrize("how", ["cpp", "numpy"])
+def test_admission_of_rows_whose_squares_leave_float64(how: str, norm: float) -> None:
+    """The same directions, bit for bit, wherever the numbers lie: squares may not get lost."""
+    if how == "cpp" and not cpu.is_built():
+        pytest.skip("the C++ kernels are not built")
+    from clipgap.kernels import admit as module
+
+    admit = module._admit_in_cpp if how == "cpp" else module._admit_in_numpy
+    scale = np.ldexp(1.0, np.frexp(norm)[1])
+    # Small whole numbers stay what they are under any power of two, the smallest of all included.
+    x = np.random.default_rng(3).integers(-9, 10, (40, 21)).astype(np.float64)
+    far = admit(x * scale)
+    np.testing.assert_array_equal(far.status, Status.NORMALISED)
+    np.testing.assert_array_equal(far.norm, module.row_norms(x) * scale)
+    np.testing.assert_array_equal(far.rows.view(np.uint16), admit(x).rows.view(np.uint16))
+    # One number among small ones decides; infinity and NaN among large ones are still seen.
+    x[0], x[0, 5] = 0.0, 1.0
+    x[1, 2], x[2, 3], x[3] = np.inf, np.nan, 0.0
+    far = admit(x * scale)
+    assert far.status[:5].tolist() == [1, 3, 3, 2, 1]
+    assert far.rows[0, 5] == 1 and not far.rows[1:4].any()
+
+
+def test_the_norm_of_a_row_can_be_beyond_float64() -> None:
+    x = np.full((2, 8), np.finfo(np.float64).max)
+    x[1, 1:] = 1
+    admitted = admit(x)
+    assert admitted.status.tolist() == [Status.NORMALISED] * 2
+    assert admitted.norm.tolist() == [np.inf, np.finfo(np.float64).max]
+    np.testing.assert_array_equal(admitted.rows[0], np.float16(8**-0.5))
+    np.testing.assert_array_equal(admitted.rows[1], [1] + [0] * 7)
 
 
 def test_admission_rounds_once() -> None:

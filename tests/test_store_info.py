@@ -61,6 +61,12 @@ def test_bad_rows_are_named_with_their_keys() -> None:
     ]
 
 
+def test_rows_as_long_as_float64_can_say() -> None:
+    found = inspect(array_store(np.full((3, 2), 1e308)))
+    assert found.normalised == 3 and found.not_finite == 0
+    assert found.norms is not None and found.norms.mean == math.inf
+
+
 def test_a_store_of_bad_rows_and_an_empty_one() -> None:
     assert inspect(open_store(np.zeros((3, 4), np.float16))).norms is None
     info = inspect(array_store(np.empty((0, 4), np.float16), []))

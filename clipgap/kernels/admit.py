@@ -18,6 +18,7 @@ from clipgap.memory import blank
 
 NORM_TOLERANCE = 1e-3
 LANES = 8
+FEW_BITS, STEPS = 2.0**-450, 2.0**600
 
 
 class Status(IntEnum):
@@ -66,11 +67,13 @@ def _admit_in_cpp(raw: NDArray[Any]) -> Admitted:
 
 
 def _admit_in_numpy(raw: NDArray[Any]) -> Admitted:
-    norm = row_norms(raw)
+    length, factor = _lengths(raw)
+    with np.errstate(over="ignore"):
+        norm = length / factor
     status = np.full(len(raw), Status.OK, np.uint8)
     status[np.abs(norm - 1.0) > NORM_TOLERANCE] = Status.NORMALISED
-    status[norm == 0.0] = Status.ZERO
-    status[~np.isfinite(norm)] = Status.NOT_FINITE
+    status[length == 0.0] = Status.ZERO
+    status[~np.isfinite(length)] = Status.NOT_FINITE
 
     bad = status >= Status.ZERO
     uneven = status == Status.NORMALISED
@@ -79,10 +82,24 @@ def _admit_in_numpy(raw: NDArray[Any]) -> Admitted:
     rows = np.zeros(raw.shape, np.float16)
     even = status == Status.OK
     rows[even] = raw[even].astype(np.float16)
-    rows[uneven] = (raw[uneven].astype(np.float64) / norm[uneven, None]).astype(np.float16)
+    scaled = raw[uneven].astype(np.float64) * factor[uneven, None]
+    rows[uneven] = (scaled / length[uneven, None]).astype(np.float16)
     return Admitted(rows, status, norm)
 
 
+def _lengths(raw: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Norms of rows times a power of two each, and that power: not 1 for float64 rows whose squares
+    would overflow or lose bits."""
+    length, factor = row_norms(raw), np.ones(len(raw))
+    if raw.dtype.itemsize == 8:
+        factor[length < FEW_BITS] = STEPS
+        factor[~np.isfinite(length)] = 1 / STEPS
+        far = factor != 1
+        length[far] = row_norms(raw[far] * factor[far, None])
+    return length, factor
+
+
+@np.errstate(over="ignore")
 def row_norms(raw: NDArray[Any]) -> NDArray[np.float64]:
     """Norms in float64, summed in one fixed order so that every machine gets the same bits."""
     n, d = raw.shape

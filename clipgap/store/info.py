@@ -83,7 +83,7 @@ def inspect(
             good = block.norm[block.status <= Status.NORMALISED]
             if len(good):
                 low, high = min(low, float(good.min())), max(high, float(good.max()))
-                total += math.fsum(good)
+                total += _sum(good)
             bad += _bad_rows(store, block, keys, shown - len(bad))
             done += len(block.status)
             if on_progress:
@@ -105,6 +105,13 @@ def inspect(
         tuple(bad),
         duplicates,
     )
+
+
+def _sum(norms: NDArray[np.float64]) -> float:
+    try:
+        return math.fsum(norms)
+    except OverflowError:  # float64 rows can be as long as that
+        return math.inf
 
 
 def _blocks(store: Store) -> Iterator[_Block]:

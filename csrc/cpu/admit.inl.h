@@ -2,6 +2,7 @@
 //
 // The sum of squares runs in one fixed order (eight lanes, then a tree), which is also what
 // clipgap/kernels/admit.py does in NumPy: the same bits come out with and without this library.
+// Float64 rows whose squares would leave its range are measured and divided in steps of 2^600.
 
 #pragma once
 
@@ -11,6 +12,7 @@ namespace clipgap {
 namespace {
 
 constexpr double kNormTolerance = 1e-3;
+constexpr double kFewBits = 0x1p-450, kSteps = 0x1p600;
 enum : uint8_t { kOk = 0, kNormalised = 1, kZero = 2, kNotFinite = 3 };
 
 template <class Isa>
@@ -41,10 +43,10 @@ CG_INLINE void along(const Float* row, int64_t d, const Each& each) {
 }
 
 template <class Isa, class Float>
-double norm_of(const Float* row, int64_t d) {
+double norm_of(const Float* row, int64_t d, double factor = 1.0) {
   double lanes[8] = {};
   along<Isa>(row, d, [&](const double* x, int64_t, int) {
-    for (int l = 0; l < 8; ++l) lanes[l] += x[l] * x[l];
+    for (int l = 0; l < 8; ++l) lanes[l] += (x[l] * factor) * (x[l] * factor);
   });
   for (int half = 4; half; half /= 2) {
     for (int l = 0; l < half; ++l) lanes[l] += lanes[l + half];
@@ -84,12 +86,16 @@ void admit_rows(const Float* raw, int64_t n, int64_t d, uint16_t* rows, uint8_t*
                 double* norm) {
   for (int64_t i = 0; i < n; ++i) {
     const Float* from = raw + i * d;
-    const double length = norm_of<Isa>(from, d);
-    norm[i] = length;
-    status[i] = !__builtin_isfinite(length)                    ? kNotFinite
-                : length == 0.0                                ? kZero
-                : __builtin_fabs(length - 1.0) > kNormTolerance ? kNormalised
-                                                               : kOk;
+    double length = norm_of<Isa>(from, d), factor = 1.0;
+    if (sizeof(Float) == 8 && !(length >= kFewBits && __builtin_isfinite(length))) {
+      factor = length < kFewBits ? kSteps : 1.0 / kSteps;
+      length = norm_of<Isa, Float>(from, d, factor);
+    }
+    norm[i] = length / factor;
+    status[i] = !__builtin_isfinite(length)                     ? kNotFinite
+                : length == 0.0                                 ? kZero
+                : __builtin_fabs(norm[i] - 1.0) > kNormTolerance ? kNormalised
+                                                                : kOk;
     if (!rows) continue;
     uint16_t* to = rows + i * d;
     if (status[i] >= kZero) {
@@ -99,7 +105,7 @@ void admit_rows(const Float* raw, int64_t n, int64_t d, uint16_t* rows, uint8_t*
     const double divisor = status[i] == kNormalised ? length : 1.0;
     along<Isa>(from, d, [&](const double* x, int64_t first, int count) {
       uint16_t halves[8];
-      for (int l = 0; l < 8; ++l) halves[l] = half_of(x[l] / divisor);
+      for (int l = 0; l < 8; ++l) halves[l] = half_of(x[l] * factor / divisor);
       __builtin_memcpy(to + first, halves, count * sizeof *halves);
     });
   }
