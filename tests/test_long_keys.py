@@ -13,6 +13,7 @@ import pytest
 
 from clipgap.files import parquet
 from clipgap.kernels.interface import NO_ID, TopK
+from clipgap.report import gallery
 from clipgap.report.gallery import Neighbours
 from clipgap.report.sources import TrainingSet
 from clipgap.scan import neighbours
@@ -95,6 +96,7 @@ def test_row_groups_hold_fewer_rows_where_keys_are_long(
 ) -> None:
     monkeypatch.setattr(parquet, "ROW_GROUP", 600)
     monkeypatch.setattr(parquet, "GROUP_BYTES", limit)
+    monkeypatch.setattr(gallery, "KEYS_AT_ONCE", 2)
     result, lists, keys = write_lists(tmp_path, points=1000, width=90)
     file = pq.ParquetFile(tmp_path / "test" / "t.parquet")
     sizes = [file.read_row_group(group)["nn_key"].nbytes for group in range(file.num_row_groups)]

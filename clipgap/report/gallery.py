@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from clipgap.scan.lists import entries_of, lengths_of, numbers_of, take_strings
 PAGE = 100
 DIGITS = 6
 SHOWN = 6  # neighbours of a list
+KEYS_AT_ONCE = 1 << 14  # an Arrow array of strings ends at 2 GiB
 
 Write = Callable[[str, bytes], None]
 
@@ -106,7 +108,8 @@ class Neighbours:
         places = np.flatnonzero(mask[self.listed])
         names = [s["name"] for s in self.training.scan.manifest["inputs"]["train"]["shards"]]
         rows = self.row[mask].tolist()
-        keys = take_strings(self.keys, places).to_pylist()
+        at_once = (places[i : i + KEYS_AT_ONCE] for i in range(0, len(places), KEYS_AT_ONCE))
+        keys = chain.from_iterable(take_strings(self.keys, some).to_pylist() for some in at_once)
         found = zip(self.shard[mask].tolist(), rows, keys, self.sim[mask].tolist(), strict=True)
         for shard, row, key, sim in found:
             yield names[shard], key if key is not None else f"{names[shard]}, row {row:,}", sim
