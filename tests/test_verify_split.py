@@ -268,6 +268,8 @@ def test_from_the_command_line(
     assert json.loads((tmp_path / "k.certificate.json").read_bytes())["holds"]
     assert main(["verify", str(tmp_path / "k"), "--sample", "3"]) == 2
     assert "--sample does nothing for a split" in capsys.readouterr().err
+    assert main(["verify", str(world.folder / "scan"), "--sample", "3", "--seed", "-5"]) == 2
+    assert capsys.readouterr().err.count("seed is -5") == 1
     assert main(["verify", str(world.folder / "scan"), "--certificate", "x"]) == 2
     assert "--certificate does nothing for a scan" in capsys.readouterr().err
     flip_bit(tmp_path / "k" / "bitmap" / "part-00000.npy", -1)

@@ -31,6 +31,7 @@ GROUP_BYTES = 1 << 30
 _REPEATING = ("shard", "set", "reason")
 _MAGIC = b"PAR1"
 _MEND = "The command that made it computes damaged files again when it is given --resume."
+_REPLACE = "Bring a whole parquet file back from where this one came."
 
 _found_right: dict[tuple[int, ...], str] = {}
 """Which files this process has read and found right, so that a second pass need not hash them."""
@@ -130,7 +131,8 @@ def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
             yield TableReader(path, file.fileno(), expected)
     except (OSError, pa.ArrowException, IndexError, KeyError) as error:
         words = " ".join(str(error).split()).rstrip(".")
-        raise InputError(f"cannot read {path}: {words}. {_MEND}") from error
+        advice = _REPLACE if expected is None else _MEND
+        raise InputError(f"cannot read {path}: {words}. {advice}") from error
 
 
 class TableReader:
