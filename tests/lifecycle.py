@@ -6,7 +6,7 @@ import hashlib
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,11 +23,15 @@ WHOLE = "manifest.json"
 Tree = dict[str, str]
 
 
-def every(*, flags: bool = False, **choices: list[Any]) -> Callable[[Any], Any]:
-    """Run a test for every command; with `flags` for those that have --resume and --overwrite."""
+def every(
+    *, flags: bool = False, names: Collection[str] = (), **choices: list[Any]
+) -> Callable[[Any], Any]:
+    """Run a test for every command; with `flags` for those that have --resume and --overwrite; with
+    `names` for these."""
 
     def mark(test: Any) -> Any:
         which = [case for case in CASES if case.flags or not flags]
+        which = [case for case in which if not names or case.name in names]
         given = []
         for case in which:
             fault = FAULTS.get((test.__name__.removeprefix("test_"), case.name))
@@ -107,6 +111,21 @@ class House:
         else:
             assert self.run(case, at=max(2, writes * 6 // 10)).code == -signal.SIGKILL
             self._save(state)
+
+    def begun_with(self, case: Case, file: Path) -> None:
+        """The folder has in it what a run left that was killed late, with that file there."""
+        _, writes = self.known(case)
+        state = self._state(case, "begun with a file")
+        if state.exists():
+            self.renew(state)
+            return
+        for at in range(writes, 0, -1):
+            self.renew()
+            assert self.run(case, at=at).code == -signal.SIGKILL
+            if file.is_file() and not (self.out / WHOLE).exists():
+                self._save(state)
+                return
+        raise AssertionError(f"{case.name} never has {file}")
 
     def tree(self, case: Case) -> Tree:
         """All that lies in the folder, inputs too."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from clipgap.files.documents import SUM, checksum
+from clipgap.runs.lock import PROGRESS
 from tests.lifecycle import (
     BAD_INPUT,
     House,
@@ -245,3 +246,31 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
                 assert ended.code == case.code or OUT in ended.said, what
                 assert neighbours.items() <= house.tree(case).items(), what
                 assert is_untouched(precious), what
+
+
+@every(names=("gap", "scan", "filter", "embed", "embed-folder", "eval"))
+def test_records_that_lack_something(house: House, case: Case) -> None:
+    """Records of units with an entry missing or of another type, their checksums mended."""
+    ledger = house.out / PROGRESS / "units.jsonl"
+    house.begun_with(case, ledger)
+    kept = ledger.read_bytes()
+    line = json.loads(kept.splitlines()[-1])
+    places = [place for place in places_of(line["record"]) if len(place) == 1 or "entry" in place]
+    for place in places:
+        for mutant in without(line["record"], place), replaced(line["record"], [place], odd):
+            house.begun_with(case, ledger)
+            earlier = kept[: kept.rindex(b"\n", 0, -1) + 1] if kept.count(b"\n") > 1 else b""
+            forged = json.dumps(signed({**line, "record": mutant})).encode()
+            ledger.write_bytes(earlier + forged + b"\n")
+            ended = house.resume(case)
+            assert ended.code == BAD_INPUT and "units.jsonl: line" in ended.said, (place, ended)
+            assert "Traceback" not in ended.said
+
+
+def without(document: Any, place: tuple[Any, ...]) -> Any:
+    return replaced(document, [place[:-1]], lambda of: {k: of[k] for k in of if k != place[-1]})
+
+
+def odd(value: Any) -> Any:
+    """Not of the type of this value, nor of one that would do."""
+    return 7 if isinstance(value, (str, dict, list)) else "seven"

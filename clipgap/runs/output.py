@@ -32,6 +32,7 @@ from clipgap.files.atomic import TEMPORARY_SUFFIX, sync_folder
 from clipgap.files.documents import (
     MANIFEST,
     Form,
+    Shape,
     encode,
     format_of,
     read_document,
@@ -62,6 +63,7 @@ class Kind:
     inner: Collection[str] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     free: Collection[str] = ()
+    record: Mapping[str, Shape] = field(default_factory=dict)
 
     @property
     def noun(self) -> str:
@@ -151,7 +153,7 @@ class Output:
         self.path = path
         self.kind, self.how = kind, how
         self.progress = path / PROGRESS
-        self.ledger = Ledger(self.progress / _UNITS)
+        self.ledger = Ledger(self.progress / _UNITS, kind.record)
         self._folder = folder
         self._plan_form = Form(
             kind.form.name,

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from clipgap.errors import Interrupted
 from clipgap.files import lines
-from clipgap.files.documents import SUM, checksum
+from clipgap.files.documents import FILES, SUM, Shape, checksum, misfits
 
 
 class Unit(Protocol):
@@ -111,8 +111,9 @@ class Ledger:
     is written before the lines of the units that it knows.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, record: Mapping[str, Shape] | None = None) -> None:
         self.path = path  # None: nothing is written down
+        self._shape = {"files": (None, FILES), **(record or {})}
         self.records: dict[str, dict[str, Any]] = {}
         self._states: dict[int, Any] = {}
         self._merge: Callable[[Any, Any], Any] | None = None
@@ -130,11 +131,18 @@ class Ledger:
         """Read what earlier runs have noted."""
         if self.path is None:
             return
-        for name, record in lines.read(self.path, _parse):
+        for name, record in lines.read(self.path, self._parse):
             if record is None:
                 self.records.pop(name, None)
             else:
                 self.records[name] = record
+
+    def _parse(self, line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        if line[SUM] != checksum(line):
+            raise ValueError("its checksum does not hold")
+        for problem in misfits(line, {"unit": str, "record": (None, self._shape)}):
+            raise ValueError(problem)
+        return line["unit"], line["record"]
 
     def forget(self, names: Iterable[str]) -> None:
         """These units are to be done again; noted before anything of them is overwritten."""
@@ -204,9 +212,3 @@ _EARLIER = -1
 def _line(name: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
     line: dict[str, Any] = {"unit": name, "record": record}
     return {**line, SUM: checksum(line)}
-
-
-def _parse(line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
-    if line[SUM] != checksum(line):
-        raise ValueError("its checksum does not hold")
-    return line["unit"], line["record"]

@@ -197,7 +197,12 @@ def _finish(
     topk = ledger.state
     if topk is None:  # a store without shards
         topk = work.new_scanner().topk()
-    totals = add_up(work.layout.table, ledger.records.values())
+    try:
+        totals = add_up(work.layout.table, ledger.records.values())
+    except ValueError as error:
+        raise InputError(
+            f"{ledger.path} is damaged: {error}. Scan again with --overwrite."
+        ) from error
     files: dict[str, FileSum | None] = {
         name: FileSum(**entry)
         for record in ledger.records.values()

@@ -66,6 +66,7 @@ KIND = Kind(
     labels=_LABELS,
     # A store may have moved; what counts is its content.
     free=("path", "format"),
+    record={"rows": is_count, "quarantined": is_count, "totals": str, "files": FILES},
 )
 
 

@@ -31,7 +31,7 @@ from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output, sp
 from clipgap.runs.units import Event, Executor, Ledger, Made, run_units
 from clipgap.shards.options import FilterOptions
 from clipgap.shards.plan import FilterPlan, Unit, plan_filter
-from clipgap.shards.problems import QUARANTINE, Problem, write_quarantine
+from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.shards.work import PLACES, CountWork, FilterWork, load_places
 from clipgap.version import __version__
 
@@ -71,6 +71,11 @@ KIND = Kind(
         "marks captions": "last change of captions",
     },
     free=("path",),
+    record={
+        **dict.fromkeys(("samples", "kept", "missing"), is_count),
+        "problems": [PROBLEM],
+        "files": FILES,
+    },
 )
 _SHOWN = 5
 
@@ -169,7 +174,7 @@ def _may_change(change: Change) -> bool:
 
 def _count(plan: FilterPlan, output: Output, executor: Executor) -> list[int]:
     """Kept samples of each shard, where only the shards can tell."""
-    how, ledger = output.how, Ledger(output.progress / "counts.jsonl")
+    how, ledger = output.how, Ledger(output.progress / "counts.jsonl", {"kept": is_count})
     ledger.load()
     work, units = CountWork(plan, output.path), plan.shard_units()
     begin = Progress(stage="counting", part=len(ledger.records), parts=len(units))

@@ -74,6 +74,7 @@ KIND = Kind(
         "inputs shards": "shard",
         "marks shards": "last change of shard",
     },
+    record=_RECORD,
 )
 _PACKAGES = ("clipgap", "torch", "torchvision", "open_clip_torch", "timm", "pillow")
 

@@ -22,7 +22,7 @@ from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, co
 from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
 from clipgap.clip.models import resolve_device
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
-from clipgap.files.folders import remove
+from clipgap.files.folders import is_inside, remove
 from clipgap.files.parquet import read_table, write_tables
 from clipgap.files.sums import FileSum
 from clipgap.machine import thread_count
@@ -38,6 +38,7 @@ SUMMARY, PAIRED = "summary.parquet", "paired.parquet"
 
 _SUM = {"sha256": str, "size": is_count}
 _TEXT = (None, str)
+_RECORD = {"samples": is_count, "problems": [PROBLEM]}
 
 KIND = Kind(
     Form(
@@ -64,7 +65,7 @@ KIND = Kind(
                 }
             ],
             "settings": {"precision": str, "draws": is_count, "seed": is_count},
-            "units": Each({"file": _SUM, "samples": is_count, "problems": [PROBLEM]}),
+            "units": Each({"file": _SUM, **_RECORD}),
             "versions": Each(str),
             "files": FILES,
         },
@@ -73,6 +74,7 @@ KIND = Kind(
     inner=(SAMPLES,),
     labels={"settings": "setting", "checkpoints": "checkpoint", "sets": "set"},
     free=("path", "samples", "groups", "quarantined"),
+    record={"files": Each(_SUM, name=is_inside), **_RECORD},
 )
 
 
@@ -164,6 +166,11 @@ def _fill(output: Output, plan: EvalPlan) -> EvalResult:
 def _evaluate(output: Output, plan: EvalPlan) -> None:
     """Do all units that the ledger does not have."""
     how, records, units = output.how, output.ledger.records, units_of(plan)
+    output.ledger.forget(
+        unit.name
+        for unit in units
+        if unit.name in records and unit.file not in records[unit.name]["files"]
+    )
     sizes = {data.name: data.images.samples for data in plan.sets}
     left = [sizes[unit.data] for unit in units if unit.name not in records]
     tally = Tally(
