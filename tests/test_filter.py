@@ -395,7 +395,7 @@ def test_captions_are_replaced_only_where_asked(tmp_path: Path) -> None:
     for damaged in (content[:-9], content[:4] + b"x" * 20 + content[24:], b"key,caption\n"):
         for name in ("captions.parquet", "captions/0.parquet"):
             (tmp_path / name).write_bytes(damaged)
-            with pytest.raises(InputError, match=rf"cannot read .*{name}.* a whole parquet file"):
+            with pytest.raises(InputError, match=rf"{name}.* a whole parquet file"):
                 given = tmp_path / name.partition("/")[0]
                 filter_shards(path, keep, tmp_path / "bad", captions=given, overwrite=True)
 

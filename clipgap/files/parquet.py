@@ -131,8 +131,11 @@ def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
             yield TableReader(path, file.fileno(), expected)
     except (OSError, pa.ArrowException, IndexError, KeyError) as error:
         words = " ".join(str(error).split()).rstrip(".")
-        advice = _REPLACE if expected is None else _MEND
-        raise InputError(f"cannot read {path}: {words}. {advice}") from error
+        raise InputError(f"cannot read {path}: {words}. {_advice(expected)}") from error
+
+
+def _advice(expected: FileSum | None) -> str:
+    return _REPLACE if expected is None else _MEND
 
 
 class TableReader:
@@ -228,7 +231,7 @@ class TableReader:
             _found_right[self._mark] = self._expected.sha256
 
     def _damaged(self, what: str) -> InputError:
-        return InputError(f"{self._path} is damaged: {what}. {_MEND}")
+        return InputError(f"{self._path} is damaged: {what}. {_advice(self._expected)}")
 
 
 class _Window:
