@@ -331,3 +331,23 @@ def test_a_reader_that_leaves_ends_nothing(call: str, stdout: str) -> None:
     assert done.stderr == ""
     # Typer itself ends with 1 where nobody reads its help.
     assert done.returncode in ((0, 1) if "--help" in call else (0,))
+
+
+def test_a_fork_neither_holds_up_the_end_nor_tells_of_its_signals() -> None:
+    """As loaders of images are: they outlive the run by a moment, and Ctrl-C goes to all."""
+    stop, said = threading.Event(), list[str]()
+    here, there = os.pipe(), os.pipe()
+    with stop_on_signals(stop, said.append, "Stopping."):
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGTERM, lambda *_: os.write(here[1], b"asked"))
+            os.write(here[1], b"ready")
+            os.close(there[1])
+            os.read(there[0], 1)  # until the parent closes it
+            os._exit(0)
+        assert os.read(here[0], 5) == b"ready"
+        os.kill(child, signal.SIGTERM)
+        assert os.read(here[0], 5) == b"asked"
+    assert not stop.is_set() and said == []
+    os.close(there[1])
+    assert os.waitpid(child, 0)[1] == 0

@@ -24,6 +24,9 @@ ASKING = tuple(
 )
 AT_ONCE = "Ctrl-C again: at once."
 
+# A fork gets its own signals, but would report them here: one Ctrl-C would be many.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+
 
 class InterruptedByUser(Interrupted):
     """Ctrl-C; resumable as well, but shells expect 130."""
@@ -57,6 +60,7 @@ def stop_on_signals(
         signal.set_wakeup_fd(earlier_socket)
         for number, handler in before.items():
             signal.signal(number, handler)
+        theirs.shutdown(socket.SHUT_WR)  # a fork, as a loader of images is, may hold it as well
         theirs.close()
         watcher.join()
         ours.close()
