@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def undisturbed(world: tuple[TrainWorld, set[tuple[str, str]]]) -> TrainResult:
     return run_whole(world[0], "undisturbed")
 
 
-def settings(world: TrainWorld, name: str) -> list[str]:
+def settings(world: TrainWorld, name: str, devices: int | None) -> list[str]:
     given = {
         "train-data": world.shards,
         "keep": world.keep,
@@ -48,11 +49,12 @@ def settings(world: TrainWorld, name: str) -> list[str]:
         "wd": 0,
         "warmup": 5,
         "workers": 1,
-        "devices": 2,
         "device": "cpu",
         "log-every-n-steps": 1,
     }
     flags = [f"--{option}={value}" for option, value in given.items()]
+    if devices is not None:
+        flags.append(f"--devices={devices}")
     return [*flags, "--log-keys", "--", "--save-frequency=3"]
 
 
@@ -78,11 +80,18 @@ def run_whole(world: TrainWorld, name: str, resume: str | None = None) -> TrainR
     )
 
 
-def start(world: TrainWorld, name: str, *more: str) -> subprocess.Popen[str]:
+def start(
+    world: TrainWorld, name: str, *more: str, devices: int | None = 2, **environment: str
+) -> subprocess.Popen[str]:
     call = "from clipgap.__main__ import run; run()"
-    command = [sys.executable, "-c", call, "train", *more, *settings(world, name)]
+    command = [sys.executable, "-c", call, "train", *more, *settings(world, name, devices)]
     return subprocess.Popen(
-        command, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command,
+        env={**os.environ, **environment},
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -135,6 +144,30 @@ def test_stopped_killed_and_resumed_to_the_same_end(
     assert same(weights(result.path, last), weights(undisturbed.path, last))
     assert losses(result.path) == losses(undisturbed.path)
     assert seen(result.path) == seen(undisturbed.path)
+
+
+def test_ranks_that_slurm_started_on_one_machine_listen_there_alone(
+    world: tuple[TrainWorld, set[tuple[str, str]]],
+) -> None:
+    here, name = world[0], "slurm"
+    with socket.create_server((LOOPBACK, 0)) as free:
+        port = free.getsockname()[1]
+    job = {"SLURM_NTASKS": "2", "SLURM_NNODES": "1"}
+    found = {"MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(port)}
+    ranks = [
+        start(here, name, devices=None, SLURM_PROCID=rank, SLURM_LOCALID=rank, **job, **found)
+        for rank in ("0", "1")
+    ]
+    try:
+        wait_for_batch(ranks[0], here.folder / "logs" / name, 1)
+        assert listening([rank.pid for rank in ranks]) == {LOOPBACK}
+        for rank in ranks:
+            rank.send_signal(signal.SIGUSR1)
+        said = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [75, 75], said
 
 
 def children(number: int) -> list[int]:

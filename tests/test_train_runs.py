@@ -334,6 +334,10 @@ def test_ranks_of_other_launchers() -> None:
     assert Ranks.of_environment(torchrun) == Ranks(True, 3, 1, 4)
     slurm = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8"}
     assert Ranks.of_environment(slurm) == Ranks(True, 5, 1, 8)
+    for alone in ({"SLURM_NNODES": "1"}, {"MASTER_ADDR": "localhost"}, {"LOCAL_WORLD_SIZE": "8"}):
+        assert Ranks.of_environment({**slurm, **alone}) == Ranks(True, 5, 1, 8, together=True)
+    for apart in ({"SLURM_NNODES": "2"}, {"MASTER_ADDR": "node1"}, {"LOCAL_WORLD_SIZE": "4"}):
+        assert not Ranks.of_environment({**slurm, **apart}).together
     assert not Ranks.of_environment({"SLURM_PROCID": "0", "SLURM_NTASKS": "1"}).launched
     assert not Ranks.of_environment({}).launched
 
@@ -353,6 +357,35 @@ def test_one_of_the_ranks_that_torchrun_started(
     with quiet():
         assert main(command) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["samples"] == 112
+
+
+@pytest.mark.parametrize(
+    ("environment", "named"),
+    [
+        ({}, "MASTER_ADDR and MASTER_PORT must be set"),
+        ({"MASTER_ADDR": "localhost"}, "MASTER_PORT must be set"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        ({"MASTER_ADDR": "localhost", "MASTER_PORT": "70000"}, "MASTER_PORT is '70000'"),
+    ],
+)
+def test_where_ranks_find_each_other_must_be_known(
+    world: TrainWorld,
+    environment: dict[str, str],
+    named: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", **environment}.items():
+        monkeypatch.setenv(name, value)
+    command = [
+        *("train", f"--train-data={world.shards}", f"--logs={world.folder / 'logs'}"),
+        *("--name=lost", f"--model={world.config}", "--epochs=1", "--batch-size=8"),
+        *("--workers=0", "--device=cpu"),
+    ]
+    assert main(command) == 2
+    assert named in capsys.readouterr().err
 
 
 def test_validation_data_are_read_with_the_same_care(world: TrainWorld, tmp_path: Path) -> None:

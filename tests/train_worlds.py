@@ -14,7 +14,7 @@ import torch
 from clipgap.clip.train.api import KIND, begin
 from clipgap.clip.train.driver import run_here
 from clipgap.clip.train.options import Place, TrainOptions
-from clipgap.clip.train.plan import TrainPlan, plan_train
+from clipgap.clip.train.plan import Ranks, TrainPlan, plan_train
 from clipgap.clip.train.worker import run
 from clipgap.files import lines
 from clipgap.runs.how import How
@@ -127,7 +127,7 @@ def quiet() -> Iterator[None]:
 def launch_here(plan: TrainPlan, folder: Path, stop: Any, on_progress: Any) -> None:
     """In place of `driver.launch`: the one rank is this process."""
     with quiet():
-        run_here(plan, folder, stop)
+        run_here(plan, folder, Ranks(), stop)
 
 
 def losses(folder: Path) -> list[dict[str, Any]]:

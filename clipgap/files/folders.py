@@ -60,12 +60,17 @@ def make_folder(folder: Path, name: str) -> Path:
     for part in name.split("/"):
         made = made / part
         made.mkdir(exist_ok=True)
-        if made.is_symlink():
-            raise InputError(
-                f"{made} is a link to {made.readlink()}. clipgap writes only into folders of its "
-                "own: remove the link, or name another output folder."
-            )
+        refuse_link(made)
     return made
+
+
+def refuse_link(path: Path) -> None:
+    """Refuse to write to a file or folder of ours that is a link to another place."""
+    if path.is_symlink():
+        raise InputError(
+            f"{path} is a link to {path.readlink()}. clipgap writes only into files and folders of "
+            "its own: remove the link, or name another output folder."
+        )
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:

@@ -39,7 +39,7 @@ from clipgap.files.documents import (
     read_manifest,
     write_document,
 )
-from clipgap.files.folders import files_in, is_inside, make_folder, remove
+from clipgap.files.folders import files_in, is_inside, make_folder, refuse_link, remove
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
@@ -243,6 +243,13 @@ class Output:
             make_folder(self.path, name)
         sync_folder(self.path)
         sync_folder(self.path.parent)
+
+    def refuse_links(self) -> None:
+        """Refuse links where the run's own files go, if others than clipgap are to write those."""
+        ours = {PROGRESS, *(pattern.partition("/")[0] for pattern in self.kind.owns)}
+        for name in files_in(self.path):
+            if any(fnmatchcase(name.partition("/")[0], pattern) for pattern in ours):
+                refuse_link(self.path / name)
 
     def finish(self, entries: Mapping[str, Any], files: Mapping[str, AnySum]) -> dict[str, Any]:
         """The last two steps; a kill between them leaves a finished output to tidy."""

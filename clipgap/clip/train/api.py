@@ -123,11 +123,12 @@ def how_to_train(resume: str | None, **more: Any) -> How:
 
 def run_train(plan: TrainPlan, folder: Path, how: How) -> TrainResult:
     """Carry out what `plan_train` has planned; see `train`."""
-    from clipgap.clip.train.driver import launch, run_here
+    from clipgap.clip.train.driver import check_meeting_point, launch, run_here
 
     ranks, stop = Ranks.of_environment(), how.stop or threading.Event()
+    check_meeting_point(ranks)
     if ranks.launched and ranks.rank:
-        run_here(plan, folder, stop)
+        run_here(plan, folder, ranks, stop)
         return TrainResult(folder, {})
     with open_output(folder, KIND, how) as output:
         match begin(output, plan):
@@ -139,7 +140,7 @@ def run_train(plan: TrainPlan, folder: Path, how: How) -> TrainResult:
                     "manifest. Train again with --overwrite."
                 )
         if ranks.launched:
-            run_here(plan, folder, stop)
+            run_here(plan, folder, ranks, stop)
         else:
             launch(plan, folder, stop, how.report)
         return TrainResult(folder, _finish(output, plan))
@@ -149,6 +150,7 @@ def begin(output: Output, plan: TrainPlan) -> Answer:
     """Take up what is in the folder, or make it new, and note what ranks are to do there."""
     answer = output.begin({"kind": "train", "plan": plan.to_json()})
     if output.state == "unfinished":
+        output.refuse_links()  # open_clip would write through them
         write_json(output.progress / PLAN, plan.to_json())
     return answer
 

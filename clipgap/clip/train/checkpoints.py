@@ -87,8 +87,14 @@ def saved_whole() -> Iterator[None]:
 
     def save_whole(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(f, str | Path):
-            with write_atomic(f) as temporary:
-                original(obj, temporary, *args, **kwargs)
+            with write_atomic(f) as temporary, temporary.open("wb") as file:
+                try:
+                    original(obj, file, *args, **kwargs)
+                except RuntimeError as error:
+                    # Torch closes its archive, and complains that this is cut short.
+                    if isinstance(error.__context__, OSError):
+                        raise error.__context__ from None
+                    raise
         else:
             original(obj, f, *args, **kwargs)
 

@@ -1,8 +1,10 @@
 """The processes of a run: started, watched, asked to stop, and their failures put into words.
 
 On one machine the driver starts the ranks itself, where torchrun would put an agent in between. Its
-children get each signal from it and nobody else, their exit codes need no translation, and the
-store through which they find each other listens on this machine's own address alone.
+children get each signal from it and nobody else, and their exit codes need no translation.
+
+Whoever starts the ranks: as long as all are on one machine, the store through which they find each
+other listens on that machine's own address alone.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from clipgap.clip.train.logs import reached
-from clipgap.clip.train.plan import TrainPlan
+from clipgap.clip.train.plan import LOOPBACK, Ranks, TrainPlan
 from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, run
 from clipgap.errors import (
     ClipgapError,
@@ -34,7 +36,7 @@ from clipgap.runs.how import OnProgress, Progress
 from clipgap.runs.lock import PROGRESS
 
 LOG = "processes.log"
-LOOPBACK = "127.0.0.1"
+_AGENT_STORE = "TORCHELASTIC_USE_AGENT_STORE"
 _PAUSE = 0.1
 _LOOK_EVERY = 10
 _SHOWN_LINES = 12
@@ -49,9 +51,31 @@ def rank_command(folder: Path) -> list[str]:
     return [sys.executable, "-m", "clipgap.clip.train.worker", str(folder.absolute())]
 
 
-def run_here(plan: TrainPlan, folder: Path, stop: threading.Event) -> None:
+def check_meeting_point(ranks: Ranks) -> None:
+    """Refuse ranks that something else has started without saying where they find each other."""
+    if ranks.world == 1:
+        return
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing:
+        raise UsageError(
+            f"{' and '.join(missing)} must be set for the {ranks.world:,} processes of this run to "
+            "find each other"
+        )
+    port = os.environ["MASTER_PORT"]
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16):
+        raise UsageError(f"MASTER_PORT is {port!r}, which is not the number of a port")
+
+
+def run_here(plan: TrainPlan, folder: Path, ranks: Ranks, stop: threading.Event) -> None:
     """Be one of the ranks that something else has started."""
+    store = None
+    # torchrun has a store of its own, which its agent serves.
+    if ranks.world > 1 and ranks.together and os.environ.get(_AGENT_STORE) != "True":
+        port = int(os.environ["MASTER_PORT"])
+        store = _serve(port)[0] if ranks.rank == 0 else None
+        os.environ.update(_on_this_machine(port))
     run(plan, folder, stop.is_set)
+    del store
 
 
 def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: OnProgress) -> None:
@@ -79,25 +103,44 @@ def _meeting_point(world: int) -> Iterator[dict[str, str]]:
     if world == 1:
         yield shared
         return
-    from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    # Torch would listen on all addresses; a socket that listens already is taken as it is.
-    listening = socket.create_server((LOOPBACK, 0))
-    port = listening.getsockname()[1]
-    store = TCPStore(
-        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
-    )
-    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    store, port = _serve(0)
     yield {
         **shared,
-        "MASTER_ADDR": LOOPBACK,
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",  # the first rank is not to serve one as well
-        **({} if own is None else {"GLOO_SOCKET_IFNAME": own, "NCCL_SOCKET_IFNAME": own}),
+        **_on_this_machine(port),
         # As torchrun has it: ranks would take each other's cores.
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
     }
     del store
+
+
+def _serve(port: int) -> tuple[Any, int]:
+    """A store on this machine's own address, and its port: the one given, or for 0 a free one."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    # Torch would listen on all addresses; a socket that listens already is taken as it is.
+    try:
+        listening = socket.create_server((LOOPBACK, port))
+    except OSError as error:
+        raise InputError(
+            f"cannot listen on port {port} of {LOOPBACK}: {error.strerror or error}. Set "
+            "MASTER_PORT to one that is free"
+        ) from error
+    port = listening.getsockname()[1]
+    store = TCPStore(
+        LOOPBACK, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+    )
+    return store, port
+
+
+def _on_this_machine(port: int) -> dict[str, str]:
+    """The environment of ranks that all find each other at this port, and talk to nobody else."""
+    own = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    return {
+        "MASTER_ADDR": LOOPBACK,
+        "MASTER_PORT": str(port),
+        _AGENT_STORE: "True",  # the first rank is not to serve one as well
+        **({} if own is None else {"GLOO_SOCKET_IFNAME": own, "NCCL_SOCKET_IFNAME": own}),
+    }
 
 
 def _started(

@@ -46,10 +46,13 @@ _OWNED = {
 """Flags of open_clip_train that must not come behind `--`, and what to use instead."""
 
 
+LOOPBACK = "127.0.0.1"
 _RANK_NAMES = {
     "rank": ("RANK", "SLURM_PROCID", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
     "local": ("LOCAL_RANK", "SLURM_LOCALID", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK"),
     "world": ("WORLD_SIZE", "SLURM_NTASKS", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE"),
+    "here": ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    "machines": ("SLURM_STEP_NUM_NODES", "SLURM_NNODES"),
 }
 
 
@@ -61,6 +64,7 @@ class Ranks:
     rank: int = 0
     local: int = 0
     world: int = 1
+    together: bool = False  # all of them are on this machine
 
     @classmethod
     def of_environment(cls, environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -72,7 +76,12 @@ class Ranks:
         world = found["world"] or 1
         if found["rank"] is None or (world == 1 and "RANK" not in environment):
             return cls()
-        return cls(True, found["rank"], found["local"] or 0, world)
+        together = (
+            environment.get("MASTER_ADDR") in ("localhost", LOOPBACK)
+            or found["machines"] == 1
+            or found["here"] == world
+        )
+        return cls(True, found["rank"], found["local"] or 0, world, together)
 
 
 @dataclass(frozen=True)
