@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.lifecycle_cases import CASES, FAULTS, OUT, Case, make_inputs
+from tests.lifecycle_cases import CASES, OUT, Case, make_inputs
 from tests.lifecycle_server import Ended, Server
 
 BAD_CALL, BAD_INPUT, NO_ROOM, STOPPED, STOPPED_BY_USER = 2, 3, 5, 75, 130
@@ -32,11 +32,7 @@ def every(
     def mark(test: Any) -> Any:
         which = [case for case in CASES if case.flags or not flags]
         which = [case for case in which if not names or case.name in names]
-        given = []
-        for case in which:
-            fault = FAULTS.get((test.__name__.removeprefix("test_"), case.name))
-            marks = [pytest.mark.xfail(strict=True, reason=fault)] if fault else []
-            given.append(pytest.param(case, id=case.name, marks=marks))
+        given = [pytest.param(case, id=case.name) for case in which]
         for name, values in choices.items():
             test = pytest.mark.parametrize(name, values)(test)
         return pytest.mark.parametrize("case", given)(test)

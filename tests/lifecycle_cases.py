@@ -208,13 +208,6 @@ CASES = [
     ),
 ]
 
-# What is still wrong, by test and command.
-FAULTS: dict[tuple[str, str], str] = {
-    ("files_that_cannot_grow", "train"): "a checkpoint without room ends as a bug of ours",
-    ("changed_inputs", "run"): "a study takes an input for unchanged whose size and time are",
-    ("links_among_what_is_ours", "train"): "open_clip writes its log and checkpoints through links",
-}
-
 MAKE = [
     f"embed shards {MODEL} --pretrained a.pt --captions -o store",
     f"embed val-shards {MODEL} --pretrained a.pt -o val",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from clipgap.__main__ import main
 from clipgap.errors import ClipgapError, InputError, UsageError
 from clipgap.keep.lists import open_keep
+from clipgap.study.ledger import fingerprint
 from clipgap.study.lines import Lines
 from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.run import Study, run_study
@@ -124,6 +127,45 @@ def test_an_input_that_only_looks_changed_costs_its_stage_alone(recipe: Path) ->
     run(recipe)
     os.utime(recipe.parent / "world" / "reference.npy", ns=(1, 1))
     assert run(recipe) == {"gap"}
+
+
+def test_an_input_of_equal_size_and_time_is_told_apart_by_its_content(recipe: Path) -> None:
+    run(recipe)
+    reference = recipe.parent / "world" / "reference.npy"
+    content, times = bytearray(reference.read_bytes()), reference.stat()
+    content[-1] ^= 1
+    reference.write_bytes(content)
+    os.utime(reference, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert "gap" in run(recipe)
+
+
+def test_a_manifest_that_is_not_ours_stands_for_nothing(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": "something else"}')
+    (tmp_path / "rows.npy").write_bytes(b"1")
+    before = fingerprint(str(tmp_path))
+    (tmp_path / "rows.npy").write_bytes(b"22")
+    assert fingerprint(str(tmp_path)) != before
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda record: record["wanted"].pop("inputs"),
+        lambda record: record["wanted"].update(inputs=[1]),
+        lambda record: record["wanted"].update(options=None),
+        lambda record: record["wanted"]["options"].update(test=7),
+        lambda record: record.update(seconds="long"),
+        lambda record: record.update(output={}),
+    ],
+)
+def test_an_edited_record_is_none(recipe: Path, edit: Callable[[Any], None]) -> None:
+    run(recipe)
+    path = recipe.parent / "out" / ".study" / "gap.json"
+    record = json.loads(path.read_bytes())
+    edit(record)
+    path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match="gap is there, but not from this study"):
+        run(recipe)
 
 
 def test_a_damaged_or_missing_output_is_mended(recipe: Path) -> None:

@@ -32,7 +32,8 @@ from clipgap.files.volumes import File, read_bytes
 
 _PIECES = 16
 _PIECE = 64 << 10
-_WHOLE = _PIECES * _PIECE
+READ_WHOLE = _PIECES * _PIECE
+"""Size up to which a digest is of every byte."""
 
 
 def digest_of(file: File) -> str:
@@ -46,9 +47,9 @@ def digest_of(file: File) -> str:
 def whole_digest_of(file: File) -> str:
     """SHA-256 of every byte, for inputs that are about to be read from end to end anyway."""
     sha = hashlib.sha256()
-    buffer = memoryview(bytearray(min(file.size, _WHOLE)))
-    for start in range(0, file.size, _WHOLE):
-        piece = buffer[: min(_WHOLE, file.size - start)]
+    buffer = memoryview(bytearray(min(file.size, READ_WHOLE)))
+    for start in range(0, file.size, READ_WHOLE):
+        piece = buffer[: min(READ_WHOLE, file.size - start)]
         file.read_into(start, piece)
         sha.update(piece)
     return sha.hexdigest()
@@ -89,7 +90,7 @@ def sampled_since(files: Iterable[File], output: Path) -> str | None:
     found = [
         file.path
         for file in files
-        if file.size > _WHOLE and (file.written is None or file.written > finished)
+        if file.size > READ_WHOLE and (file.written is None or file.written > finished)
     ]
     if not found:
         return None
@@ -103,7 +104,7 @@ def sampled_since(files: Iterable[File], output: Path) -> str | None:
 
 def _ranges(size: int) -> list[tuple[int, int]]:
     """The bytes that count, ascending; pieces overlap where a file is little more than 1 MiB."""
-    if size <= _WHOLE:
+    if size <= READ_WHOLE:
         return [(0, size)]
     last = size - _PIECE
     starts = [last * index // (_PIECES - 1) for index in range(_PIECES)]

@@ -2,7 +2,8 @@
 
 FOLDER/.study/NAME.json says with which options and from which inputs a stage was started, and,
 once it is done, what it left. An input is known by its manifest, whose checksums stand for all
-its files; a folder without one by the names, sizes and times of its files.
+its files; other data by the names, sizes and times of its files and by their content, of which
+`files/identity.py` says how much is read.
 """
 
 from __future__ import annotations
@@ -12,16 +13,33 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from clipgap.files.documents import MANIFEST, write_json
+from clipgap.files.documents import (
+    MANIFEST,
+    Each,
+    format_of,
+    is_number,
+    misfits,
+    write_json,
+)
+from clipgap.files.identity import READ_WHOLE, digest_of, digest_of_group
 from clipgap.files.naming import expand_braces, has_braces, has_glob, split_parts
+from clipgap.files.volumes import FILE_THREADS, LocalFile
 from clipgap.study.expand import Stage
 from clipgap.study.recipe import Recipe
 
 FOLDER = ".study"
+
+_RECORD = {
+    "wanted": {"command": str, "options": Each((bool, [str])), "inputs": Each(str)},
+    "output": (None, str),
+    "seconds": (None, is_number),
+}
 
 Missing = Literal["missing"]
 Condition = Literal["done", "new", "unfinished", "changed", "damaged", "foreign"]
@@ -94,12 +112,12 @@ class Ledger:
         return self.folder / f"{name}.json"
 
     def _read(self, name: str) -> dict[str, Any] | None:
+        """What was noted of the stage; None if nothing, or nothing that we would have written."""
         try:
-            document = json.loads(self._path(name).read_bytes())
-        except (OSError, ValueError):
+            document: dict[str, Any] = json.loads(self._path(name).read_bytes())
+        except (OSError, ValueError, RecursionError):
             return None
-        whole = isinstance(document, dict) and isinstance(document.get("wanted"), dict)
-        return document if whole else None
+        return document if next(misfits(document, _RECORD), None) is None else None
 
 
 def fingerprint(named: str) -> str:
@@ -131,11 +149,29 @@ def _output_print(out: Path | None) -> str:
 
 
 def _content_print(path: Path) -> str:
-    """The manifest, where there is one, and else the state of every file."""
-    try:
+    """The manifest, where there is one of ours, and else the state and content of every file."""
+    if (format_of(path / MANIFEST) or "").startswith("clipgap-"):
         return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
-    except OSError:
-        return _state_print(path)
+    large, small = [], []
+    for file in _files(path):
+        if file.is_file():  # nothing that lies elsewhere, and nothing that never ends
+            state = file.stat()
+            found = LocalFile.found(str(file), state)
+            if found.size > READ_WHOLE:
+                large.append((found, state.st_ctime_ns))
+            else:
+                small.append((os.path.relpath(file, path), found))
+    digest = hashlib.sha256(f"{_state_print(path)} {digest_of_group(small)}".encode())
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        for content in pool.map(lambda each: _digest_of(*each), large):
+            digest.update(content.encode())
+    return digest.hexdigest()
+
+
+@cache
+def _digest_of(file: LocalFile, changed: int) -> str:
+    """Of a file's content, looked at once as long as nothing was done to it since `changed`."""
+    return digest_of(file)
 
 
 def _state_print(path: Path | None) -> str:
