@@ -144,18 +144,25 @@ MAKERS: dict[str, Make] = {
 }
 del MAKERS["world"]
 
-# What a command notes, and nothing that is left can tell any more: where things lay, what software
-# there was, what inputs that are gone were made of. The keys of a manifest, joined by dots.
+# What a command notes, and nothing that is left can tell any more: keys of a manifest, joined by
+# dots, and why.
 BELIEVED = {
-    "": [r"versions\..*", r"format", r"version", r".*\.path", r".*\.format"],
-    "scan": [r"counts\.normalised"],  # but by --full
+    "": [r"versions\..*",  # what software there was
+         r".*\.path", r".*\.format",  # where inputs lay, and what their files were like
+         r"format", r"version"],  # see test_an_unknown_kind_or_version_fails
+    "scan": [r"counts\.normalised"],  # of rows as they were read: --full reads them again
     "gap": [r"counts\.normalised"],
     "dedup": [r"rule\.clustering\.iterations",  # it converged before
-              r"audit\..*", r"rule\.audit"],
-    "shards": [r"inputs\.shards\..*", r"inputs\.keep\..*", r"inputs\.captions", r"settings\..*",
-               r"counts\.samples"],
-    "embeddings": [r"model\..*", r"settings\..*", r"inputs\..*", r"kind", r"shards\..*"],
-    "evaluation": [r"checkpoints\..*", r"sets\.\d+\..*", r"settings\.precision", r"units\..*"],
+              r"audit\..*", r"rule\.audit"],  # of clusters that are gone
+    "shards": [r"inputs\.shards\.\d+\.(bytes|fingerprint)",  # it does not say where they lay
+               r"counts\.samples",  # those that were not kept are not here
+               r"settings\.missing"],  # where none are
+    "embeddings": [r"inputs\.shards\.\d+\.(bytes|fingerprint)",  # it does not say where they lay
+                   r"settings\.(batch_size|device|precision)"],  # rows follow from none of them
+    "evaluation": [r"checkpoints\.\d+\.(model|pretrained|sha256|config_sha256)",  # names of files
+                   r"sets\.\d+\.(classes|keys|templates)\.\d+", r"sets\.\d+\.border",  # words
+                   r"sets\.\d+\.identity",  # of images, which are to be had or not
+                   r"settings\.precision"],
     "training": [r"plan\..*"],
     "report": [r"inputs\..*", r"gallery.*", r"settings\..*"],
     "rendered": [r"settings\..*"],

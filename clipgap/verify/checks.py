@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from clipgap.files.documents import MANIFEST
 from clipgap.files.folders import files_in
+from clipgap.files.parquet import FileSum, read_table
 from clipgap.files.sums import damaged, sums_from_json
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress, Progress
+from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.options import ScanChecks
 
 SHOWN = 20
@@ -133,3 +135,12 @@ def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[
         what = "damaged: its checksum or size is not that of the manifest" if there else "missing"
         found.append(f"{name} is {what}")
     return found
+
+
+def quarantined(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The problems that the table of them lists; there is no table without one."""
+    entry = manifest["files"].get(QUARANTINE)
+    if entry is None:
+        return []
+    listed: list[dict[str, Any]] = read_table(folder / QUARANTINE, FileSum(**entry)).to_pylist()
+    return listed

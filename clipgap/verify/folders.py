@@ -24,7 +24,7 @@ from clipgap.report.contents import FORMAT as REPORT_DATA
 from clipgap.shards.api import KIND as SHARDS
 from clipgap.shards.api import SIZES
 from clipgap.shards.finding import SUFFIX
-from clipgap.shards.plan import Unit
+from clipgap.shards.plan import Unit, file_names
 from clipgap.shards.problems import QUARANTINE, Problem
 from clipgap.shards.samples import read_samples
 from clipgap.shards.work import statistics
@@ -33,7 +33,7 @@ from clipgap.store.opening import open_store
 from clipgap.store.own import STORE_FILE
 from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE
 from clipgap.synthetic.render import KIND as RENDERED
-from clipgap.verify.checks import Asked, Checks, Problems, check_files
+from clipgap.verify.checks import Asked, Checks, Problems, check_files, quarantined
 
 _UNFINISHED = "Run the same command again with --resume."
 _ROWS = 1 << 16
@@ -89,11 +89,15 @@ def _check_shard_counts(
     problems.differ("kind", manifest["kind"], "shards")
     problems.differ("shards", counts["shards"], len(keys))
     problems.differ("samples kept", counts["kept"], kept)
-    problems.differ("problems", counts["problems"], _quarantined(folder, manifest))
+    problems.differ("problems", counts["problems"], len(quarantined(folder, manifest)))
+    if manifest["settings"]["missing"] == "error" and not counts["problems"]:
+        problems.differ("samples missing, at which it would have ended", counts["missing"], 0)
     if not kept <= counts["samples"]:
         problems.add(f"{MANIFEST}: of {counts['samples']:,} samples {kept:,} cannot be kept")
     if merge is None:
-        problems.differ("shards read", len(manifest["inputs"]["shards"]), len(keys))
+        read = [shard["name"] for shard in manifest["inputs"]["shards"]]
+        stems = [tar.removesuffix(SUFFIX) for tar in keys]
+        problems.differ("shards read", sorted(file_names(read, "")), sorted(stems))
     elif max(map(len, keys.values()), default=0) > merge:
         problems.add(f"{MANIFEST}: a shard has more than the {merge:,} samples of its merge")
     return f"{kept:,} of {counts['samples']:,} samples are kept"
@@ -154,14 +158,21 @@ def _check_catalogue(folder: Path, manifest: Mapping[str, Any], problems: Proble
     problems.differ("dimensions", manifest["dim"], catalogue["dim"])
     problems.differ("number of shards", counts["shards"], len(made))
     problems.differ("images", counts["images"], sum(each["entry"]["rows"] for each in made))
-    problems.differ("problems", counts["problems"], _quarantined(folder, manifest))
-    problems.differ("problems", counts["problems"], sum(len(each["problems"]) for each in made))
+    listed = [problem for each in made for problem in each["problems"]]
+    problems.differ("problems", counts["problems"], len(listed))
+    problems.differ("problems", listed, quarantined(folder, manifest))
     said = sum(each["without_caption"] for each in made)
     problems.differ("images without a caption", counts["without_caption"], said)
     expected = {STORE_FILE, *([QUARANTINE] if counts["problems"] else [])}
+    problems.differ("kind", manifest["kind"], "embed")
+    read = [shard["name"] for shard in manifest["inputs"]["shards"]]
+    names = file_names(read, "")
+    problems.differ("shards read", names, [each["entry"]["name"] for each in made])
     for each in made:
         name = each["entry"]["name"]
         expected |= each["files"].keys()
+        model = {key: value for key, value in each["model"].items() if key != "preprocess"}
+        problems.differ(f"model of shard {name}", model, manifest["model"])
         problems.differ(f"dimensions of shard {name}", each["dim"], manifest["dim"])
         problems.differ(
             f"preprocessing of shard {name}", each["model"]["preprocess"], manifest["preprocess"]
@@ -169,6 +180,8 @@ def _check_catalogue(folder: Path, manifest: Mapping[str, Any], problems: Proble
         for file, entry in each["files"].items():
             problems.differ(f"sum of {file}", entry, files.get(file))
         captions = _captions(folder, each["files"])
+        has = captions is not None
+        problems.differ(f"captions of shard {name}", manifest["settings"]["captions"], has)
         if captions is not None:
             problems.differ(f"without caption in shard {name}", each["without_caption"], captions)
     problems.differ("files", sorted(files), sorted(expected))
@@ -283,12 +296,6 @@ def _check_targets(folder: Path, manifest: Mapping[str, Any], problems: Problems
     now = hashlib.sha256(encode(targets)).hexdigest()
     problems.differ("where the links lead", manifest["links"], now)
     return f"{len(files):,} links"
-
-
-def _quarantined(folder: Path, manifest: Mapping[str, Any]) -> int:
-    """How many problems the table of them lists; there is no table without one."""
-    entry = manifest["files"].get(QUARANTINE)
-    return 0 if entry is None else int(read_table(folder / QUARANTINE, FileSum(**entry)).num_rows)
 
 
 def _json(path: Path) -> Any:

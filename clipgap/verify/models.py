@@ -30,7 +30,7 @@ from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import open_keep
 from clipgap.shards.problems import QUARANTINE
-from clipgap.verify.checks import Asked, Checks, Problems, check_files
+from clipgap.verify.checks import Asked, Checks, Problems, check_files, quarantined
 
 
 def prove_evaluation(asked: Asked, checks: Checks) -> None:
@@ -51,9 +51,13 @@ def _check_units(
     manifest = result.manifest
     files, units = manifest["files"], manifest["units"]
     names = [checkpoint["name"] for checkpoint in manifest["checkpoints"]]
-    expected, rows, quarantined = {SUMMARY, PAIRED}, 0, 0
+    expected, rows, problems_of = {SUMMARY, PAIRED}, 0, list[dict[str, Any]]()
     for data in manifest["sets"]:
         tables[data["name"]] = {}
+        aside = units[f"{names[0]}/{data['name']}"]["problems"]
+        problems_of += aside
+        problems.differ(f"problems of {data['name']}", data["quarantined"], len(aside))
+        problems.differ(f"classes of {data['name']}", len(data["keys"]), len(data["classes"]))
         for name in names:
             file = f"{SAMPLES}/{name}/{data['name']}.parquet"
             expected.add(file)
@@ -65,16 +69,14 @@ def _check_units(
             unit = units[f"{name}/{data['name']}"]
             problems.differ(f"samples of unit {file}", unit["samples"], table.num_rows)
             problems.differ(f"sum of unit {file}", unit["file"], files[file])
-            problems.differ(f"problems of {file}", len(unit["problems"]), data["quarantined"])
+            problems.differ(f"problems of unit {file}", unit["problems"], aside)
         groups = tables[data["name"]][names[0]]["group"].drop_null().unique().to_pylist()
         problems.differ(f"groups of {data['name']}", data["groups"], sorted(groups))
-        quarantined += data["quarantined"]
     wanted = sorted(f"{name}/{data['name']}" for data in manifest["sets"] for name in names)
     problems.differ("units", sorted(units), wanted)
-    if quarantined:
+    if problems_of:
         expected.add(QUARANTINE)
-        listed = read_table(result.path / QUARANTINE, FileSum(**files[QUARANTINE])).num_rows
-        problems.differ("images set aside", quarantined, listed)
+    problems.differ("images set aside", problems_of, quarantined(result.path, manifest))
     problems.differ("files", sorted(files), sorted(expected))
     problems.differ("kind", manifest["kind"], "eval")
     return f"{rows:,} samples in {len(wanted):,} tables"
@@ -145,15 +147,12 @@ def _check_counts(folder: Path, manifest: Mapping[str, Any], problems: Problems)
     problems.differ("sum of the checkpoint", sums, files.get(checkpoint["path"]))
     name = f"checkpoints/epoch_{plan.epochs}.pt"
     problems.differ("name of the checkpoint", checkpoint["path"], name)
-    quarantined = 0
-    if (entry := files.get(QUARANTINE)) is not None:
-        quarantined = read_table(folder / QUARANTINE, FileSum(**entry)).num_rows
     found = {
         "samples": plan.samples,
         "reference": plan.reference_samples,
         "samples_seen": plan.epochs * plan.batches.samples,
         "steps": plan.steps,
-        "quarantined": quarantined,
+        "quarantined": len(quarantined(folder, manifest)),
     }
     problems.differ("counts", counts, found)
     if plan.options.train_num_samples is None:
