@@ -333,6 +333,17 @@ def test_a_reader_that_leaves_ends_nothing(call: str, stdout: str) -> None:
     assert done.returncode in ((0, 1) if "--help" in call else (0,))
 
 
+def test_an_output_must_have_a_name_that_is_text(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(data.iterdir())
+    for out in (b"\xff", b"\xff/s"):
+        command = ["scan", "train", "--test", "a=a.npy", "-o", os.fsdecode(out), "--threads", "1"]
+        assert main(command) == 3
+        assert "is not UTF-8" in capsys.readouterr().err
+    assert sorted(data.iterdir()) == before
+
+
 def test_a_fork_neither_holds_up_the_end_nor_tells_of_its_signals() -> None:
     """As loaders of images are: they outlive the run by a moment, and Ctrl-C goes to all."""
     stop, said = threading.Event(), list[str]()

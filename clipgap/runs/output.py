@@ -398,6 +398,10 @@ def _is_leftover(name: str) -> bool:
 
 def _resolved(path: Path) -> Path:
     try:
-        return path.resolve()
+        found = path.resolve()
+        os.fsencode(found).decode()
+        return found
+    except UnicodeDecodeError as error:  # manifests and tables could not tell of it
+        raise InputError(f"{str(path)!r}: the name of this folder is not UTF-8") from error
     except (OSError, RuntimeError) as error:  # a link that leads to itself
         raise InputError(f"cannot use {path}: {error}") from error
