@@ -30,17 +30,17 @@ from numpy.typing import NDArray
 from clipgap.bench.race import Racer, paired_ratio, race
 from clipgap.bench.results import Columns
 from clipgap.bench.script import publish, read_options
-from clipgap.dedup.clusters import Deduplication, Labels
-from clipgap.dedup.compare import Comparison
-from clipgap.dedup.decisions import make_decision
 from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.labels import Labels
 from clipgap.dedup.options import DedupOptions
+from clipgap.dedup.plan import DedupSettings
 from clipgap.dedup.rows import RowSource, Watch
-from clipgap.dedup.settings import DedupSettings
+from clipgap.dedup.work import Clusters, CompareWork
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.options import Compute
 from clipgap.machine import cores
+from clipgap.runs.units import Made, Slot
 from clipgap.store.opening import array_store
 from clipgap.synthetic import rows as synthetic
 
@@ -125,28 +125,23 @@ def race_within(
         pass
     label = (np.arange(len(rows)) // size).astype(np.int32)
     labels = Labels(label, np.zeros(0), int(label[-1]) + 1)
-    limit = 1.0 - EPSILON
-    task = Deduplication(
-        DedupSettings((EPSILON,), DedupOptions(labels.clusters)),
-        labels,
-        source,
-        Comparison(limit, compute, Watch()),
-        len(rows),
-        lambda ids: make_decision("greedy", len(ids), [limit]),
-    )
+    settings = DedupSettings((EPSILON,), DedupOptions(labels.clusters))
+    work = CompareWork(settings, source, labels, compute, 1 << 40, None)
+    everything, slot = Clusters(0, labels.clusters), Slot(cores=compute.threads or 1)
     wide = torch.from_numpy(rows.astype(np.float32))
     kept = {}
 
     def ours() -> None:
-        _, dropped = task.compare(range(labels.clusters), 0)
-        kept["ours"] = int((~dropped).sum())
+        *_, made = work.do([everything], slot)
+        assert isinstance(made, Made)
+        kept["ours"] = len(rows) - made.records[everything.name]["dropped"].shape[1]
 
     def peer() -> None:
         kept["peer"] = 0
         for start in range(0, len(wide), size):
             cluster = wide[start : start + size]
             most = (cluster @ cluster.T).triu_(1).max(0).values
-            kept["peer"] += int((most <= limit).sum())
+            kept["peer"] += int((most <= settings.limits[0]).sum())
 
     found = two(rounds, ours, peer)
     return {

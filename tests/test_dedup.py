@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipgap.dedup import compare
+from clipgap.dedup import work
 from clipgap.dedup.api import dedup, plan_dedup
-from clipgap.dedup.kmeans import Centroids, step
+from clipgap.dedup.kmeans import Centroids, choose_seeds, step
+from clipgap.dedup.notes import Notes
 from clipgap.dedup.options import MODES, ORDERS, DedupOptions
+from clipgap.dedup.plan import DedupPlan, DedupSettings
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.dedup.run import Run
-from clipgap.dedup.seeds import choose_seeds
-from clipgap.dedup.settings import DedupSettings
-from clipgap.dedup.state import State
 from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.kernels.options import Compute
+from clipgap.runs.how import How
 from clipgap.store.opening import array_store, open_store
 from clipgap.synthetic import rows as synthetic
 from tests import dedup_oracle
@@ -61,16 +62,15 @@ def in_memory(
     """A finished run and what it found, with its labels and centroids open to view."""
     store = array_store(rows)
     source = RowSource(store, options.bad_rows, Watch(), memory // 2, block_rows)
-    run = Run(
-        DedupSettings(epsilons, options),
-        store,
-        source,
-        Compute(threads=1),
-        State.in_memory(),
-        memory,
-    )
+    plan = DedupPlan(store, DedupSettings(epsilons, options))
+    run = Run(plan, source, Compute(threads=1), memory, Notes(), How())
     run.decide()
     return run
+
+
+def centroids_of(run: Run) -> NDArray[np.float16]:
+    assert run.centroids is not None
+    return run.centroids.rows
 
 
 @pytest.mark.parametrize("data", DATA)
@@ -79,12 +79,11 @@ def in_memory(
 def test_every_mode_and_rule_is_the_definition(
     data: str, mode: str, keep: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compare, "_AT_ONCE", 5)
+    monkeypatch.setattr(work, "_AT_ONCE", 5)
     rows = DATA[data]
     options = DedupOptions(4, iterations=3, mode=mode, keep=keep, seed=3)
     run = in_memory(rows, options)
-    labels, centroids = run.labels.label, run.centroids
-    assert centroids is not None
+    labels, centroids = run.labels.label, centroids_of(run)
     scores = rows.astype(np.float64) @ centroids.astype(np.float64).T
     np.testing.assert_array_equal(labels, scores.argmax(axis=1))
     np.testing.assert_array_equal(run.labels.sim, scores.max(axis=1))
@@ -117,11 +116,11 @@ def test_clusters_larger_than_memory_are_tiled(
     mode: str, keep: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing fits: rows are read again and again, clusters come in tiles of a few rows."""
-    monkeypatch.setattr(compare.Comparison, "block", block)
+    monkeypatch.setattr(work.Comparison, "block", block)
     rows = DATA["crowd"]
     options = DedupOptions(3, iterations=2, mode=mode, keep=keep)
     whole, tiled = in_memory(rows, options), in_memory(rows, options, memory=160 * 20)
-    assert tiled.source._held is None
+    assert not tiled.source.held
     assert tiled.memory // (8 * 12 + 64) < tiled.labels.counts().max()
     for number in range(len(EPSILONS)):
         np.testing.assert_array_equal(tiled.mask(number)(0), whole.mask(number)(0))
@@ -144,9 +143,10 @@ def test_any_rows_any_clusters(data: st.DataObject) -> None:
     )
     run = in_memory(raw, options, (epsilon,), memory=data.draw(st.sampled_from([500, 1 << 20])))
     rows = (raw / np.linalg.norm(raw.astype(np.float64), axis=1)[:, None]).astype(np.float16)
-    assert np.isfinite(run.centroids).all()
+    centroids = centroids_of(run)
+    assert np.isfinite(centroids).all()
     expected = dedup_oracle.dedup(
-        rows, run.labels.label, run.centroids, mode=mode, keep=keep, epsilon=epsilon, seed=seed
+        rows, run.labels.label, centroids, mode=mode, keep=keep, epsilon=epsilon, seed=seed
     )
     np.testing.assert_array_equal(run.mask(0)(0), expected)
 
@@ -157,12 +157,11 @@ def test_any_rows_any_clusters(data: st.DataObject) -> None:
 def test_kmeans_is_the_definition(data: str, clusters: int, seeding: str) -> None:
     rows = DATA[data]
     run = in_memory(rows, DedupOptions(clusters, iterations=0, seeding=seeding, seed=2), (0.1,))
-    seeds = run.centroids
-    assert seeds is not None
+    seeds = centroids_of(run)
     assert (seeds[:, None] == rows[None]).all(axis=2).any(axis=1).all(), "seeds are rows"
     run = in_memory(rows, DedupOptions(clusters, iterations=7, seeding=seeding, seed=2), (0.1,))
     expected, iterations = dedup_oracle.kmeans(rows, seeds, 7)
-    np.testing.assert_array_equal(run.centroids, expected)
+    np.testing.assert_array_equal(centroids_of(run), expected)
     assert run.clustering is not None
     assert run.clustering["iterations"] == iterations
 
@@ -325,7 +324,7 @@ def test_a_plan_computes_nothing() -> None:
 
 
 def test_a_run_can_be_stopped() -> None:
-    stop = Watch().stop
+    stop = threading.Event()
     stop.set()
     with pytest.raises(Interrupted):
         dedup(unit_rows(50, 4, 0), 0.1, clusters=2, stop=stop)

@@ -7,10 +7,10 @@ import pytest
 from numpy.typing import NDArray
 
 from clipgap.dedup import audit as audits
-from clipgap.dedup import compare
+from clipgap.dedup import work
 from clipgap.dedup.api import dedup
 from clipgap.dedup.audit import count_pairs, judge
-from clipgap.dedup.clusters import NONE, Labels
+from clipgap.dedup.labels import NONE, Labels
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.intervals import wilson
 from clipgap.kernels import pairs
@@ -130,4 +130,4 @@ def test_an_audit_changes_no_list_and_may_be_larger_than_the_store() -> None:
     assert audited.audit is not None
     assert audited.audit["sampled"] == len(rows)
     assert plain.audit is None
-    assert compare.BLOCK == audits.BLOCK
+    assert work.BLOCK == audits.BLOCK

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.keep.lists import open_keep
+from clipgap.runs.executors import Here
 from clipgap.runs.how import Progress
+from clipgap.runs.units import Event
 from clipgap.select.rules import Far
 from tests.test_dedup import DATA
 from tests.worlds import flip_bit, tree, write_store
 
 OPTIONS: dict[str, Any] = {"clusters": 5, "iterations": 4, "audit": 20, "threads": 1}
 SHARDS = (40, 0, 110)
+# Many units, and the similarities to centroids count.
+FAR: dict[str, Any] = {**OPTIONS, "memory": 7_000, "block_rows": 64, "keep": "centroid-far"}
 
 
 @pytest.fixture
@@ -155,17 +161,77 @@ def test_other_settings_do_not_go_on(store: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "k.work").exists()
 
 
-@pytest.mark.parametrize("name", ["centroids.npz", "labels.npy", "labelled.json"])
-def test_damaged_work_is_named(store: Path, tmp_path: Path, name: str) -> None:
-    out = tmp_path / "k"
+def flipped(content: bytes, at: float) -> bytes:
+    place = int(at * (len(content) - 1))
+    return content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("clustering, iteration 3", "centroids-*"),
+        ("comparing", "labels.npy"),
+        ("comparing", "sims.npy"),
+        ("comparing", "dropped/*.npy"),
+        ("comparing", "units.jsonl"),
+        ("comparing", "plan.json"),
+    ],
+)
+def test_damaged_notes_are_made_again_or_named(
+    store: Path, tmp_path: Path, stage: str, name: str
+) -> None:
+    """No flipped bit and no missing byte in them makes another keep-list."""
+
+    def until(progress: Progress) -> None:
+        if progress.stage == stage and (stage != "comparing" or progress.part == 3):
+            raise Interrupted("as asked")
+
+    out, work, saved = tmp_path / "k", tmp_path / "k.work", tmp_path / "saved"
+    clipgap.dedup(store, 0.05, out=tmp_path / "whole", **FAR)
     with pytest.raises(Interrupted):
-        clipgap.dedup(store, 0.05, out=out, on_progress=stop_at("comparing", 1), **OPTIONS)
-    path = tmp_path / "k.work" / ".progress" / name
-    path.write_bytes(path.read_bytes()[:-9])
-    if name == "centroids.npz":  # not looked at again once rows are labelled
-        path.with_name("labelled.json").unlink()
-    with pytest.raises(InputError, match=rf"{name} is damaged.*--overwrite"):
-        clipgap.dedup(store, 0.05, out=out, resume=True, **OPTIONS)
+        clipgap.dedup(store, 0.05, out=out, on_progress=until, **FAR)
+    work.rename(saved)
+    file, *_ = sorted((saved / ".progress").glob(name))
+    for at in (0.0, 0.3, 0.5, 0.7, 0.8, 1.0, None):
+        shutil.copytree(saved, work)
+        content = file.read_bytes()
+        damaged = content[:-9] if at is None else flipped(content, at)
+        (work / file.relative_to(saved)).write_bytes(damaged)
+        try:
+            clipgap.dedup(store, 0.05, out=out, resume=True, **FAR)
+        except InputError as error:
+            assert file.name in str(error), at
+            assert "--overwrite" in str(error) or "again" in str(error), at
+        else:
+            assert tree(out) == tree(tmp_path / "whole"), at
+            shutil.rmtree(out)
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def test_units_that_are_done_stay_done(store: Path, tmp_path: Path) -> None:
+    """Whatever memory there is for those that are left."""
+    options = {**OPTIONS, "clusters": 12}
+    clipgap.dedup(store, 0.05, out=tmp_path / "whole", **options)
+    begun: list[range] = []
+
+    def some(work: Any, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        """Two units, from the middle on."""
+        middle = units[len(units) // 2 :][:2]
+        begun.extend(range(unit.start, unit.stop) for unit in middle)
+        yield from Here()(work, middle, stop)
+
+    def others(work: Any, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        clusters = [range(unit.start, unit.stop) for unit in units]
+        assert sorted(chain(*clusters, *begun)) == list(range(12))
+        yield from Here()(work, units, stop)
+
+    for memory in (1, 9_000, 1 << 30):
+        begun.clear()
+        out = tmp_path / f"k{memory}"
+        with pytest.raises(Interrupted, match="left; --resume goes on"):
+            clipgap.dedup(store, 0.05, out=out, memory=7_000, executor=some, **options)
+        clipgap.dedup(store, 0.05, out=out, memory=memory, resume=True, executor=others, **options)
+        assert tree(out) == tree(tmp_path / "whole")
 
 
 def test_a_split_goes_on_from_there(store: Path, tmp_path: Path) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import clipgap
+from clipgap.dedup.options import MODES
 from clipgap.runs.executors import Processes
+from clipgap.runs.units import Event
 from tests.toy_executor import toy
 from tests.worlds import World, make_world, tree
 
@@ -42,3 +46,27 @@ def test_scans(world: World, tmp_path: Path) -> None:
     whole = tree(tmp_path / "here")
     assert tree(tmp_path / "toy") == whole
     assert tree(tmp_path / "processes") == whole
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_deduplications(world: World, tmp_path: Path, mode: str) -> None:
+    """Of several epsilons, with a cluster that is larger than memory."""
+
+    def several(work: Any, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        assert len(units) > 2
+        assert work.labels.counts().max() > work.room
+        yield from toy(work, units, stop)
+
+    for name, executor in (("here", None), ("toy", several)):
+        clipgap.dedup(
+            world.train,
+            [0.05, 0.4],
+            clusters=3,
+            mode=mode,
+            keep="centroid-far",
+            bad_rows="quarantine",
+            out=tmp_path / name / "keep-{epsilon}",
+            memory=1 << 20 if executor is None else 3_600,
+            executor=executor,
+        )
+    assert tree(tmp_path / "toy") == tree(tmp_path / "here")

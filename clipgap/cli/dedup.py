@@ -65,7 +65,7 @@ def dedup(
     """
     from clipgap.dedup.api import common_name
     from clipgap.dedup.api import dedup as run
-    from clipgap.dedup.state import work_folder
+    from clipgap.dedup.notes import work_folder
 
     if running.dry_run:
         shell.result(*_plan(store, epsilon, options, compute))

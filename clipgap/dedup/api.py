@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.dedup.notes import Notes
 from clipgap.dedup.options import DedupOptions
+from clipgap.dedup.plan import DedupPlan, DedupSettings
 from clipgap.dedup.rows import RowSource, Watch
 from clipgap.dedup.run import Run
 from clipgap.dedup.semdedup import require_written, write_semdedup
-from clipgap.dedup.settings import DedupSettings
-from clipgap.dedup.state import State
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.keep.writing import KeepWriter
@@ -26,7 +25,6 @@ from clipgap.kernels.options import Compute
 from clipgap.machine import memory_bytes
 from clipgap.options import takes_options
 from clipgap.runs.how import How, Progress
-from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
 PLACE = "{epsilon}"
@@ -54,47 +52,13 @@ class Dedup:
     already_complete: bool = False  # True: a resumed run found nothing to do
 
 
-@dataclass(frozen=True)
-class DedupPlan:
-    """A deduplication, checked as far as headers go."""
-
-    store: Store
-    settings: DedupSettings
-
-    @property
-    def operations(self) -> int:
-        """Multiplications and additions of all scores, if clusters come out even."""
-        n, d, said = self.store.rows, self.store.dim, self.settings.options
-        if said.clusters is None:
-            return n * n * d
-        assigning = 2 * n * said.clusters * d * (said.iterations + 1)
-        return assigning + n * n * d // said.clusters + 2 * said.audit * n * d
-
-    def describe(self) -> dict[str, Any]:
-        """The plan as plain data, for `--dry-run`."""
-        store = self.store
-        sizes = [shard.rows * np.dtype(shard.dtype).itemsize for shard in store.shards]
-        return {
-            "store": {
-                "path": store.path,
-                "format": store.format,
-                "shards": len(store.shards),
-                "rows": store.rows,
-                "dim": store.dim,
-                "bytes": sum(sizes) * store.dim,
-            },
-            "settings": self.settings.described(),
-            "operations": self.operations,
-        }
-
-
 @takes_options
 def plan_dedup(store: Any, epsilon: float | Sequence[float], *, options: DedupOptions) -> DedupPlan:
     """What `dedup` would do; reads headers, computes nothing."""
     settings = DedupSettings(tuple(np.atleast_1d(epsilon).tolist()), options)
-    opened = open_store(store)
-    settings.require_rows(opened)
-    return DedupPlan(opened, settings)
+    plan = DedupPlan(open_store(store), settings)
+    plan.require_rows()
+    return plan
 
 
 @takes_options
@@ -123,7 +87,7 @@ def dedup(
     room = memory_bytes() // 4 if memory is None else memory
     if room < 1:
         raise UsageError(f"memory is {room:,} bytes; it must be at least 1")
-    watch = Watch(how.report, how.stop or threading.Event())
+    watch = Watch(how.report, how.is_asked_to_stop)
     source = RowSource(plan.store, options.bad_rows, watch, room // 2, compute.block_rows)
     task = _Task(
         plan, compute, how, source, room // 2, None if semdedup is None else Path(semdedup)
@@ -154,7 +118,7 @@ class _Task:
     semdedup: Path | None
 
     def in_memory(self) -> Dedup:
-        run = self._run(State.in_memory())
+        run = self._run(Notes())
         run.decide()
         self._extras(run)
         lists = [
@@ -188,13 +152,13 @@ class _Task:
         if len(finished) == len(writers):
             if self.semdedup is not None:
                 require_written(self.semdedup, settings.epsilons)
-            State.discard(work)
+            Notes.discard(work)
             return _from_lists(finished)
         store = self.plan.store
         marks = {shard.name: store.modified(shard.index) for shard in store.shards}
         described = {"store": identity, "settings": settings.described()}
-        with State.beside(work, described, marks, self.how) as state:
-            run = self._run(state)
+        with Notes.beside(work, described, marks, self.how) as notes:
+            run = self._run(notes)
             run.decide()
             self._extras(run)
             lists = []
@@ -207,24 +171,23 @@ class _Task:
                 lists.append(self._found(run, number, keep.sizes, keep))
             return Dedup(tuple(lists), run.clustering)
 
-    def _run(self, state: State) -> Run:
-        plan = self.plan
-        return Run(plan.settings, plan.store, self.source, self.compute, state, self.memory)
+    def _run(self, notes: Notes) -> Run:
+        return Run(self.plan, self.source, self.compute, self.memory, notes, self.how)
 
     def _extras(self, run: Run) -> None:
         if self.semdedup is not None:
             write_semdedup(self.semdedup, run, self.how.overwrite or self.how.resume)
 
     def _audit(self, run: Run, number: int) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = run.audits.get(str(run.settings.epsilons[number]))
+        found: Mapping[str, Any] | None = run.audits.get(str(run.plan.settings.epsilons[number]))
         return found
 
     def _found(
         self, run: Run, number: int, sizes: Mapping[str, Any], keep: KeepList | None
     ) -> Deduplicated:
-        epsilon = run.settings.epsilons[number]
+        epsilon = run.plan.settings.epsilons[number]
         mask = run.mask(number) if keep is None else keep.bits
-        rule = run.settings.rule(epsilon)
+        rule = run.plan.settings.rule(epsilon)
         return Deduplicated(epsilon, rule, sizes, self._audit(run, number), keep, mask)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.dedup.clusters import NONE, Labels
-from clipgap.dedup.compare import BLOCK
+from clipgap.dedup.labels import NONE, Labels
+from clipgap.dedup.plan import DedupSettings
 from clipgap.dedup.rows import RowSource
-from clipgap.dedup.settings import DedupSettings
+from clipgap.dedup.work import BLOCK
 from clipgap.intervals import LEVEL, Interval, wilson
 from clipgap.kernels.options import Compute
 from clipgap.kernels.pairs import make_finder
@@ -68,7 +68,7 @@ def count_pairs(
     compute: Compute,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each limit and row of the sample, its duplicates in its own cluster and in others."""
-    rows = source.take(sample, np.arange(len(sample)), "taking a sample")
+    rows = source.take(sample, "taking a sample")
     mine = labels.label[sample]
     finder = make_finder(rows, BLOCK, compute)
     counts = np.zeros((len(limits), 2 * len(sample)), np.int64)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.dedup.lowest import Lowest
-from clipgap.dedup.rows import Ids, Rows, RowSource
+from clipgap.dedup.rows import Ids, Rows, RowSource, Watch
 from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import Pending, TestSet
@@ -105,3 +104,68 @@ def _exact_sum(sims: NDArray[np.float64]) -> int:
     """The sum in units of 2^-48, of which all scores are multiples; in two halves that fit."""
     units = np.ldexp(sims, 48).astype(np.int64)
     return (int((units >> 24).sum()) << 24) + int((units & 0xFFFFFF).sum())
+
+
+class Lowest:
+    """Holds at most `room` rows: those of the lowest keys, of equals those of the lowest ids."""
+
+    def __init__(self, room: int, dim: int, dtype: Any) -> None:
+        self._room = room
+        self.keys = np.empty(0, dtype)
+        self.ids = np.empty(0, np.int64)
+        self.rows = np.empty((0, dim), np.float16)
+
+    def add(self, keys: NDArray[Any], ids: NDArray[np.int64], rows: NDArray[np.float16]) -> None:
+        """Look at some rows."""
+        if len(self.keys) == self._room:
+            able = keys <= self.keys[-1]
+            keys, ids, rows = keys[able], ids[able], rows[able]
+        if not len(keys):
+            return
+        keys, ids = np.concatenate([self.keys, keys]), np.concatenate([self.ids, ids])
+        order = np.lexsort((ids, keys))[: self._room]
+        held = len(self.keys)
+        chosen = np.empty((len(order), rows.shape[1]), np.float16)
+        old = order < held
+        chosen[old], chosen[~old] = self.rows[order[old]], rows[order[~old] - held]
+        self.keys, self.ids, self.rows = keys[order], ids[order], chosen
+
+
+# --- the rows that it begins with
+
+
+def choose_seeds(
+    sample: NDArray[np.float16], clusters: int, seeding: str, seed: int, watch: Watch
+) -> NDArray[np.float16]:
+    """`clusters` rows of a sample that came in random order."""
+    chosen = np.arange(clusters)
+    if seeding == "kmeans++":
+        chosen = _plus_plus(sample, clusters, seed, watch)
+    return np.ascontiguousarray(sample[chosen])
+
+
+def _plus_plus(
+    sample: NDArray[np.float16], clusters: int, seed: int, watch: Watch
+) -> NDArray[np.int64]:
+    """Each seed is drawn in proportion to its squared distance from the nearest one before.
+
+    Between unit vectors that is 2 - 2s. The scores are exact, in whatever order BLAS adds them up,
+    so that every machine draws the same seeds.
+    """
+    random = np.random.default_rng([seed, 1])
+    wide = sample.astype(np.float64)
+    chosen = np.empty(clusters, np.int64)
+    chosen[0] = random.integers(len(sample))
+    distance = np.full(len(sample), np.inf)
+    for i in range(1, clusters):
+        watch.check()
+        last = chosen[i - 1]
+        distance = np.minimum(distance, np.maximum(0.0, 1.0 - wide @ wide[last]))
+        distance[last] = 0.0
+        sums = np.cumsum(distance)
+        if sums[-1] > 0.0:
+            at = np.searchsorted(sums, random.random() * sums[-1], side="right")
+            chosen[i] = min(int(at), len(sample) - 1)
+        else:  # all rows that are left are copies of seeds
+            chosen[i] = np.setdiff1d(np.arange(len(sample)), chosen[:i])[0]
+    return chosen

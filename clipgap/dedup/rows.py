@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,38 +24,41 @@ Rows = NDArray[np.float16]
 Ids = NDArray[np.int64]
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Watch:
     """Who is told how far it is, and who may end it."""
 
     report: OnProgress = ignore
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: Callable[[], bool] = _never
 
     def check(self) -> None:
         """Raise if the work shall stop; cheap enough for every block."""
-        if self.stop.is_set():
+        if self.stop():
             raise Interrupted("stopped on request: go on with --resume")
 
 
+@dataclass(frozen=True)
 class RowSource:
     """Rows of a store with their ids, which count through all shards; in order of the ids.
 
     The first pass that is not cut short holds the rows, if all of them fit into `memory` bytes.
     """
 
-    def __init__(
-        self,
-        store: Store,
-        bad_rows: str,
-        watch: Watch,
-        memory: int = 0,
-        block_rows: int | None = None,
-    ) -> None:
-        self.store, self.watch = store, watch
-        self._plan = ScanPlan("scan", store, {}, ScanOptions(1, bad_rows, False, ()))
-        self._block_rows = block_rows
-        self._fits = 2 * store.rows * store.dim <= memory
-        self._held: tuple[Rows, Ids] | None = None
+    store: Store
+    bad_rows: str
+    watch: Watch
+    memory: int = 0
+    block_rows: int | None = None
+    held: list[tuple[Rows, Ids]] = field(default_factory=list)
+    """All rows, once they are; shared by those that differ in who watches."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy elsewhere is not watched, and reads the store again."""
+        return {**self.__dict__, "watch": Watch(), "held": []}
 
     def blocks(
         self,
@@ -68,43 +70,56 @@ class RowSource:
 
         `suited` is the size of blocks unless another one was asked for.
         """
-        began, done, total = time.monotonic(), 0, self.store.rows
-        read = self._held_blocks if self._held else self._read_blocks
-        for rows, ids, last in read(self._block_rows or suited):
-            self.watch.check()
+        began, done = time.monotonic(), 0
+        for rows, ids, last in self.read(suited):
             yield rows, ids
             done += len(rows)
             seconds = time.monotonic() - began
-            at = Progress(stage=stage, works=True, done=last, total=total, seconds=seconds)
-            self.watch.report(replace(at, **figures(done, seconds)))
+            self._report(stage, last, seconds, **figures(done, seconds))
 
-    def take(self, ids: Ids, place: NDArray[np.int64], stage: str) -> Rows:
-        """Some rows, given by ascending ids, each put to its place among them."""
-        taken = np.empty((len(ids), self.store.dim), np.float16)
-        if self._held is not None:
-            rows, held = self._held
-            at = ids if len(held) == self.store.rows else np.searchsorted(held, ids)
-            taken[place] = rows[at]
-            return taken
+    def take(self, ids: Ids, stage: str) -> Rows:
+        """Some rows, given by ascending ids."""
+        rows, began = np.empty((len(ids), self.store.dim), np.float16), time.monotonic()
+        for last in self.fill(rows, ids, np.arange(len(ids))):
+            self._report(stage, last, time.monotonic() - began)
+        return rows
+
+    def fill(self, rows: Rows, ids: Ids, place: NDArray[np.int64]) -> Iterator[int]:
+        """Put some rows, given by ascending ids, each to its place in `rows`.
+
+        Unless they are held, that takes a pass over the store; after each block comes how far.
+        """
+        if self.held:
+            every, known = self.held[0]
+            rows[place] = every[ids if len(known) == self.store.rows else known.searchsorted(ids)]
+            return
         start = 0
-        for rows, here in self.blocks(stage):
-            stop = start + int(np.searchsorted(ids[start:], here[-1] + 1)) if len(here) else start
-            taken[place[start:stop]] = rows[np.searchsorted(here, ids[start:stop])]
+        for block, here, last in self.read():
+            stop = start + int(np.searchsorted(ids[start:], last))
+            rows[place[start:stop]] = block[np.searchsorted(here, ids[start:stop])]
             start = stop
-        return taken
+            yield last
+
+    def read(self, suited: int = BLOCK_ROWS) -> Iterator[tuple[Rows, Ids, int]]:
+        """All rows, block by block, with how many rows of the store come up to a block's end."""
+        blocks = self._held_blocks if self.held else self._read_blocks
+        for block in blocks(self.block_rows or suited):
+            self.watch.check()
+            yield block
 
     def _held_blocks(self, block_rows: int) -> Iterator[tuple[Rows, Ids, int]]:
-        assert self._held is not None
-        rows, ids = self._held
+        rows, ids = self.held[0]
         for start in range(0, len(rows), block_rows):
             here = slice(start, start + block_rows)
             yield rows[here], ids[here], int(ids[here][-1]) + 1
 
     def _read_blocks(self, block_rows: int) -> Iterator[tuple[Rows, Ids, int]]:
         shape = (self.store.rows, self.store.dim)
-        rows = np.empty(shape, np.float16) if self._fits else None
-        ids, filled, last = np.empty(shape[0] if self._fits else 0, np.int64), 0, 0
-        with BlockReader(self._plan, block_rows, _READERS) as reader:
+        fits = 2 * self.store.rows * self.store.dim <= self.memory
+        rows = np.empty(shape, np.float16) if fits else None
+        ids, filled, last = np.empty(shape[0] if fits else 0, np.int64), 0, 0
+        plan = ScanPlan("scan", self.store, {}, ScanOptions(1, self.bad_rows, False, ()))
+        with BlockReader(plan, block_rows, _READERS) as reader:
             for block, _ in reader.blocks(range(len(self.store.shards))):
                 last += len(block.status)
                 if rows is not None:
@@ -113,4 +128,9 @@ class RowSource:
                     filled = here.stop
                 yield block.rows, block.ids, last
         if rows is not None:
-            self._held = rows[:filled], ids[:filled]
+            self.held[:] = [(rows[:filled], ids[:filled])]
+
+    def _report(self, stage: str, done: int, seconds: float, **more: Any) -> None:
+        total = self.store.rows
+        at = Progress(stage=stage, works=True, done=done, total=total, seconds=seconds, **more)
+        self.watch.report(at)

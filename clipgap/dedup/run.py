@@ -1,4 +1,4 @@
-"""The steps of a deduplication, each kept when it is done: seeds, iterations, labels, decisions."""
+"""The steps of a deduplication, each noted when done: centroids, labels, audit, comparison."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.dedup.audit import audit
-from clipgap.dedup.clusters import NONE, Deduplication, Labels
-from clipgap.dedup.compare import Comparison
-from clipgap.dedup.decisions import Decision, make_decision
-from clipgap.dedup.kmeans import Centroids, assign, step
-from clipgap.dedup.lowest import Lowest
+from clipgap.dedup.decisions import Decision
+from clipgap.dedup.kmeans import Centroids, Lowest, assign, choose_seeds, step
+from clipgap.dedup.labels import LABELS, NONE, SIMS, Labels
+from clipgap.dedup.notes import Notes
+from clipgap.dedup.plan import DedupPlan
 from clipgap.dedup.rows import Ids, RowSource
-from clipgap.dedup.seeds import choose_seeds
-from clipgap.dedup.settings import DedupSettings
-from clipgap.dedup.state import State
+from clipgap.dedup.work import Clusters, CompareWork, load_dropped
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
-from clipgap.runs.how import Progress
+from clipgap.machine import thread_count
+from clipgap.runs.executors import Here
+from clipgap.runs.how import How, Progress, Tally
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.units import Made, run_units
 from clipgap.select.order import at_random
-from clipgap.store.base import Store
 
-_CENTROIDS, _LABELLED, _DECIDED, _AUDIT = "centroids", "labelled", "decided", "audit"
+_CENTROIDS, _LABELLED, _AUDIT = "centroids", "labelled", "audit"
+_GROUP = "cluster group"
 _ROWS_AT_ONCE = 65_536
 
 
@@ -35,93 +37,109 @@ _ROWS_AT_ONCE = 65_536
 class Run:
     """A store on its way to keep-lists."""
 
-    settings: DedupSettings
-    store: Store
+    plan: DedupPlan
     source: RowSource
     compute: Compute
-    state: State
-    memory: int
+    memory: int  # bytes, for the rows of a unit
+    notes: Notes
+    how: How
 
     def decide(self) -> None:
         """Do all that is not done yet. Afterwards every row is kept or dropped."""
         self.label()
-        if self.settings.options.audit and self.state.load(_AUDIT) is None:
-            found = audit(self.settings, self.labels, self.source, self.compute)
-            self.state.save(_AUDIT, {str(one.epsilon): one.to_json() for one in found})
-        begun = (self.state.load(_DECIDED) or {"clusters": 0})["clusters"]
-        mode, limits = self.settings.options.mode, self.settings.limits
-        for ids, gone, done in self.compare(
-            lambda ids: make_decision(mode, len(ids), limits), begun
-        ):
-            self._dropped[:, ids] = gone
-            self.state.save(_DECIDED, {"clusters": done})
+        if self.plan.settings.options.audit and self.notes.of(_AUDIT) is None:
+            found = audit(self.plan.settings, self.labels, self.source, self.compute)
+            self.notes.add(_AUDIT, {"found": {str(one.epsilon): one.to_json() for one in found}})
+        self.compare()
 
     def label(self) -> None:
         """Give every row its cluster."""
-        if self.state.load(_LABELLED) is None:
-            self.state.save(_LABELLED, self._label())
-        else:
-            _ = self.labels
-            self.state.require_within("labels", NONE, self.labels.clusters)
+        if self.notes.of(_LABELLED) is None:
+            self.notes.add(_LABELLED, {"clustering": self._label()}, [LABELS, SIMS])
 
-    def compare(
-        self, decide: Callable[[Ids], Decision], begin: int = 0
-    ) -> Iterator[tuple[Ids, NDArray[np.bool_], int]]:
-        """The rows of some clusters, which of them a decision drops, and where the next begin."""
-        # A row and its copies: as found, as columns of the filter, and on the way there.
-        room = max(1, self.memory // (8 * self.store.dim + 64))
-        comparison = Comparison(min(self.settings.limits), self.compute, self.source.watch)
-        counts = self.labels.counts()
-        before = int(counts[:begin].sum())
-        task = Deduplication(
-            self.settings, self.labels, self.source, comparison, room, decide, before
+    def compare(self, decide: Callable[[Ids], Decision] | None = None) -> None:
+        """Do all clusters that are not done; `decide` may judge in the place of the settings."""
+        settings, notes, how = self.plan.settings, self.notes, self.how
+        work = CompareWork(
+            settings, self.source, self.labels, self.compute, self.memory, notes.folder, decide
         )
-        for group in self.labels.groups(room, begin):
-            yield *task.compare(group, int(counts[: group.start].sum())), group.stop
+        # What earlier runs have done stays done, however much memory they had for a unit.
+        done = [range(*record["clusters"]) for record in self._compared()]
+        units = [Clusters(some.start, some.stop) for some in self.labels.groups(work.room, done)]
+        counts = self.labels.counts()
+        begin = Progress(
+            stage="comparing",
+            done=sum(int(counts[some.start : some.stop].sum()) for some in done),
+            total=self.plan.store.rows,
+            part=len(done),
+            parts=len(done) + len(units),
+            parts_are=_GROUP,
+        )
+        tally = Tally(how, begin)
+        executor = how.executor or Here(thread_count(self.compute.threads))
+        for event in run_units(work, units, notes.ledger, executor, how.is_asked_to_stop, _GROUP):
+            if isinstance(event, Made):
+                tally.add(parts=len(event.records))
+            elif event.more:
+                how.report(Progress(works=True, total=begin.total, **event.more))
+            else:
+                tally.add(event.done)
 
     @cached_property
     def labels(self) -> Labels:
-        n, clusters = self.store.rows, self.settings.options.clusters
-        return Labels(
-            self.state.array("labels", (n,), np.int32),
-            self.state.array("sims", (n if clusters else 0,), np.float64),
-            clusters or 1,
-        )
+        label, sim = self.notes.array(LABELS), self.notes.array(SIMS)
+        return Labels(label, sim, self.plan.settings.options.clusters or 1, self.notes.folder)
+
+    @cached_property
+    def dropped(self) -> NDArray[np.bool_]:
+        """(epsilons, rows): which rows each epsilon drops."""
+        shape = (len(self.plan.settings.epsilons), self.plan.store.rows)
+        dropped = self.notes.new_array(f"{PROGRESS}/dropped.npy", shape, np.bool_)
+        for record in self._compared():
+            number, ids = load_dropped(self.notes.folder, record)
+            dropped[number, ids] = True
+        return dropped
 
     @property
-    def clustering(self) -> dict[str, Any] | None:
-        """What came of the clustering."""
-        return None if self.settings.options.exact else self.state.load(_LABELLED)
+    def clustering(self) -> Mapping[str, Any] | None:
+        """What came of the clustering; None without any."""
+        labelled = self.notes.of(_LABELLED)
+        return None if labelled is None else labelled["clustering"]
 
     @property
     def audits(self) -> Mapping[str, Any]:
-        return self.state.load(_AUDIT) or {}
+        audited = self.notes.of(_AUDIT)
+        return {} if audited is None else audited["found"]
 
     @property
-    def centroids(self) -> NDArray[np.float16] | None:
-        held = self.state.load_arrays(_CENTROIDS)
-        return None if held is None else held["rows"]
+    def centroids(self) -> Centroids | None:
+        """Those that were found last."""
+        found = self.notes.of(_CENTROIDS)
+        if found is None:
+            return None
+        rows = self.notes.array(_centroids_file(len(found["history"])))
+        return Centroids(rows, tuple(found["history"]), found["converged"])
 
     def write(self, number: int, writer: KeepWriter) -> dict[str, Any]:
         """The keep-list of one epsilon."""
-        offset = 0
-        for shard in self.store.shards:
+        store, offset = self.plan.store, 0
+        for shard in store.shards:
             writer.write(shard.index, self._pieces(number, shard.index, offset))
             offset += shard.rows
             done = Progress(
                 stage="writing",
                 works=True,
                 done=offset,
-                total=self.store.rows,
+                total=store.rows,
                 part=shard.index + 1,
-                parts=len(self.store.shards),
+                parts=len(store.shards),
             )
-            self.source.watch.report(done)
+            self.how.report(done)
         return self.sizes(number)
 
     def sizes(self, number: int) -> dict[str, Any]:
-        rows, usable = self.store.rows, int(self.labels.counts().sum())
-        dropped = int(np.count_nonzero(self._dropped[number]))
+        rows, usable = self.plan.store.rows, int(self.labels.counts().sum())
+        dropped = int(np.count_nonzero(self.dropped[number]))
         return {
             "rows": rows,
             "quarantined": rows - usable,
@@ -130,46 +148,44 @@ class Run:
             "removed": dropped,
         }
 
-    def dropped(self, number: int, ids: Ids) -> NDArray[np.bool_]:
-        """Which of some rows one epsilon drops."""
-        gone: NDArray[np.bool_] = self._dropped[number, ids]
-        return gone
-
     def mask(self, number: int) -> Callable[[int], NDArray[np.bool_]]:
         """A function that tells which rows of a shard one epsilon keeps."""
-        ends = np.cumsum([0, *(shard.rows for shard in self.store.shards)])
+        ends = np.cumsum([0, *(shard.rows for shard in self.plan.store.shards)])
         return lambda shard: self._kept(number, int(ends[shard]), int(ends[shard + 1]))
-
-    @property
-    def _dropped(self) -> NDArray[np.bool_]:
-        shape = (len(self.settings.epsilons), self.store.rows)
-        dropped: NDArray[np.bool_] = self.state.array("dropped", shape, np.bool_)
-        return dropped
 
     def _kept(self, number: int, start: int, stop: int) -> NDArray[np.bool_]:
         usable = self.labels.label[start:stop] != NONE
-        kept: NDArray[np.bool_] = usable & ~self._dropped[number, start:stop]
+        kept: NDArray[np.bool_] = usable & ~self.dropped[number, start:stop]
         return kept
 
     def _pieces(self, number: int, shard: int, offset: int) -> Iterator[Piece]:
-        rows = self.store.shards[shard].rows
+        store = self.plan.store
+        rows = store.shards[shard].rows
         for start in range(0, rows, _ROWS_AT_ONCE):
             self.source.watch.check()
             stop = min(start + _ROWS_AT_ONCE, rows)
             mask = self._kept(number, offset + start, offset + stop)
-            keys = self.store.keys(shard, start, stop)
+            keys = store.keys(shard, start, stop)
             yield mask, None if keys is None else keys.filter(pa.array(mask))
+
+    def _compared(self) -> list[Mapping[str, Any]]:
+        """The records of all units."""
+        return [record for record in self.notes.ledger.records.values() if "clusters" in record]
 
     # --- steps
 
-    def _label(self) -> dict[str, Any]:
-        label, sim = self.labels.label, self.labels.sim
+    def _label(self) -> dict[str, Any] | None:
+        """Fill the arrays of labels; what came of the clustering."""
+        rows, exact = self.plan.store.rows, self.plan.settings.options.exact
+        # First of all, since a disk without room for them should not be found out after hours.
+        label = self.notes.new_array(LABELS, (rows,), np.int32)
+        sim = self.notes.new_array(SIMS, (0 if exact else rows,), np.float64)
         label[:] = NONE
-        if self.settings.options.exact:
+        if exact:
             for _, ids in self.source.blocks("reading"):
                 label[ids] = 0
-            self.settings.require_usable(self.store, int(self.labels.counts()[0]))
-            return {}
+            self.plan.require_usable(int(self.labels.counts()[0]))
+            return None
         centroids = self._cluster()
         for some in assign(centroids.rows, self.source, self.compute, "assigning"):
             label[some.ids], sim[some.ids] = some.label, some.sim
@@ -184,46 +200,37 @@ class Run:
         }
 
     def _cluster(self) -> Centroids:
-        held = self.state.load_arrays(_CENTROIDS)
-        if held is not None:
-            wanted = (self.settings.options.clusters, self.store.dim)
-            if (
-                held.keys() != {"rows", "history", "converged"}
-                or held["rows"].dtype != np.float16
-                or held["rows"].shape != wanted
-                or held["history"].ndim != 1
-                or held["converged"].ndim
-            ):
-                raise self.state.damaged(f"{_CENTROIDS}.npz", "it holds other arrays")
-            centroids = Centroids(
-                held["rows"], tuple(held["history"].tolist()), bool(held["converged"])
-            )
-        else:
+        centroids = self.centroids
+        if centroids is None:
             centroids = Centroids(self._seeds())
-            self._save(centroids)
-        while not centroids.converged and centroids.iterations < self.settings.options.iterations:
+            self._note(centroids)
+        while not centroids.converged and (
+            centroids.iterations < self.plan.settings.options.iterations
+        ):
             stage = f"clustering, iteration {centroids.iterations + 1}"
             centroids = step(centroids, self.source, self.compute, stage)
-            self._save(centroids)
+            self._note(centroids)
+            self.notes.remove(_centroids_file(centroids.iterations - 1))
         return centroids
 
     def _seeds(self) -> NDArray[np.float16]:
         """The sample is what random ranks put first, whatever the order of reading."""
-        said = self.settings.options
-        sample, usable = Lowest(said.sampled, self.store.dim, np.uint32), 0
+        said = self.plan.settings.options
+        sample, usable = Lowest(said.sampled, self.plan.store.dim, np.uint32), 0
         for rows, ids in self.source.blocks("choosing seeds"):
             sample.add(at_random(ids, said.seed), ids, rows)
             usable += len(ids)
-        self.settings.require_usable(self.store, usable)
+        self.plan.require_usable(usable)
         assert said.clusters is not None
         return choose_seeds(sample.rows, said.clusters, said.seeding, said.seed, self.source.watch)
 
-    def _save(self, centroids: Centroids) -> None:
-        self.state.save_arrays(
-            _CENTROIDS,
-            {
-                "rows": centroids.rows,
-                "history": np.array(centroids.history),
-                "converged": np.array(centroids.converged),
-            },
-        )
+    def _note(self, centroids: Centroids) -> None:
+        """Note an iteration; the one before it counts until then."""
+        name = _centroids_file(centroids.iterations)
+        self.notes.new_array(name, centroids.rows.shape, np.float16)[:] = centroids.rows
+        record = {"history": list(centroids.history), "converged": centroids.converged}
+        self.notes.add(_CENTROIDS, record, [name])
+
+
+def _centroids_file(iterations: int) -> str:
+    return f"{PROGRESS}/centroids-{iterations}.npy"

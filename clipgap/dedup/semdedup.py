@@ -34,7 +34,7 @@ _ROWS_AT_ONCE = 1 << 20
 
 def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
     """Write them all; files of earlier runs in the folder are replaced only if that is wanted."""
-    centroids = run.centroids
+    centroids, store = run.centroids, run.plan.store
     if centroids is None:
         raise UsageError("SemDeDup's files tell of clusters; an exact search has none")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
@@ -44,18 +44,18 @@ def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
     except OSError as error:
         raise InputError(f"cannot make the folder {folder}: {error}") from error
     labels = run.labels
-    _save(folder / "kmeans_centroids.npy", centroids.astype(np.float32))
+    _save(folder / "kmeans_centroids.npy", centroids.rows.astype(np.float32))
     _save(folder / "nearest_cent.npy", labels.label.astype(np.int64))
     _save(folder / "dist_to_cent.npy", labels.sim.astype(np.float32))
     with ExitStack() as files:
         lists = []
-        for epsilon in run.settings.epsilons:
+        for epsilon in run.plan.settings.epsilons:
             path = files.enter_context(write_atomic(_list_name(folder, epsilon)))
             lists.append(files.enter_context(path.open("wb")))
         for group in labels.groups(_ROWS_AT_ONCE):
             run.source.watch.check()
-            members = labels.members(group.start, group.stop)
-            names = _names(run.store, members)
+            members = labels.members(group)
+            names = _names(store, members)
             of = labels.label[members]
             for cluster in group:
                 here = np.flatnonzero(of == cluster)
@@ -64,7 +64,7 @@ def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
                 table = _table(paths, ids, labels.sim[ids], cluster)
                 _save(folder / _SORTED / f"cluster_{cluster}.npy", table)
                 for number, file in enumerate(lists):
-                    kept = paths[~run.dropped(number, ids)]
+                    kept = paths[~run.dropped[number, ids]]
                     file.write(b"".join(name + b"\n" for name in kept.tolist()))
 
 

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.dedup.clusters import NONE
 from clipgap.dedup.decisions import Components, Decision, Places
+from clipgap.dedup.labels import NONE
+from clipgap.dedup.notes import Notes
+from clipgap.dedup.plan import DedupPlan, DedupSettings
 from clipgap.dedup.rows import Ids, RowSource, Watch
 from clipgap.dedup.run import Run
-from clipgap.dedup.settings import DedupSettings
-from clipgap.dedup.state import State
 from clipgap.keep.lists import KeepList
 from clipgap.kernels.pairs import Pairs
 from clipgap.machine import memory_bytes
+from clipgap.runs.how import How
 from clipgap.store.base import Store
 from clipgap.verify.claims import Claim, Means, row_at
 
@@ -73,31 +74,36 @@ def dedup_claims(
     clean = Claim("kept", f"no kept row has a {others} within ε = {epsilon:g}")
     maximal = Claim("removed", f"every removed row has a {others} within ε = {epsilon:g}")
     strangers = Claim("candidates", "every kept row is usable", rows=keep.kept)
-    run = _run(settings, store, means)
+    run = _run(DedupPlan(store, settings), means)
     run.label()
-    outside = np.flatnonzero(bits & (run.labels.label == NONE))
-    strangers.problems.at(outside, lambda id_: f"{row_at(keep, id_)} is kept, but is no candidate")
-    for ids, dropped, _ in run.compare(decide):
-        kept, gone = bits[ids], dropped[0]
-        clean.rows += int(np.count_nonzero(kept))
-        maximal.rows += int(np.count_nonzero(~kept))
-        clean.problems.at(ids[kept & gone], lambda id_: f"{row_at(keep, id_)} is kept, but has one")
-        maximal.problems.at(
-            ids[~kept & ~gone], lambda id_: f"{row_at(keep, id_)} is removed, but has none"
-        )
-    usable = int(np.count_nonzero(run.labels.label != NONE))
+    run.compare(decide)
+    usable, gone = run.labels.label != NONE, run.dropped[0]
+    strangers.problems.at(
+        np.flatnonzero(bits & ~usable),
+        lambda id_: f"{row_at(keep, id_)} is kept, but is no candidate",
+    )
+    clean.rows = int(np.count_nonzero(bits & usable))
+    clean.problems.at(
+        np.flatnonzero(bits & gone), lambda id_: f"{row_at(keep, id_)} is kept, but has one"
+    )
+    maximal.rows = int(np.count_nonzero(~bits & usable))
+    maximal.problems.at(
+        np.flatnonzero(~bits & usable & ~gone),
+        lambda id_: f"{row_at(keep, id_)} is removed, but has none",
+    )
+    candidates = int(np.count_nonzero(usable))
     sizes = {
         "rows": store.rows,
-        "quarantined": store.rows - usable,
-        "candidates": usable,
+        "quarantined": store.rows - candidates,
+        "candidates": candidates,
         "kept": keep.kept,
-        "removed": usable - keep.kept,
+        "removed": candidates - keep.kept,
     }
     return [clean, maximal, strangers], sizes, run.clustering
 
 
-def _run(settings: DedupSettings, store: Store, means: Means) -> Run:
-    room = memory_bytes() // 8
-    bad_rows, block_rows = settings.options.bad_rows, means.compute.block_rows
-    source = RowSource(store, bad_rows, Watch(means.on_progress), room, block_rows)
-    return Run(settings, store, source, means.compute, State.in_memory(), room)
+def _run(plan: DedupPlan, means: Means) -> Run:
+    room, how = memory_bytes() // 8, How(on_progress=means.on_progress)
+    bad_rows, block_rows = plan.settings.options.bad_rows, means.compute.block_rows
+    source = RowSource(plan.store, bad_rows, Watch(how.report), room, block_rows)
+    return Run(plan, source, means.compute, room, Notes(), how)

@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.dedup.settings import DedupSettings
+from clipgap.dedup.plan import DedupSettings
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import withdraw_certificate, write_certificate
 from clipgap.keep.lists import KeepList, keep_name, open_keep, read_keep

@@ -1,9 +1,11 @@
-"""What a deduplication depends on, and nothing else."""
+"""What a deduplication will do, decided before anything is computed or written."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from clipgap.dedup.options import DedupOptions
 from clipgap.errors import InputError, UsageError
@@ -32,22 +34,6 @@ class DedupSettings:
     def limits(self) -> tuple[float, ...]:
         """The scores that a pair has to exceed, one for each epsilon."""
         return tuple(1.0 - epsilon for epsilon in self.epsilons)
-
-    def require_rows(self, store: Store) -> None:
-        """Refuse a store that is too small, as far as its headers tell."""
-        if store.rows == 0:
-            raise InputError(f"{store.path} has no rows")
-        self.require_usable(store, store.rows)
-
-    def require_usable(self, store: Store, rows: int) -> None:
-        if rows == 0:
-            raise InputError(f"{store.path} has no usable row: all are zero, NaN or infinite")
-        clusters = self.options.clusters
-        if clusters is not None and clusters > rows:
-            raise InputError(
-                f"{clusters:,} clusters are more than the {rows:,} rows of {store.path}; ask for "
-                "fewer"
-            )
 
     def described(self) -> dict[str, Any]:
         """Plain data, for the plan of a run."""
@@ -78,4 +64,55 @@ class DedupSettings:
             "seed": said.seed,
             "audit": said.audit,
             "bad_rows": said.bad_rows,
+        }
+
+
+@dataclass(frozen=True)
+class DedupPlan:
+    """A deduplication, checked as far as headers go."""
+
+    store: Store
+    settings: DedupSettings
+
+    def require_rows(self) -> None:
+        """Refuse a store that is too small, as far as its headers tell."""
+        if self.store.rows == 0:
+            raise InputError(f"{self.store.path} has no rows")
+        self.require_usable(self.store.rows)
+
+    def require_usable(self, rows: int) -> None:
+        """Refuse a store of which only so many rows can be used, if that is too few."""
+        if rows == 0:
+            raise InputError(f"{self.store.path} has no usable row: all are zero, NaN or infinite")
+        clusters = self.settings.options.clusters
+        if clusters is not None and clusters > rows:
+            raise InputError(
+                f"{clusters:,} clusters are more than the {rows:,} rows of {self.store.path}; ask "
+                "for fewer"
+            )
+
+    @property
+    def operations(self) -> int:
+        """Multiplications and additions of all scores, if clusters come out even."""
+        n, d, said = self.store.rows, self.store.dim, self.settings.options
+        if said.clusters is None:
+            return n * n * d
+        assigning = 2 * n * said.clusters * d * (said.iterations + 1)
+        return assigning + n * n * d // said.clusters + 2 * said.audit * n * d
+
+    def describe(self) -> dict[str, Any]:
+        """The plan as plain data, for `--dry-run`."""
+        store = self.store
+        sizes = [shard.rows * np.dtype(shard.dtype).itemsize for shard in store.shards]
+        return {
+            "store": {
+                "path": store.path,
+                "format": store.format,
+                "shards": len(store.shards),
+                "rows": store.rows,
+                "dim": store.dim,
+                "bytes": sum(sizes) * store.dim,
+            },
+            "settings": self.settings.described(),
+            "operations": self.operations,
         }
