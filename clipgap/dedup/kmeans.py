@@ -71,7 +71,8 @@ def step(
     """One iteration: assign all rows, then move each centroid to the middle of its rows.
 
     A cluster without rows begins anew at the row that is farthest from its centroid, the next such
-    cluster at the next row.
+    cluster at the next row. Sums, counts, the farthest rows and the total could be gathered of each
+    shard alone and merged in any order, exactly: shards would be the units here.
     """
     clusters, dim = centroids.rows.shape
     sums, counts = np.zeros((clusters, dim)), np.zeros(clusters, np.int64)
