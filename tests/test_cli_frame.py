@@ -279,3 +279,12 @@ def test_help_and_version_import_nothing_heavy() -> None:
         )
         assert done.returncode == 0, done.stderr
         assert "clipgap" in done.stdout
+
+
+def test_scans_and_splits_begin_without_pandas() -> None:
+    """Which takes longer to import than all else that they need."""
+    code = (
+        "import sys, clipgap.scan.api, clipgap.select.splitting, clipgap.shards.api\n"
+        "assert not {'pandas', 'pyarrow.dataset', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
@@ -77,6 +76,8 @@ class ScanResult:
 
         Its files are held against their checksums first, each once.
         """
+        import pyarrow.dataset as ds  # brings pandas, which no command waits for
+
         names = self._parts()
         if self.path is None:
             parts = [self.tables[name] for name in names]
