@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import signal
@@ -153,7 +152,7 @@ def tree_of(folder: Path) -> Tree:
         elif path.is_dir():
             found[name] = "folder"
         else:
-            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+            found[name] = f"{hash(path.read_bytes()):x}"
     return found
 
 
