@@ -6,6 +6,7 @@ all killed when they make, rename or remove files in `test_lifecycle.py`; here a
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -49,18 +50,28 @@ Run = Callable[[Path, bool], object]
 def scan_run(inputs: dict[str, Any]) -> Run:
     """A scan that writes a checkpoint whenever it can."""
     work._Writer._is_due = lambda self: True  # type: ignore[method-assign]
-    return lambda out, resume: scan(
-        inputs["train"], inputs["tests"], k=3, block_rows=9, threads=1, out=out, resume=resume
-    )
+
+    def run(out: Path, resume: bool) -> object:
+        return scan(
+            inputs["train"], inputs["tests"], k=3, block_rows=9, threads=1, out=out, resume=resume
+        )
+
+    return warmed(run)
 
 
 def report_run(inputs: dict[str, Any]) -> Run:
     """A report, whose pages a kill can also tear in the middle."""
-    with TemporaryDirectory() as folder:
-        report(**inputs, out=Path(folder, "warm"), gallery=1)  # what it imports, no fork has to
-
+    run = warmed(lambda out, resume: report(**inputs, out=out, gallery=1, resume=resume))
     WRITES.append((Path, "write_bytes"))
-    return lambda out, resume: report(**inputs, out=out, gallery=1, resume=resume)
+    return run
+
+
+def warmed(run: Run) -> Run:
+    """After it has run once: what it imports, no fork has to."""
+    with TemporaryDirectory() as folder:
+        run(Path(folder, "warm"), False)
+    gc.freeze()
+    return run
 
 
 class Driver:
@@ -202,6 +213,7 @@ def run_driver(what: str, inputs: dict[str, Any], folder: Path, mode: str) -> di
 
 def main() -> None:
     arguments = json.loads(sys.argv[1])
+    os.fsync = lambda descriptor: None  # what a kill leaves is the same
     make = {"scan": scan_run, "report": report_run}[arguments["what"]]
     driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
