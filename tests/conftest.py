@@ -12,6 +12,9 @@ import pytest
 # Set before anything imports Triton: without a GPU its kernels run interpreted.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+# Before anything imports torch or NumPy: tests run side by side, and threads that wait for each
+# other on too few cores spin. How many threads our own kernels use is another matter.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
