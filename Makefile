@@ -8,13 +8,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (a few minutes)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
 	@echo "make bench   our kernels and their peers side by side"
+	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
 	@echo "make clean   remove $(VENV) and everything built"
 
 demo: $(VENV)/.installed
@@ -29,6 +30,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/clipgap bench --quick
+
+oldest-triton: $(VENV)/.installed-dev
+	VENV=$(VENV) scripts/oldest_triton
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info clipgap/kernels/_c*

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest import mock
 
 import numpy as np
@@ -19,6 +20,11 @@ from clipgap.kernels.interface import BlockResult, Scanner, TestSet, TopK
 from clipgap.kernels.oracle import OracleScanner
 from clipgap.kernels.torch_kernel import TorchScanner
 from tests.building import built
+
+if TYPE_CHECKING:
+    from clipgap.kernels.gpu.bounds import Rows
+    from clipgap.kernels.gpu.panels import Panel
+    from clipgap.kernels.gpu.steps import Steps, Survivors
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ("cpu/avx512vnni", "cpu/avx2", "cpu/portable", "torch")
@@ -66,6 +72,23 @@ def emulated_library() -> ctypes.CDLL:
     commands.append([compiler, "-shared", "-pthread", *objects, "-o", "{out}"])
     library = built("cpu", commands, [*sources.iterdir(), header])
     return cpu.load(library)
+
+
+def filter_everything(
+    steps: Steps, rows: np.ndarray, points: np.ndarray
+) -> tuple[Rows, Panel, Survivors]:
+    """The int8 filter of the GPU kernels with bounds that every pair reaches."""
+    import torch
+
+    from clipgap.kernels.gpu.bounds import Grid
+    from clipgap.kernels.gpu.panels import prepare
+
+    cpu = torch.device("cpu")
+    grid = Grid(points, cpu, steps.quantise)
+    (found,) = prepare(grid, [TestSet("t", points)], 1, cpu, steps.multiple, None)
+    (panel,), left = found.panels, grid.rows(torch.from_numpy(rows), len(rows))
+    best = torch.full((len(rows),), int(grid.always), dtype=torch.int32)
+    return left, panel, steps.filter(steps.configs[0], left, panel, panel.floor, best, None)
 
 
 def assert_equal_results(found: BlockResult, expected: BlockResult) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -14,15 +15,22 @@ from clipgap.errors import MissingDependency
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
-from tests.kernels import assert_like_oracle
+from tests.kernels import assert_like_oracle, filter_everything
 from tests.test_kernels import KINDS, make_blocks, make_tests
 
 torch = pytest.importorskip("torch")
 
-from clipgap.kernels.gpu import bounds, cuda_shapes, cuda_steps, devices, scanner  # noqa: E402
+from clipgap.kernels.gpu import (  # noqa: E402
+    bounds,
+    cuda_shapes,
+    cuda_steps,
+    devices,
+    scanner,
+)
+from clipgap.kernels.gpu import steps as gpu_steps  # noqa: E402
 from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, every_shape, shape_for  # noqa: E402
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
-from tests.cuda.emulation import emulated_steps  # noqa: E402
+from tests.cuda.emulation import LANDINGS, emulated_steps  # noqa: E402
 
 CPU = torch.device("cpu")
 LARGEST = dict.fromkeys(MOST_SHARED, 4 << 20)
@@ -33,11 +41,12 @@ def shapes(depth: int) -> list[tuple[int, cuda_shapes.Shape]]:
     return [(chip, one) for chip in MOST_SHARED for one in every_shape(chip, LARGEST[chip], depth)]
 
 
-def cases() -> list[tuple[int, str, int, str, int, tuple[int, ...], str, int, bool]]:
+def cases() -> list[tuple[int, str, int, str, int, tuple[int, ...], str, int, str]]:
     """Every shape with several dimensions and kinds of data."""
     ks, sizes = cycle((1, 6, 32, 64)), cycle(((1,), (90, 7), (300,), (129,)))
     gaps, rows = cycle(("none", "all", "some")), cycle((1, 130, 270))
-    kinds, late = cycle(KINDS), cycle((True, False, True, True, False))
+    kinds = cycle(KINDS)
+    landings = cycle(("in reverse", "at once", "at random", "in order", "at once"))
     return [
         (
             chip,
@@ -48,45 +57,99 @@ def cases() -> list[tuple[int, str, int, str, int, tuple[int, ...], str, int, bo
             next(sizes),
             next(gaps),
             next(rows),
-            next(late),
+            next(landings),
         )
         for d in (3, 129, 640)
         for chip, shape in shapes(128)
     ] + [
-        (chip, shape_for(chip, room, 1536).kernel, 1536, "clip-like", 6, (40,), "all", 20, True)
+        (
+            chip,
+            shape_for(chip, room, 1536).kernel,
+            1536,
+            "clip-like",
+            6,
+            (40,),
+            "all",
+            20,
+            "in reverse",
+        )
         for chip, room in MOST_SHARED.items()
     ]
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, case[1:5])))
 def test_equals_the_oracle(
-    case: tuple[int, str, int, str, int, tuple[int, ...], str, int, bool],
+    case: tuple[int, str, int, str, int, tuple[int, ...], str, int, str],
 ) -> None:
-    chip, kernel, d, data, k, sizes, gap, n, late = case
+    chip, kernel, d, data, k, sizes, gap, n, landing = case
     shape = next(one for _, one in shapes(-(-d // 128) * 128) if one.kernel == kernel)
-    steps = emulated_steps(chip, d, late=late, shape=shape)
+    steps = emulated_steps(chip, d, landing=landing, shape=shape)
     tests = make_tests(data, d, sizes, gap)
     rows = synthetic.rows(data, 0, n, d, seed=1)
     assert_like_oracle(GpuScanner(tests, k, CPU, "cuda", steps=steps), tests, k, make_blocks(rows))
 
 
-@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("landing", ["at once", "in reverse"])
 @pytest.mark.parametrize("chip", MOST_SHARED)
 def test_bands_stretches_and_a_ring_that_goes_round(
-    chip: int, late: bool, monkeypatch: pytest.MonkeyPatch
+    chip: int, landing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More pieces than blocks, more slices than stages, and bounds that carry over."""
     monkeypatch.setattr(scanner, "FIRST_ROWS", 150)
     monkeypatch.setattr(scanner, "SAMPLE_ROWS", 100)
     d = 300
     shape = next(one for one in every_shape(chip, 120 << 10, 384) if one.columns == 128)
-    steps = emulated_steps(chip, d, late=late, shape=shape)
+    steps = emulated_steps(chip, d, landing=landing, shape=shape)
     tests = make_tests("clip-like", d, (400, 5), "all")
     rows = synthetic.clip_like(520, d, seed=1)
     made = GpuScanner(tests, 6, CPU, "cuda", steps=steps)
     blocks = [(rows[:450], np.arange(450)), (rows[450:], np.arange(450, 520))]
     assert_like_oracle(made, tests, 6, blocks)
     assert made.counters.refined < made.counters.pairs / 8, "the filter lets most pairs through"
+
+
+def long_rows() -> list[tuple[cuda_shapes.Shape, int, int]]:
+    """Shapes whose ring holds one row tile or less, with dimensions and rows; on an H100 those of
+    896 dimensions and more."""
+    room = MOST_SHARED[90]
+    on_a_card = [
+        (shape, d, 256)
+        for columns, dims in ((128, (896, 1024)), (64, (1024,)))
+        for d in dims
+        for shape in every_shape(90, room, d)
+        if shape.columns == columns
+    ]
+    # Fewer stages than a card has room for: a tile fills the ring once, or almost twice.
+    short = [
+        (replace(shape, stages=stages), d, 768)
+        for d, stages in ((384, 3), (640, 3))
+        for shape in every_shape(90, room, d)
+    ]
+    return on_a_card + short
+
+
+@pytest.mark.parametrize("landing", LANDINGS[1:])
+@pytest.mark.parametrize(
+    ("shape", "d", "n"),
+    long_rows(),
+    ids=lambda value: value.name if isinstance(value, cuda_shapes.Shape) else str(value),
+)
+def test_every_sum_is_right_where_a_tile_fills_the_ring(
+    shape: cuda_shapes.Shape, d: int, n: int, landing: str
+) -> None:
+    """Both groups have row tiles of their own, and a phase of the ring can be over before a group
+    that waits for it has seen the one before."""
+    assert d // shape.slice >= shape.stages
+    # Two clusters, and with 768 rows an odd number of tiles for each.
+    steps = emulated_steps(90, d, landing=landing, shape=shape, processors=4, pairs=n * 256)
+    rows, points = synthetic.clip_like(n, d, seed=1), synthetic.clip_like(256, d, seed=2)
+    left, panel, survivors = filter_everything(steps, rows, points)
+    p, q = (untiled(operand, shape.slice).int() for operand in (panel.operand, left.operand))
+    upper = q @ p.T + left.offset[:, None] + panel.start[None, :]
+    row, column, queued = survivors.pairs[:, : int(survivors.count)]
+    there = torch.full_like(upper, -(2**31))
+    there[row, column] = queued
+    assert torch.equal(there, upper)
 
 
 @pytest.mark.parametrize("chip", MOST_SHARED)
@@ -115,6 +178,21 @@ def test_a_queue_that_overflows_is_decided_densely(
     steps = emulated_steps(chip, 32, pairs=64)
     assert_like_oracle(GpuScanner(tests, 6, CPU, "cuda", steps=steps), tests, 6, make_blocks(rows))
     assert dense
+
+
+@pytest.mark.parametrize("chip", MOST_SHARED)
+def test_a_flood_of_as_many_pairs_as_a_count_of_32_bits_has_values(
+    chip: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """65,536 rows that all reach all 65,536 columns of a panel; all but the last tiles' pairs are
+    counted before the filter begins."""
+    n = 256
+    monkeypatch.setattr(gpu_steps, "nothing_queued", lambda device: torch.tensor([2**32 - n * n]))
+    steps = emulated_steps(chip, 32, pairs=n * n)
+    rows, points = synthetic.clip_like(n, 32, seed=1), synthetic.clip_like(n, 32, seed=2)
+    _, _, survivors = filter_everything(steps, rows, points)
+    assert int(survivors.count) == 2**32
+    assert survivors.lost
 
 
 def test_an_id_that_comes_twice_counts_once() -> None:

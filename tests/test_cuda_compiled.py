@@ -59,6 +59,26 @@ def test_kernels_are_as_planned(route: str, chip: int) -> None:
         assert count % per_slice == 0, f"{name}: {count} instructions are not whole slices"
 
 
+@pytest.mark.parametrize("route", ROUTES)
+def test_products_of_a_slice_follow_each_other_and_no_wait_touches_memory(route: str) -> None:
+    """On an H100, what a warp waits for between slices is a signal in its own shared memory. A
+    fence would hold it until all its writes are seen, or empty the first-level cache."""
+    filters = {n: f for n, f in functions(route, 90).items() if n.startswith("filter_sm90")}
+    assert len(filters) == 4
+    for name, one in filters.items():
+        of_memory = {"MEMBAR", "ERRBAR", "CCTL", "LDL", "STL"}
+        met = {instruction.partition(".")[0] for instruction in one.main_loop}
+        assert not met & of_memory, f"{name}: {met & of_memory} in the main loop"
+        # A slice of 128 bytes is four products deep, and a group's rows are two of them.
+        products, waits = 0, {"WARPGROUP", "SYNCS", "BAR", "DEPBAR"}
+        for instruction in one.main_loop:
+            if instruction.startswith("IGMMA"):
+                products += 1
+            elif instruction.partition(".")[0] in waits:
+                assert products % 8 == 0, f"{name}: {instruction} after {products} products"
+        assert products == one.instructions["IGMMA"]
+
+
 def test_both_routes_hold_the_same_kernels() -> None:
     for chip in MATRIX:
         assert functions("nvcc", chip).keys() == functions("nvrtc", chip).keys()

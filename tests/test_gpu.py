@@ -19,13 +19,16 @@ from clipgap.kernels.gpu import devices
 from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
-from tests.kernels import assert_equal_topk, assert_like_oracle
+from tests.kernels import assert_equal_topk, assert_like_oracle, filter_everything
 from tests.test_kernels import KINDS, SIZES, make_blocks, make_tests
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
+
 from clipgap.kernels.gpu import panels, scanner, triton_steps  # noqa: E402
+from clipgap.kernels.gpu import steps as gpu_steps  # noqa: E402
 from clipgap.kernels.gpu.bounds import Grid, Half  # noqa: E402
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
 from clipgap.kernels.gpu.several import SeveralGpus  # noqa: E402
@@ -109,6 +112,47 @@ def test_a_queue_that_overflows_is_decided_densely(
     rows = synthetic.rows("equal", 0, 90, 32, seed=1)
     assert_like_oracle(GpuScanner(tests, 6, device), tests, 6, make_blocks(rows))
     assert dense
+
+
+def test_a_flood_of_as_many_words_as_a_count_of_32_bits_has_values(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Queues of words and of pairs, which but for this tile were filled before."""
+    if device.type != "cpu":
+        pytest.skip("a tile is another on a GPU")
+    monkeypatch.setattr(gpu_steps, "nothing_queued", lambda device: torch.tensor([2**32 - 64 * 2]))
+    rows, points = synthetic.clip_like(64, 32, seed=1), synthetic.clip_like(64, 32, seed=2)
+    _, _, survivors = filter_everything(triton_steps.TritonSteps(device, 1), rows, points)
+    assert survivors.lost
+
+
+class LeastPrecise(TorchDispatchMode):
+    """Matrix products lose what torch's flags can let them lose: float32 operands are rounded to
+    bfloat16, float16 sums are float16. None of the flags is about float64."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.mm.default and args[0].dtype == torch.float32:
+            args = [operand.bfloat16().float() for operand in args]
+        if func is torch.ops.aten.mm.default and args[0].dtype == torch.float16:
+            return (func(*(operand.double() for operand in args)) + 2.0**-7).half()
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_triton_that_is_too_old_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "version", lambda package: "3.5.1")
+    with pytest.raises(MissingDependency, match=r"triton 3\.5 is too old.*clipgap\[triton\]"):
+        devices.usable_devices()
+    oldest = ".".join(map(str, devices.OLDEST_TRITON))
+    assert f'"triton>={oldest};' in Path(__file__).parents[1].joinpath("pyproject.toml").read_text()
+
+
+def test_no_flag_of_torch_makes_a_bound_too_high(device: torch.device) -> None:
+    """Every coordinate is one that bfloat16 rounds up by a good part of its last place."""
+    rows = np.full((40, 64), 0.125 * (1 + 2.0**-8 + 2.0**-10), np.float16)
+    rows *= np.sign(synthetic.clip_like(1, 64, seed=3))
+    tests = [TestSet("t", rows[:5].copy())]
+    with LeastPrecise():
+        assert_like_oracle(GpuScanner(tests, 3, device), tests, 3, [(rows, np.arange(40))])
 
 
 def test_more_candidates_than_a_column_has_room_for(device: torch.device) -> None:

@@ -145,6 +145,7 @@ def test_rows_off_the_unit_sphere_are_brought_back(world: World) -> None:
         ({"bad_rows": "drop"}, UsageError, "choose one of: error, quarantine"),
         ({"above": (0.5, np.nan)}, UsageError, "finite"),
         ({"block_rows": 0}, UsageError, "block_rows is 0"),
+        ({"block_rows": (1 << 20) + 1}, UsageError, "between 1 and 1048576"),
         ({"resume": True, "overwrite": True, "out": "x"}, UsageError, "exclude"),
         ({"resume": True}, UsageError, "need an output folder"),
         ({"kernel": "abacus"}, UsageError, "abacus"),

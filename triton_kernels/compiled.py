@@ -73,7 +73,7 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
     yield plan("quantise", _source(quantise.quantise_kernel, types, **shape), quantise.WARPS)
 
     for operand, size, sums in (("i8", 1, "i32"), ("fp16", 2, "fp32")):
-        types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 8 + ["*i32 *i32 i32 i32 i32"])
+        types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 8 + ["*i32 *i64 i32 i32 i32"])
         for config in configs.filter_configs(size, capability):
             shape = {
                 "D": padded,
@@ -91,15 +91,15 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
             yield Plan(name, config.name, capability, planned, source, options)
 
     for name, sums in (("i8", "i32"), ("fp16", "fp32")):
-        types = f"*i32 *i32 i32 *{sums} *{sums} *{sums} *{sums} *i32 *i32 i32"
+        types = f"*i32 *i64 i32 *{sums} *{sums} *{sums} *{sums} *i32 *i64 i32"
         shape = {"MARGIN": True, "WORDS": expand.WORDS, "PROGRAMS": _PROGRAMS}
         yield plan(f"expand {name}", _source(expand.expand_kernel, types, **shape), expand.WARPS)
 
-    types = "*i32 *i32 i32 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 *i32 *fp64 *i64 i32"
+    types = "*i32 *i64 i32 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 *i32 *fp64 *i64 i32"
     shape = {"MARGIN": True, "PAIRS": refine.PAIRS, "CHUNK": refine.CHUNK, "PROGRAMS": _PROGRAMS}
     yield plan("score", _source(refine.score_kernel, types, **shape), refine.WARPS)
 
-    types = "*i32 *i32 i32 *fp64 *i32 *fp64 *i64 *i32 *i64 *i32"
+    types = "*i32 *i64 i32 *fp64 *i32 *fp64 *i64 *i32 *i64 *i32"
     shape = {"MARGIN": True, "PAIRS": refine.DECIDE_PAIRS, "PROGRAMS": _PROGRAMS}
     yield plan("decide", _source(refine.decide_kernel, types, **shape), refine.WARPS)
 

@@ -19,20 +19,20 @@ WARPS = 4
 @triton.jit
 def expand_kernel(
     queue,  # (4, capacity) int32: row, word of columns, bits, largest u
-    queued,
+    queued,  # (1,) int64
     capacity,
     floor,  # by column
     tau,  # by column; read only with MARGIN
     best,  # by row
     margin,  # by row; only with MARGIN
     pairs,  # (2, pair_capacity) int32: row, column
-    paired,
+    paired,  # (1,) int64
     pair_capacity,
     MARGIN: tl.constexpr,
     WORDS: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    total = tl.minimum(tl.load(queued), capacity)
+    total = tl.minimum(tl.load(queued), capacity).to(tl.int32)
     for first in range(tl.program_id(0) * WORDS, total, PROGRAMS * WORDS):
         word = first + tl.arange(0, WORDS)
         there = word < total
@@ -51,8 +51,9 @@ def expand_kernel(
             room = tl.load(tau + column, mask=set_bits, other=0)
             least = tl.minimum(least, tl.load(margin + row)[:, None] + room)
         alive = tl.reshape((set_bits & (upper[:, None] >= least)).to(tl.int32), (WORDS * 32,))
-        place = tl.atomic_add(paired, tl.sum(alive), sem="relaxed") + tl.cumsum(alive) - 1
-        fits = (alive != 0) & (place < pair_capacity) & (place >= 0)
+        taken = tl.atomic_add(paired, tl.sum(alive).to(tl.int64), sem="relaxed")
+        place = tl.minimum(taken, pair_capacity).to(tl.int32) + tl.cumsum(alive) - 1
+        fits = (alive != 0) & (place < pair_capacity)
         rows = tl.reshape(tl.broadcast_to(row[:, None], (WORDS, 32)), (WORDS * 32,))
         tl.store(pairs + place, rows, mask=fits)
         tl.store(pairs + pair_capacity + place, tl.reshape(column, (WORDS * 32,)), mask=fits)

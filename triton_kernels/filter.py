@@ -58,7 +58,7 @@ def filter_kernel(
     best,  # by row, raised
     margin,  # by row, raised; only with MARGIN
     queue,  # (4, capacity) int32: row, word of columns, bits, largest u (its bits if float32)
-    queued,  # (1,) int32
+    queued,  # (1,) int64: a block and a panel may have 2^32 pairs
     capacity,
     row_tiles,
     column_tiles,
@@ -86,7 +86,7 @@ def filter_kernel(
         a = rows + row.to(tl.int64)[:, None] * D + in_k[None, :]
         b = columns + column.to(tl.int64)[:, None] * D + in_k[None, :]
         for k in range(0, D, BK):
-            sums = tl.dot(tl.load(a + k), tl.trans(tl.load(b + k)), sums)
+            sums = tl.dot(tl.load(a + k), tl.trans(tl.load(b + k)), sums, out_dtype=sums.dtype)
 
         # The epilogue takes the tile in two halves, so that what belongs to columns needs half as
         # many registers beside the sums.
@@ -123,8 +123,9 @@ def filter_kernel(
         some = (words != 0).to(tl.int32)
         count = tl.sum(some)
         if count > 0:
-            place = tl.atomic_add(queued, count, sem="relaxed") + tl.cumsum(some) - 1
-            fits = (some != 0) & (place < capacity) & (place >= 0)
+            taken = tl.atomic_add(queued, count.to(tl.int64), sem="relaxed")
+            place = tl.minimum(taken, capacity).to(tl.int32) + tl.cumsum(some) - 1
+            fits = (some != 0) & (place < capacity)
             # Words lie by row, then by word of a half, then by half.
             index = tl.arange(0, BM * BN // 32)
             of_row = index % (BN // 32)

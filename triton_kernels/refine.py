@@ -50,7 +50,7 @@ def score_kernel(
     CHUNK: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    total = tl.minimum(tl.load(paired), capacity)
+    total = tl.minimum(tl.load(paired), capacity).to(tl.int32)
     for first in range(tl.program_id(0) * PAIRS, total, PROGRAMS * PAIRS):
         pair = first + tl.arange(0, PAIRS)
         there = pair < total
@@ -95,7 +95,7 @@ def decide_kernel(
     PAIRS: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    total = tl.minimum(tl.load(paired), capacity)
+    total = tl.minimum(tl.load(paired), capacity).to(tl.int32)
     for first in range(tl.program_id(0) * PAIRS, total, PROGRAMS * PAIRS):
         pair = first + tl.arange(0, PAIRS)
         there = pair < total

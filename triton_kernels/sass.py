@@ -17,6 +17,9 @@ _MOST_THREADS = 2048
 _RESERVED = 1024  # bytes of shared memory that each block costs by itself
 
 _MATRIX = re.compile(r"\b(IMMA|HMMA|IGMMA|HGMMA|UTCIMMA|UTCHMMA|UTCQMMA|DMMA)\b")
+_INSTRUCTION = re.compile(
+    r"^\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", re.MULTILINE
+)
 _USAGE = re.compile(r"Function (\S+):\s+REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)")
 
 
@@ -27,22 +30,31 @@ class Function:
     registers: int  # of a thread
     spilled: int  # bytes of a thread that lie in memory for want of registers
     instructions: dict[str, int]  # matrix instructions
+    main_loop: tuple[str, ...]  # all instructions from the first of those to the last
 
 
 def functions_of(cubin: bytes) -> dict[str, Function]:
     """Every kernel of a cubin, by name."""
     code = _run("nvdisasm", ["-c"], cubin)
     bodies = re.split(r"^//-+ \.text\.(\S+) +-+$", code, flags=re.MULTILINE)
-    counts = {
-        name: dict(Counter(_MATRIX.findall(body)))
-        for name, body in zip(bodies[1::2], bodies[2::2], strict=True)
-    }
+    written = dict(zip(bodies[1::2], bodies[2::2], strict=True))
     return {
-        name: Function(int(registers), int(stack) + int(local), counts[name])
+        name: Function(
+            int(registers),
+            int(stack) + int(local),
+            dict(Counter(_MATRIX.findall(written[name]))),
+            _main_loop(written[name]),
+        )
         for name, registers, stack, local in _USAGE.findall(
             _run("cuobjdump", ["-res-usage"], cubin)
         )
     }
+
+
+def _main_loop(body: str) -> tuple[str, ...]:
+    found = _INSTRUCTION.findall(body)
+    matrix = [at for at, instruction in enumerate(found) if _MATRIX.match(instruction)]
+    return tuple(found[matrix[0] : matrix[-1] + 1]) if matrix else ()
 
 
 def resident(capability: int, threads: int, registers: int, shared: int) -> int:

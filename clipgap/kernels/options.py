@@ -10,6 +10,8 @@ KERNELS = ("triton", "cuda", "triton-float16", "cpu", "torch", "numpy")
 """The fastest first; on a machine with GPUs, `auto` takes the first that it can."""
 DEVICES = ("auto", "cuda", "cpu")
 MAX_K = 64
+MAX_BLOCK_ROWS = 1 << 20
+"""More is no faster, and a block with its results is held in memory several times over."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +32,5 @@ class Compute(Options):
         None, "Threads to compute with.", metavar="N", min=1, shown="all cores"
     )
     block_rows: int | None = option(
-        None, "Rows at a time.", metavar="N", min=1, shown="chosen for speed"
+        None, "Rows at a time.", metavar="N", min=1, max=MAX_BLOCK_ROWS, shown="chosen for speed"
     )

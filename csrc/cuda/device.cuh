@@ -36,9 +36,12 @@ __device__ __forceinline__ void copy_wait() {
     asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-// All `threads` threads that name this barrier meet.
+// All `threads` threads that name this barrier meet; those that only arrive do not wait for the others.
 __device__ __forceinline__ void meet(int barrier, int threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
+}
+__device__ __forceinline__ void arrive(int barrier, int threads) {
+    asm volatile("bar.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // Four 8 x 16-byte matrices; lane l gives the address of row l % 8 of matrix l / 8 and gets four
@@ -86,24 +89,28 @@ __device__ __forceinline__ void signal_expect(u32 signal, u32 bytes) {
 __device__ __forceinline__ void signal_arrive(u32 signal) {
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(signal) : "memory");
 }
-// The same signal of another block of the cluster.
+// The same signal of another block of the cluster. What it tells is that operands were read, by
+// products that have ended: no write of this thread has to be seen there, so nothing is asked of
+// memory beyond the block. (`.release.cluster` would wait for all of the warp's writes, each time.)
 __device__ __forceinline__ void signal_arrive_at(u32 signal, u32 rank) {
     asm volatile(
         "{\n"
         ".reg .b32 there;\n"
         "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
+        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
         "}" ::"r"(signal),
         "r"(rank)
         : "memory");
 }
-// Until the phase of this parity has ended, for all blocks of the cluster.
+// Until the phase of this parity has ended. Parity tells a phase from its neighbours only: whoever
+// asks for a phase while the one before it still runs is let through at once. What came into this
+// block's memory is seen from then on; `.acquire.cluster` would empty the first-level cache as well.
 __device__ __forceinline__ void signal_wait(u32 signal, u32 parity) {
     asm volatile(
         "{\n"
         ".reg .pred done;\n"
         "again:\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
         "@!done bra again;\n"
         "}" ::"r"(signal),
         "r"(parity)

@@ -140,7 +140,7 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
     CLIPGAP_KERNEL void __launch_bounds__(sm80::THREADS, 1) name(                                  \
         const signed char* rows, const signed char* columns, int slices, const int* offset,        \
         const int* width, int* best, int* margin, const int* start, const int* floor,              \
-        const int* tau, const int* thickness, int* pairs, int* count, int capacity, int row_tiles, \
+        const int* tau, const int* thickness, int* pairs, u64* count, int capacity, int row_tiles, \
         int column_tiles, int band, int stretch) {                                                 \
         CLIPGAP_SHARED(shared);                                                                    \
         sm80::filter<COLUMNS, STAGES, MARGIN>(                                                     \

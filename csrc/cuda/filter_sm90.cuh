@@ -3,9 +3,9 @@
 // A cluster of two blocks takes neighbouring column tiles and the same rows. Each block holds its
 // columns, full depth, in shared memory; rows stream through a ring of stages, each block bringing
 // half of every slice for both. In a block one warp brings operands, and two warp groups take turns
-// at the row tiles: while one looks for survivors, the tensor cores work for the other. Nothing but
-// the ring orders them: slices come in the order of the tiles, so a group's operands arrive when the
-// other group has used its own.
+// at the row tiles: while one looks for survivors, the tensor cores work for the other. A group
+// begins a tile when the other has ordered all products of the tile before: only then is every phase
+// of the ring's signals over but the one that it waits for, which is all that a parity can tell.
 //
 // Registers: 128 x 128 sums a group are 128 a thread; the groups have 232 a thread and leave 40 to
 // the warps that copy. Shared memory, d = 640: 80 KiB of columns, 2 KiB of terms, 8 stages x 16 KiB
@@ -32,6 +32,10 @@ __device__ __forceinline__ u64 operand_of(u32 address) {
     return static_cast<u64>((address & 0x3ffff) >> 4) | 1ull << 16 |
         static_cast<u64>(8 * SLICE >> 4) << 32 | 1ull << 62;
 }
+
+// The named barrier at which a group waits for its turn, and the threads that come to it: those of the
+// group that waits, and those of the other, which only arrive.
+constexpr int TURN = 1, TAKING_TURNS = 2 * GROUP;
 
 // Where the ring stands; `stage` and `parity` go round together.
 struct Ring {
@@ -133,6 +137,7 @@ __device__ __forceinline__ void multiply_tiles(const Plan<COLUMNS>& plan, const 
 
     Ring ring{stages};
     int columns_parity = 0, turn = 0;
+    if (group == 1) arrive(TURN, TAKING_TURNS);  // the first tile is for group 0
     for (int index = blockIdx.x / CLUSTER; index < work.pieces(CLUSTER);
          index += gridDim.x / CLUSTER) {
         const Work::Piece piece = work.piece(index, CLUSTER);
@@ -148,6 +153,7 @@ __device__ __forceinline__ void multiply_tiles(const Plan<COLUMNS>& plan, const 
             }
             Sums<4, WIDE> sums;
             sums.start(here.start);
+            meet(TURN + group, TAKING_TURNS);
             int before = 0;
             for (int slice = 0; slice < slices; ++slice) {
                 signal_wait(plan.full(ring.stage), ring.parity);
@@ -166,6 +172,7 @@ __device__ __forceinline__ void multiply_tiles(const Plan<COLUMNS>& plan, const 
                 before = ring.stage;
                 ring.step();
             }
+            arrive(TURN + (group ^ 1), TAKING_TURNS);
             products_wait<0>();
             release(before);
             const int row = row_tile * TILE + warp * 16 + (lane >> 2);
@@ -176,6 +183,7 @@ __device__ __forceinline__ void multiply_tiles(const Plan<COLUMNS>& plan, const 
         __syncwarp();
         if (lane == 0) signal_arrive(plan.columns_empty());
     }
+    if (turn == group) meet(TURN + group, TAKING_TURNS);  // takes the arrival that is left over
 }
 
 template <int COLUMNS, bool MARGIN>
@@ -216,7 +224,7 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
     CLIPGAP_KERNEL void CLIPGAP_CLUSTER(sm90::CLUSTER) __launch_bounds__(sm90::THREADS, 1) name(   \
         const signed char* rows, const signed char* columns, int slices, int stages,               \
         const int* offset, const int* width, int* best, int* margin, const int* start,             \
-        const int* floor, const int* tau, const int* thickness, int* pairs, int* count,            \
+        const int* floor, const int* tau, const int* thickness, int* pairs, u64* count,            \
         int capacity, int row_tiles, int column_tiles, int band, int stretch) {                    \
         CLIPGAP_SHARED(shared);                                                                    \
         sm90::filter<COLUMNS, MARGIN>(shared, rows, columns, slices, stages,                       \

@@ -17,9 +17,9 @@ __device__ __forceinline__ long long order_of(double score) {
     return bits ^ (bits >> 63 & 0x7fffffffffffffffll);
 }
 
-__device__ __forceinline__ int stored(const int* count, int capacity) {
-    const int found = *count;
-    return found < 0 || found > capacity ? capacity : found;
+__device__ __forceinline__ int stored(const u64* count, int capacity) {
+    const u64 found = *count;
+    return found < static_cast<u64>(capacity) ? static_cast<int>(found) : capacity;
 }
 
 __device__ __forceinline__ double dot(const u16* x, const u16* t, int d, int lane) {
@@ -50,7 +50,7 @@ __device__ __forceinline__ double dot(const u16* x, const u16* t, int d, int lan
 // first of them were queued. Each lane looks at one pair; the warp computes those that are left.
 // Raises `best` and `margin`, and collects candidates for the columns' lists.
 CLIPGAP_KERNEL void __launch_bounds__(refinement::THREADS) score(
-    const int* pairs, const int* count, int capacity, const int* reach, const int* lead,
+    const int* pairs, const u64* count, int capacity, const int* reach, const int* lead,
     const int* floor, const int* tau_floor, const u16* rows, const u16* columns, int d,
     const long long* ids, const double* tau, const double* kth, double* scores, long long* best,
     long long* margin, int* candidates, double* candidate_score, long long* candidate_id, int slots,
@@ -102,7 +102,7 @@ CLIPGAP_KERNEL void __launch_bounds__(refinement::THREADS) score(
 
 // Lowers `nearest` and `witness` to the first of the test rows that hold the maxima.
 CLIPGAP_KERNEL void __launch_bounds__(refinement::THREADS) decide(
-    const int* pairs, const int* count, int capacity, const double* scores, const int* given,
+    const int* pairs, const u64* count, int capacity, const double* scores, const int* given,
     const double* tau, const long long* best, int* nearest, const long long* margin, int* witness,
     int has_margin) {
     const int total = refinement::stored(count, capacity);

@@ -25,7 +25,7 @@ struct ColumnTerms {  // in shared memory, by column of the tile
 
 struct Queue {
     int* pairs;  // (3, capacity): row, column, u
-    int* count;  // runs on when the queue is full
+    u64* count;  // runs on when the queue is full; a block and a panel may have 2^32 pairs
     int capacity;
 };
 
@@ -111,12 +111,14 @@ __device__ __forceinline__ void queue_row(const int (&sums)[COLUMNS], int row, i
     const int total = __shfl_sync(ALL_LANES, upto, 31);
     if (total == 0) return;
     int place = 0;
-    if (lane == 0) place = atomicAdd(queue.count, total);
+    if (lane == 0) {
+        const u64 found = atomicAdd(queue.count, static_cast<u64>(total));
+        place = found < static_cast<u64>(queue.capacity) ? static_cast<int>(found) : queue.capacity;
+    }
     place = __shfl_sync(ALL_LANES, place, 0) + upto - mine;
     for (; alive; alive &= alive - 1, ++place) {
         const int i = __ffs(alive) - 1;
-        // A count that ran past the largest integer is negative.
-        if (place >= 0 && place < queue.capacity) {
+        if (place < queue.capacity) {
             queue.pairs[place] = row;
             queue.pairs[queue.capacity + place] = first_column + Sums<1, COLUMNS>::column(i);
             queue.pairs[2ll * queue.capacity + place] = pick(sums, i) + offset;

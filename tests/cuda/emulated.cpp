@@ -39,9 +39,10 @@ const std::map<std::string, Start> kernels = {
 }  // namespace
 
 extern "C" const char* emulated_launch(const char* name, int grid, int threads, int cluster, int shared,
-                                       int late, void** arguments) {
+                                       int landing, void** arguments) {
     const auto found = kernels.find(name);
     if (found == kernels.end()) return "there is no such kernel";
-    emulated::machine.late = late != 0;
+    emulated::machine.landing = static_cast<emulated::Landing>(landing);
+    emulated::machine.random = 1;
     return emulated::launch(grid, threads, cluster, shared, found->second(arguments));
 }

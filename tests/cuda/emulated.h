@@ -3,9 +3,10 @@
 // Every thread of a cluster is a fiber; they run in turn, and one that waits lets the others go on.
 // Fragments of matrix instructions are laid out over the lanes as the PTX manual lays them out, so
 // index arithmetic, permutations and barriers are what is tested. What a GPU does at some time
-// between an order and its wait (copies, products) is done here as early or as late as can be
-// (`late`): a wait that is missing or too weak gives a wrong result in one of the two. When no fiber
-// can go on, the launch ends with an error instead of hanging.
+// between an order and its wait (copies, products) is done here as early or as late as can be, and
+// copies that no thread waits for by itself land in one of several orders (`Landing`): a wait that is
+// missing or too weak gives a wrong result in one of them. When no fiber can go on, the launch ends
+// with an error instead of hanging.
 #pragma once
 #define CLIPGAP_EMULATED
 
@@ -20,6 +21,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <new>
 #include <utility>
 #include <vector>
 
@@ -44,9 +46,11 @@ struct Signal {
     }
 };
 
+constexpr size_t LARGEST = 32;  // bytes that a lane shows to the others
+
 struct Warp {
     Barrier barrier;
-    u64 slots[2][32][8];
+    alignas(8) unsigned char shown[2][32 * LARGEST];
 };
 
 struct Block {
@@ -63,12 +67,14 @@ using Order = std::function<void()>;
 struct Fiber {
     ucontext_t first;
     jmp_buf at;
-    std::unique_ptr<char[]> stack;
     Block* block;
     int thread;
     bool begun = false, done = false;
     std::deque<std::vector<Order>> copies{1}, products{1};  // by group; the last is still open
 };
+
+// When copies land: as soon as they are ordered, or as late as can be, and then in what order.
+enum class Landing { at_once, in_order, in_reverse, at_random };
 
 constexpr size_t STACK = 256 << 10;
 
@@ -80,12 +86,22 @@ struct Machine {
     Fiber* running = nullptr;
     jmp_buf scheduler;
     u64 progress = 0;
-    bool late = false;
+    const char* wrong = nullptr;
+    std::vector<std::unique_ptr<char[]>> stacks;  // of the fibers, kept for the next launch
+    Landing landing = Landing::at_once;
+    u32 random = 1;
     int grid = 0, threads = 0;
     std::function<void()> kernel;
 };
 
 inline Machine machine;
+
+inline bool late() { return machine.landing != Landing::at_once; }
+
+inline size_t random_below(size_t limit) {
+    machine.random = machine.random * 1664525u + 1013904223u;
+    return (machine.random >> 8) % limit;
+}
 
 inline Fiber& me() { return *machine.running; }
 inline int lane() { return me().thread & 31; }
@@ -95,34 +111,43 @@ inline void pause() {
     if (_setjmp(me().at) == 0) _longjmp(machine.scheduler, 1);
 }
 
+// What a GPU would not do, or not as it was meant: the launch ends.
+inline void require(bool met, const char* otherwise) {
+    if (met) return;
+    machine.wrong = otherwise;
+    while (true) pause();
+}
+
 template <typename Condition>
 void wait_until(Condition condition) {
     while (!condition()) pause();
     ++machine.progress;
 }
 
-inline void meet(Barrier& barrier, int threads) {
+inline void arrive(Barrier& barrier, int threads) {
     ++machine.progress;
     if (++barrier.arrived == threads) {
         barrier.arrived = 0;
         ++barrier.round;
-        return;
     }
-    const int round = barrier.round;
-    wait_until([&] { return barrier.round != round; });
 }
 
-// Every lane gives a value and gets at those of all: two sets of slots take turns, so one meeting
-// is enough.
+inline void meet(Barrier& barrier, int threads) {
+    const int round = barrier.round;
+    arrive(barrier, threads);
+    if (barrier.round == round) wait_until([&] { return barrier.round != round; });
+}
+
+// Every lane shows a value and sees those of all, until it shows the next: two sets take turns, so
+// one meeting is enough.
 template <typename Value>
 const Value* exchange(const Value& mine) {
-    static_assert(sizeof(Value) <= sizeof(u64) * 8);
-    auto& slots = warp().slots[warp().barrier.round & 1];
-    static thread_local std::vector<Value> all(32);
-    std::memcpy(slots[lane()], &mine, sizeof mine);
-    meet(warp().barrier, 32);
-    for (int i = 0; i < 32; ++i) std::memcpy(&all[i], slots[i], sizeof mine);
-    return all.data();
+    static_assert(sizeof(Value) <= LARGEST);
+    Warp& here = warp();
+    Value* const shown = reinterpret_cast<Value*>(here.shown[here.barrier.round & 1]);
+    new (shown + lane()) Value(mine);
+    meet(here.barrier, 32);
+    return shown;
 }
 
 // Shared memory by 32-bit address: the block's rank in its cluster, then the place.
@@ -141,6 +166,18 @@ inline void run(Fiber* fiber) {
 
 inline void enter() { run(machine.running); }
 
+// Lets one of the bulk copies land that are under way: nothing says that they end in the order in
+// which they began.
+inline void land_one() {
+    const size_t all = machine.bulk.size();
+    size_t which = machine.landing == Landing::in_order ? 0 : all - 1;
+    if (machine.landing == Landing::at_random) which = random_below(all);
+    const Order order = std::move(machine.bulk[which]);
+    machine.bulk.erase(machine.bulk.begin() + static_cast<std::ptrdiff_t>(which));
+    order();
+    ++machine.progress;
+}
+
 // Lets a fiber go on until it pauses or ends. A function of its own: what jumps back finds no local
 // variable changed.
 __attribute__((noinline)) inline void resume(Fiber* fiber) {
@@ -151,10 +188,9 @@ __attribute__((noinline)) inline void resume(Fiber* fiber) {
     setcontext(&fiber->first);
 }
 
-__attribute__((noinline)) inline void prepare(Fiber* fiber) {
-    fiber->stack.reset(new char[STACK]);
+__attribute__((noinline)) inline void prepare(Fiber* fiber, char* stack) {
     getcontext(&fiber->first);
-    fiber->first.uc_stack.ss_sp = fiber->stack.get();
+    fiber->first.uc_stack.ss_sp = stack;
     fiber->first.uc_stack.ss_size = STACK;
     fiber->first.uc_link = nullptr;
     makecontext(&fiber->first, enter, 0);
@@ -163,7 +199,11 @@ __attribute__((noinline)) inline void prepare(Fiber* fiber) {
 // Returns what went wrong, or nothing.
 inline const char* launch(int grid, int threads, int cluster, int shared, std::function<void()> kernel) {
     machine.grid = grid, machine.threads = threads, machine.kernel = std::move(kernel);
-    const char* wrong = nullptr;
+    const char*& wrong = machine.wrong;
+    wrong = nullptr;
+    while (machine.stacks.size() < static_cast<size_t>(cluster) * threads) {
+        machine.stacks.emplace_back(new char[STACK]);
+    }
     for (int first = 0; first < grid && !wrong; first += cluster) {
         machine.blocks.clear();
         machine.blocks.resize(cluster);
@@ -178,9 +218,10 @@ inline const char* launch(int grid, int threads, int cluster, int shared, std::f
                 (reinterpret_cast<u64>(block.memory.data()) + 1023) / 1024 * 1024);
             block.warps.resize((threads + 31) / 32);
             for (int thread = 0; thread < threads; ++thread) {
-                Fiber& fiber = machine.fibers[rank * threads + thread];
+                const int which = rank * threads + thread;
+                Fiber& fiber = machine.fibers[which];
                 fiber.block = &block, fiber.thread = thread;
-                prepare(&fiber);
+                prepare(&fiber, machine.stacks[which].get());
             }
         }
         int idle = 0;
@@ -192,18 +233,15 @@ inline const char* launch(int grid, int threads, int cluster, int shared, std::f
                 left = true;
                 resume(&fiber);
             }
-            if (!machine.bulk.empty()) {
-                // The newest first: nothing says that copies end in the order they began.
-                Order order = std::move(machine.bulk.back());
-                machine.bulk.pop_back();
-                order();
-                ++machine.progress;
-            }
+            if (!machine.bulk.empty()) land_one();
             idle = machine.progress == before ? idle + 1 : 0;
-            if (left && idle > 2) wrong = "no thread can go on";
+            if (!wrong && left && idle > 2) wrong = "no thread can go on";
         }
         if (!wrong && !machine.bulk.empty()) wrong = "a copy was never waited for";
         for (Block& block : machine.blocks) {
+            for (auto& [name, barrier] : block.barriers) {
+                if (!wrong && barrier.arrived != 0) wrong = "threads arrived where none waits";
+            }
             for (auto& [address, signal] : block.signals) {
                 if (!wrong && signal.bytes != 0) wrong = "a signal waits for bytes that never came";
             }
@@ -221,8 +259,13 @@ inline void do_all(std::deque<std::vector<Order>>& groups, size_t pending) {
     }
 }
 
+inline void require_aligned(u32 to, const void* from) {
+    const bool aligned = to % 16 == 0 && reinterpret_cast<u64>(from) % 16 == 0;
+    require(aligned, "a copy does not begin at 16 bytes");
+}
+
 inline void give(std::deque<std::vector<Order>>& groups, Order order) {
-    if (machine.late) {
+    if (late()) {
         groups.back().push_back(std::move(order));
     } else {
         order();
@@ -323,7 +366,7 @@ inline float half_to_float(unsigned short bits) {
 }
 
 inline void copy_async(unsigned to, const void* from) {
-    if (to % 16 || reinterpret_cast<unsigned long long>(from) % 16) std::abort();
+    emulated::require_aligned(to, from);
     emulated::give(emulated::me().copies, [=] { std::memcpy(emulated::memory_at(to), from, 16); });
 }
 inline void copy_commit() { emulated::me().copies.emplace_back(); }
@@ -335,6 +378,9 @@ void copy_wait() {
 inline void meet(int barrier, int threads) {
     emulated::meet(emulated::me().block->barriers[barrier], threads);
 }
+inline void arrive(int barrier, int threads) {
+    emulated::arrive(emulated::me().block->barriers[barrier], threads);
+}
 
 inline void load_matrices(unsigned (&into)[4], unsigned address) {
     const unsigned* rows = emulated::exchange(address);
@@ -343,9 +389,9 @@ inline void load_matrices(unsigned (&into)[4], unsigned address) {
         // The eight rows of a matrix come from different banks, or it takes several turns.
         unsigned banks = 0;
         for (int i = 0; i < 8; ++i) banks |= 1u << (rows[8 * matrix + i] >> 4 & 7);
-        if (banks != 0xff) std::abort();
+        emulated::require(banks == 0xff, "rows of a matrix come from the same bank");
         const unsigned row = rows[8 * matrix + lane / 4];
-        if (row % 16) std::abort();
+        emulated::require(row % 16 == 0, "a row of a matrix does not begin at 16 bytes");
         std::memcpy(&into[matrix], emulated::memory_at(row) + lane % 4 * 4, 4);
     }
 }
@@ -384,13 +430,13 @@ inline void cluster_meet() {
 }
 
 inline void signal_init(unsigned signal, unsigned arrivals) {
-    if (signal % 8) std::abort();
+    emulated::require(signal % 8 == 0, "a signal does not begin at 8 bytes");
     emulated::signal_at(signal) = {static_cast<int>(arrivals), 0, 0, 0};
 }
 inline void signal_fence() {}
 inline void signal_arrive(unsigned signal) {
     emulated::Signal& s = emulated::signal_at(signal);
-    if (++s.arrived > s.expected) std::abort();
+    emulated::require(++s.arrived <= s.expected, "more arrive at a signal than it expects");
     s.settle();
     ++emulated::machine.progress;
 }
@@ -407,18 +453,15 @@ inline void signal_wait(unsigned signal, unsigned parity) {
 }
 
 inline void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned signal) {
-    if (to % 16 || bytes % 16 || reinterpret_cast<unsigned long long>(from) % 16) std::abort();
+    emulated::require_aligned(to, from);
+    emulated::require(bytes % 16 == 0, "a copy is not of whole 16 bytes");
     emulated::machine.bulk.push_back([=] {
         std::memcpy(emulated::memory_at(to), from, bytes);
         emulated::Signal& s = emulated::signal_at(signal);
         s.bytes -= static_cast<int>(bytes);
         s.settle();
     });
-    if (!emulated::machine.late) {
-        emulated::Order order = std::move(emulated::machine.bulk.back());
-        emulated::machine.bulk.pop_back();
-        order();
-    }
+    if (!emulated::late()) emulated::land_one();
 }
 inline void copy_bulk_to(unsigned to, const void* from, unsigned bytes, unsigned signal, unsigned short blocks) {
     for (unsigned rank = 0; rank < 16; ++rank) {
@@ -444,32 +487,38 @@ void products_wait() {
 }
 
 namespace emulated {
-// The byte of an operand with 128-byte rows and permuted chunks.
-inline signed char operand(u64 described, int row, int depth) {
-    const u32 start = static_cast<u32>(described & 0x3fff) << 4;
-    const u32 eighth = static_cast<u32>(described >> 32 & 0x3fff) << 4;
-    if (described >> 62 != 1) std::abort();
-    const u32 plain = start + row / 8 * eighth + row % 8 * 128 + depth;
-    const u32 place = plain ^ (plain >> 7 & 7) << 4;
-    return static_cast<signed char>(me().block->shared[place]);
-}
+// 32 bytes of a row of an operand with 128-byte rows and permuted 16-byte chunks.
+struct Part {
+    signed char at[32];
+
+    Part(u64 described, int row) {
+        const u32 start = static_cast<u32>(described & 0x3fff) << 4;
+        const u32 eighth = static_cast<u32>(described >> 32 & 0x3fff) << 4;
+        require(described >> 62 == 1, "an operand is not permuted as its rows are");
+        for (int chunk = 0; chunk < 2; ++chunk) {
+            const u32 plain = start + row / 8 * eighth + row % 8 * 128 + 16 * chunk;
+            const u32 place = plain ^ (plain >> 7 & 7) << 4;
+            std::memcpy(at + 16 * chunk, me().block->shared + place, 16);
+        }
+    }
+
+    int times(const Part& other) const {
+        int sum = 0;
+        for (int k = 0; k < 32; ++k) sum += at[k] * other.at[k];
+        return sum;
+    }
+};
 }  // namespace emulated
 
 template <int COLUMNS>
 void multiply_group(int (&upper)[COLUMNS], int (&lower)[COLUMNS], unsigned long long a, unsigned long long b) {
     const int lane = emulated::lane(), warp = emulated::me().thread % 128 / 32;
     emulated::give(emulated::me().products, [&upper, &lower, a, b, lane, warp] {
-        for (int half = 0; half < 2; ++half) {
-            signed char row[32];
-            for (int k = 0; k < 32; ++k) {
-                row[k] = emulated::operand(a, 16 * warp + 8 * half + lane / 4, k);
-            }
-            for (int i = 0; i < COLUMNS; ++i) {
-                const int column = i / 2 * 8 + lane % 4 * 2 + i % 2;
-                int sum = 0;
-                for (int k = 0; k < 32; ++k) sum += row[k] * emulated::operand(b, column, k);
-                (half ? lower : upper)[i] += sum;
-            }
+        const emulated::Part high(a, 16 * warp + lane / 4), low(a, 16 * warp + 8 + lane / 4);
+        for (int i = 0; i < COLUMNS; ++i) {
+            const emulated::Part column(b, i / 2 * 8 + lane % 4 * 2 + i % 2);
+            upper[i] += high.times(column);
+            lower[i] += low.times(column);
         }
     });
 }

@@ -20,6 +20,8 @@ from tests.building import built
 HERE = Path(__file__).parent
 SOURCES = HERE.parents[1] / "csrc" / "cuda"
 PAIRS = 1 << 15
+LANDINGS = ("at once", "in order", "in reverse", "at random")
+"""When copies land, in the order of `Landing` in emulated.h."""
 
 
 @lru_cache(maxsize=1)
@@ -30,6 +32,7 @@ def library() -> ctypes.CDLL:
     # Fibers jump between stacks, which fortified longjmp takes for an error.
     command = [
         *(compiler, "-O2", "-std=c++17", "-fPIC", "-shared", "-ffp-contract=off"),
+        *("-ftree-vectorize", "-fvect-cost-model=dynamic"),
         *("-U_FORTIFY_SOURCE", "-Wall", "-Wextra", "-Werror"),
         *("-Wno-unknown-pragmas", "-Wno-parentheses", "-Wno-unused-parameter"),
         *("-o", "{out}", str(HERE / "emulated.cpp")),
@@ -41,10 +44,11 @@ def library() -> ctypes.CDLL:
 
 
 class EmulatedModule:
-    """`Module` on the CPU. `late`: what a GPU does some time before a wait is done at the wait."""
+    """`Module` on the CPU. What a GPU does some time before a wait is done `at once`, or at the
+    wait; copies that no thread waits for by itself then land one by one, in the order named."""
 
-    def __init__(self, late: bool) -> None:
-        self.late = late
+    def __init__(self, landing: str) -> None:
+        self.landing = LANDINGS.index(landing)
 
     def launch(
         self, kernel: str, blocks: int, threads: int, shared: int, arguments: list[Argument]
@@ -61,7 +65,7 @@ class EmulatedModule:
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
         cluster = 2 if kernel.startswith("filter_sm90") else 1
         wrong = library().emulated_launch(
-            kernel.encode(), blocks, threads, cluster, shared, int(self.late), pointers
+            kernel.encode(), blocks, threads, cluster, shared, self.landing, pointers
         )
         assert wrong is None, f"{kernel}: {wrong.decode()}"
 
@@ -71,10 +75,10 @@ def emulated_steps(
     d: int,
     *,
     shared: int | None = None,
-    late: bool = False,
+    landing: str = "at once",
     processors: int = 3,
     pairs: int = PAIRS,
     shape: Shape | None = None,
 ) -> CudaSteps:
     shape = shape or shape_for(capability, shared or MOST_SHARED[capability], -(-d // 128) * 128)
-    return CudaSteps(EmulatedModule(late), torch.device("cpu"), shape, processors, pairs)
+    return CudaSteps(EmulatedModule(landing), torch.device("cpu"), shape, processors, pairs)

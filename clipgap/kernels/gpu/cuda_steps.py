@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from clipgap.kernels.gpu import steps
 from clipgap.kernels.gpu.bounds import BLOCK, Rows
 from clipgap.kernels.gpu.cuda_modules import Module, load
 from clipgap.kernels.gpu.cuda_shapes import PAIR_OF_TILES, TILE, Shape, shape_for
@@ -64,7 +65,7 @@ class CudaSteps:
         best: torch.Tensor,
         margin: torch.Tensor | None,
     ) -> Survivors:
-        count = torch.zeros((1,), dtype=torch.int32, device=rows.operand.device)
+        count = steps.nothing_queued(rows.operand.device)
         places, depth = rows.operand.shape
         row_tiles, column_tiles = places // TILE, len(panel.operand) // config.columns
         blocks, stretch = self._cut(config, row_tiles, column_tiles)

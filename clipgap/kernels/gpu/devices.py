@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import torch
 
 OLDEST = (8, 0)
+OLDEST_TRITON = (3, 6)
+"""What pyproject.toml asks for; older ones do not compile the kernels."""
 _NEEDED = {
     "triton": {"torch": "torch", "triton": "triton"},
     "cuda": {"torch": "torch", "cupy": "'clipgap[cuda13]'` (or `'clipgap[cuda12]'"},
@@ -40,6 +43,11 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
     for package, install in _NEEDED[written_in].items():
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(f"{package} is not installed; `pip install {install}`")
+    if in_triton and _triton_version() < OLDEST_TRITON:
+        raise MissingDependency(
+            f"triton {'.'.join(map(str, _triton_version()))} is too old for the kernels; "
+            "`pip install 'clipgap[triton]'`"
+        )
     interprets = in_triton and interpreted()
     # Looked at first: importing torch takes seconds and hundreds of megabytes.
     if not interprets and not has_hardware():
@@ -71,6 +79,14 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
             f"found {names}"
         )
     return usable
+
+
+def _triton_version() -> tuple[int, ...]:
+    """Its first two numbers, without importing it; builds that tell no version pass."""
+    try:
+        return tuple(map(int, version("triton").split(".")[:2]))
+    except PackageNotFoundError:
+        return OLDEST_TRITON
 
 
 def describe(devices: list[torch.device]) -> str:

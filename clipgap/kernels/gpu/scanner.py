@@ -25,13 +25,12 @@ from numpy.typing import NDArray
 from clipgap.kernels.gpu import dense
 from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
 from clipgap.kernels.gpu.devices import free_bytes, telling
-from clipgap.kernels.gpu.panels import DeviceSet, Panel, lists_of, load_lists, prepare
+from clipgap.kernels.gpu.panels import DeviceSet, Panel, cut, lists_of, load_lists, prepare
 from clipgap.kernels.gpu.steps import BEHIND, Steps, Survivors, Winners
 from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
 
 FIRST_ROWS = 2048  # of the first part
 SAMPLE_ROWS = 4096  # give the columns' bounds a start
-SAMPLE_LOSS = 2.0**-8  # of a float16 matrix product that ends in float16
 
 
 @dataclass(frozen=True)
@@ -177,17 +176,23 @@ class GpuScanner:
         return floods
 
     def _sample(self, rows: torch.Tensor) -> None:
-        """Bounds of the k-th best: of k groups of rows, each has a row above the least maximum."""
+        """Bounds of the k-th best: of k groups of rows, each reaches the least of their maxima."""
         each = len(rows) // self.k
         if each == 0:
             return
-        rows = rows[: each * self.k]
+        # Exact, as in float64 every product of stored rows is. What a float16 or float32 product
+        # loses is for torch's flags to say, which are the whole process's and may change.
+        sample = rows[: each * self.k].double()
         for panel in self._panels():
             with panel.on(self.device) as here:
-                halves = here.halves
-                scores = rows @ halves.T if self._on_gpu else rows.float() @ halves.float().T
-                groups = scores.reshape(self.k, each, -1).amax(1).amin(0)
-                here.raise_kth(self.bounds, groups.double() - SAMPLE_LOSS)
+                reached = [
+                    (sample @ here.halves[first:last].double().T)
+                    .reshape(self.k, each, -1)
+                    .amax(1)
+                    .amin(0)
+                    for first, last in cut(here.count, dense.TILE_COLUMNS)
+                ]
+                here.raise_kth(self.bounds, torch.cat(reached))
 
     def _panels(self) -> list[Panel]:
         return [panel for found in self._sets for panel in found.panels]

@@ -47,7 +47,7 @@ class Survivors:
     """The pairs that a filter let through."""
 
     pairs: torch.Tensor  # (2 or more, capacity) int32: row, column
-    count: torch.Tensor  # (1,) int32; runs past the capacity when some did not fit
+    count: torch.Tensor  # (1,) int64; runs past the capacity when some did not fit
     best: torch.Tensor  # the filter's bounds of rows, as it left them
     margin: torch.Tensor | None
     floor: torch.Tensor  # the bounds of columns that it used
@@ -105,6 +105,12 @@ class Steps(Protocol):
         ...
 
 
+def nothing_queued(device: torch.device) -> torch.Tensor:
+    """A queue's count, which runs on when the queue is full: 65,536 rows have 2^32 pairs with a
+    panel, and all of them may survive."""
+    return torch.zeros((1,), dtype=torch.int64, device=device)
+
+
 def overflow(count: torch.Tensor, capacity: int) -> torch.Tensor:
-    """Whether a queue's count ran past its end; past 2^31 it is negative."""
-    return ((count > capacity) | (count < 0)).any()
+    """Whether a queue's count ran past its end."""
+    return (count > capacity).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from clipgap.kernels.gpu import steps
 from clipgap.kernels.gpu.bounds import Rows
 from clipgap.kernels.gpu.panels import Panel
 from clipgap.kernels.gpu.steps import Candidates, Survivors, Winners, overflow
@@ -43,7 +44,8 @@ class TritonSteps:
         best: torch.Tensor,
         margin: torch.Tensor | None,
     ) -> Survivors:
-        words, count = torch.zeros((2, 1), dtype=torch.int32, device=rows.operand.device)
+        device = rows.operand.device
+        words, count = steps.nothing_queued(device), steps.nothing_queued(device)
         filter.filter(
             rows.operand, panel.operand, (rows.offset, rows.width),
             (panel.start, floor, panel.tau_floor, panel.thickness), best, margin,
