@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ import clipgap
 from clipgap.errors import MissingDependency
 from clipgap.kernels.choose import ON_GPU, resolve
 from clipgap.kernels.gpu.devices import usable_devices
-from clipgap.kernels.gpu.scanner import GpuScanner
+from clipgap.kernels.gpu.scanner import GpuScanner, make_steps
 from clipgap.kernels.gpu.steps import Steps
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.oracle import OracleScanner
@@ -50,8 +51,27 @@ FULL, SMALL = Size(6000, (3000, 70)), Size(80, (40, 5))
 SANITIZED = Size(300, (200,), (640,), ("clip-like", "near-ties"))
 
 
+@dataclass(frozen=True)
+class Way:
+    """A kind of filter; its kernels and their shape, where they are not the usual ones."""
+
+    kind: str
+    steps: Steps | None = None
+    config: Any = None
+
+
 def check(device: torch.device, size: Size) -> None:
     """Every way to scan, on every kind of data; stops at the first difference."""
+    for d in size.dims:
+        for found in differences(device, replace(size, dims=(d,))):
+            where = f"{found['way']}, {found['data']}, d = {d}"
+            assert found["right"], f"{where}: {', '.join(found['differs'])} differ from the oracle"
+        names = ", ".join(ways(device, d))
+        print(f"d = {d}: {names} equal the oracle on {', '.join(size.kinds)}", flush=True)
+
+
+def differences(device: torch.device, size: Size) -> Iterator[dict[str, Any]]:
+    """What differs from the oracle, way by way on each kind of data."""
     for d in size.dims:
         for kind in size.kinds:
             rows = synthetic.rows(kind, 0, size.rows, d, seed=1)
@@ -67,28 +87,35 @@ def check(device: torch.device, size: Size) -> None:
             half = len(rows) // 2
             blocks = [(rows[half:], ids[half:]), (rows[:half], ids[:half])]
             expected = [oracle.scan(*block) for block in blocks]
-            for way, (filter, steps) in ways(device, d).items():
-                scanner = GpuScanner(tests, K, device, filter, steps=steps)
-                where = f"{way}, {kind}, d = {d}"
+            for name, way in ways(device, d).items():
+                scanner = GpuScanner(tests, K, device, way.kind, way.config, way.steps)
+                differs = set()
                 for block, truth in zip(blocks, expected, strict=True):
                     found = scanner.scan(*block)
-                    for name in ("sim", "nn", "margin", "witness"):
-                        same = np.array_equal(getattr(found, name), getattr(truth, name))
-                        assert same, f"{where}: {name} differs from the oracle"
+                    differs |= {
+                        column
+                        for column in ("sim", "nn", "margin", "witness")
+                        if not np.array_equal(getattr(found, column), getattr(truth, column))
+                    }
                 for mine, theirs in zip(scanner.topk(), oracle.topk(), strict=True):
-                    same = np.array_equal(mine.sim, theirs.sim)
-                    assert same and np.array_equal(mine.id, theirs.id), f"{where}: neighbours"
-        names = ", ".join(ways(device, d))
-        print(f"d = {d}: {names} equal the oracle on {', '.join(size.kinds)}", flush=True)
+                    if not np.array_equal(mine.sim, theirs.sim):
+                        differs.add("scores of neighbours")
+                    if not np.array_equal(mine.id, theirs.id):
+                        differs.add("neighbours")
+                where = {"way": name, "data": kind, "d": d}
+                yield where | {"right": not differs, "differs": sorted(differs)}
 
 
-def ways(device: torch.device, d: int) -> dict[str, tuple[str, Steps | None]]:
-    """Every filter, and the CUDA one in every shape that fits, from machine code and from PTX."""
-    found: dict[str, tuple[str, Steps | None]] = {
-        name: (kind, None) for name, kind in filters_here(device).items()
-    }
+def ways(device: torch.device, d: int) -> dict[str, Way]:
+    """Every filter: Triton's in every shape that tuning may pick, the CUDA one in every shape that
+    fits, from machine code and from PTX."""
+    found = {}
+    for name, kind in filters_here(device).items():
+        if kind != "cuda":
+            configs = make_steps(kind, device, d).configs
+            found |= {f"{name} {one.name}": Way(kind, config=one) for one in configs}
     if device.type == "cuda":
-        found |= {name: ("cuda", steps) for name, steps in _cuda_ways(device, d)}
+        found |= {name: Way("cuda", steps) for name, steps in _cuda_ways(device, d)}
     return found
 
 

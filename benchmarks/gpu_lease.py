@@ -1,0 +1,589 @@
+"""What a card says in four minutes: is it right, how fast is each part, which goals are met.
+
+    python benchmarks/gpu_lease.py --prepare    # before, where nvcc is: variants of the filter
+    python benchmarks/gpu_lease.py              # on the card
+    TRITON_INTERPRET=1 python benchmarks/gpu_lease.py --dry-run   # all steps in small, on the CPU
+
+Every step is a process of its own with a time limit, so that one which hangs or fails costs its own
+time only. What a step finds is a row of JSON, written when it is found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Row = dict[str, Any]
+ROOT = Path(__file__).parents[1]
+VARIANTS = ROOT / "build" / "lease"
+K = 32
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much of everything."""
+
+    rows: int
+    tests: tuple[int, ...]
+    d: int
+    dims: tuple[int, ...]  # of the sums that are checked
+    square: int  # rows and columns of those sums
+    checked: tuple[int, int]  # rows and test points against the oracle
+    stored: int  # rows of the scan from files
+    rounds: int
+
+
+CARD = Scale(65_536, (50_000, 166_963), 640, (640, 768, 1024), 512, (2000, 1000), 1 << 20, 5)
+DRY = Scale(40, (30,), 32, (32,), 64, (40, 20), 80, 1)
+
+# Changes to the sources that take one thing out, or put it back: file, old text, new text.
+CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
+    "no epilogue": (
+        (
+            "survivors.cuh",
+            "    int reach[SLOTS], lead[SLOTS], none[SLOTS];\n",
+            """    int all = 0;
+#pragma unroll
+    for (int slot = 0; slot < SLOTS; ++slot) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS; ++i) all ^= sums.at[slot][i];
+    }
+    if (all == 0x12345678) atomicAdd(queue.count, 1ull);
+    return;
+    int reach[SLOTS], lead[SLOTS], none[SLOTS];
+""",
+        ),
+    ),
+    "first look only": (
+        (
+            "survivors.cuh",
+            "    while (waiting) {\n",
+            "    if (waiting >> 31) atomicAdd(queue.count, 1ull);\n    while (false) {\n",
+        ),
+    ),
+    "fences": (
+        ("device.cuh", "mbarrier.arrive.shared::cl", "mbarrier.arrive.release.cluster.shared::cl"),
+        ("device.cuh", "try_wait.parity.shared", "try_wait.parity.acquire.cluster.shared"),
+    ),
+    "no order": (
+        ("filter_sm90.cuh", "    if (group == 1) arrive(TURN, TAKING_TURNS);", "    //"),
+        ("filter_sm90.cuh", "            meet(TURN + group, TAKING_TURNS);\n", ""),
+        ("filter_sm90.cuh", "            arrive(TURN + (group ^ 1), TAKING_TURNS);\n", ""),
+        ("filter_sm90.cuh", "    if (turn == group) meet(TURN + group, TAKING_TURNS);", "    //"),
+    ),
+    "no cluster": (("filter_sm90.cuh", "int CLUSTER = 2;", "int CLUSTER = 1;"),),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--prepare", action="store_true", help="compile the variants, and end")
+    parser.add_argument("--dry-run", action="store_true", help="all steps in small, without a GPU")
+    parser.add_argument("--out", type=Path, default=Path("gpu-lease"), help="folder of the rows")
+    parser.add_argument("--only", nargs="*", choices=STEPS, default=list(STEPS))
+    parser.add_argument("--budget", type=float, default=230, help="seconds for all steps")
+    parser.add_argument("--step", choices=(*STEPS, "one-filter"), help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.prepare:
+        prepare()
+    elif asked.step:
+        steps = {name: step for name, (step, _) in STEPS.items()} | {"one-filter": one_filter}
+        for row in steps[asked.step](DRY if asked.dry_run else CARD):
+            print(json.dumps(row), flush=True)
+    else:
+        lead(asked)
+
+
+def lead(asked: argparse.Namespace) -> None:
+    """One step after the other; a step that fails or takes too long is a row too."""
+    asked.out.mkdir(parents=True, exist_ok=True)
+    end, rows = time.monotonic() + asked.budget, []
+    with (asked.out / "rows.jsonl").open("a") as file:
+
+        def take(row: Row) -> None:
+            rows.append(row)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+            print(json.dumps(row), flush=True)
+
+        for name in asked.only:
+            limit = min(STEPS[name][1], end - time.monotonic())
+            if limit < 3:
+                take({"step": name, "failed": "no time was left"})
+                continue
+            command = [sys.executable, __file__, "--step", name]
+            run_step(name, command + ["--dry-run"] * asked.dry_run, limit, take)
+    show_goals(rows)
+
+
+def run_step(name: str, command: list[str], limit: float, take: Callable[[Row], None]) -> None:
+    begun = time.monotonic()
+    with tempfile.TemporaryFile("w+") as said:
+        # A session of its own: what a step has started ends with it.
+        step = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, start_new_session=True
+        )
+        clock = threading.Timer(limit, os.killpg, (step.pid, 9))
+        clock.start()
+        assert step.stdout is not None
+        for line in step.stdout:
+            if line.startswith("{"):
+                take({"step": name, **json.loads(line)})
+        code = step.wait()
+        clock.cancel()
+        seconds = round(time.monotonic() - begun, 1)
+        if code == 0:
+            take({"step": name, "done": True, "seconds": seconds})
+            return
+        said.seek(0)
+        why = f"stopped after {limit:.0f} s" if code == -9 else said.read().strip()[-800:]
+        take({"step": name, "failed": why, "exit": code, "seconds": seconds})
+
+
+# Steps.
+
+
+def device_of() -> Any:
+    from clipgap.kernels.gpu.devices import usable_devices
+
+    return usable_devices()[0]
+
+
+def machine(scale: Scale) -> Iterator[Row]:
+    """What all other rows are about."""
+    import torch
+    import triton
+
+    import clipgap
+
+    row: Row = {"clipgap": clipgap.__version__, "torch": torch.__version__}
+    row |= {"triton": triton.__version__, "python": sys.version.split()[0]}
+    device = device_of()
+    if device.type == "cuda":
+        found = torch.cuda.get_device_properties(device)
+        row |= {"device": found.name, "processors": found.multi_processor_count}
+        tool = shutil.which("nvidia-smi")
+        if tool:
+            query = "--query-gpu=driver_version,clocks.max.sm,clocks.sm,power.limit,temperature.gpu"
+            command = [tool, query, "--format=csv,noheader"]
+            row["smi"] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    yield row | {"interpreted": device.type != "cuda"}
+
+
+def sums(scale: Scale) -> Iterator[Row]:
+    """Every shape of every filter: the survivors against a plain integer product."""
+    import torch
+    from gpu_checks import ways
+
+    from clipgap.kernels.gpu.bounds import Grid
+    from clipgap.kernels.gpu.panels import prepare as on_device
+    from clipgap.kernels.gpu.scanner import make_steps
+    from clipgap.kernels.interface import TestSet
+    from clipgap.synthetic import rows as synthetic
+
+    device, n = device_of(), scale.square
+    for d in scale.dims:
+        rows, points = (synthetic.clip_like(n, d, seed=seed) for seed in (1, 2))
+        for name, way in ways(device, d).items():
+            if way.kind == "float16":
+                continue  # its sums are no integers; the oracle decides
+            steps = way.steps or make_steps(way.kind, device, d)
+            grid = Grid(points, device, steps.quantise)
+            (found,) = on_device(grid, [TestSet("t", points)], K, device, steps.multiple, None)
+            (panel,) = found.panels
+            left = grid.rows(
+                torch.from_numpy(rows).to(device), -(-n // steps.multiple) * steps.multiple
+            )
+            q, p = (plain(operand, way) for operand in (left.operand, panel.operand))
+            product = torch._int_mm(q, p.T) if device.type == "cuda" else q.int() @ p.int().T
+            upper = product + left.offset[:, None] + panel.start[None, :]
+            # Bounds of columns that half of their pairs reach; none of rows.
+            floor = upper.median(dim=0).values.to(torch.int32)
+            never = torch.full_like(left.offset, int(grid.never))
+            let = steps.filter(way.config or steps.configs[0], left, panel, floor, never, None)
+            row, column = let.pairs[:2, : int(let.count)].long()
+            there = torch.zeros_like(upper, dtype=torch.bool)
+            there[row, column] = True
+            wrong = int((there != (upper >= floor[None, :])).sum())
+            twice = int(let.count) - int(there.sum())
+            yield {
+                "way": name,
+                "d": d,
+                "right": not wrong and not twice,
+                "wrong": wrong,
+                "twice": twice,
+            }
+
+
+def plain(operand: Any, way: Any) -> Any:
+    """An operand row by row; the CUDA kernels' lie in tiles, slices and permuted 16-byte chunks."""
+    import torch
+
+    if way.kind != "cuda":
+        return operand
+    places, depth = operand.shape
+    width = way.steps.configs[0].slice
+    tiles = operand.reshape(places // 128, depth // width, 128, width // 16, 16)
+    row = torch.arange(128, device=operand.device)
+    turn = row % 8 if width == 128 else row // 2 % 4
+    there = torch.arange(width // 16, device=operand.device)[None, :] ^ turn[:, None]
+    rows = torch.gather(tiles, 3, there[None, None, :, :, None].expand_as(tiles))
+    return rows.permute(0, 2, 1, 3, 4).reshape(places, depth).contiguous()
+
+
+def oracle(scale: Scale) -> Iterator[Row]:
+    """Every shape that tuning may pick, by equality with the oracle."""
+    import gpu_checks
+
+    rows, points = scale.checked
+    for d in scale.dims[:1] + ((1000,) if scale is CARD else ()):
+        for kind in ("clip-like", "near-ties", "window"):
+            size = gpu_checks.Size(rows, (points, 70), (d,), (kind,))
+            yield from gpu_checks.differences(device_of(), size)
+
+
+def parts(scale: Scale) -> Iterator[Row]:
+    """Peers and each kernel of a scan, in milliseconds, by the device's own clock."""
+    from gpu_checks import filters_here
+
+    device = device_of()
+    x = clip_like(scale.rows, scale.d, device, 1)
+    for m in scale.tests:
+        t = clip_like(m, scale.d, device, 2)
+        clock = Clock(scale, m, device)
+        yield from parts_of_peers(clock, x, t)
+        for name, kind in filters_here(device).items():
+            for row in parts_of_filter(clock, x, t.cpu().numpy(), kind):
+                yield {"filter": name, **row}
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Milliseconds and rates of parts of a scan."""
+
+    scale: Scale
+    m: int
+    device: Any
+
+    def time(self, part: str, work: Callable[[], Any], share: float = 1.0) -> Row:
+        """Of work on all rows, or on a share of them."""
+        rows, d = self.scale.rows, self.scale.d
+        spent = milliseconds(work, self.scale.rounds, self.device) / share
+        tflops = 2e-9 * rows * self.m * d / spent
+        row = {"part": part, "m": self.m, "d": d, "rows": rows}
+        return row | {"ms": round(spent, 4), "tflops": round(tflops, 2)}
+
+
+def parts_of_peers(clock: Clock, x: Any, t: Any) -> Iterator[Row]:
+    import torch
+
+    x = x[: max(1, (2 << 30) // (2 * clock.m))]
+    share = len(x) / clock.scale.rows
+    out = torch.empty((len(x), clock.m), dtype=torch.float16, device=clock.device)
+    yield clock.time("cuBLAS float16", lambda: torch.matmul(x, t.T, out=out), share)
+    yield clock.time("torch loop", lambda: maxima(x, t), share)
+    if clock.device.type == "cuda":
+        few = len(x) // 2  # whose int32 products take twice the room
+        q, p = ((one.float() * 1000).clamp(-127, 127).to(torch.int8) for one in (x[:few], t))
+        p = p[: clock.m // 8 * 8].T
+        yield clock.time("cuBLAS int8", lambda: torch._int_mm(q, p), share / 2)
+
+
+def parts_of_filter(clock: Clock, x: Any, points: Any, kind: str) -> Iterator[Row]:
+    import torch
+
+    from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.gpu.steps import Winners
+    from clipgap.kernels.interface import TestSet
+
+    n, device = clock.scale.rows, clock.device
+    ids = torch.arange(n, device=device)
+    scanner = GpuScanner([TestSet("t", points)], K, device, kind)
+    scanner.start(x, ids).result()  # compiles, tunes, raises the bounds of columns
+    steps, config, panels = scanner._steps, scanner.config, scanner._panels()
+    places = -(-n // steps.multiple) * steps.multiple
+    known = scanner.bounds.rows(x, places)
+
+    def nothing_through() -> None:
+        for panel in panels:
+            scanner._filter_nothing(config, known, panel)
+
+    def real_bounds() -> Any:
+        best = torch.full_like(known.offset, scanner.bounds.always)
+        for panel in panels:
+            found = steps.filter(config, known, panel, panel.floor, best, None)
+        return found
+
+    yield clock.time("quantise", lambda: scanner.bounds.rows(x, places))
+    yield clock.time("filter, nothing through", nothing_through)
+    yield clock.time("filter, real bounds", real_bounds)
+    found, winners = real_bounds(), Winners.none(n, device)
+    candidates, last = scanner._candidates, panels[-1]
+
+    def score() -> None:
+        candidates[0].zero_()
+        steps.score(found, x, ids, last, winners, candidates)
+
+    # Of the last panel alone.
+    yield clock.time("score", score) | {"queued": int(found.count), "panels": len(panels)}
+    yield clock.time("decide", lambda: steps.decide(found, last, winners))
+    yield clock.time("merge", lambda: scanner._merge(last))
+    yield clock.time("all of it", lambda: scanner.start(x, ids).result()) | {"config": config.name}
+
+
+def ablations(scale: Scale) -> Iterator[Row]:
+    """The filter in CUDA C++ with one thing taken out, or put back."""
+    import torch
+
+    device = device_of()
+    if device.type != "cuda":
+        yield {"variant": "none", "skipped": "no card"}
+        return
+    from clipgap.kernels.gpu.cuda_modules import CupyModule, load
+    from clipgap.kernels.gpu.cuda_shapes import shape_for
+    from clipgap.kernels.gpu.cuda_steps import PAIRS, CudaSteps
+    from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.interface import TestSet
+
+    native, chip, shared = load(device)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count
+    shape = shape_for(chip, shared, -(-scale.d // 128) * 128)
+    x = clip_like(scale.rows, scale.d, device, 1)
+    t = clip_like(scale.tests[0], scale.d, device, 2).cpu().numpy()
+    for name in ("as it is", *CHANGES):
+        file = VARIANTS / f"{name.replace(' ', '-')}-{chip}.cubin"
+        if name != "as it is" and not file.exists():
+            yield {"variant": name, "skipped": f"{file.name} was not prepared"}
+            continue
+        module = native if name == "as it is" else CupyModule(file, device.index or 0)
+        here = replace(shape, cluster=1) if name == "no cluster" else shape
+        steps = CudaSteps(module, device, here, processors, PAIRS)
+        scanner = GpuScanner([TestSet("t", t)], K, device, "cuda", steps=steps)
+        spent = milliseconds(partial(scanner.filter_alone, x), scale.rounds, device)
+        yield {"variant": name, "shape": here.name, "m": len(t), "ms": round(spent, 4)}
+
+
+def one_filter(scale: Scale) -> Iterator[Row]:
+    """A filter to look at from outside."""
+    from gpu_checks import filters_here
+
+    from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.interface import TestSet
+
+    device = device_of()
+    t = clip_like(scale.tests[0], scale.d, device, 2).cpu().numpy()
+    kind = list(filters_here(device).values())[-2 if device.type == "cuda" else 0]
+    scanner = GpuScanner([TestSet("t", t)], K, device, kind)
+    for _ in range(3):
+        scanner.filter_alone(clip_like(scale.rows, scale.d, device, 1))
+    yield {"filter": kind}
+
+
+def profile(scale: Scale) -> Iterator[Row]:
+    """Tensor pipe, reasons to stall and bank conflicts of the filter, as ncu counts them."""
+    tool = shutil.which("ncu") or "/usr/local/cuda/bin/ncu"
+    if not Path(tool).exists() or device_of().type != "cuda":
+        yield {"skipped": "no ncu, or no card"}
+        return
+    metrics = (
+        "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
+        "sm__throughput.avg.pct_of_peak_sustained_elapsed",
+        "lts__throughput.avg.pct_of_peak_sustained_elapsed",
+        "l1tex__data_bank_conflicts_pipe_lsu.sum",
+        "smsp__average_warps_issue_stalled_barrier_per_issue_active.ratio",
+        "smsp__average_warps_issue_stalled_long_scoreboard_per_issue_active.ratio",
+        "smsp__average_warps_issue_stalled_wait_per_issue_active.ratio",
+        "gpu__time_duration.sum",
+    )
+    command = [tool, "--csv", "--kernel-name", "regex:filter", "--launch-skip", "1"]
+    command += ["--launch-count", "1", "--metrics", ",".join(metrics)]
+    done = subprocess.run(
+        [*command, sys.executable, __file__, "--step", "one-filter"], capture_output=True, text=True
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith('"')]
+    if not found:
+        yield {"failed": (done.stdout + done.stderr).strip()[-400:]}
+    yield from ({"ncu": line} for line in found)
+
+
+def whole(scale: Scale) -> Iterator[Row]:
+    """A scan from its first row to its tables: rows on the card, rows in memory, rows in files."""
+    import torch
+    from gpu_checks import filters_here
+
+    import clipgap
+    from clipgap.kernels.choose import ON_GPU
+    from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.interface import TestSet
+
+    device, m = device_of(), scale.tests[-1]
+    block = clip_like(scale.rows, scale.d, device, 1)
+    host = block.cpu().numpy()
+    t = clip_like(m, scale.d, device, 2).cpu().numpy()
+    blocks = max(1, scale.stored // scale.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, kind in filters_here(device).items():
+            scanner = GpuScanner([TestSet("t", t)], K, device, kind)
+            for where, rows in (("resident", block), ("streamed", host)):
+                ids = np.arange(scale.rows)
+                named = torch.from_numpy(ids).to(device) if where == "resident" else ids
+                scanner.start(rows, named).result()
+                begun = time.perf_counter()
+                under_way = []
+                for _ in range(blocks):
+                    under_way.append(scanner.start(rows, named))
+                    if len(under_way) > scanner.ahead:
+                        under_way.pop(0).result()
+                for one in under_way:
+                    one.result()
+                yield rate(
+                    name, where, blocks * scale.rows, m, scale.d, time.perf_counter() - begun
+                )
+            kernel = next(one for one, theirs in ON_GPU.items() if theirs == kind)
+            store = Path(folder, "store")
+            if not store.exists():
+                (store / "img_emb").mkdir(parents=True)
+                for shard in range(blocks):
+                    np.save(store / "img_emb" / f"img_emb_{shard:04}.npy", host)
+            begun = time.perf_counter()
+            clipgap.scan(store, {"t": t}, k=K, kernel=kernel, out=Path(folder, kernel))
+            yield rate(
+                name, "from files", blocks * scale.rows, m, scale.d, time.perf_counter() - begun
+            )
+
+
+STEPS: dict[str, tuple[Callable[[Scale], Iterator[Row]], float]] = {
+    "machine": (machine, 20),
+    "sums": (sums, 30),
+    "oracle": (oracle, 60),
+    "parts": (parts, 60),
+    "ablations": (ablations, 30),
+    "profile": (profile, 45),
+    "whole": (whole, 60),
+}
+"""In this order, and so many seconds at most."""
+
+
+# What they share.
+
+
+def clip_like(n: int, d: int, device: Any, seed: int) -> Any:
+    """Rows in a cone, made on the device: mean cosine 0.37."""
+    import torch
+
+    random = torch.Generator(device).manual_seed(seed)
+    centre = torch.randn(d, generator=torch.Generator(device).manual_seed(0), device=device)
+    rows = torch.randn((n, d), generator=random, device=device) * 0.79 + 0.61 * centre
+    return (rows / rows.norm(dim=1, keepdim=True)).half()
+
+
+def maxima(x: Any, t: Any, side: int = 16_384) -> None:
+    for first in range(0, len(t), side):
+        product = x @ t[first : first + side].T
+        product.amax(1), product.amax(0)
+
+
+def milliseconds(work: Callable[[], Any], rounds: int, device: Any) -> float:
+    """The median, after one round that compiles."""
+    import torch
+
+    work()
+    spent = []
+    for _ in range(rounds):
+        if device.type != "cuda":
+            begun = time.perf_counter()
+            work()
+            spent.append(1000 * (time.perf_counter() - begun))
+            continue
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        work()
+        end.record()
+        end.synchronize()
+        spent.append(begin.elapsed_time(end))
+    return float(np.median(spent))
+
+
+def rate(scale: Scale, blocks: int, begun: float) -> Row:
+    """Of a scan of so many blocks against the largest set, which began then."""
+    seconds, rows, m = time.perf_counter() - begun, blocks * scale.rows, scale.tests[-1]
+    row: Row = {"m": m, "d": scale.d, "rows": rows, "seconds": round(seconds, 3)}
+    tflops = 2e-12 * rows * m * scale.d / seconds
+    return row | {"rows_a_second": round(rows / seconds), "tflops": round(tflops, 2)}
+
+
+def prepare() -> None:
+    """Compile every variant for the chips that have a filter of their own."""
+    nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+    VARIANTS.mkdir(parents=True, exist_ok=True)
+    for name, changes in CHANGES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            sources = shutil.copytree(ROOT / "csrc" / "cuda", Path(folder, "cuda"))
+            for file, old, new in changes:
+                text = (sources / file).read_text()
+                assert text.count(old) == 1, f"{name}: {file} has changed"
+                (sources / file).write_text(text.replace(old, new))
+            for chip, target in {80: "sm_80", 90: "sm_90a"}.items():
+                if chip == 80 and {file for file, _, _ in changes} != {"survivors.cuh"}:
+                    continue
+                out = VARIANTS / f"{name.replace(' ', '-')}-{chip}.cubin"
+                command = [nvcc, "-O3", "-std=c++17", "-cubin", f"-arch={target}"]
+                subprocess.run([*command, str(sources / "kernels.cu"), "-o", str(out)], check=True)
+                print(out, flush=True)
+
+
+def show_goals(rows: list[Row]) -> None:
+    """Which goals are met, and what takes the time where one is not."""
+    largest = max((row["m"] for row in rows if row["step"] == "parts" and "m" in row), default=0)
+    rates = {
+        (row.get("part"), row.get("filter", "")): row["tflops"]
+        for row in rows
+        if row["step"] == "parts" and row.get("m") == largest
+    }
+    ends = {(row["filter"], row["where"]): row["tflops"] for row in rows if "where" in row}
+    half = rates.get(("cuBLAS float16", ""))
+    goals: list[tuple[str, float | None, float | None, float, str]] = []
+    for name in sorted({name for name, _ in ends}):
+        goal = 0.85 if name.endswith("float16") else 1.3
+        resident = ends.get((name, "resident"))
+        goals.append((f"{name}, all outputs, × cuBLAS float16", resident, half, goal, name))
+        goals.append(
+            (f"{name}, streamed × resident", ends.get((name, "streamed")), resident, 0.95, name)
+        )
+    wrong = [row for row in rows if row.get("right") is False or row.get("failed")]
+    print(f"\nwrong or failed: {len(wrong)}")
+    for row in wrong:
+        print(f"  {json.dumps(row)[:300]}")
+    for title, mine, theirs, goal, name in goals:
+        if not mine or not theirs:
+            print(f"{title}: not measured")
+            continue
+        met = mine / theirs >= goal
+        print(f"{title}: {mine / theirs:.2f}, goal {goal}: {'met' if met else 'NOT MET'}")
+        spent = {
+            row["part"]: row["ms"]
+            for row in rows
+            if row["step"] == "parts" and row.get("filter") == name and row.get("m") == largest
+        }
+        if not met and spent:
+            share = ", ".join(f"{part} {ms:,.2f} ms" for part, ms in spent.items())
+            print(f"  where the time goes: {share}")
+
+
+if __name__ == "__main__":
+    main()
