@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from clipgap.keep.writing import KeepWriter
 
@@ -55,6 +57,40 @@ def write_shard(path: Path, keys: Sequence[str], format: int = tarfile.PAX_FORMA
     entries = [entry for i, key in enumerate(keys) for entry in sample(key, i)]
     path.write_bytes(tar_bytes(entries, format))
     return path
+
+
+def write_datacomp(
+    folder: Path,
+    shards: Mapping[str, Sequence[str]],
+    keys: str = "{:011d}",
+    *,
+    table: bool = True,
+    described: bool = True,
+    failed: Collection[str] = (),
+) -> Path:
+    """Shards as img2dataset makes them of DataComp's pool: uids stand beside the images.
+
+    `described`: in each sample's .json; `table`: in a parquet beside the tar, which also lists
+    the uids that `failed` and are in no tar.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 0
+    for name, uids in shards.items():
+        rows, entries = [], []
+        for uid in uids:
+            key, number = keys.format(number, uid=uid), number + 1
+            status = "failed_to_download" if uid in failed else "success"
+            row = {"uid": uid, "url": f"http://{number}", "key": key, "status": status, "width": 9}
+            rows.append(row)
+            if status == "success":
+                note = [member(f"{key}.json", json.dumps(row).encode())] if described else []
+                entries += [*sample(key, number), *note]
+        (folder / f"{name}.tar").write_bytes(tar_bytes(entries))
+        successes = sum(row["status"] == "success" for row in rows)
+        (folder / f"{name}_stats.json").write_text(json.dumps({"successes": successes}))
+        if table:
+            pq.write_table(pa.Table.from_pylist(rows), folder / f"{name}.parquet")
+    return folder
 
 
 def contents(path: Path) -> list[tuple[str, bytes]]:

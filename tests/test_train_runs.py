@@ -435,3 +435,39 @@ def test_classes_in_folders_and_keep_lists_by_path(
     content = torch.load(folder / "checkpoints" / "epoch_1.pt", weights_only=True)
     assert (content["objective"], content["arch"]) == ("classify", "squeezenet1_1")
     assert content["classes"] == ["a", "b"] and content["epoch"] == 1
+
+
+def test_a_keep_list_by_uid(world: TrainWorld, tmp_path: Path) -> None:
+    """DataComp's: uids stand in each .json, and shards of the list have names of their own."""
+    uids = [f"{i:032x}" for i in range(50)]
+    entries = [
+        entry
+        for picture, uid in zip(pictures(50), uids, strict=True)
+        for entry in (
+            member(f"{picture.key}.jpg", picture.jpeg),
+            member(f"{picture.key}.txt", picture.caption.encode()),
+            member(f"{picture.key}.json", json.dumps({"uid": uid}).encode()),
+        )
+    ]
+    (tmp_path / "00000000.tar").write_bytes(tar_bytes(entries))
+    keep = write_keep(tmp_path / "keep", {"0a1b": uids}, {("0a1b", row) for row in range(0, 50, 2)})
+    change = {"train_data": str(tmp_path / "00000000.tar"), "keep": keep}
+    plan, place = planned(world, "uids", change, epochs=1, batch_size=5, log_keys=True)
+    assert (plan.samples, plan.missing, plan.options.match) == (25, 0, "uid")
+    train_here(plan, place)
+    lines = (place.folder / "keys" / "rank-0.jsonl").read_text().splitlines()
+    seen = [key for line in lines for _, key in json.loads(line)["samples"]]
+    assert sorted(seen) == [f"{i:09d}" for i in range(0, 50, 2)]
+
+
+@pytest.mark.parametrize("by", ["shard", "key"])
+def test_kept_samples_that_no_shard_holds(world: TrainWorld, tmp_path: Path, by: str) -> None:
+    keys = [picture.key for picture in pictures(30)]
+    name = "00000" if by == "shard" else "img_emb_0"
+    store = {name: [*keys, "gone-0", "gone-1"]}
+    keep = write_keep(tmp_path / "keep", store, {(name, row) for row in range(32)})
+    change = {"train_data": str(world.tar(0)), "keep": keep}
+    with pytest.raises(InputError, match=r"2 of its samples are in none of .*'gone-0', 'gone-1'"):
+        planned(world, "missing", change)
+    plan, _ = planned(world, "missing", change, allow_missing=True, epochs=1)
+    assert (plan.samples, plan.missing) == (30, 2)

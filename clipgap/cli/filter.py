@@ -70,20 +70,20 @@ def filter_shards(
 
 
 def _described(plan: FilterPlan) -> dict[str, Any]:
-    expected = plan.expected()
-    units = None
-    if expected is not None or plan.options.merge is None:
-        units = len(plan.units(expected))
+    findings = plan.findings()
+    units = plan.units(plan.expected() or findings.kept)
     share = plan.selector.kept / plan.rows if plan.rows else None
     return {
         "shards": len(plan.shards),
         "bytes": plan.bytes,
         "keep": str(plan.selector.keep.path),
         "matched_by": plan.selector.by,
+        "match": plan.selector.match,
         "rows": plan.rows,
         "kept": plan.selector.kept,
+        "missing": findings.missing,
         "bytes_kept": None if share is None else round(share * plan.bytes),
-        "shards_out": units,
+        "shards_out": len(units),
     }
 
 
@@ -96,10 +96,14 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  samples  {words.count(plan['kept'])} of {words.count(plan['rows'])}"
         yield f"  bytes    about {words.size(plan['bytes_kept'] or 0)}"
     else:
-        yield f"  samples  up to {words.count(plan['kept'])}"
-        yield "  note     no shard is called like one of the store: keys alone tell samples apart"
-    if plan["shards_out"] is not None:
-        yield f"  into     {words.plural(plan['shards_out'], 'shard')}"
+        found = plan["kept"] - plan["missing"]
+        yield f"  samples  {words.count(found)} of {words.count(plan['kept'])} that it keeps"
+        if plan["match"] == "key":
+            why = "no shard is called like one of the store: keys alone tell samples apart"
+        else:
+            why = f"samples are matched by {plan['match']!r}"
+        yield f"  note     {why}"
+    yield f"  into     {words.plural(plan['shards_out'], 'shard')}"
 
 
 def _outcome(result: FilterResult) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in plan.shards),
         "keep": plan.keep,
         "samples": plan.samples,
+        "missing": plan.missing,
         "reference_samples": plan.reference_samples,
         "epochs": plan.epochs,
         "steps": plan.steps,
@@ -113,6 +114,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         f"  samples  {words.count(plan['samples'])}{kept}{added}, in "
         f"{words.plural(plan['shards'], 'shard')}, {words.size(plan['bytes'])}"
     )
+    if plan["missing"]:
+        yield f"  missing  {words.plural(plan['missing'], 'sample')} of the keep-list"
     yield (
         f"  steps    {words.count(plan['steps'])} in {words.plural(plan['epochs'], 'epoch')}, "
         f"{words.count(plan['global_batch'])} samples each"
@@ -143,6 +146,8 @@ def _describe_outcome(result: TrainResult) -> Iterator[str]:
         f"Trained on {words.plural(counts['samples'], 'sample')}, "
         f"{words.plural(counts['steps'], 'step')}; the last loss is {result.final_loss:.4f}"
     )
+    if counts["missing"]:
+        yield f"  not found: {words.plural(counts['missing'], 'sample')} of the keep-list"
     if result.quarantined:
         yield (
             f"  quarantined: {words.plural(result.quarantined, 'unit')}, listed in "

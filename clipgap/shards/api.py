@@ -13,31 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from clipgap.errors import InputError
 from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count, write_json
 from clipgap.files.identity import sampled_since
-from clipgap.files.sums import AnySum, FileSum, sums_from_json
+from clipgap.files.sums import AnySum, FileSum, damaged, sums_from_json
 from clipgap.keep.lists import KeepList
 from clipgap.machine import thread_count
 from clipgap.options import takes_options
 from clipgap.runs.changes import Change
 from clipgap.runs.executors import Threads
 from clipgap.runs.how import How, Progress, Tally
-from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output, spare
 from clipgap.runs.units import Event, Executor, Ledger, Made, run_units
+from clipgap.shards.lookup import Findings
 from clipgap.shards.options import FilterOptions
 from clipgap.shards.plan import FilterPlan, Unit, plan_filter
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
-from clipgap.shards.work import PLACES, CountWork, FilterWork, load_places
+from clipgap.shards.work import PLACES, FilterWork, FindWork, load_found
 from clipgap.version import __version__
 
 SIZES = "sizes.json"
 
 _FILE = {"name": str, "bytes": is_count, "fingerprint": str}
+_FOUND = {"kept": is_count, "missing": [str], "files": FILES}
 _COUNTS = ("shards", "samples", "kept", "missing", "problems")
 
 KIND = Kind(
@@ -52,7 +52,7 @@ KIND = Kind(
                 "keep": {"path": str, "manifest_sha256": str},
                 "captions": (None, {"files": [{"name": str, "sha256": str}]}),
             },
-            "settings": {"merge": (None, is_count), "missing": str},
+            "settings": {"merge": (None, is_count), "missing": str, "match": (None, str)},
             "counts": dict.fromkeys(_COUNTS, is_count),
             "versions": Each(str),
             "files": FILES,
@@ -77,7 +77,6 @@ KIND = Kind(
         "files": FILES,
     },
 )
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -144,10 +143,9 @@ def _run(plan: FilterPlan, output: Output, executor: Executor) -> FilterResult:
         if _mend(work, output, answer, executor):
             return FilterResult(output.path, answer.manifest, repaired=answer.files)
         output.start()
-    counts = plan.expected()
-    if counts is None and plan.options.merge is not None:
-        counts = _count(plan, output, executor)
-    units = plan.units(counts)
+    findings = _find(plan, output, executor)
+    plan.check(findings)
+    units = plan.units(plan.expected() or findings.kept)
     output.expect(name for unit in units for name in unit.files)
     done = output.ledger.records
     tally = Tally(
@@ -155,7 +153,7 @@ def _run(plan: FilterPlan, output: Output, executor: Executor) -> FilterResult:
         Progress(
             stage="filtering",
             done=sum(record["kept"] for record in done.values()),
-            total=sum(counts or ()),
+            total=sum(plan.expected() or findings.kept),
             noun="samples",
             part=len(done),
             parts=len(units),
@@ -163,7 +161,7 @@ def _run(plan: FilterPlan, output: Output, executor: Executor) -> FilterResult:
     )
     for event in run_units(work, units, output.ledger, executor, how.is_asked_to_stop):
         tally.add(sum(record["kept"] for record in _records(event)), parts=1)
-    entries, files = _finish(plan, output, units)
+    entries, files = _finish(plan, output, units, findings)
     return FilterResult(output.path, output.finish({**described, **entries}, files))
 
 
@@ -172,29 +170,31 @@ def _may_change(change: Change) -> bool:
     return change[:2] == ("setting missing", "error")
 
 
-def _count(plan: FilterPlan, output: Output, executor: Executor) -> list[int]:
-    """Kept samples of each shard, where only the shards can tell."""
-    how, ledger = output.how, Ledger(output.progress / "counts.jsonl", {"kept": is_count})
+def _find(plan: FilterPlan, output: Output, executor: Executor) -> Findings:
+    """What the shards hold, where they are to be asked before anything is written."""
+    how, ledger = output.how, Ledger(output.progress / "found.jsonl", _FOUND)
     ledger.load()
-    work, units = CountWork(plan, output.path), plan.shard_units()
+    ledger.forget([name for name, it in ledger.records.items() if damaged(output.path, _sums(it))])
+    work, units = FindWork(plan, output.path), plan.questions()
     begin = Progress(stage="counting", part=len(ledger.records), parts=len(units))
     tally = Tally(how, begin)
     for _ in run_units(work, units, ledger, executor, how.is_asked_to_stop):
         tally.add(parts=1)
-    return [ledger.records[unit.name]["kept"] for unit in units]
+    found = (load_found(output.path, unit, ledger.records[unit.name]) for unit in units)
+    return Findings.of(plan.selector, found)
 
 
 def _finish(
-    plan: FilterPlan, output: Output, units: Sequence[Unit]
+    plan: FilterPlan, output: Output, units: Sequence[Unit], findings: Findings
 ) -> tuple[dict[str, Any], dict[str, AnySum]]:
     """What is about all shards together; what the manifest says of them, and all sums."""
     records = [output.ledger.records[unit.name] for unit in units]
     problems = [Problem(**entry) for record in records for entry in record["problems"]]
     missing = sum(record["missing"] for record in records)
     if plan.selector.by == "key":
-        missing, found = _judge_keys(plan, output.path, units)
-        problems += found
-    files = {name: entry for record in records for name, entry in _made_files(record).items()}
+        missing = findings.missing
+        problems += _of_keys(plan, findings)
+    files = {name: entry for record in records for name, entry in _sums(record).items()}
     write_json(
         output.path / SIZES,
         {unit.tar: record["kept"] for unit, record in zip(units, records, strict=True)},
@@ -215,17 +215,17 @@ def _finish(
 
 def _mend(work: FilterWork, output: Output, answer: Damaged, executor: Executor) -> bool:
     """Make damaged shards again; False if more than those is damaged, or they need all others."""
-    damaged, plan, how = set(answer.files), work.plan, output.how
+    spoilt, plan, how = set(answer.files), work.plan, output.how
     counts = plan.expected()
     if counts is None and plan.options.merge is not None:
         return False
-    units = [unit for unit in plan.units(counts) if not damaged.isdisjoint(unit.files)]
-    if not damaged <= {name for unit in units for name in unit.files}:
+    units = [unit for unit in plan.units(counts) if not spoilt.isdisjoint(unit.files)]
+    if not spoilt <= {name for unit in units for name in unit.files}:
         return False
     output.prepare()
     for event in run_units(work, units, Ledger(None), executor, how.is_asked_to_stop):
         for record in _records(event):
-            for name, entry in _made_files(record).items():
+            for name, entry in _sums(record).items():
                 if answer.sums.get(name) != entry:
                     raise InputError(
                         f"{output.path / name}: was damaged, made again, and came out different: "
@@ -241,32 +241,15 @@ def _records(event: Event) -> list[Mapping[str, Any]]:
     return list(event.records.values()) if isinstance(event, Made) else []
 
 
-def _made_files(record: Mapping[str, Any]) -> dict[str, AnySum]:
-    """The files of a unit that belong to the output."""
-    sums = sums_from_json(record["files"])
-    return {name: entry for name, entry in sums.items() if not name.startswith(PROGRESS)}
+def _sums(record: Mapping[str, Any]) -> dict[str, AnySum]:
+    return sums_from_json(record["files"])
 
 
-def _judge_keys(plan: FilterPlan, folder: Path, units: Sequence[Unit]) -> tuple[int, list[Problem]]:
-    """Where keys are all there is: how many were not found, and what is wrong with that."""
-    table = plan.selector.sorted_keys().table
-    seen = np.zeros(len(table), np.uint8)
-    for unit in units:
-        places, times = np.unique(load_places(folder, unit), return_counts=True)
-        seen[places] = np.minimum(seen[places] + times, 2)
+def _of_keys(plan: FilterPlan, findings: Findings) -> list[Problem]:
+    """What is wrong where names are all there is, of all shards together."""
     keep = str(plan.selector.keep.path)
     reason = "several samples have this key, and no shard's name tells which is meant; all copied"
-    problems = [
-        Problem(keep, "sample", table[place].decode(), reason) for place in np.flatnonzero(seen > 1)
-    ]
-    lost = np.flatnonzero(seen == 0)
-    if len(lost) and plan.options.missing != "ignore":
-        shown = ", ".join(repr(table[place].decode()) for place in lost[:_SHOWN])
-        reason = f"{len(lost):,} of its samples are in none of the shards, among them {shown}"
-        if plan.options.missing == "error":
-            raise InputError(
-                f"{keep}: {reason}. Is it a keep-list of other shards? --missing list with "
-                "--resume notes it and finishes; --missing ignore is for a part of the shards."
-            )
-        problems.append(Problem(keep, "keep-list", "", reason))
-    return len(lost), problems
+    problems = [Problem(keep, "sample", name, reason) for name in findings.twice]
+    if findings.missing and plan.options.missing != "ignore":
+        problems.append(Problem(keep, "keep-list", "", findings.lacking(plan.selector)))
+    return problems

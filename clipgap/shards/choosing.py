@@ -11,7 +11,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.shards.finding import TarShard
 from clipgap.shards.matching import KeepSelector, SortedKeys
+from clipgap.shards.names import KEY, Names, names_in
 
 Rows = NDArray[np.int64]
 
@@ -94,11 +96,28 @@ class ByKey:
         return self.table.places(keys) >= 0
 
 
-def chooser_for(selector: KeepSelector, path: str) -> Chooser:
-    """What is to be kept of the tar file at `path`."""
+@dataclass(frozen=True)
+class ByName:
+    """Samples are known by other names than their keys; one without a name is not kept."""
+
+    names: Names
+    chooser: ByKey
+
+    def choose(self, keys: Sequence[str]) -> Choice:
+        return self.chooser.choose([self.names.get(key, "") for key in keys])
+
+    def guess(self, keys: Sequence[bytes]) -> NDArray[np.bool_]:
+        names = [self.names.get(key.decode(errors="replace"), "") for key in keys]
+        return self.chooser.guess([name.encode() for name in names])
+
+
+def chooser_for(selector: KeepSelector, shard: TarShard) -> Chooser:
+    """What is to be kept of a tar file."""
+    if selector.match != KEY:
+        return ByName(names_in(shard, selector.match), ByKey(selector.sorted_keys()))
     if selector.by == "key":
         return ByKey(selector.sorted_keys())
-    shard = selector.shard_of(path)
-    table = selector.keep.table(shard)
+    index = selector.shard_of(shard.path)
+    table = selector.keep.table(index)
     rows = table["row"].to_numpy()
-    return ByShard(selector.keep.shards[shard].rows, rows, table["key"].to_pylist())
+    return ByShard(selector.keep.shards[index].rows, rows, table["key"].to_pylist())

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from clipgap.files.documents import is_count
-from clipgap.files.volumes import read_bytes
+from clipgap.files.volumes import File, read_bytes
 from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.tar import DataAfterEnd, Member, TarDamage, TarReader
@@ -119,14 +119,23 @@ def check_count(shard: TarShard, count: int, report: OnProblem) -> None:
     if shard.stats is None:
         return
     try:
-        if shard.stats.size > _LARGEST_STATS:
-            raise ValueError("too large")
-        promised = json.loads(read_bytes(shard.stats, 0, shard.stats.size))["successes"]
-        if not is_count(promised):
-            raise ValueError(f"its successes are {promised!r:.60}")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        said = promised(shard.stats)
+    except ValueError as error:
         report(Problem(shard.stats.path, "shard", "", f"not the statistics of a shard: {error}"))
         return
-    if promised != count:
-        reason = f"holds {count:,} samples, but {shard.stats.path} says {promised:,}"
+    if said != count:
+        reason = f"holds {count:,} samples, but {shard.stats.path} says {said:,}"
         report(Problem(shard.path, "shard", "", reason))
+
+
+def promised(stats: File) -> int:
+    """How many samples a shard has by the statistics beside it; ValueError if they do not say."""
+    if stats.size > _LARGEST_STATS:
+        raise ValueError("too large")
+    try:
+        successes = json.loads(read_bytes(stats, 0, stats.size))["successes"]
+    except (KeyError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    if not is_count(successes):
+        raise ValueError(f"its successes are {successes!r:.60}")
+    return int(successes)

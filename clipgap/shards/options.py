@@ -7,6 +7,14 @@ from pathlib import Path
 
 from clipgap.options import Options, option
 
+AUTO = "auto"
+
+
+MATCH = (
+    "What the keys of the keep-list are: those of the samples (key), or a field of theirs, such as "
+    "uid: a column of the parquet beside a tar, or an entry of each .json."
+)
+
 
 @dataclass(frozen=True)
 class FilterOptions(Options):
@@ -31,6 +39,7 @@ class FilterOptions(Options):
         "a part of the shards).",
         choices=("error", "list", "ignore"),
     )
+    match: str = option(AUTO, MATCH, metavar="key|FIELD", shown="what finds samples")
     workers: int | None = option(
         None, "Shards at a time.", metavar="N", min=1, shown="one more than cores"
     )

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from clipgap.keep.lists import KeepList
 from clipgap.options import takes_options
 from clipgap.shards.captions import CaptionSource
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
+from clipgap.shards.lookup import Findings, find_kept
 from clipgap.shards.matching import KeepSelector
+from clipgap.shards.names import KEY
 from clipgap.shards.options import FilterOptions
 
 
@@ -85,6 +88,39 @@ class FilterPlan:
             return None
         return [selector.keep.shards[selector.shard_of(shard.path)].kept for shard in self.shards]
 
+    def looked_into(self) -> list[TarShard]:
+        """Shards that are asked what they hold before anything is written.
+
+        Where shards of the keep-list have no tables beside them, each is asked when it is copied;
+        they would have to be read twice otherwise.
+        """
+        if self.selector.by == "key":
+            return self.shards
+        if self.options.missing != "error":
+            return []
+        return [shard for shard in self.shards if shard.parquet and shard.stats]
+
+    def questions(self) -> list[Unit]:
+        """Each of those shards as a unit."""
+        return [Unit(shard.name, (Part(shard.index),)) for shard in self.looked_into()]
+
+    def findings(self) -> Findings:
+        """What those shards hold of the keep-list; refused if that is not enough."""
+        with ThreadPoolExecutor(FILE_THREADS) as pool:
+            found = pool.map(partial(find_kept, self.selector), self.looked_into())
+            findings = Findings.of(self.selector, found)
+        self.check(findings)
+        return findings
+
+    def check(self, findings: Findings) -> None:
+        """Refuse a keep-list that the shards do not have all of."""
+        if findings.missing and self.options.missing == "error":
+            raise InputError(
+                f"{self.selector.keep.path}: {findings.lacking(self.selector)}. Is it a keep-list "
+                "of other shards? --missing list notes it and finishes; --missing ignore is for a "
+                f"part of the shards{_other_match(self.selector)}."
+            )
+
     def units(self, kept: Sequence[int] | None) -> list[Unit]:
         """The shards to write; `kept` samples of each shard must be known if they are merged."""
         if self.options.merge is None:
@@ -96,10 +132,6 @@ class FilterPlan:
         if kept is None:
             raise ValueError("merging needs the number of kept samples of each shard")
         return list(_even(kept, self.options.merge))
-
-    def shard_units(self) -> list[Unit]:
-        """Each shard that is read, as a unit."""
-        return [Unit(shard.name, (Part(shard.index),)) for shard in self.shards]
 
     @property
     def _beside(self) -> dict[str, File]:
@@ -135,7 +167,11 @@ class FilterPlan:
                 },
                 "captions": self.captions and self.captions.describe(),
             },
-            "settings": {"merge": self.options.merge, "missing": self.options.missing},
+            "settings": {
+                "merge": self.options.merge,
+                "missing": self.options.missing,
+                **({} if self.selector.match == KEY else {"match": self.selector.match}),
+            },
         }
 
     def marks(self) -> dict[str, dict[str, str]]:
@@ -146,6 +182,10 @@ class FilterPlan:
             "beside": {name: file.modified for name, file in self._beside.items()},
             "captions": {name: file.modified for name, file in captions.items()},
         }
+
+
+def _other_match(selector: KeepSelector) -> str:
+    return "; --match says by which field samples are called" if selector.by == "key" else ""
 
 
 def _identities(files: Mapping[str, File]) -> list[dict[str, Any]]:
@@ -164,9 +204,9 @@ def plan_filter(
     *,
     options: FilterOptions,
 ) -> FilterPlan:
-    """What `filter_shards` would do; reads names and the keep-list, no shard."""
+    """What `filter_shards` would do; reads names, the keep-list, and as few shards as will do."""
     found = find_shards(shards)
-    selector = KeepSelector.open(keep, [shard.path for shard in found])
+    selector = KeepSelector.open(keep, found, options.match)
     source = "::".join(map(str, [shards] if isinstance(shards, str | Path) else shards))
     captions = None if options.captions is None else CaptionSource.open(options.captions)
     return FilterPlan(source, found, selector, captions, options)

@@ -6,7 +6,7 @@ A keep-list can be applied while they are read, so that no shard need be copied.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from clipgap.keep.lists import KeepList
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.groups import groups
 from clipgap.shards.matching import KeepSelector
+from clipgap.shards.names import JSON, KEY
+from clipgap.shards.options import AUTO
 from clipgap.shards.problems import OnProblem, Problem, refuse
 from clipgap.shards.tar import Member, TarReader
 
@@ -59,14 +61,17 @@ def kept_samples(
     *,
     extensions: Collection[str] = SAFE_EXTENSIONS,
     on_problem: OnProblem = refuse,
+    match: str = AUTO,
 ) -> Iterator[Sample]:
-    """The kept samples of some shards, in their order; see `read_samples`."""
+    """The kept samples of some shards, in their order; see `read_samples` and `KeepSelector`."""
     found = find_shards(shards)
-    selector = KeepSelector.open(keep, [shard.path for shard in found])
+    selector = KeepSelector.open(keep, found, match)
+    asked = {*extensions, JSON} if selector.match != KEY else extensions
     for shard in found:
-        for sample in read_samples(shard, extensions=extensions, on_problem=on_problem):
-            if selector(sample.key, sample.shard):
-                yield sample
+        for sample in read_samples(shard, extensions=asked, on_problem=on_problem):
+            contents = {e: c for e, c in sample.contents.items() if e in extensions}
+            if contents and selector(sample.key, sample.shard, sample.contents):
+                yield replace(sample, contents=contents)
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class KeepStage:
 
     def __call__(self, samples: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         for sample in samples:
-            if self.selector(sample["__key__"], sample["__url__"]):
+            if self.selector(sample["__key__"], sample["__url__"], sample):
                 yield sample
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from clipgap.files.volumes import File, LocalFile, RangeReader, file_at
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Made, Slot
 from clipgap.shards.archive import ArchiveWriter
-from clipgap.shards.choosing import Rows, chooser_for
+from clipgap.shards.choosing import chooser_for
 from clipgap.shards.finding import TarShard
 from clipgap.shards.index import Draft, ShardIndex, index_shard
+from clipgap.shards.lookup import Found, find_kept
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 
 PLACES = f"{PROGRESS}/places"
-"""By key: where in the sorted keys the samples of each unit stand."""
+"""By key: where in the sorted keys the kept samples of each shard stand."""
 
 _FETCH = 64 << 20
 
@@ -52,7 +53,7 @@ class FilterWork:
         """Write the files of a unit; what it has become."""
         kept = samples = missing = 0
         problems: list[Problem] = []
-        tables, places = [], []
+        tables = []
         files: dict[str, AnySum] = {}
         with write_atomic(self.folder / unit.tar) as temporary, temporary.open("wb") as out:
             archive = ArchiveWriter(out)
@@ -66,7 +67,6 @@ class FilterWork:
                     samples += index.samples
                     missing += len(index.missing)
                     problems += [*index.problems, *self._missing(shard, index)]
-                    places.append(index.places)
                 if shard.parquet is not None:
                     rows, found = _kept_rows(shard.parquet, keys)
                     tables.append(rows)
@@ -76,8 +76,6 @@ class FilterWork:
             files[unit.parquet] = _write_rows(self.folder / unit.parquet, tables)
         write_json(self.folder / unit.stats, statistics(kept))
         files[unit.stats] = FileSum.of(self.folder / unit.stats)
-        if self.plan.selector.by == "key":
-            files[_places_name(unit)] = self._save_places(unit, places)
         return {
             "kept": kept,
             "samples": samples,  # found in the shards that it begins, kept or not
@@ -89,7 +87,7 @@ class FilterWork:
     def _copy(self, unit: Unit, part: Part, file: File, archive: ArchiveWriter) -> ShardIndex:
         """Append the samples of a part."""
         shard, captions = self.plan.shards[part.shard], self.plan.captions
-        chooser = chooser_for(self.plan.selector, shard.path)
+        chooser = chooser_for(self.plan.selector, shard)
         new_captions = {} if captions is None else captions.of(shard.name)
         draft = Draft(archive, chooser) if unit.parts == (Part(part.shard),) else None
         index = index_shard(shard, file, chooser, new_captions, draft)
@@ -115,39 +113,36 @@ class FilterWork:
         reason = "is kept by the keep-list, but not in the shard"
         return [Problem(shard.path, "sample", key, reason) for key in index.missing]
 
-    def _save_places(self, unit: Unit, places: Sequence[Rows]) -> FileSum:
-        path = self.folder / _places_name(unit)
-        with write_atomic(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate([np.zeros(0, np.int64), *places]))
-        return FileSum.of(path)
-
 
 @dataclass(frozen=True)
-class CountWork:
-    """Counts how many samples of each shard are kept."""
+class FindWork:
+    """Finds out what shards hold of the keep-list."""
 
     plan: FilterPlan
     folder: Path
 
     def do(self, units: Iterable[Unit], slot: Slot) -> Iterator[Made]:
-        """Count for units of a whole shard each."""
+        """Look into units of a whole shard each."""
         for unit in units:
             if slot.stop():
                 return
             shard = self.plan.shards[unit.parts[0].shard]
             with at_hand(shard, self.folder) as file:
-                index = index_shard(shard, file, chooser_for(self.plan.selector, shard.path), {})
-            yield Made({unit.name: {"kept": len(index.keys)}})
+                found = find_kept(self.plan.selector, replace(shard, file=file))
+            path = self.folder / _places_name(unit)
+            with write_atomic(path) as temporary, temporary.open("wb") as out:
+                np.save(out, found.places)
+            sums = {_places_name(unit): asdict(FileSum.of(path))}
+            yield Made({unit.name: {"kept": found.kept, "missing": found.missing, "files": sums}})
 
 
-def load_places(folder: Path, unit: Unit) -> Rows:
-    """What a finished unit has noted among the `PLACES`."""
-    places: Rows = np.load(folder / _places_name(unit))
-    return places
+def load_found(folder: Path, unit: Unit, record: Mapping[str, Any]) -> Found:
+    """What a unit of `FindWork` has found."""
+    return Found(record["kept"], record["missing"], np.load(folder / _places_name(unit)))
 
 
 def _places_name(unit: Unit) -> str:
-    return f"{PLACES}/{unit.name}.npy"
+    return f"{PLACES}/{unit.parts[0].shard:05d}.npy"
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from clipgap.report.api import KIND as REPORT
 from clipgap.report.contents import FORMAT as REPORT_DATA
 from clipgap.shards.api import KIND as SHARDS
 from clipgap.shards.api import SIZES
-from clipgap.shards.finding import SUFFIX
+from clipgap.shards.finding import SUFFIX, find_shards
+from clipgap.shards.names import KEY, names_in
 from clipgap.shards.plan import Unit, file_names
 from clipgap.shards.problems import QUARANTINE, Problem
 from clipgap.shards.samples import read_samples
@@ -49,7 +50,7 @@ def prove_shards(asked: Asked, checks: Checks) -> None:
         checks.make("samples", _check_samples, folder, manifest, keys)
         checks.make("counts", _check_shard_counts, folder, manifest, keys)
     if checks.all_good:
-        checks.make("keep-list", _check_kept, manifest, keys)
+        checks.make("keep-list", _check_kept, folder, manifest, keys)
 
 
 def _check_samples(
@@ -104,7 +105,7 @@ def _check_shard_counts(
 
 
 def _check_kept(
-    manifest: Mapping[str, Any], keys: Mapping[str, Sequence[str]], problems: Problems
+    folder: Path, manifest: Mapping[str, Any], keys: Mapping[str, Sequence[str]], problems: Problems
 ) -> str:
     """If the keep-list is there: what is kept is what it keeps, and what lacks is said to."""
     said, counts = manifest["inputs"]["keep"], manifest["counts"]
@@ -114,8 +115,15 @@ def _check_kept(
     if checksum(keep.manifest) != said["manifest_sha256"]:
         problems.add(f"{keep.path} is no longer the keep-list that was filtered by")
         return ""
-    wanted = _wanted(keep, [shard["name"] for shard in manifest["inputs"]["shards"]])
-    found = [key for tar in sorted(keys) for key in keys[tar]]
+    match = manifest["settings"].get("match", KEY)
+    if match == KEY:
+        wanted = _wanted(keep, [shard["name"] for shard in manifest["inputs"]["shards"]])
+        found = [key for tar in sorted(keys) for key in keys[tar]]
+    else:
+        wanted, found = _wanted(keep, []), []
+        for shard in find_shards(folder) if keys else ():
+            names = names_in(shard, match)
+            found += [names.get(key, key) for key in keys[shard.file.path.rpartition("/")[2]]]
     if strangers := set(found) - set(wanted):
         problems.add(f"{min(strangers)!r} is in the shards, but {keep.path} does not keep it")
     lacking = len(set(wanted) - set(found))

@@ -151,10 +151,11 @@ def _check_counts(folder: Path, manifest: Mapping[str, Any], problems: Problems)
         "samples": plan.samples,
         "reference": plan.reference_samples,
         "samples_seen": plan.epochs * plan.batches.samples,
+        "missing": plan.missing,
         "steps": plan.steps,
         "quarantined": len(quarantined(folder, manifest)),
     }
-    problems.differ("counts", counts, found)
+    problems.differ("counts", {"missing": 0, **counts}, found)
     if plan.options.train_num_samples is None:
         problems.differ("samples", plan.samples, sum(shard.samples for shard in plan.shards))
     said = None if plan.keep is None else {"path": plan.keep, "manifest_sha256": plan.keep_sha256}

@@ -175,6 +175,7 @@ def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
         "counts": {
             "samples": plan.samples,
             "reference": plan.reference_samples,
+            "missing": plan.missing,
             "samples_seen": plan.epochs * plan.batches.samples,
             "steps": plan.steps,
             "quarantined": len(problems),

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from clipgap.errors import UsageError
 from clipgap.options import Options, argument, option
+from clipgap.shards.options import AUTO, MATCH
 
 Objective = Literal["clip", "classify"]
 
@@ -55,6 +56,10 @@ class TrainOptions(Options):
         min=1,
     )
     accum_freq: int | None = option(None, "Passes of a step.", metavar="N", min=1, shown="1")
+    match: str = option(AUTO, MATCH, metavar="key|FIELD", shown="what finds samples")
+    allow_missing: bool = option(
+        False, "Train although no shard holds some samples of the keep-list; they are counted."
+    )
     train_num_samples: int | None = option(
         None, "Of an epoch.", metavar="N", min=1, shown="all that is kept"
     )

@@ -25,7 +25,10 @@ from clipgap.files.documents import checksum
 from clipgap.keep.lists import open_keep
 from clipgap.machine import cores
 from clipgap.shards.finding import find_shards
+from clipgap.shards.lookup import Findings
 from clipgap.shards.matching import KeepSelector
+from clipgap.shards.names import KEY
+from clipgap.shards.options import AUTO
 
 _MOST_WORKERS = 4
 _OWNED = {
@@ -98,6 +101,7 @@ class TrainPlan:
     samples: int  # of an epoch
     batches: BatchPlan
     classes: tuple[str, ...] = ()  # for "classify"
+    missing: int = 0  # samples of the keep-list that no shard holds
 
     @property
     def order(self) -> Order:
@@ -183,16 +187,19 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
     options = replace(options, devices=None, device=device)  # the batch plan says how many
     classify = options.objective == "classify"
     classes: tuple[str, ...] = ()
-    selector = None
+    selector, missing = None, 0
     if is_image_folder(place.train_data):
         if not classify:
             raise InputError(f"{place.train_data}: holds no .tar files; training CLIP needs them")
-        selector, shards, classes = _open_folder(place)
+        selector, shards, classes = _open_folder(place, options)
     else:
         found = find_shards(place.train_data)
         if place.keep is not None:
-            selector = KeepSelector.open(place.keep, [shard.path for shard in found])
-        shards = count_shards(place.train_data, selector, found, place.add_reference)
+            selector = KeepSelector.open(place.keep, found, options.match)
+        shards, findings = count_shards(place.train_data, selector, found, place.add_reference)
+        if selector is not None and findings is not None:
+            options = replace(options, match=selector.match)  # each loader is told what was found
+            missing = _missing(selector, findings, options)
         classes = count_classes(shards) if classify else ()
     samples = options.train_num_samples or sum(shard.samples for shard in shards)
     plan = TrainPlan(
@@ -206,11 +213,22 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         samples=samples,
         batches=_batches(options, samples, world),
         classes=classes,
+        missing=missing,
     )
     if not classify:
         check_promises()
         _check_arguments(plan, place)
     return plan
+
+
+def _missing(keep: KeepSelector, findings: Findings, options: TrainOptions) -> int:
+    if findings.missing and not options.allow_missing:
+        raise InputError(
+            f"{keep.keep.path}: {findings.lacking(keep)}. Is it a keep-list of other shards, or "
+            "are samples called by another field (--match)? --allow-missing counts them and "
+            "trains on the others."
+        )
+    return findings.missing
 
 
 def _world(options: TrainOptions, ranks: Ranks, device: str) -> int:
@@ -262,9 +280,13 @@ def _identity(options: TrainOptions) -> dict[str, Any]:
     return identify(model, options.pretrained)
 
 
-def _open_folder(place: Place) -> tuple[KeepSelector | None, list[Counted], tuple[str, ...]]:
+def _open_folder(
+    place: Place, options: TrainOptions
+) -> tuple[KeepSelector | None, list[Counted], tuple[str, ...]]:
     if place.add_reference is not None:
         raise UsageError("--add-reference adds tar shards to tar shards, not to a folder of images")
+    if place.keep is not None and options.match not in (AUTO, KEY):
+        raise UsageError("--match is for tar shards; the keys of images are their paths")
     return count_folder(Path(place.train_data), place.keep)
 
 

@@ -83,7 +83,7 @@ class Session:
     def _shards(self) -> Shards:
         plan = self.plan
         if not plan.is_folder:
-            return KeptShards(plan.shards, plan.keep)
+            return KeptShards(plan.shards, plan.keep, plan.options.match)
         return ImageFolder(Path(plan.train_data), None if plan.keep is None else Path(plan.keep))
 
 

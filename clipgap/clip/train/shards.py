@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,14 @@ from clipgap.clip.images.reading import (
     find_images,
 )
 from clipgap.errors import InputError
-from clipgap.files.volumes import FILE_THREADS, read_bytes
-from clipgap.shards.choosing import Choice, chooser_for
+from clipgap.files.volumes import FILE_THREADS
+from clipgap.shards.choosing import Choice
 from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.groups import promised
 from clipgap.shards.index import index_shard
+from clipgap.shards.lookup import Findings, find_kept
 from clipgap.shards.matching import KeepSelector
+from clipgap.shards.names import KEY
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample, read_samples
 
@@ -51,11 +54,11 @@ class Counted:
 class KeptShards:
     """Reads the samples that take part, from the shards where they lie."""
 
-    def __init__(self, shards: Sequence[Counted], keep: str | None) -> None:
+    def __init__(self, shards: Sequence[Counted], keep: str | None, match: str = KEY) -> None:
         self._shards = find_shards([shard.name for shard in shards])
         self._whole = [shard.reference for shard in shards]
-        filtered = [shard.name for shard in shards if not shard.reference]
-        self._selector = None if keep is None else KeepSelector.open(keep, filtered)
+        chosen = [s for s, whole in zip(self._shards, self._whole, strict=True) if not whole]
+        self._selector = None if keep is None else KeepSelector.open(keep, chosen, match)
 
     def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
         """The samples of a shard that take part, in order."""
@@ -68,27 +71,29 @@ class KeptShards:
     @staticmethod
     def _kept(samples: Iterator[Sample], selector: KeepSelector) -> Iterator[Sample]:
         for sample in samples:
-            if selector(sample.key, sample.shard):
+            if selector(sample.key, sample.shard, sample.contents):
                 yield sample
 
 
 def count_shards(
     train_data: str, keep: KeepSelector | None, found: Sequence[TarShard], reference: str | None
-) -> list[Counted]:
-    """All shards of a run with their samples; where no list says how many, headers are read."""
-    counted = _count(found, keep)
+) -> tuple[list[Counted], Findings | None]:
+    """All shards of a run with their samples, and what they have of the keep-list.
+
+    Where nothing beside a shard can be trusted to say how many it has, its headers are read.
+    """
+    counts, findings = _count(found, keep)
+    counted = _counted(found, counts)
     if reference is not None:
         added = find_shards(reference)
         twice = {shard.path for shard in found} & {shard.path for shard in added}
         if twice:
             raise InputError(f"{min(twice)}: both in --train-data and in --add-reference")
-        counted += [
-            Counted(shard.name, shard.bytes, shard.samples, True) for shard in _count(added, None)
-        ]
+        counted += _counted(added, _count(added, None)[0], reference=True)
     if not any(shard.samples for shard in counted):
         why = f" that {keep.keep.path} keeps" if keep is not None else ""
         raise InputError(f"{train_data:.200}: holds no sample{why}, so there is nothing to learn")
-    return counted
+    return counted, findings
 
 
 def count_classes(shards: Sequence[Counted]) -> tuple[str, ...]:
@@ -108,28 +113,35 @@ def count_classes(shards: Sequence[Counted]) -> tuple[str, ...]:
     return tuple(map(str, range(classes)))
 
 
-def _count(shards: Sequence[TarShard], keep: KeepSelector | None) -> list[Counted]:
-    def samples(shard: TarShard) -> int:
-        if keep is not None and keep.by == "shard":
-            return keep.keep.shards[keep.shard_of(shard.path)].kept
-        if keep is None and (promised := _promised(shard)) is not None:
-            return promised
-        chooser = _Everything() if keep is None else chooser_for(keep, shard.path)
-        return len(index_shard(shard, shard.file, chooser, {}).keys)
-
-    with ThreadPoolExecutor(FILE_THREADS) as pool:
-        counts = list(pool.map(samples, shards))
+def _counted(
+    shards: Sequence[TarShard], counts: Sequence[int], reference: bool = False
+) -> list[Counted]:
     return [
-        Counted(shard.path, shard.file.size, count)
+        Counted(shard.path, shard.file.size, count, reference)
         for shard, count in zip(shards, counts, strict=True)
     ]
+
+
+def _count(
+    shards: Sequence[TarShard], keep: KeepSelector | None
+) -> tuple[Sequence[int], Findings | None]:
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        if keep is None:
+            return list(pool.map(_all_samples, shards)), None
+        findings = Findings.of(keep, pool.map(partial(find_kept, keep), shards))
+    return findings.kept, findings
+
+
+def _all_samples(shard: TarShard) -> int:
+    said = _promised(shard)
+    return len(index_shard(shard, shard.file, _Everything(), {}).keys) if said is None else said
 
 
 def _promised(shard: TarShard) -> int | None:
     """What img2dataset, `clipgap filter` or a sizes.json say; a reader checks the first two."""
     try:
         if shard.stats is not None:
-            return int(json.loads(read_bytes(shard.stats, 0, shard.stats.size))["successes"])
+            return promised(shard.stats)
         sizes = Path(shard.path).with_name("sizes.json")
         return int(json.loads(sizes.read_bytes())[Path(shard.path).name])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
@@ -173,7 +185,7 @@ class ImageFolder:
     def __init__(self, folder: Path, keep: Path | None) -> None:
         self._folder = folder
         # By path alone: shards of a store are parts of the folder, whatever either is called.
-        self.selector = None if keep is None else KeepSelector.open(keep, [])
+        self.selector = None if keep is None else KeepSelector.open(keep, [], KEY)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
