@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo test check bench oldest-triton clean
+.PHONY: help demo test check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (a few minutes)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
+	@echo "make clients the tests alone that run software of others at versions of its own"
 	@echo "make bench   our kernels and their peers side by side"
 	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
 	@echo "make clean   remove $(VENV) and everything built"
@@ -24,6 +25,9 @@ demo: $(VENV)/.installed
 test: check
 	$(BIN)/python -m pytest -m "not alone" -n $(TEST_PROCESSES) --dist loadfile
 	$(BIN)/python -m pytest -m alone
+
+clients: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m clients
 
 check: $(VENV)/.installed-dev
 	VENV=$(VENV) scripts/check

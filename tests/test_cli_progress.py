@@ -92,6 +92,16 @@ def test_a_bar_is_full_only_when_all_is_done() -> None:
     assert "99 %" in text.getvalue()
 
 
+def test_more_than_was_expected() -> None:
+    """A number of samples that was promised, or guessed from bytes, can be too low."""
+    lines: list[str] = []
+    clock = Clock()
+    show = PlainLines(lines.append, clock)
+    clock.now = 5.0
+    show(Progress(stage="embedding", done=1_200, total=1_000, noun="images", seconds=60))
+    assert lines == ["embedding: 1,200 images, 20 images/s"]
+
+
 def test_a_terminal_gets_the_bar_and_it_goes_away() -> None:
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, _environ={"TERM": "xterm"})

@@ -22,7 +22,8 @@ from PIL import Image
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.clip.embed.api import EmbedResult, embed
+from clipgap.clip.embed.api import EmbedResult, embed, plan_embed
+from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.models import LoadedModel
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.runs.executors import Here
@@ -212,6 +213,22 @@ def test_a_large_folder_becomes_several_shards(
     (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
     world.embed(tmp_path / "images", tmp_path / "out")
     assert [entry.rows for entry in clipgap.open_store(tmp_path / "out").shards] == [4, 4, 2]
+
+
+def test_how_many_there_are_is_what_shards_say(world: World, tmp_path: Path) -> None:
+    """Images of one shard say little of those in others."""
+    for path in sorted(world.shards.glob("*.tar")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        count = len(world.made[int(path.stem)])
+        (tmp_path / f"{path.stem}_stats.json").write_text(json.dumps({"successes": count}))
+
+    def images() -> int | None:
+        options = EmbedOptions(device="cpu")
+        return plan_embed(tmp_path, world.config, None, options=options).images
+
+    assert images() == sum(COUNTS)
+    (tmp_path / "00001_stats.json").write_text("{}")
+    assert images() is None
 
 
 def test_hugging_face_shards(world: World, tmp_path: Path) -> None:

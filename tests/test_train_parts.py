@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Callable
@@ -159,3 +160,15 @@ def test_steps_of_an_epoch_taken_up_later() -> None:
 def test_accuracy() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.5], [0.8, 0.1, 0.3], [0.2, 0.3, 0.4]])
     assert patches.accuracy(scores, torch.tensor([1, 2, 0]), topk=(1, 2)) == [1.0, 2.0]
+
+
+def test_loggers_are_as_before() -> None:
+    """open_clip_train has every logger talk, and torch's do so when the process ends."""
+    logger, new = logging.getLogger("torch._dynamo"), logging.getLogger("clipgap.test-of-levels")
+    before = logger.level
+    ours = patches.Replacements(*[lambda *_: None] * 4)  # type: ignore[list-item]
+    with patches.patched(ours):
+        for each in (logger, new, logging.getLogger("clipgap.made-meanwhile")):
+            each.setLevel(logging.INFO)
+    assert logger.level == before and new.level == logging.NOTSET
+    assert logging.getLogger("clipgap.made-meanwhile").level == logging.NOTSET

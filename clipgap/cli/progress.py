@@ -116,14 +116,16 @@ def _doing(progress: Progress) -> str:
 
 def _percent(progress: Progress) -> str:
     # Rounded down: 100 % is for what is done.
-    return f"{100 * progress.done // progress.total:.0f} %" if progress.total else ""
+    share = 100 * progress.done // progress.total if progress.total else 0
+    return f"{share:.0f} %" if progress.total and share <= 100 else ""
 
 
 def _figures(progress: Progress) -> list[str]:
     figures = []
     if progress.total:
         done, total = words.count(progress.done), words.count(progress.total)
-        figures.append(f"{done} of {total} {progress.noun}")
+        of = "" if progress.done > progress.total else f" of {total}"
+        figures.append(f"{done}{of} {progress.noun}")
     if progress.parts:
         part, parts = words.count(progress.part), words.count(progress.parts)
         figures.append(f"{progress.parts_are} {part} of {parts}")

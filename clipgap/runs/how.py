@@ -45,7 +45,9 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        return (self.total - self.done) / self.rate if self.total and self.rate > 0 else None
+        """None if nobody knows, as where there turned out to be more than was expected."""
+        left = self.total - self.done
+        return left / self.rate if self.total and left >= 0 and self.rate > 0 else None
 
 
 OnProgress = Callable[[Progress], None]

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -144,11 +145,13 @@ class EmbedPlan:
     def bytes(self) -> int:
         return sum(unit.file.size for unit in self.units)
 
-    @property
+    @cached_property
     def images(self) -> int | None:
         """How many, if that is known without reading shards."""
-        folders = [unit for unit in self.units if isinstance(unit, FolderUnit)]
-        return sum(len(unit.paths) for unit in folders) if folders else None
+        with ThreadPoolExecutor(FILE_THREADS) as pool:
+            counts = list(pool.map(lambda unit: unit.count, self.units))
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     @property
     def settings(self) -> dict[str, Any]:

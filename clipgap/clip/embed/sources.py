@@ -19,6 +19,7 @@ from clipgap.errors import InputError
 from clipgap.files.identity import digest_of, digest_of_group, mark_of
 from clipgap.files.volumes import File, LocalFile
 from clipgap.shards.finding import TarShard, find_shards
+from clipgap.shards.groups import promised
 from clipgap.shards.plan import file_names
 from clipgap.shards.problems import OnProblem
 
@@ -56,6 +57,11 @@ class Unit(Protocol):
         """When it was last changed."""
         ...
 
+    @property
+    def count(self) -> int | None:
+        """How many images it should have, if that stands somewhere."""
+        ...
+
 
 @dataclass(frozen=True)
 class TarUnit:
@@ -82,6 +88,15 @@ class TarUnit:
 
     def changed(self) -> str:
         return self.file.modified
+
+    @property
+    def count(self) -> int | None:
+        if self.shard.stats is None:
+            return None
+        try:
+            return promised(self.shard.stats)
+        except ValueError:  # told of when the shard is read
+            return None
 
 
 @dataclass(frozen=True)
@@ -112,6 +127,10 @@ class FolderUnit:
 
     def changed(self) -> str:
         return mark_of(self._files())
+
+    @property
+    def count(self) -> int:
+        return len(self.paths)
 
     def _files(self) -> Iterator[LocalFile]:
         for path, size, time in zip(self.paths, self.sizes, self.times, strict=True):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def patched(ours: Replacements) -> Iterator[Callable[[Sequence[str]], Any]]:
         (torch.nn.parallel, "DistributedDataParallel", AnyDeviceParallel),
     ]
     before = [getattr(module, name) for module, name, _ in replaced]
+    levels = {logger: logger.level for logger in _loggers()}
     for module, name, replacement in replaced:
         setattr(module, name, replacement)
     try:
@@ -97,6 +99,14 @@ def patched(ours: Replacements) -> Iterator[Callable[[Sequence[str]], Any]]:
     finally:
         for (module, name, _), original in zip(replaced, before, strict=True):
             setattr(module, name, original)
+        # open_clip has all loggers talk, and some of torch's do so when the process ends.
+        for logger in _loggers():
+            logger.setLevel(levels.get(logger, logging.NOTSET))
+
+
+def _loggers() -> list[logging.Logger]:
+    known = logging.root.manager.loggerDict.values()
+    return [logging.root, *(each for each in known if isinstance(each, logging.Logger))]
 
 
 def import_trainer(part: str) -> Any:
