@@ -1,4 +1,4 @@
-"""webdataset at both ends of what we take: open_clip's own extra stops at 0.2.86, pip at the newest.
+"""webdataset at both ends of what we take: open_clip's own extra stops at 0.2.86.
 
 Each version is put into a folder of its own, in front of whatever is installed.
 """
