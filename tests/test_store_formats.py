@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from clipgap.errors import InputError
 from clipgap.store.base import Store
 from clipgap.store.opening import array_store, open_store
 from clipgap.store.rows import Resting
@@ -77,6 +80,48 @@ def test_arrays_and_metadata_may_differ_in_padding(tmp_path: Path) -> None:
         file = tmp_path / "metadata" / f"metadata_{number}.parquet"
         file.rename(file.with_name(f"metadata_{number:03d}.parquet"))
     check(open_store(tmp_path), blocks, [keys_of(0, 3), keys_of(1, 4)])
+
+
+def write_part(folder: Path, name: str, samples: int) -> None:
+    """What clip-retrieval notes of a part of its run."""
+    (folder / "stats").mkdir(exist_ok=True)
+    (folder / "stats" / name).write_text(json.dumps({"sample_count": samples, "end_time": 1.5}))
+
+
+def test_parts_without_samples_leave_no_array(tmp_path: Path) -> None:
+    blocks = write_clip_retrieval(tmp_path, [3, 4, 5, 6])
+    for number in (0, 2):
+        (tmp_path / "img_emb" / f"img_emb_{number}.npy").unlink()
+        (tmp_path / "metadata" / f"metadata_{number}.parquet").unlink()
+    write_part(tmp_path, "0.json", 0)
+    with pytest.raises(InputError, match="these are missing: 2"):
+        open_store(tmp_path)
+    write_part(tmp_path, "2.json", 5)
+    with pytest.raises(InputError, match="these are missing: 2"):
+        open_store(tmp_path)
+    write_part(tmp_path, "2.json", 0)
+    check(open_store(tmp_path), [blocks[1], blocks[3]], [keys_of(1, 4), keys_of(3, 6)])
+
+
+def test_a_part_that_was_killed_is_refused(tmp_path: Path) -> None:
+    blocks = write_clip_retrieval(tmp_path, [3, 4])
+    write_part(tmp_path, "0.json", 3)
+    write_part(tmp_path, "wip_1.json", 2)
+    with pytest.raises(InputError, match=r"wip_1\.json: this part of the run has not ended"):
+        open_store(tmp_path)
+    named = open_store(f"{tmp_path}/img_emb/img_emb_{{0,1}}.npy")
+    check(named, blocks, [keys_of(0, 3), keys_of(1, 4)])
+
+
+def test_keys_of_an_empty_shard_have_no_type(tmp_path: Path) -> None:
+    """So pandas writes a column without values."""
+    blocks = write_clip_retrieval(tmp_path, [3, 0])
+    metadata = tmp_path / "metadata" / "metadata_1.parquet"
+    pq.write_table(pa.table({"image_path": pa.nulls(0)}), metadata)
+    check(open_store(tmp_path), blocks, [keys_of(0, 3), []])
+    pq.write_table(pa.table({"image_path": pa.nulls(2)}), metadata)
+    with pytest.raises(InputError, match="must be strings, not null"):
+        open_store(tmp_path)
 
 
 def test_shards_named_one_by_one_keep_their_metadata(tmp_path: Path) -> None:

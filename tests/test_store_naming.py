@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from clipgap.errors import UsageError
 from clipgap.files.naming import Options, Part, expand_braces, gaps, natural, parse, show_runs
 
 
@@ -18,10 +19,21 @@ from clipgap.files.naming import Options, Part, expand_braces, gaps, natural, pa
         ("{8..010}", ["008", "009", "010"]),
         ("{x,y}{1..2}", ["x1", "x2", "y1", "y2"]),
         ("{a,}b", ["ab", "b"]),
+        ("{{00..01},{08..10}}.tar", ["00.tar", "01.tar", "08.tar", "09.tar", "10.tar"]),
+        ("{a,b{1..2}{x,{y,z}}}", ["a", "b1x", "b1y", "b1z", "b2x", "b2y", "b2z"]),
+        ("a}{b,c}{", ["a}b{", "a}c{"]),
     ],
 )
 def test_braces(text: str, names: list[str]) -> None:
     assert expand_braces(text) == names
+
+
+@pytest.mark.parametrize(
+    "text", ["{x{a}}", "{{a}}", "{{0..9999},{0..999999}}", "{x," * 99 + "}" * 99]
+)
+def test_braces_that_mean_nothing_or_too_much(text: str) -> None:
+    with pytest.raises(UsageError):
+        expand_braces(text)
 
 
 def test_settings_belong_to_their_part() -> None:

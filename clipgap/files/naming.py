@@ -25,6 +25,7 @@ _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _GLOB = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"(.*?)([0-9]+)")
 _MOST_NAMES = 1_000_000
+_DEEPEST = 32
 
 
 @dataclass(frozen=True)
@@ -93,17 +94,49 @@ def find_files(volume: Volume, path: str) -> Found | None:
 
 
 def expand_braces(text: str) -> list[str]:
-    """`a{00..02}` → a00 a01 a02; `{x,y}` → x y; several groups multiply, the last one fastest."""
-    pieces = _BRACES.split(text)  # fixed text and groups by turns
-    choices = [
-        _choices(piece, text) if index % 2 else [piece] for index, piece in enumerate(pieces)
-    ]
+    """`a{00..02}` → a00 a01 a02; `{x,y}` → x y; several groups multiply, the last one fastest.
+
+    A list may hold groups of its own, as in a shell: `{{00..09},{20..29}}`.
+    """
+    choices: list[list[str]] = []
+    at = 0
+    for start, stop in _outer_groups(text):
+        choices += [[text[at:start]], _choices(text[start + 1 : stop], text)]
+        at = stop + 1
+    choices.append([text[at:]])
     count = 1
     for options in choices:
         count *= len(options)
         if count > _MOST_NAMES:
             raise UsageError(f"{public(text)!r} stands for more than {_MOST_NAMES:,} names")
     return ["".join(names) for names in itertools.product(*choices)]
+
+
+def _outer_groups(text: str) -> Iterator[tuple[int, int]]:
+    """Where braces that are in no others open and close; braces without a partner are text."""
+    opened: list[int] = []
+    pairs: list[tuple[int, int]] = []
+    for at, letter in enumerate(text):
+        if letter == "{":
+            opened.append(at)
+            if len(opened) > _DEEPEST:
+                raise UsageError(f"{public(text)!r:.200} has braces in braces, {_DEEPEST:,} deep")
+        elif letter == "}" and opened:
+            start = opened.pop()
+            pairs = [pair for pair in pairs if pair[0] < start] + [(start, at)]
+    yield from pairs
+
+
+def _split_list(group: str) -> list[str]:
+    """The entries of a list; commas in groups of its own are theirs."""
+    inside = [range(start, stop) for start, stop in _outer_groups(group)]
+    commas = [
+        at
+        for at, letter in enumerate(group)
+        if letter == "," and not any(at in place for place in inside)
+    ]
+    starts, stops = [0, *(at + 1 for at in commas)], [*commas, len(group)]
+    return [group[start:stop] for start, stop in zip(starts, stops, strict=True)]
 
 
 def has_braces(text: str) -> bool:
@@ -237,12 +270,16 @@ def _dim(value: str, text: str) -> int:
 def _choices(group: str, text: str) -> list[str]:
     span = _RANGE.fullmatch(group)
     if not span:
-        if "," not in group:
+        entries = _split_list(group)
+        if len(entries) == 1:
             raise UsageError(
                 f"{public(text)!r}: {{{group}}} is neither a range like {{00000..01023}} "
                 "nor a list like {a,b}"
             )
-        return group.split(",")
+        names = [name for entry in entries for name in expand_braces(entry)]
+        if len(names) > _MOST_NAMES:
+            raise UsageError(f"{public(text)!r} stands for more than {_MOST_NAMES:,} names")
+        return names
     first, last = int(span[1]), int(span[2])
     if last < first:
         raise UsageError(f"{public(text)!r}: {{{group}}} runs backwards")

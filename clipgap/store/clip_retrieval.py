@@ -5,8 +5,11 @@ The folder is called `images` where clip-ood wrote it, and the metadata may lie 
 
 from __future__ import annotations
 
+import json
+import re
+
 from clipgap.files.naming import join_path, split_number, split_path
-from clipgap.files.volumes import File
+from clipgap.files.volumes import File, read_bytes
 from clipgap.store.keys import KeySource, open_parquet_keys
 from clipgap.store.layout import (
     Layout,
@@ -21,6 +24,9 @@ from clipgap.store.npy import open_npy
 from clipgap.store.rows import Resting, RowSource
 
 KNOWN = "img_emb/img_emb_N.npy, images/img_emb_N.npy"
+_STATS = "stats"
+_PART = re.compile(r"(wip_)?([0-9]+)\.json")
+_LARGEST = 1 << 16
 _FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
 
 
@@ -49,10 +55,12 @@ def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
 
 def _layout(place: Place, seen: str, files: list[File]) -> Layout:
     """img_emb_N.npy, with metadata_N.parquet in ../metadata or beside it; N in any padding."""
-    how, problems = place.how, []
-    if how != "written out":
-        problems = order(files, from_zero=how == "folder")
+    how = place.how
+    problems: list[str] = []
     folder_name = split_path(split_path(files[0].address)[0])[1]
+    if how != "written out":
+        empty, problems = _statistics(place) if how == "folder" else (frozenset(), [])
+        problems += order(files, from_zero=how == "folder", empty=empty)
     pieces: list[Piece] = []
     metadata = {
         folder: _metadata(place, folder)
@@ -75,6 +83,38 @@ def _layout(place: Place, seen: str, files: list[File]) -> Layout:
         for number in sorted(set(numbers) - embedded):
             problems.append(f"{numbers[number][0].path}: no img_emb_{number}.npy belongs to it")
     return Layout(_FOLDERS.get(folder_name, "clip-retrieval"), seen, pieces, problems)
+
+
+def _statistics(place: Place) -> tuple[frozenset[int], list[str]]:
+    """Parts of a run that had no samples, so left no array, and parts that have not ended.
+
+    clip-retrieval writes stats/N.json when part N has ended, and until then stats/wip_N.json.
+    """
+    inside = _STATS in place.listing.folders if place.listing is not None else False
+    listing = place.beside(join_path(place.path, _STATS)) if inside else None
+    empty: set[int] = set()
+    problems: list[str] = []
+    for name, file in (listing.files if listing is not None else {}).items():
+        found = _PART.fullmatch(name)
+        if found is None:
+            continue
+        if found[1]:
+            problems.append(
+                f"{file.path}: this part of the run has not ended, or was killed; its arrays may "
+                "lack samples. Let clip-retrieval finish it, or name the arrays that are whole"
+            )
+        elif _is_empty(file):
+            empty.add(int(found[2]))
+    return frozenset(empty), problems
+
+
+def _is_empty(file: File) -> bool:
+    """Whether the statistics of a part count no sample."""
+    try:
+        said = json.loads(read_bytes(file, 0, min(file.size, _LARGEST)))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and not said.get("sample_count", 0)
 
 
 def _metadata(place: Place, folder: str) -> dict[int, list[File]] | None:

@@ -180,7 +180,9 @@ def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:
         )
     if schema.names.count(column) > 1:
         raise InputError(f"has the column {column!r} more than once")
-    _require_strings(schema.field(column).type, f"the column {column!r}")
+    kind = schema.field(column).type
+    if any(groups) or not pa.types.is_null(kind):  # as pandas writes a column without values
+        _require_strings(kind, f"the column {column!r}")
     starts = [0]
     for rows in groups:
         starts.append(starts[-1] + rows)

@@ -7,7 +7,7 @@ hears of all of them at once.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -108,8 +108,10 @@ class Layout:
     sure: bool = False  # whatever else lies there, it is this
 
 
-def order(files: list[File], *, from_zero: bool) -> list[str]:
+def order(files: list[File], *, from_zero: bool, empty: Collection[int] = frozenset()) -> list[str]:
     """Sort files by number, in place; name the numbers that are missing or there twice.
+
+    Numbers that are known to be `empty` are not missed.
 
     Files of one folder are a sequence if all have the same prefix before their number. Where no
     two share one, they are only sorted, since nothing tells what would be missing. A single
@@ -122,11 +124,13 @@ def order(files: list[File], *, from_zero: bool) -> list[str]:
     return [
         problem
         for folder, members in folders.items()
-        for problem in _sequence_problems(folder, members, from_zero)
+        for problem in _sequence_problems(folder, members, from_zero, empty)
     ]
 
 
-def _sequence_problems(folder: str, files: list[File], from_zero: bool) -> list[str]:
+def _sequence_problems(
+    folder: str, files: list[File], from_zero: bool, empty: Collection[int]
+) -> list[str]:
     suffix = suffix_of(files[0].path)
     splits = [split_number(Piece(file).stem) for file in files]
     numbered = [split for split in splits if split]
@@ -148,7 +152,7 @@ def _sequence_problems(folder: str, files: list[File], from_zero: bool) -> list[
     pattern = join_path(folder, f"{prefix}N{suffix}")
     problems = [f"{pattern}: number {n} is there twice" for n, count in counts.items() if count > 1]
     first = 0 if from_zero else min(counts)
-    if missing := gaps(sorted(counts), first):
+    if missing := gaps(sorted({*counts, *empty}), first):
         problems.append(
             f"{pattern}: of the numbers {first:,} to {max(counts):,} these are missing: "
             f"{show_runs(missing)}. To use only what is there, name the files with braces or '::'."
