@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
+from clipgap.keep.lists import open_keep
+from clipgap.select.rules import Prune
 from clipgap.verify import emulate as emulation
 from clipgap.verify.emulate import Arithmetic
-from tests.worlds import thresholds
+from tests.worlds import edited_manifest, thresholds
 
 D = 24
 SHARDS = (70, 0, 50)
@@ -167,6 +169,33 @@ def test_what_cannot_be_emulated(made: Path, tmp_path: Path) -> None:
     np.save(other / "00002.npy", fine_rows(50, 77).astype(np.float16))
     with pytest.raises(InputError, match="no longer those of"):
         clipgap.emulate(made / "scan", train=other)
+
+
+@pytest.mark.parametrize("candidates", [1, 20_000])
+def test_what_the_shortcuts_keep(made: Path, tmp_path: Path, candidates: int) -> None:
+    """As a keep-list; verify makes it again, and the points with full lists have names."""
+    out = tmp_path / "keep"
+    found = clipgap.emulate(made / "scan", out=out, candidates=candidates)
+    keep = open_keep(out)
+    assert keep.rows - keep.kept == found.any.emulated
+    assert keep.manifest["rule"]["candidates"] == candidates
+    assert clipgap.verify(out).ok
+    for one in found.sets:
+        assert sum(point.lists for point in one.full) == one.full_lists
+        assert bool(one.full) == (candidates == 1)
+    exact = clipgap.split(made / "scan", Prune(("a", "b")), out=tmp_path / "exact").keep
+    differing = [
+        np.count_nonzero(exact.bits(shard) != keep.bits(shard)) for shard in range(len(SHARDS))
+    ]
+    missed = found.any.missed_by_list + found.any.missed_by_rounding
+    assert sum(differing) == missed + found.any.wrong
+    again = clipgap.emulate(made / "scan", out=out, candidates=candidates, resume=True)
+    assert again == found
+    with pytest.raises(InputError, match="candidates"):
+        clipgap.emulate(made / "scan", out=out, candidates=7, resume=True)
+    with edited_manifest(out) as manifest:
+        manifest["rule"]["candidates"] = 1 if candidates > 1 else 20_000
+    assert not clipgap.verify(out).ok
 
 
 def test_from_the_command_line(made: Path, capsys: pytest.CaptureFixture[str]) -> None:

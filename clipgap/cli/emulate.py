@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import command
+from clipgap.cli.frame import Running, command, output
 from clipgap.cli.scan import Moved
 from clipgap.cli.shell import Shell
-from clipgap.options import argument
+from clipgap.options import Only, argument
 from clipgap.verify.options import Shortcuts
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.verify.emulate import Emulation, Shortfall
+
+
+_STOPPING = "Stopping: nothing is kept."
+_SHOWN = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +35,9 @@ def emulate(
     shell: Shell,
     options: Shortcuts,
     moved: Moved,
+    running: Annotated[Running, Only("resume", "overwrite")],
     scan: Path = argument("A finished scan with a gap.", metavar="SCAN"),
+    out: Path | None = output("KEEP", "The keep-list to make of what the shortcuts keep."),
 ) -> None:
     """Say what shortcuts would have pruned instead of the exact rule.
 
@@ -41,12 +47,23 @@ def emulate(
     """
     from clipgap.verify.emulate import emulate as run
 
-    with shell.progress() as display:
-        found = run(scan, options=options, **moved.stores(), on_progress=display)
-    shell.result(asdict(found), describe(found))
+    if out is not None:
+        shell.check_settings_file(out)
+    with shell.watch(out, _STOPPING) as watch:
+        found = run(
+            scan,
+            out=out,
+            options=options,
+            **moved.stores(),
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=watch.stop,
+        )
+    shell.result(asdict(found), describe(found, out))
 
 
-def describe(found: Emulation) -> Iterator[RenderableType]:
+def describe(found: Emulation, out: Path | None = None) -> Iterator[RenderableType]:
     """A line a test set, and what the columns mean where that is not plain."""
     from rich.table import Table
 
@@ -61,6 +78,8 @@ def describe(found: Emulation) -> Iterator[RenderableType]:
     yield table
     for one in found.sets:
         yield from _notes(one)
+    if out is not None:
+        yield f"Keep-list: {out}"
 
 
 def _notes(one: Shortfall) -> Iterator[str]:
@@ -68,6 +87,10 @@ def _notes(one: Shortfall) -> Iterator[str]:
         f"  {one.name}: {words.plural(one.full_lists, 'list')} ended above the threshold; of the "
         f"thresholds {one.tau_lower:,} are too low and {one.tau_higher:,} too high"
     )
+    if one.full:
+        points = [str(each.row if each.key is None else each.key) for each in one.full]
+        shown = ", ".join([*points[:_SHOWN], *(["…"] if len(points) > _SHOWN else [])])
+        yield f"  {one.name}: lists of {words.plural(len(points), 'test point')} were full: {shown}"
     if one.tau_unsure:
         yield (
             f"  {one.name}: {words.plural(one.tau_unsure, 'threshold')} may be higher than "

@@ -8,19 +8,22 @@ come on top."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
+from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.admit import Status, admit
 from clipgap.options import takes_options
-from clipgap.runs.how import OnProgress, Progress, ignore
+from clipgap.runs.how import How, Progress
+from clipgap.runs.output import spare
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.tables import SetColumns
@@ -37,6 +40,18 @@ _PAIRS = 1 << 22
 
 Mask = NDArray[np.bool_]
 
+RULE = "emulate"
+"""What the manifest of a keep-list calls it."""
+
+
+@dataclass(frozen=True)
+class FullLists:
+    """A test point that prunes less than its threshold says, since lists of its were full."""
+
+    row: int  # of the test store
+    key: str | None
+    lists: int
+
 
 @dataclass
 class Shortfall:
@@ -52,6 +67,7 @@ class Shortfall:
     tau_lower: int = 0  # test points whose rounded threshold is too low
     tau_higher: int = 0
     tau_unsure: int = 0  # whose lists in the gap are too short to tell their rounded threshold
+    full: list[FullLists] = field(default_factory=list)  # by test point
 
     def count(
         self, exact: NDArray[np.bool_], above: NDArray[np.bool_], found: NDArray[np.bool_]
@@ -78,15 +94,16 @@ class Emulation:
 def emulate(
     scan: str | Path | ScanResult,
     *,
+    out: str | Path | None = None,
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
-    on_progress: OnProgress | None = None,
     options: Shortcuts,
+    how: How,
 ) -> Emulation:
     """Prune as with shortcuts, and compare row by row with the exact result of a scan with a gap.
 
-    `train` and `tests` say where the stores lie now, if
-    not where the scan says.
+    What the shortcuts keep becomes the keep-list `out`, if that is named. `train` and `tests` say
+    where the stores lie now, if not where the scan says.
     """
     numbers = Arithmetic.named(options.arithmetic)
     tables = open_tables([scan])
@@ -101,7 +118,15 @@ def emulate(
         raise InputError(f"the stores are no longer those of {result.label}: {problems}")
     emulated = load_emulated(result, evidence, [names.name for names in sets], numbers)
     run = _Run(tables, evidence, sets, emulated, numbers, options.candidates)
-    return run.all(on_progress or ignore)
+    if out is None:
+        how.without_folder()
+        return run.all(how, lambda shard, pruned: None)
+    spare(Path(out), [result.path])
+    rule = {"name": RULE, "sets": [names.name for names in sets], **asdict(options)}
+    with KeepWriter(out, tables.store, rule, tables.sources(), how) as writer:
+        if writer.finished is not None:  # what is counted stands in no keep-list
+            return run.all(how, lambda shard, pruned: None)
+        return run.all(how, lambda shard, pruned: writer.write(shard, run.kept(shard, pruned)))
 
 
 @dataclass
@@ -145,7 +170,15 @@ class _Run:
     numbers: Arithmetic
     candidates: int
 
-    def all(self, report: OnProgress) -> Emulation:
+    def kept(self, shard: int, pruned: Mask) -> Iterator[Piece]:
+        """What is left of a shard, as a keep-list takes it."""
+        for block in self.tables.blocks(shard, (), keys=True):
+            left = ~pruned[block.start : block.start + block.rows]
+            mask = left if block.ok is None else left & block.ok
+            yield mask, block.keys.filter(pa.array(mask))  # type: ignore[union-attr]
+
+    def all(self, how: How, on_shard: Callable[[int, Mask], None]) -> Emulation:
+        """Count all shards; `on_shard` gets the rows of each that the shortcuts prune."""
         found = [
             Shortfall(
                 names.name,
@@ -161,27 +194,46 @@ class _Run:
             tau_higher=sum(one.tau_higher for one in found),
             tau_unsure=sum(one.tau_unsure for one in found),
         )
+        full = {name: np.zeros(len(test.tau), np.int64) for name, test in self.emulated.items()}
         done, shards = 0, len(self.tables.shard_rows)
         for shard, rows in enumerate(self.tables.shard_rows):
-            report(
+            how.check()
+            how.report(
                 Progress(
                     stage="emulating", done=done, total=self.tables.rows, part=shard, parts=shards
                 )
             )
-            masks = [
-                self._shard(shard, names, one) for names, one in zip(self.sets, found, strict=True)
-            ]
+            masks = [self._shard(shard, names, full[names.name]) for names in self.sets]
             for one, mask in zip(found, masks, strict=True):
                 one.count(*mask)
-            together.count(*(np.logical_or.reduce(part) for part in zip(*masks, strict=True)))
+            joint = [np.logical_or.reduce(part) for part in zip(*masks, strict=True)]
+            together.count(*joint)
+            on_shard(shard, joint[-1])
             done += rows
+        for one in found:
+            one.full_lists = int(full[one.name].sum())
+            one.full = self._named(one.name, full[one.name])
         together.full_lists = sum(one.full_lists for one in found)
         return Emulation(self.numbers.name, self.candidates, tuple(found), together)
 
+    def _named(self, name: str, full: NDArray[np.int64]) -> list[FullLists]:
+        """The test points that have full lists."""
+        test = next(test for test in self.evidence.tests if test.name == name)
+        columns = np.flatnonzero(full)
+        rows, lists = test.row_of[columns].tolist(), full[columns].tolist()
+        keys = test.keys()
+        return [
+            FullLists(row, None if keys is None else keys[row].as_py(), count)
+            for row, count in zip(rows, lists, strict=True)
+        ]
+
     def _shard(
-        self, shard: int, names: SetColumns, shortfall: Shortfall
+        self, shard: int, names: SetColumns, full_lists: NDArray[np.int64]
     ) -> tuple[Mask, Mask, Mask]:
-        """Rows of a shard that are pruned exactly, above a rounded threshold, and found."""
+        """Rows of a shard that are pruned exactly, above a rounded threshold, and found.
+
+        Adds to the full lists of each test point.
+        """
         rows = self.tables.shard_rows[shard]
         exact, above, found = (np.zeros(rows, np.bool_) for _ in range(3))
         # Rounding moves a margin by less than this, so all others are below either way.
@@ -200,7 +252,7 @@ class _Run:
                 if sum(len(pairs.row) for pairs in waiting) > _PAIRS:
                     waiting = [_Pairs.joined(waiting).best(self.candidates, full)]
         found[_Pairs.joined(waiting).best(self.candidates, full).row] = True
-        shortfall.full_lists += int(np.count_nonzero(full))
+        full_lists += full
         return exact, above, found
 
     def _pairs(self, shard: int, rows: NDArray[np.int64], name: str) -> Iterator[_Pairs]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.dedup.plan import DedupSettings
+from clipgap.errors import UsageError
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import withdraw_certificate, write_certificate
 from clipgap.keep.lists import KeepList, keep_name, open_keep, read_keep
@@ -38,6 +40,7 @@ from clipgap.select.rules import Core, Far, Near, Prune, Rand, Rule
 from clipgap.select.splitting import split
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
+from clipgap.verify import emulate as emulated
 from clipgap.verify.checks import Asked, Check, Checks, Problems, check_files
 from clipgap.verify.claims import (
     Claim,
@@ -60,6 +63,7 @@ from clipgap.verify.keeps import (
     check_store,
     check_uids,
 )
+from clipgap.verify.options import Shortcuts
 from clipgap.version import __version__
 
 
@@ -119,6 +123,8 @@ class _Proof:
             if self.checks.all_good:
                 again_ = _RULES[name](rule)
                 make("made again", _check_made_again, keep, tables, again_)
+        elif name == emulated.RULE and tables is not None:
+            make("made again", _check_emulated, keep, tables, self.asked)
         else:
             problems = Problems()
             problems.add(
@@ -232,6 +238,27 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
     if tables.within is not None and checksum(tables.within.manifest) != within["manifest_sha256"]:
         problems.add(f"{tables.within.path} is no longer the keep-list that was given as --within")
     return "what the split was made from is unchanged"
+
+
+def _check_emulated(keep: KeepList, tables: ScanTables, asked: Asked, problems: Problems) -> str:
+    """The same shortcuts, taken again, keep the same rows."""
+    rule = keep.manifest["rule"]
+    try:
+        options = Shortcuts(candidates=rule["candidates"], arithmetic=rule["arithmetic"])
+    except (KeyError, TypeError, UsageError) as error:
+        problems.add(f"{MANIFEST}: the rule is none that `clipgap emulate` writes: {error}")
+        return ""
+    with TemporaryDirectory(prefix="clipgap-") as folder:
+        again = Path(folder) / "keep"
+        emulated.emulate(
+            tables.scans[0], out=again, train=asked.train, tests=asked.tests, **vars(options)
+        )
+        made = read_keep(again).manifest
+    problems.differ("rule", rule, made["rule"])
+    for name, entry in sorted(keep.manifest["files"].items()):
+        if made["files"].get(name) != entry:
+            problems.add(f"{name} is not what the shortcuts make")
+    return f"the shortcuts keep the same {keep.kept:,} rows"
 
 
 def _check_made_again(keep: KeepList, tables: ScanTables, rule: Rule, problems: Problems) -> str:
