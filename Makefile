@@ -14,7 +14,7 @@ help:
 	@echo "make demo    the main job on data it makes itself (a few minutes)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
-	@echo "make clients the tests alone that run software of others at versions of its own"
+	@echo "make clients tests with software of others, each at a version of its own (2 minutes)"
 	@echo "make bench   our kernels and their peers side by side"
 	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
 	@echo "make clean   remove $(VENV) and everything built"
@@ -23,7 +23,7 @@ demo: $(VENV)/.installed
 	$(BIN)/clipgap demo
 
 test: check
-	$(BIN)/python -m pytest -m "not alone" -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -m "not alone and not clients" -n $(TEST_PROCESSES) --dist loadfile
 	$(BIN)/python -m pytest -m alone
 
 clients: $(VENV)/.installed-dev

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.installing import installed
 from tests.clip_worlds import write_config, write_shards
 from tests.shards import write_datacomp, write_keep
 
@@ -38,12 +39,9 @@ def environment(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, str]:
     """Variables with which Python finds that version first."""
-    folder = tmp_path_factory.mktemp("webdataset")
-    version = f"webdataset=={request.param}"
-    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    done = subprocess.run([*install, version, "braceexpand"], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"{version} cannot be installed: {done.stderr[-300:]}")
+    folder = installed(
+        tmp_path_factory.mktemp("webdataset"), f"webdataset=={request.param}", "braceexpand"
+    )
     paths = [str(folder), str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "WDS": str(folder)}
 
