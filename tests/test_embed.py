@@ -224,7 +224,7 @@ def test_how_many_there_are_is_what_shards_say(world: World, tmp_path: Path) -> 
 
     def images() -> int | None:
         options = EmbedOptions(device="cpu")
-        return plan_embed(tmp_path, world.config, None, options=options).images
+        return plan_embed(tmp_path, world.config, "", options=options).images
 
     assert images() == sum(COUNTS)
     (tmp_path / "00001_stats.json").write_text("{}")
