@@ -14,6 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 from clipgap.options import REQUIRED, option
 from clipgap.report.options import ReportOptions
+from clipgap.store.provenance import Mixing
 
 if TYPE_CHECKING:
     from clipgap.report.api import ReportResult
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
 def report(
     shell: Shell,
     options: ReportOptions,
+    mixing: Mixing,
     running: Running,
     scan: tuple[str, ...] = option(
         REQUIRED,
@@ -81,6 +83,7 @@ def report(
         "images": _images(images),
         "paper": paper,
         "embeddings": _named(embedding, "--embedding"),
+        "mixing": mixing,
     }
     if running.dry_run:
         sources = plan_report(**inputs)

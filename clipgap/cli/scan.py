@@ -19,6 +19,7 @@ from clipgap.errors import QUARANTINED, UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
 from clipgap.scan.options import ScanOptions
+from clipgap.store.provenance import Mixing
 
 if TYPE_CHECKING:
     from clipgap.runs.how import Progress
@@ -55,6 +56,7 @@ _TEST = "A test set: its name in the tables, and where its embeddings are. Repea
 def scan(
     shell: Shell,
     options: ScanOptions,
+    mixing: Mixing,
     compute: Compute,
     running: Running,
     train: str = argument("The training store.", metavar="TRAIN"),
@@ -72,13 +74,24 @@ def scan(
     from clipgap.scan.api import scan as run
 
     return _run(
-        shell, "scan", partial(run, gap=gap), train, test, gap, options, compute, running, out
+        shell,
+        "scan",
+        partial(run, gap=gap),
+        train,
+        test,
+        gap,
+        options,
+        mixing,
+        compute,
+        running,
+        out,
     )
 
 
 def gap(
     shell: Shell,
     options: ScanOptions,
+    mixing: Mixing,
     compute: Compute,
     running: Running,
     ref: str = argument("The reference store.", metavar="REF"),
@@ -91,7 +104,7 @@ def gap(
     """
     from clipgap.scan.api import gap as run
 
-    return _run(shell, "gap", run, ref, test, None, options, compute, running, out)
+    return _run(shell, "gap", run, ref, test, None, options, mixing, compute, running, out)
 
 
 def _run(
@@ -102,6 +115,7 @@ def _run(
     test: Sequence[str],
     gap: str | None,
     options: ScanOptions,
+    mixing: Mixing,
     compute: Compute,
     running: Running,
     out: Path | None,
@@ -111,7 +125,7 @@ def _run(
         from clipgap.scan.api import plan_scan
         from clipgap.scan.estimate import estimate
 
-        plan = plan_scan(train, tests, kind=kind, gap=gap, options=options)
+        plan = plan_scan(train, tests, kind=kind, gap=gap, options=options, mixing=mixing)
         described = {**plan.describe(), "expected": asdict(estimate(plan, compute))}
         shell.result(described, _describe_plan(described))
         return 0
@@ -123,6 +137,7 @@ def _run(
             train,
             tests,
             options=options,
+            mixing=mixing,
             compute=compute,
             out=out,
             resume=running.resume,

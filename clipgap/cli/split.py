@@ -16,6 +16,7 @@ from clipgap.errors import UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, argument, option
 from clipgap.select.options import OPERATIONS, Operation, ReferenceOptions, RuleOptions
+from clipgap.store.provenance import Mixing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -38,6 +39,7 @@ def split(
     shell: Shell,
     rule: RuleOptions,
     reference: ReferenceOptions,
+    mixing: Mixing,
     compute: Annotated[Compute, Only("threads")],
     running: Running,
     source: tuple[Path, ...] = argument(
@@ -79,7 +81,7 @@ def split(
             found = combine(chosen, source, **how)
         else:
             joined = _reference(reference)
-            found = run(source, chosen, within=within, reference=joined, **how)
+            found = run(source, chosen, within=within, reference=joined, mixing=mixing, **how)
     result = {
         "out": out,
         "rule": found.rule,

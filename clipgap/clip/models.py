@@ -30,14 +30,6 @@ LOG = logging.getLogger(__name__)
 
 _RANDOM_SEED = 0
 
-IDENTITY = {
-    "model": str,
-    "config_sha256": (None, str),
-    "pretrained": str,
-    "checkpoint_sha256": (None, str),
-}
-"""What a document says of a model: see `identify`."""
-
 
 @dataclass(frozen=True)
 class LoadedModel:

@@ -41,7 +41,7 @@ KIND = Kind(
         "marks": "last change of shard",
     },
     # A store may have moved; what counts is its content.
-    free=("path", "format"),
+    free=("path", "format", "models"),
 )
 
 

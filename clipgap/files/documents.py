@@ -98,7 +98,18 @@ def write_document(path: Path, form: Form, entries: Mapping[str, Any]) -> dict[s
 
 def read_document(path: Path, form: Form) -> dict[str, Any]:
     """A document of this form, or an error that names the file and what is wrong with it."""
-    document = _read(path)
+    return _checked(_read(path), path, form)
+
+
+def parse_document(content: bytes, path: str, form: Form) -> dict[str, Any] | None:
+    """The same of a file that lies anywhere; None if it is the document of something else."""
+    document = _parsed(content, path)
+    if not isinstance(document, dict) or document.get("format") != form.name:
+        return None
+    return _checked(document, path, form)
+
+
+def _checked(document: Any, path: str | Path, form: Form) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("format") != form.name:
         raise InputError(f"{path} is not the document of a clipgap {form.noun}")
     if document.get("version") != form.version:
@@ -191,8 +202,16 @@ def _is_sealed(document: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes(), parse_constant=_refuse_constant)
-    except (OSError, ValueError, RecursionError) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    return _parsed(content, path)
+
+
+def _parsed(content: bytes, path: str | Path) -> Any:
+    try:
+        return json.loads(content, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 

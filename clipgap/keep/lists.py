@@ -67,7 +67,7 @@ KIND = Kind(
     inner=(_KEEP, _BITMAP),
     labels={"store": "training store", "store shards": "training shard", "scans": "scan"},
     # Inputs may have moved; what counts is their content.
-    free=("path", "format"),
+    free=("path", "format", "models"),
 )
 
 

@@ -19,6 +19,7 @@ from clipgap.report.sources import Given, Named, Sources, open_sources
 from clipgap.runs.how import How
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Kind, New, Output, open_output, spare
+from clipgap.store.provenance import Mixing
 from clipgap.version import __version__
 
 KIND = Kind(
@@ -53,6 +54,7 @@ class ReportResult:
         return self.path / _PAGES[self.manifest["settings"]["format"]]
 
 
+@takes_options
 def plan_report(
     scans: Named,
     *,
@@ -62,9 +64,10 @@ def plan_report(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
+    mixing: Mixing,
 ) -> Sources:
     """Open and check everything that `report` would read."""
-    return open_sources(scans, reference, splits, evals, images, paper, embeddings)
+    return open_sources(scans, reference, splits, evals, images, paper, embeddings, mixing)
 
 
 @takes_options
@@ -79,6 +82,7 @@ def report(
     paper: Given | None = None,
     embeddings: Named = (),
     options: ReportOptions,
+    mixing: Mixing,
     how: How,
 ) -> ReportResult:
     """Make a report of scans, and of whatever else there is, in the folder `out`.
@@ -101,7 +105,10 @@ def report(
         images=images,
         paper=paper,
         embeddings=embeddings,
+        mixing=mixing,
     )
+    for note in sources.met.notes:
+        how.note(note)
     described = {"settings": asdict(options), "inputs": sources.identity()}
     spare(Path(out), sources.folders())
     with open_output(out, KIND, how) as output:

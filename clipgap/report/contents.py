@@ -27,6 +27,7 @@ def gather(sources: Sources, title: str) -> Findings:
         "title": title,
         "training": [_training(one) for one in sources.training_sets],
         "paper": None if sources.paper is None else sources.paper.to_json(),
+        "models": list(sources.met.notes),
         "versions": {"clipgap": __version__},
     }
     for section in SECTIONS:

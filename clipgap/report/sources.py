@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.shards.finding import TarShard, find_shards
+from clipgap.store.provenance import Meeting, Mixing, Models, meet, models_in
 
 Given = str | Path
 Named = Mapping[str, Given] | Sequence[Given] | Given
@@ -156,6 +157,7 @@ class Sources:
     images: Mapping[str, Images]  # by name of a training or test set
     paper: Paper | None
     embeddings: tuple[TrainingSet, ...] = ()  # the first scan again, by other embeddings
+    met: Meeting = field(default_factory=Meeting)  # of all stores but those of `embeddings`
 
     @property
     def training_sets(self) -> tuple[TrainingSet, ...]:
@@ -210,6 +212,7 @@ class Sources:
             "images": {name: one.identity() for name, one in self.images.items()},
             "paper": None if self.paper is None else self.paper.sha256,
             "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
+            **({"mixed_models": True} if self.met.is_mixed else {}),
         }
 
 
@@ -221,6 +224,7 @@ def open_sources(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
+    mixing: Mixing | None = None,
 ) -> Sources:
     """Open everything; what does not belong together is refused, all of it in one message."""
     large = [TrainingSet(name, open_scan(path)) for name, path in named(scans, "scan").items()]
@@ -246,7 +250,17 @@ def open_sources(
     _check_names(sources)
     if problems := list(_disagreements(sources)):
         raise InputError.listing("these inputs cannot go into one report:", problems)
-    return sources
+    return replace(sources, met=_meet(sources.training_sets, mixing or Mixing()))
+
+
+def _meet(training_sets: Sequence[TrainingSet], mixing: Mixing) -> Meeting:
+    stores: dict[str, Models] = {}
+    for one in training_sets:
+        inputs = one.scan.manifest["inputs"]
+        stores[f"{one.name} ({inputs['train']['path']})"] = models_in(inputs["train"])
+        for test in inputs["tests"]:
+            stores[f"test set {test['name']!r} ({test['path']})"] = models_in(test)
+    return meet(stores, mixing)
 
 
 def open_evaluation(folder: Path) -> Evaluation:

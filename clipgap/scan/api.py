@@ -38,6 +38,7 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, FolderSink, MemorySink, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.scan.work import ScanWork, ShardUnit, add_up
+from clipgap.store.provenance import Mixing
 
 
 @takes_options
@@ -48,6 +49,7 @@ def scan(
     gap: str | Path | ScanResult | None = None,
     out: str | Path | None = None,
     options: ScanOptions,
+    mixing: Mixing,
     compute: Compute,
     how: How,
 ) -> ScanResult:
@@ -60,7 +62,8 @@ def scan(
     scan ends with `Interrupted` after the current block; `resume=True` goes on from there.
     """
     how.tell("reading headers")
-    return run_plan(plan_scan(train, tests, gap=gap, options=options), out, compute, how)
+    plan = plan_scan(train, tests, gap=gap, options=options, mixing=mixing)
+    return run_plan(plan, out, compute, how)
 
 
 @takes_options
@@ -70,6 +73,7 @@ def gap(
     *,
     out: str | Path | None = None,
     options: ScanOptions,
+    mixing: Mixing,
     compute: Compute,
     how: How,
 ) -> ScanResult:
@@ -78,7 +82,8 @@ def gap(
     The result is what `scan` takes as `gap`. Arguments are those of `scan`.
     """
     how.tell("reading headers")
-    return run_plan(plan_scan(reference, tests, kind="gap", options=options), out, compute, how)
+    plan = plan_scan(reference, tests, kind="gap", options=options, mixing=mixing)
+    return run_plan(plan, out, compute, how)
 
 
 @takes_options
@@ -89,11 +94,12 @@ def plan_scan(
     kind: str = "scan",
     gap: str | Path | ScanResult | None = None,
     options: ScanOptions,
+    mixing: Mixing,
 ) -> ScanPlan:
     """What `scan` (or, with kind="gap", `gap`) would do; reads headers, computes nothing."""
     if gap is not None and not isinstance(gap, ScanResult):
         gap = open_scan(gap)
-    return make_plan(kind, train, tests, gap, options)
+    return make_plan(kind, train, tests, gap, options, mixing)
 
 
 # --- carrying a plan out

@@ -226,6 +226,7 @@ def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, An
             "train": plan.train.identity(),
             "tests": [_describe_test(test) for test in tests],
             "gap": _describe_gap(plan),
+            **({"mixed_models": True} if plan.is_mixed else {}),
         },
         "settings": {**asdict(plan.settings), "above": list(plan.settings.above)},
     }
@@ -245,6 +246,7 @@ def _describe_test(test: LoadedTest) -> dict[str, Any]:
         "normalised": int(np.count_nonzero(test.status == Status.NORMALISED)),
         "quarantined": len(test.status) - len(test.rows),
         "sha256": test.sha256,
+        **test.store.made_by(),
     }
 
 

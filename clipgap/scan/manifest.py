@@ -14,6 +14,7 @@ from clipgap.runs.changes import Change, changes
 from clipgap.runs.output import Kind
 from clipgap.scan.sinks import HIST, QUARANTINE
 from clipgap.scan.tables import TABLES_VERSION
+from clipgap.store.provenance import MODELS
 from clipgap.version import __version__
 
 FORMAT = "clipgap-scan"
@@ -21,6 +22,7 @@ FORMAT = "clipgap-scan"
 STORE = {
     "shards": [{"name": str, "rows": is_count}],
     "dim": is_count,
+    "models": MODELS,
 }
 """What a document says of the store that its rows are of."""
 
@@ -41,8 +43,17 @@ KIND = Kind(
             "kind": ("scan", "gap"),
             "inputs": {
                 "train": STORE,
-                "tests": [{"name": str, "rows": is_count, "quarantined": is_count, "sha256": str}],
+                "tests": [
+                    {
+                        "name": str,
+                        "rows": is_count,
+                        "quarantined": is_count,
+                        "sha256": str,
+                        "models": MODELS,
+                    }
+                ],
                 "gap": (None, {"path": str, "manifest_sha256": str, "sets": [str]}),
+                "mixed_models": (None, True),
             },
             "settings": {
                 "k": is_count,
@@ -64,8 +75,8 @@ KIND = Kind(
     owns=("train/part-*.parquet", "test/*.parquet", HIST, QUARANTINE),
     inner=("test", ".progress/quarantine"),
     labels=_LABELS,
-    # A store may have moved; what counts is its content.
-    free=("path", "format"),
+    # A store may have moved; what counts is its content, whatever is known of its making.
+    free=("path", "format", "models", "mixed_models"),
     record={"rows": is_count, "quarantined": is_count, "totals": str, "files": FILES},
 )
 

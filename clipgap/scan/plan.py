@@ -15,6 +15,7 @@ from clipgap.scan.options import ScanOptions
 from clipgap.scan.tables import TRAIN
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
+from clipgap.store.provenance import Mixing, meet, models_in
 
 if TYPE_CHECKING:
     from clipgap.scan.result import ScanResult
@@ -33,6 +34,7 @@ class ScanPlan:
     settings: ScanOptions
     gap: ScanResult | None = None  # its nn_sim[0] are the thresholds
     notes: tuple[str, ...] = ()
+    is_mixed: bool = False  # stores of different models meet, as was asked for
 
     @property
     def test_rows(self) -> int:
@@ -68,7 +70,12 @@ class ScanPlan:
 
 
 def make_plan(
-    kind: str, train: Any, tests: Mapping[str, Any], gap: ScanResult | None, settings: ScanOptions
+    kind: str,
+    train: Any,
+    tests: Mapping[str, Any],
+    gap: ScanResult | None,
+    settings: ScanOptions,
+    mixing: Mixing,
 ) -> ScanPlan:
     """Open every store and check that they fit together; read headers, write nothing."""
     _check_names(list(tests))
@@ -83,7 +90,15 @@ def make_plan(
             )
         if test.rows == 0:
             raise InputError(f"test set {name!r} ({test.path}) has no rows")
-    return ScanPlan(kind, store, test_stores, settings, gap, _gap_notes(gap, list(tests)))
+    meeting = {f"{'reference' if kind == 'gap' else 'training store'} {store.path}": store.models}
+    meeting |= {f"test set {name!r} ({s.path})": s.models for name, s in test_stores.items()}
+    notes: tuple[str, ...] = ()
+    if gap is not None:
+        notes = _gap_notes(gap, list(tests), store)
+        reference = gap.manifest["inputs"]["train"]
+        meeting[f"reference {reference['path']} (of {gap.label})"] = models_in(reference)
+    met = meet(meeting, mixing)
+    return ScanPlan(kind, store, test_stores, settings, gap, notes + met.notes, met.is_mixed)
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -105,19 +120,44 @@ def _check_names(names: Sequence[str]) -> None:
         folded[name.lower()] = name
 
 
-def _gap_notes(gap: ScanResult | None, names: Sequence[str]) -> tuple[str, ...]:
-    if gap is None:
-        return ()
+def _gap_notes(gap: ScanResult, names: Sequence[str], train: Store) -> tuple[str, ...]:
+    """What is odd about a gap; one that can prune nothing is refused."""
     missing = [name for name in names if name not in gap.test_names]
     if len(missing) == len(names):
         raise InputError(
             f"the gap {gap.label} knows none of the test sets {', '.join(names)}; "
             f"it has {', '.join(gap.test_names)}. Use the same names in both scans."
         )
-    return tuple(
+    if _is_part_of(train, gap.manifest["inputs"]["train"]["shards"]):
+        raise InputError(
+            f"the gap {gap.label} is of {train.path} itself, so no row is nearer to a test point "
+            "than the threshold and nothing would be pruned. Make the gap of the reference set: "
+            "clipgap gap REFERENCE --test NAME=STORE -o GAP"
+        )
+    notes = [
         f"test set {name!r} is not in the gap {gap.label}: scanned without thresholds"
         for name in missing
-    )
+    ]
+    if gap.manifest["kind"] == "scan":
+        notes.append(
+            f"{gap.label} was made by `clipgap scan`, not by `clipgap gap`: the store it scanned "
+            "counts as the reference"
+        )
+    if gap.rows > train.rows:
+        notes.append(
+            f"the reference of {gap.label} has {gap.rows:,} rows, more than the {train.rows:,} of "
+            f"{train.path}; were the two swapped?"
+        )
+    return tuple(notes)
+
+
+def _is_part_of(store: Store, shards: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all rows of a store are rows of one that a manifest tells the shards of."""
+    those = {(shard["rows"], shard.get("fingerprint")) for shard in shards}
+    ours = [shard for shard in store.shards if shard.rows]
+    if not ours or not {shard.rows for shard in ours} <= {rows for rows, _ in those}:
+        return False  # known without reading a thing
+    return all((shard.rows, store.fingerprint(shard.index)) in those for shard in ours)
 
 
 def _describe(store: Store) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from clipgap.select.labels import cite_labels, read_labels
 from clipgap.select.options import CAPTION
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
+from clipgap.store.provenance import Meeting, Mixing, meet, models_in
 
 CLASS = "class"
 
@@ -53,6 +54,14 @@ class Reference:
     def to_json(self) -> dict[str, Any]:
         classes = None if self.classes is None else cite_labels(self.classes)
         return {"store": self.opened.identity(), "classes": classes, "caption": self.caption}
+
+    def meet(self, store: Mapping[str, Any], mixing: Mixing) -> Meeting:
+        """Compare the models of the reference and of the store that it joins."""
+        stores = {
+            f"training store {store['path']}": models_in(store),
+            f"reference {self.opened.path}": self.opened.models,
+        }
+        return meet(stores, mixing)
 
     def write(self, writer: KeepWriter) -> None:
         """Put the reference's samples and captions beside the keep-list."""

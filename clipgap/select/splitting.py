@@ -23,6 +23,7 @@ from clipgap.select.reference import Reference
 from clipgap.select.rules import Decision, Rule
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
+from clipgap.store.provenance import Mixing
 
 Scan = str | Path | ScanResult
 
@@ -53,6 +54,7 @@ def split(
     out: str | Path | None = None,
     within: str | Path | KeepList | None = None,
     reference: Reference | None = None,
+    mixing: Mixing,
     compute: Annotated[Compute, Only("threads")],
     how: How,
 ) -> Split:
@@ -64,11 +66,16 @@ def split(
     """
     several = [scans] if isinstance(scans, str | Path | ScanResult) else list(scans)
     tables = open_tables(several, within)
-    described = {
+    described: dict[str, Any] = {
         **rule.to_json(),
         **({} if tables.within is None else {"within": tables.within.cite()}),
         **({} if reference is None else {"reference": reference.to_json()}),
     }
+    if reference is not None:
+        met = reference.meet(tables.store, mixing)
+        for note in met.notes:
+            how.note(note)
+        described["reference"] |= {"mixed_models": True} if met.is_mixed else {}
     workers = Workers(tables.shard_rows, compute.threads, how)
     if out is None:
         how.without_folder()

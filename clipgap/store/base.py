@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.files.volumes import FILE_THREADS, File
 from clipgap.store.keys import KeySource
+from clipgap.store.provenance import UNKNOWN, Models
 from clipgap.store.rows import RowSource
 
 _KEY_BLOCK = 65_536
@@ -51,6 +52,7 @@ class Store:
     format: str
     dim: int
     contents: tuple[Shard, ...]
+    models: Models = UNKNOWN
 
     @cached_property
     def shards(self) -> tuple[ShardInfo, ...]:
@@ -124,7 +126,12 @@ class Store:
                 }
                 for shard, fingerprint in zip(self.shards, self.fingerprints(), strict=True)
             ],
+            **self.made_by(),
         }
+
+    def made_by(self) -> dict[str, Any]:
+        """What manifests keep of the models; nothing where nothing is known."""
+        return {"models": list(self.models)} if any(self.models) else {}
 
     def files(self) -> Iterator[File]:
         """The files that rows and keys lie in, as far as they lie in files."""

@@ -30,6 +30,8 @@ from clipgap.store.rows import FileRows, Resting, RowSource, as_bytes, to_native
 KNOWN = "NAME.npz"
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _ENCRYPTED = 0x1
+_MODELS = {"b32_img": "ViT-B-32", "l14_img": "ViT-L-14"}
+"""The models, with OpenAI's weights, whose features DataComp publishes under these names."""
 _SKIP = 1 << 20
 
 
@@ -54,7 +56,9 @@ def recognise(place: Place) -> list[Layout]:
         for parquet in with_suffix(place.listing.files, ".parquet"):
             if Piece(parquet).stem not in stems:
                 problems.append(f"{parquet.path}: no {Piece(parquet).stem}.npz beside it")
-    return [Layout("datacomp", "*.npz", pieces, problems)]
+    published = _MODELS.get(place.options.array or "")
+    model = {"model": published, "pretrained": "openai"} if published else None
+    return [Layout("datacomp", "*.npz", pieces, problems, model=model)]
 
 
 def open_rows(piece: Piece, resting: Resting) -> RowSource:

@@ -25,6 +25,7 @@ from clipgap.files.naming import (
 )
 from clipgap.files.volumes import File, Listing, Volume
 from clipgap.store.keys import KeySource
+from clipgap.store.provenance import Model
 from clipgap.store.rows import Resting, RowSource
 
 
@@ -106,6 +107,7 @@ class Layout:
     pieces: list[Piece]
     problems: list[str] = field(default_factory=list)
     sure: bool = False  # whatever else lies there, it is this
+    model: Model | None = None  # that made the rows; None: unknown
 
 
 def order(files: list[File], *, from_zero: bool, empty: Collection[int] = frozenset()) -> list[str]:

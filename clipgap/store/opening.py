@@ -30,6 +30,7 @@ from clipgap.store import clip_retrieval, datacomp, npy, own, semdedup
 from clipgap.store.base import Shard, ShardInfo, Store
 from clipgap.store.keys import KeySource, ListedKeys
 from clipgap.store.layout import Format, Layout, Piece, Place
+from clipgap.store.provenance import Models, each_once
 from clipgap.store.rows import ArrayRows, Resting, RowSource
 
 FORMATS: tuple[Format, ...] = (own, semdedup, clip_retrieval, npy, datacomp)
@@ -87,7 +88,8 @@ def open_store(
     if not opened:
         raise InputError(f"{shown}: has no shards")
     formats = dict.fromkeys(layout.format for _, layout in parts)
-    return _store(shown, "+".join(formats), opened)
+    models = each_once(layout.model for _, layout in parts)
+    return _store(shown, "+".join(formats), opened, models)
 
 
 def array_store(
@@ -241,11 +243,11 @@ def _mixed_keys(opened: Sequence[_Opened]) -> list[str]:
     ]
 
 
-def _store(path: str, kind: str, opened: Sequence[_Opened]) -> Store:
+def _store(path: str, kind: str, opened: Sequence[_Opened], models: Models) -> Store:
     shards = []
     names = unique_names([shard.piece.file.path for shard in opened])
     for index, (shard, name) in enumerate(zip(opened, names, strict=True)):
         assert shard.source is not None, "a shard without a source has a problem"
         info = ShardInfo(index, name, shard.source.rows, shard.source.dtype.name)
         shards.append(Shard(info, shard.source, shard.keys))
-    return Store(path, kind, shards[0].source.dim, tuple(shards))
+    return Store(path, kind, shards[0].source.dim, tuple(shards), models)

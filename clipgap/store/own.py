@@ -3,6 +3,7 @@
 STORE/store.json                 what there is: dim, shards with rows and checksums
 STORE/embeddings/00000.npy       float16 rows of norm 1
 STORE/keys/00000.parquet         the column `key`, then whatever columns the writer was given
+STORE/manifest.json              where `clipgap embed` made it: model, weights, preprocessing
 
 Whoever reads a shard has it checked: its rows by their sum as they go by, its keys as a whole
 before the first of them is used. A shard of a store that was written before there were sums of
@@ -19,11 +20,13 @@ from typing import Any
 import numpy as np
 
 from clipgap.errors import InputError
+from clipgap.files.documents import MANIFEST
 from clipgap.files.naming import join_path
 from clipgap.files.volumes import File, read_bytes
 from clipgap.store.keys import KeySource, open_parquet_keys
 from clipgap.store.layout import Layout, Piece, Place, Promise, with_suffix
 from clipgap.store.npy import open_npy
+from clipgap.store.provenance import read_model
 from clipgap.store.rows import FileProof, Resting, RowSource, RowsProof
 
 STORE_FILE = "store.json"
@@ -86,7 +89,9 @@ def recognise(place: Place) -> list[Layout]:
         for array in with_suffix(arrays, ".npy")
         if Piece(array).stem not in listed
     ]
-    return [Layout("clipgap", STORE_FILE, pieces, problems, sure=True)]
+    manifest = place.listing.files.get(MANIFEST)
+    model = None if manifest is None else read_model(manifest)
+    return [Layout("clipgap", STORE_FILE, pieces, problems, sure=True, model=model)]
 
 
 def open_rows(piece: Piece, resting: Resting) -> RowSource:

@@ -21,6 +21,7 @@ from clipgap.kernels.options import Compute
 from clipgap.options import Options, takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.store.own import STORE_FILE
+from clipgap.store.provenance import EMBED
 from clipgap.verify.checks import Asked, Checks, Problems, VerifyReport
 from clipgap.verify.folders import (
     prove_embeddings,
@@ -51,7 +52,7 @@ KINDS = {
     "clipgap-scan": Kind("scan", prove_scan, ("train", "tests", "options")),
     "clipgap-keep": Kind("split", prove_split, ("train", "tests", "certify", "compute")),
     "clipgap-shards": Kind("folder of filtered shards", prove_shards),
-    "clipgap-embed": Kind("store of embeddings", prove_embeddings),
+    EMBED: Kind("store of embeddings", prove_embeddings),
     "clipgap-eval": Kind("evaluation", prove_evaluation),
     "clipgap-train": Kind("training run", prove_training),
     "clipgap-report": Kind("report", prove_report),

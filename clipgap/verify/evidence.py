@@ -26,6 +26,7 @@ from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
+from clipgap.store.provenance import Mixing
 from clipgap.verify.checks import Problems, check_files, damaged_files
 
 
@@ -174,6 +175,7 @@ class Evidence:
                 },
                 None,
                 ScanOptions(**settings),
+                Mixing(mixed_models=True),  # whether they may meet was settled by the scan
             )
             loaded = load_tests(plan)
         except InputError as error:

@@ -17,7 +17,7 @@ from typing import Any
 from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
 from clipgap.clip.embed.work import EmbedWork
-from clipgap.clip.models import IDENTITY, check_device, identify, resolve_device, warn_if_random
+from clipgap.clip.models import check_device, identify, resolve_device, warn_if_random
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count
 from clipgap.files.folders import remove
@@ -32,6 +32,7 @@ from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
 from clipgap.runs.units import Executor, Step, run_units
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE, Catalogue, Entry
+from clipgap.store.provenance import EMBED, IDENTITY
 from clipgap.store.writer import write_catalogue
 
 _RECORD = {
@@ -52,7 +53,7 @@ _RECORD = {
 
 KIND = Kind(
     Form(
-        "clipgap-embed",
+        EMBED,
         "store of embeddings",
         {
             "kind": "embed",
