@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
@@ -113,9 +113,13 @@ def edges(steps: int) -> list[float]:
     return [b / steps for b in range(-steps, 2 * steps + 1)]
 
 
-def histogram(values: Iterable[float], steps: int, last: int | None = None) -> list[dict[str, Any]]:
+def histogram(
+    values: Iterable[float], steps: int, last: int | None = None, upper: bool = False
+) -> list[dict[str, Any]]:
+    """Bins hold their lower edge, or their `upper` one."""
     bounds = edges(steps)
-    bins = [bisect_right(bounds, value) - 1 - steps for value in values]
+    place = bisect_left if upper else bisect_right
+    bins = [place(bounds, value) - 1 - steps for value in values]
     if last is not None:
         bins = [min(b, last) for b in bins]
     counts = Counter(bins)
@@ -149,7 +153,7 @@ def normalised(
     for test in tests:
         tau = near[test][reference]
         pairs = zip(columns[f"sim_{test}"], columns[f"nn_{test}"], strict=True)
-        ratios = [sim / tau[nearest] for sim, nearest in pairs]
+        ratios = [sim / float(np.float32(tau[nearest])) for sim, nearest in pairs]
         series = {"all": ratios}
         if prunes:
             flags = columns[f"pruned_{test}"]
@@ -161,7 +165,7 @@ def normalised(
                 "of": of,
                 "rows": len(values),
                 "close": sum(value > 0.9 for value in values),
-                "histogram": histogram(values, 50, last=100),
+                "histogram": histogram(values, 50, last=100, upper=True),
             }
 
 
@@ -210,8 +214,8 @@ FAMILIES = {
     "near-70": "near by sketch",
     "far-90": "far by sketch",
     "far-70": "far by sketch",
-    "rand-90": "rand",
-    "rand-70": "rand",
+    "rand-90": "rand, seed 1",
+    "rand-70": "rand, seed 1",
 }
 
 

@@ -33,8 +33,9 @@ from clipgap.report import contents, page
 from clipgap.report.api import plan_report
 from clipgap.report.paper import read_paper
 from clipgap.report.parts import Figure, Findings, Note, Part, Section
+from clipgap.report.sections import pruning
 from clipgap.report.sections.how_near import bin_of
-from clipgap.report.sections.pruning import describe_rule
+from clipgap.report.sections.pruning import describe_rule, family_of
 from clipgap.report.sources import Images
 from clipgap.report.svg import Drawing, linear
 from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
@@ -579,3 +580,32 @@ def test_rules_in_words() -> None:
 
 def test_classes_have_names(report: Path) -> None:
     assert gallery(report, "gallery.js")["sets"][0]["classes"] == list(CLASSES)
+
+
+def test_rows_at_their_threshold_do_not_lie_above_it() -> None:
+    tau = np.array([0.7])  # which no float32 is
+    sim = np.array([0.7, np.nextafter(np.float32(0.7), np.float32(1))], np.float32)
+    counted = pruning._Ratios()
+    counted.add(pruning._normalised(sim, np.zeros(2, np.int32), tau)[0])
+    bins = counted.to_json()["histogram"]
+    assert [(b["low"], b["high"], b["count"]) for b in bins] == [
+        (0.98, 1.0, 1),
+        (1.0, 1.02, 1),
+    ]
+
+
+def test_random_splits_of_two_seeds_are_two_curves() -> None:
+    rules = [
+        {"name": "rand", "size": size, "seed": seed} for size, seed in [(9, 1), (5, 1), (5, 2)]
+    ]
+    assert [family_of(rule) for rule in rules] == ["rand, seed 1", "rand, seed 1", "rand, seed 2"]
+
+
+def test_the_page_says_what_its_numbers_count(study: Study, tmp_path: Path) -> None:
+    made = clipgap.report(**study.inputs, out=tmp_path / "page", gallery=1)
+    index = " ".join(made.page.read_text().split())
+    assert "<dt>test points with a near duplicate</dt>" in index
+    assert "rows of the scanned set" in index
+    assert "where a model trained on curated too, its 250 come on top" in index
+    gallery = (tmp_path / "page" / "gallery.html").read_text()
+    assert "copies of an image have them, and other images may" in gallery

@@ -179,6 +179,7 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
     removed = {split["name"]: split["removed"] for split in findings["splits"]}
     known = [row["name"] for row in (findings["paper"] or {"rows": []})["rows"]]
     rows = []
+    joined = [one for one in findings["training"] if one["is_reference"]]
     for name in [*checkpoints, *(name for name in known if name not in checkpoints)]:
         paper = printed(findings, "rows", name)
         cells = [
@@ -200,10 +201,16 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
     yield Table(
         "accuracies",
         "Accuracy by training set",
-        "Top-1 accuracy in per cent with 95\u00a0% Wilson intervals.",
+        "Top-1 accuracy in per cent with 95\u00a0% Wilson intervals. Rows are those of the scanned "
+        "set"
+        + "".join(
+            f"; where a model trained on {one['name']} too, its {one['rows']:,} come on top"
+            for one in joined
+        )
+        + ".",
         (
             Column("training set"),
-            Column("rows", "count"),
+            Column("rows of the scanned set", "count"),
             Column("removed", "count"),
             *(Column(test, "percent") for test in tests),
         ),

@@ -20,7 +20,7 @@ from clipgap.report.tables import Cell, Column, Table
 
 CLOSE = 0.9  # normalised similarity above which a row counts as close to the gap
 DENSITY_STEPS = 50
-_LAST_BIN = 2 * DENSITY_STEPS  # of ratios from 2 on
+_LAST_BIN = 2 * DENSITY_STEPS  # of ratios above 2
 
 
 def findings(sources: Sources) -> Findings:
@@ -47,7 +47,8 @@ class _Ratios:
     def add(self, ratios: NDArray[np.float64]) -> None:
         self.rows += len(ratios)
         self.close += int(np.count_nonzero(ratios > CLOSE))
-        bins = np.clip(np.floor(ratios * DENSITY_STEPS), 0, _LAST_BIN).astype(np.int64)
+        # A bin holds its upper edge: a row exactly at its threshold is not pruned, nor above 1.
+        bins = np.clip(np.ceil(ratios * DENSITY_STEPS) - 1, 0, _LAST_BIN).astype(np.int64)
         self.bins += np.bincount(bins, minlength=_LAST_BIN + 1)
 
     def to_json(self) -> dict[str, Any]:
@@ -153,6 +154,8 @@ def _normalised(
     sim: NDArray[np.float32], nearest: NDArray[np.int32], tau: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Ratios, and where there is one: the row has a score and its point a positive threshold."""
+    # As exact as the tables have scores, so that a row at its threshold has the ratio 1.
+    tau = tau.astype(np.float32).astype(np.float64)
     at = tau[nearest] if len(tau) else np.full(len(nearest), np.nan)
     usable = ~np.isnan(sim) & (at > 0)
     ratios = np.divide(sim.astype(np.float64), at, where=usable, out=np.zeros(len(sim)))
@@ -182,6 +185,8 @@ def _by_split(sources: Sources) -> Iterator[dict[str, Any]]:
 
 def family_of(rule: Mapping[str, Any]) -> str:
     """Splits whose rules differ in nothing but their size lie on one curve."""
+    if rule["name"] == "rand":
+        return f"rand, seed {rule.get('seed', 0)}"
     sets = rule.get("by") or rule.get("sets") or rule.get("tests") or ()
     names = ", ".join(sets)
     return f"{rule['name']} by {names}" if names else str(rule["name"])
@@ -352,7 +357,8 @@ def _density(findings: Findings) -> Iterator[Figure]:
         "normalised-similarity",
         "How close training rows are to the gap",
         "Similarity of each training row to its nearest test point, divided by the threshold τ "
-        "there, in bins of 0.02. Above 1 lies what pruning removes.",
+        "there, in bins of 0.02. Above 1 lies only what pruning removes; rows at exactly 1 stay, "
+        "and count below.",
         drawings,
     )
 
