@@ -1,11 +1,12 @@
-# `make demo` and `make test` do all the set-up: Python >= 3.10, make and a C++ compiler suffice.
+# `make demo` and `make test` do all the set-up: Python >= 3.10 with venv, make and a C++ compiler
+# suffice.
 
 PYTHON ?= python3
 VENV ?= .venv
 TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
 .PHONY: help demo test check clients bench oldest-triton clean
@@ -41,14 +42,28 @@ oldest-triton: $(VENV)/.installed-dev
 clean:
 	rm -rf $(VENV) build dist *.egg-info clipgap/kernels/_c*
 
-$(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
+# What the system lacks is said before anything is made; a half-made environment is made again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "clipgap needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments; on Debian or Ubuntu: apt install python3-venv"; \
+	  exit 1; }
+	@command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || { \
+	  echo "There is no C++ compiler; on Debian or Ubuntu: apt install g++ python3-dev."; \
+	  echo "Without one clipgap still works, with a slower kernel. Going on in 5 s."; sleep 5; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 \
+	  || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); exit 1; }
+	@touch $@
 
 # Two stamps, so that the demo need not wait for the tools of the tests.
-$(VENV)/.installed: $(SOURCES) | $(BIN)/python
+$(VENV)/.installed: $(SOURCES) | $(VENV)/.made
+	@echo "Installing clipgap with PyTorch and open_clip into $(VENV): up to 6 GB, some minutes."
 	$(PIP) -e '.[train,report]'
 	@touch $@
 
-$(VENV)/.installed-dev: $(SOURCES) | $(BIN)/python
+$(VENV)/.installed-dev: $(SOURCES) | $(VENV)/.made
+	@echo "Installing clipgap with all that its tests need into $(VENV): up to 7 GB, some minutes."
 	$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed

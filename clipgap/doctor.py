@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clipgap.machine import Machine, machine, memory_bytes, versions
+from clipgap.packages import PACKAGES, how_to_get
 
 if TYPE_CHECKING:
     from clipgap.kernels.choose import KernelInfo
@@ -21,14 +22,6 @@ ENVIRONMENT = ("CLIPGAP_CPU_ISA", "CLIPGAP_THREADS", "CLIPGAP_ROW_BLOCK")
 """Variables that change which kernel runs, or how."""
 
 REQUIRED = ("clipgap", "numpy", "pyarrow", "fsspec", "rich", "typer")
-OPTIONAL = {
-    # package: (extra that brings it, what it is for)
-    "torch": ("torch", "the kernel where the C++ one cannot run, and a line of `clipgap bench`"),
-    "s3fs": ("remote", "stores on s3://"),
-    "huggingface_hub": ("remote", "stores on hf://"),
-    "faiss-cpu": ("bench", "a line of `clipgap bench`"),
-    "usearch": ("bench", "a line of `clipgap bench`"),
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +61,7 @@ def examine() -> Diagnosis:
     from clipgap.kernels.choose import available_kernels
 
     kernels = tuple(available_kernels())
-    installed = versions(*REQUIRED, *OPTIONAL)
+    installed = versions(*REQUIRED, *(package.name for package in PACKAGES))
     return Diagnosis(
         machine=machine(),
         caches=_caches(),
@@ -78,9 +71,9 @@ def examine() -> Diagnosis:
         kernels=kernels,
         runs=next(kernel.name for kernel in kernels if kernel.available),
         missing=tuple(
-            Missing(package, used_for, f"pip install 'clipgap[{extra}]'")
-            for package, (extra, used_for) in OPTIONAL.items()
-            if package not in installed
+            Missing(package.name, package.used_for, how_to_get(package))
+            for package in PACKAGES
+            if package.name not in installed
         ),
     )
 

@@ -12,7 +12,7 @@ ROOT = Path(clipgap.__file__).parent
 
 FLOORS = """
 errors version intervals callable triton_kernels
-machine memory options
+machine memory options packages
 files
 kernels runs
 keep store synthetic

@@ -17,6 +17,7 @@ import typer
 
 from clipgap.cli import config
 from clipgap.cli.shell import Shell, set_up_logging
+from clipgap.files.addresses import require_local
 from clipgap.options import (
     REQUIRED,
     Option,
@@ -27,6 +28,7 @@ from clipgap.options import (
     is_repeatable,
     option,
 )
+from clipgap.packages import require_for
 
 Body = Callable[..., "int | None"]
 
@@ -73,7 +75,14 @@ class Tolerance(Options):
 
 def output(metavar: str, help: str = "The folder to make. Needed unless --dry-run.") -> Any:
     """The option that names the folder that a command fills."""
-    return option(None, help, flags=("--out", "-o"), metavar=metavar)
+    return option(None, help, flags=("--out", "-o"), metavar=metavar, callback=_local)
+
+
+def _local(out: Path | None) -> Path | None:
+    """Refused while the call is parsed, before anything is read."""
+    if out is not None:
+        require_local(out)
+    return out
 
 
 _NOT_ABOUT_THE_RESULT = {field.name for group in (Common, Running) for field in fields(group)}
@@ -106,7 +115,9 @@ class _Spread:
 
     def as_function(self) -> Callable[..., int | None]:
         def run(context: typer.Context, **values: Any) -> int | None:
-            return self.body(self._shell(context, values), **self._arguments(values))
+            shell = self._shell(context, values)
+            require_for(shell.command.partition(" ")[2])
+            return self.body(shell, **self._arguments(values))
 
         parameters = [
             inspect.Parameter(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from clipgap import packages
 from clipgap.cli import (
     bench,
     data,
@@ -29,22 +31,55 @@ from clipgap.cli import (
     store,
     train,
     verify,
+    words,
 )
 from clipgap.cli.consoles import printing, shown
 from clipgap.cli.shell import LOG
 from clipgap.cli.signals import ignore_signals, leave_on_signals
 from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 
+GROUPS = {
+    "Begin here": ("demo", "run", "doctor"),
+    "From images to embeddings": ("embed", "store"),
+    "How near": ("gap", "scan", "verify", "emulate"),
+    "Which rows stay": ("split", "dedup", "filter"),
+    "Models": ("train", "eval"),
+    "What it shows": ("report", "data", "render", "bench"),
+}
+"""The commands as the help shows them; others that there may be come last."""
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands in groups, in the order in which a user meets them."""
+
+    def list_commands(self, context: Any) -> list[str]:
+        known = [name for names in GROUPS.values() for name in names if name in self.commands]
+        return [*known, *(name for name in self.commands if name not in known)]
+
+    def format_commands(self, context: Any, formatter: Any) -> None:
+        grouped = {name: title for title, names in GROUPS.items() for name in names}
+        shown: dict[str, list[tuple[str, str]]] = {}
+        for name in self.list_commands(context):
+            said = self.commands[name].get_short_help_str(limit=200)  # the first sentence, whole
+            row = name.ljust(max(map(len, self.commands))), said
+            shown.setdefault(grouped.get(name, "Others"), []).append(row)
+        for title, rows in shown.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
+
+
 app = typer.Typer(
     name="clipgap",
+    cls=_Commands,
     help="Exact similarity between a web-scale training set and your test sets.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     rich_markup_mode=None,  # plain help is twice as fast and easier to read in 80 columns
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED_BY_USER = 130
+_EXTRA = re.compile(r"Got unexpected extra argument\S* \((.*)\)", re.DOTALL)
 
 
 def _show_version(asked: bool) -> None:
@@ -57,6 +92,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _clipgap(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -64,7 +100,9 @@ def _clipgap(
         ),
     ] = False,
 ) -> None:
-    """Options before the command."""
+    """Options before the command; without one the help is what is wanted."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 for part in (
@@ -118,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
     except BrokenPipeError:
         raise  # of stdout, whose reader has seen enough
     except Exception as error:
-        return _explain(OutOfResources.behind(error) or error)
+        return _explain(OutOfResources.behind(error) or packages.behind(error) or error)
     if outcome == INTERRUPTED_BY_USER:  # which Typer, too, makes of a Ctrl-C
         _say("interrupted")
     return outcome if isinstance(outcome, int) else 0
@@ -146,6 +184,8 @@ def _explain_parse_error(error: Any) -> int:
     """Say what Typer found wrong, and where the value came from if not from the command line."""
     context = getattr(error, "ctx", None)
     if message := error.format_message():
+        if extra := _EXTRA.match(message):
+            message = words.quote_it(extra[1].split())
         parameter = getattr(error, "param", None)
         if context is not None and parameter is not None:
             source = context.get_parameter_source(parameter.name)

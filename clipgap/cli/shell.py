@@ -51,6 +51,11 @@ class Shell:
     settings: Mapping[str, Any]  # option name -> value, without those that only say how to run
     all_from_config: bool  # no setting was typed: the config file says it all
 
+    @property
+    def width(self) -> int | None:
+        """Columns of the terminal that notes go to; None if they go to a file."""
+        return stderr().width if stderr().is_terminal else None
+
     def note(self, text: str) -> None:
         """One line for a person, on stderr."""
         if not self.quiet:

@@ -12,7 +12,7 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, Tolerance, command
 from clipgap.cli.shell import Shell
 from clipgap.clip.train.options import TrainOptions
-from clipgap.errors import QUARANTINED
+from clipgap.errors import QUARANTINED, UsageError
 from clipgap.options import REQUIRED, Only, option
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def train(
     from clipgap.clip.train.options import Place
     from clipgap.clip.train.plan import plan_train
 
+    if options.arguments and not options.arguments[0].startswith("-"):
+        raise UsageError(words.quote_it(options.arguments))
     place = Place(train_data, logs, name, keep, add_reference)
     if running.dry_run:
         plan = plan_train(place, options)

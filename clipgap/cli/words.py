@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 
 _SECOND_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
@@ -58,6 +59,30 @@ def duration(seconds: float) -> str:
 def plural(value: int, noun: str) -> str:
     """1 -> "1 row", 1234 -> "1,234 rows"."""
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
+def command_line(call: str, width: int | None = None, indent: int = 2) -> str:
+    """A call to be read and copied: lines end between words, never within one."""
+    first, rest = " " * indent, " " * (indent + 4)
+    if width is None:
+        return first + call
+    lines = [first]
+    for word in shlex.split(call):
+        quoted = shlex.quote(word)
+        if lines[-1].strip() and len(lines[-1]) + len(quoted) + 3 > width:
+            lines[-1] += " \\"
+            lines.append(rest)
+        lines[-1] += quoted if not lines[-1].strip() else f" {quoted}"
+    return "\n".join(lines)
+
+
+def quote_it(extra: Sequence[str]) -> str:
+    """That more words came than are taken, most likely since a shell made many of one."""
+    shown = " ".join(extra[:2]) + (" …" if len(extra) > 2 else "")
+    return (
+        f"{plural(len(extra), 'word')} too many: {shown}. If your shell expanded {{…}} or *, quote "
+        "the pattern, as in 'laion/{00000..01023}.tar'"
+    )
 
 
 def _scaled(value: float, units: Sequence[str]) -> str:

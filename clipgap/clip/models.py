@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import checkpoint_file
-from clipgap.clip.networks import HUB, config_file, make
+from clipgap.clip.networks import HUB, check_named, config_file, is_downloaded, make
 from clipgap.clip.options import PRECISIONS
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.atomic import sha256_file
@@ -84,6 +84,13 @@ def warn_if_random(model: str, pretrained: str | None) -> None:
         LOG.warning("%s has random weights, since none were named", model)
 
 
+def fetch(model: str, pretrained: str | None) -> None:
+    """Have what a library downloads, so that nothing is begun that a failed download would end."""
+    if is_downloaded(model, pretrained):
+        with _reproducible():
+            make(model, pretrained or "", "fp32")
+
+
 def identify(model: str, pretrained: str | None) -> dict[str, Any]:
     """What tells a model from others before it is loaded: names, and checksums of local files."""
     if pretrained is None and not model.startswith(HUB):
@@ -93,6 +100,7 @@ def identify(model: str, pretrained: str | None) -> dict[str, Any]:
         )
     config = config_file(model) if model.endswith(".json") else None
     checkpoint = checkpoint_file(pretrained)
+    check_named(model, pretrained)
     return {
         "model": config.name if config else model,
         "config_sha256": sha256_file(config) if config else None,

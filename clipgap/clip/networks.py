@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import check_names, check_shapes, checkpoint_file, read_weights
-from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.errors import InputError, UsageError
+from clipgap.packages import missing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,8 +39,38 @@ class Network:
     clip: Any | None = None
 
 
+def check_named(model: str, pretrained: str | None) -> None:
+    """Refuse a model or a tag of weights that the library does not have, before any use of it."""
+    library, _, name = model.partition(":")
+    tag = pretrained if pretrained and checkpoint_file(pretrained) is None else None
+    if library == "torchvision":
+        from torchvision import models
+
+        _require_known("torchvision has no model", name, models.list_models(module=models))
+        if tag and tag != DEFAULT_WEIGHTS:
+            tags = list(models.get_model_weights(name).__members__)
+            _require_known(f"torchvision has for {name} no weights", tag, tags)
+    elif library == "timm":
+        timm = _import_timm()
+        if not timm.is_model(name):
+            _require_known("timm has no model", name, timm.list_models())
+    else:
+        open_clip = import_open_clip()
+        is_listed = not model.endswith(".json") and not model.startswith(HUB)
+        if is_listed:
+            _require_known("open_clip has no model", model, open_clip.list_models())
+        if tag:
+            tags = open_clip.list_pretrained_tags_by_model(model) if is_listed else []
+            _require_known(f"open_clip has for {model} no weights", tag, tags)
+
+
+def is_downloaded(model: str, pretrained: str | None) -> bool:
+    """Whether the library has to fetch the weights, or has done so."""
+    return model.startswith(HUB) or bool(pretrained and checkpoint_file(pretrained) is None)
+
+
 def make(model: str, pretrained: str, precision: str) -> Network:
-    """The network that `model` names, with its weights, on the CPU."""
+    """The network that `model` names, with its weights, on the CPU; see `check_named`."""
     for prefix, maker in (("timm:", _timm), ("torchvision:", _torchvision)):
         if model.startswith(prefix):
             return maker(model.removeprefix(prefix), pretrained, precision)
@@ -50,9 +81,7 @@ def import_open_clip() -> Any:
     try:
         import open_clip
     except ImportError as error:
-        raise MissingDependency(
-            "open_clip is not installed; `pip install 'clipgap[train]'`"
-        ) from error
+        raise missing("open_clip") from error
     return open_clip
 
 
@@ -87,12 +116,7 @@ def _open_clip(name: str, pretrained: str, precision: str) -> Network:
     open_clip = import_open_clip()
     if name.endswith(".json"):
         name = register_config(name)
-    elif not name.startswith(HUB):
-        _require_known("open_clip has no model", name, open_clip.list_models())
     checkpoint = checkpoint_file(pretrained)
-    if pretrained and checkpoint is None:
-        tags = [] if name.startswith(HUB) else open_clip.list_pretrained_tags_by_model(name)
-        _require_known(f"open_clip has for {name} no weights", pretrained, tags)
     from_library = checkpoint is None and bool(pretrained or name.startswith(HUB))
     try:
         with _quiet():
@@ -126,13 +150,16 @@ def _load_clip(clip: Module, checkpoint: Path, name: str) -> None:
         raise InputError(f"{checkpoint}: does not fit {name}: {_first_line(error)}") from error
 
 
-def _timm(name: str, pretrained: str, precision: str) -> Network:
+def _import_timm() -> Any:
     try:
         import timm
     except ImportError as error:
-        raise MissingDependency("timm is not installed; `pip install timm`") from error
-    if not timm.is_model(name):
-        _require_known("timm has no model", name, timm.list_models())
+        raise missing("timm") from error
+    return timm
+
+
+def _timm(name: str, pretrained: str, precision: str) -> Network:
+    timm = _import_timm()
     checkpoint = checkpoint_file(pretrained)
     tagged = bool(pretrained) and checkpoint is None
     full_name = f"{name}.{pretrained}" if tagged and pretrained != DEFAULT_WEIGHTS else name
@@ -152,13 +179,11 @@ def _torchvision(name: str, pretrained: str, precision: str) -> Network:
     import torch
     from torchvision import models
 
-    _require_known("torchvision has no model", name, models.list_models(module=models))
     tags = models.get_model_weights(name)
     checkpoint = checkpoint_file(pretrained)
     tagged = bool(pretrained) and checkpoint is None
     weights = tags.DEFAULT
     if tagged and pretrained != DEFAULT_WEIGHTS:
-        _require_known(f"torchvision has for {name} no weights", pretrained, list(tags.__members__))
         weights = tags[pretrained]
     try:
         module = models.get_model(name, weights=weights if tagged else None)

@@ -9,11 +9,15 @@ run is compared by when it is resumed.
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+from clipgap.errors import UsageError
 
 SETTINGS = ("array", "dim", "paths")
 """What a query may say to clipgap itself; see `files.naming`."""
 
 _HIDDEN = "***"
+_REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a Path has one slash less
 _ADDRESS = re.compile(r"\S*[A-Za-z0-9+.-]://\S*")
 _USER = re.compile(r"(://)[^/?#\s]*@")
 _OURS = "|".join(SETTINGS)
@@ -22,6 +26,15 @@ _VALUE = re.compile(
     rf"([?&;#])(?!(?:{_OURS})=)([^=&?;\s]*)=(?:(?!::|\?(?:{_OURS})=)[^&;\s])*?"
     rf"(?=&|;|::|\?(?:{_OURS})=|[\])}}'\",.:]*(?:\s|$))"
 )
+
+
+def require_local(output: str | Path) -> None:
+    """Refuse an output on a remote store, which would become a local folder of that name."""
+    if found := _REMOTE.match(str(output)):
+        raise UsageError(
+            f"an output cannot be written to {found[1]}://; name a folder of this machine, and "
+            "copy it there when it is finished"
+        )
 
 
 def public(text: str) -> str:

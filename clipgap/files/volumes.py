@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 from clipgap.errors import InputError, MissingDependency
 from clipgap.files.addresses import public
+from clipgap.packages import installation
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://")
 _LOCAL_URL = re.compile(r"^(?:file|local)://")
@@ -258,7 +259,7 @@ class RemoteVolume:
             scheme = url.partition("://")[0]
             raise MissingDependency(
                 f"{public(url)}: {scheme}:// needs a package that is not installed: {error}. "
-                "`pip install 'clipgap[remote]'` brings s3:// and hf://."
+                f"{installation('remote')} brings s3:// and hf://."
             ) from error
         except ValueError as error:
             raise InputError(public(f"{url}: {error}")) from error

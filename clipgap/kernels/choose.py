@@ -55,11 +55,16 @@ def resolve(kernel: str = "auto", device: str = "auto") -> str:
 
 
 def fallback_note(kernel: str, device: str) -> str | None:
-    """What a user should hear when `auto` cannot run what it would on this machine's GPU."""
+    """What a user should hear when `auto` cannot run what it would on this machine."""
     from clipgap.kernels.gpu import devices
 
-    if kernel != "auto" or device != "auto" or not devices.has_hardware():
+    if kernel != "auto":
         return None
+    if device != "auto" or not devices.has_hardware():
+        in_cpp, runs = _cpu_info(), resolve(kernel, device)
+        if in_cpp.available or runs not in ("torch", "numpy"):
+            return None
+        return f"kernel {runs!r} runs, which is much slower than the one in C++: {in_cpp.detail}"
     found = [_gpu_info(name) for name in ON_GPU]
     if found[0].available:
         return None

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.errors import MissingDependency
 from clipgap.kernels.interface import (
     MAX_SCORE,
     NO_ID,
@@ -25,6 +24,7 @@ from clipgap.kernels.interface import (
     TopK,
 )
 from clipgap.kernels.oracle import merge_topk
+from clipgap.packages import missing
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def import_torch() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingDependency("torch is not installed; `pip install torch`") from error
+        raise missing("torch") from error
 
 
 class TorchScanner(OneAtATime):

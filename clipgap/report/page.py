@@ -9,6 +9,7 @@ from itertools import chain
 from typing import Any
 
 from clipgap.errors import MissingDependency
+from clipgap.packages import installation
 from clipgap.report.contents import shown_sections
 from clipgap.report.parts import Figure, Findings
 from clipgap.report.sections.pruning import proof
@@ -81,7 +82,7 @@ def _environment() -> Any:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise MissingDependency(
-            "a page needs jinja2: pip install 'clipgap[report]', or give --format md or json"
+            f"a page needs jinja2: {installation('report')}, or give --format md or json"
         ) from error
     environment = Environment(
         loader=PackageLoader("clipgap.report", "templates"),

@@ -13,6 +13,7 @@ from typing import Any
 
 from clipgap.errors import MissingDependency
 from clipgap.machine import cores
+from clipgap.packages import installation
 from clipgap.report.sources import Images
 from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import Problem
@@ -118,7 +119,7 @@ def _thumbnail(pair: tuple[Wanted, Sample]) -> bytes | str | None:
         from PIL import Image
     except ImportError as error:
         raise MissingDependency(
-            "thumbnails need Pillow: pip install 'clipgap[report]', or leave out --images"
+            f"thumbnails need Pillow: {installation('report')}, or leave out --images"
         ) from error
     where = f"{sample.shard}, sample {sample.key!r}"
     try:

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.addresses import require_local
 from clipgap.files.atomic import TEMPORARY_SUFFIX, sync_folder
 from clipgap.files.documents import (
     MANIFEST,
@@ -133,6 +134,7 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     Refuses a folder that is somebody else's, or that holds an output although neither --resume nor
     --overwrite was given.
     """
+    require_local(path)
     folder = _resolved(Path(path))
     made = not folder.exists()
     with only_writer(folder):
@@ -163,6 +165,11 @@ class Output:
         self._wanted: dict[str, Any] = {}
         self._outputs: list[str] = []
         self.state = self._state()
+
+    @property
+    def wants_work(self) -> bool:
+        """Whether something is to be made that is not there, whatever it is."""
+        return self.state != "finished" or self.how.overwrite
 
     def require_flag(self) -> None:
         """Refuse an output that is there when neither --resume nor --overwrite was given."""

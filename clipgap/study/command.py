@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from clipgap.errors import QUARANTINED, UsageError
 from clipgap.options import Options, argument, option
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from clipgap.study.run import Plan, Starting, Study, StudyResult
 
 
@@ -88,19 +91,24 @@ def run(
     return run_and_show(shell, study, only=only, again_from=from_, overwrite=overwrite)
 
 
-def run_and_show(shell: Shell, study: Study, **how: Any) -> int:
+def run_and_show(
+    shell: Shell,
+    study: Study,
+    ending: Callable[[StudyResult], Iterable[RenderableType]] | None = None,
+    **how: Any,
+) -> int:
     """Run the study with a line for each stage, and show what it came to."""
     stop = threading.Event()
 
     def announce(starting: Starting) -> None:
         step = starting.step
         shell.note(f"[{starting.number}/{starting.total}] {step.stage.name}: {step.why}")
-        shell.note(f"  {step.call}")
+        shell.note(words.command_line(step.call, shell.width))
 
-    stopping = "Stopping the stage at hand; what stands is kept."
+    stopping = "Stopping; finished stages stand, and the one at hand says what it keeps."
     with stop_on_signals(stop, shell.note, stopping):
         result = study.run(quiet=shell.quiet, on_stage=announce, stop=stop, **how)
-    shell.result(_outcome(result), _describe_outcome(result))
+    shell.result(_outcome(result), chain(_describe_run(result), (ending or _printed)(result)))
     return QUARANTINED if result.quarantined else 0
 
 
@@ -133,7 +141,7 @@ def _describe_plan(plan: Plan) -> Iterator[str]:
         yield f"{'▶' if step.runs else '·'} {step.stage.name}: {state}{took}"
         if step.stage.after:
             yield f"    after {', '.join(step.stage.after)}"
-        yield f"    {step.call}"
+        yield words.command_line(step.call, indent=4)
         for line in plan.costs.get(step.stage.name, "").splitlines():
             yield f"    | {line}"
     if plan.missing:
@@ -152,10 +160,14 @@ def _outcome(result: StudyResult) -> dict[str, Any]:
     }
 
 
-def _describe_outcome(result: StudyResult) -> Iterator[str]:
+def _printed(result: StudyResult) -> Iterator[str]:
+    """What the stages to show said when they ran."""
     for name, printed in result.results.items():
         yield f"── {name}"
         yield printed.rstrip("\n")
+
+
+def _describe_run(result: StudyResult) -> Iterator[str]:
     if not result.ran:
         yield f"Nothing to do: all {len(result.skipped)} stages of {result.folder} stand."
         return

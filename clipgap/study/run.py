@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
+from clipgap.files.addresses import require_local
 from clipgap.files.atomic import write_atomic
 from clipgap.keep.lists import open_keep
+from clipgap.packages import require_for
 from clipgap.runs.lock import only_writer
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
@@ -85,7 +87,7 @@ class StudyResult:
 class Starting:
     """Told before each stage."""
 
-    number: int
+    number: int  # among all stages, so that it is the same after a stop
     total: int
     step: Step
 
@@ -103,6 +105,8 @@ class Study:
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.recipe = read_recipe(find_recipe(recipe), settings)
+        if folder is not None:
+            require_local(folder)
         self.folder = Path(folder) if folder is not None else Path(f"clipgap-{self.recipe.name}")
         self.stages = ordered(expand(self.recipe, self.folder))
         check_named(self.stages, self.recipe.show, f"{self.recipe.at('study', 'show')}: show")
@@ -150,11 +154,13 @@ class Study:
             )
         if only:
             self._refuse_gaps(plan, only)
+        wanted = [step.stage.command.name for step in plan.steps if step.runs]
+        require_for(*dict.fromkeys(wanted))
         forced = set(only) | dependants(self.stages, again_from)
-        total = len(plan.to_run)
+        total = len(plan.steps)
         ran: list[StageOutcome] = []
         with self._lock(), start_stages() as processes:
-            for step in plan.steps:
+            for number, step in enumerate(plan.steps, 1):
                 name = step.stage.name
                 if not step.runs:
                     continue
@@ -163,7 +169,7 @@ class Study:
                 if not now.runs:
                     continue
                 _refuse(now, overwrite or name in forced)
-                on_stage(Starting(len(ran) + 1, total, now))
+                on_stage(Starting(number, total, now))
                 ran.append(self._run(now, processes, quiet, stop))
                 if stop is not None and stop.is_set():
                     raise Interrupted("stopped; the same command goes on from here")

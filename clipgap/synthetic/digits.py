@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from clipgap.errors import MissingDependency
+from clipgap.packages import missing
 from clipgap.synthetic.styles import Mask
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -21,9 +21,7 @@ def handwritten(size: int) -> tuple[list[Mask], list[int]]:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise MissingDependency(
-            "the handwritten digits come with scikit-learn: pip install scikit-learn"
-        ) from error
+        raise missing("sklearn") from error
     from PIL import Image
 
     data = load_digits()
@@ -40,9 +38,7 @@ def fonts() -> list[Path]:
     try:
         import matplotlib
     except ImportError as error:
-        raise MissingDependency(
-            "the typefaces come with matplotlib: pip install 'clipgap[report]'"
-        ) from error
+        raise missing("matplotlib") from error
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     # The "Display" faces hold a few symbols, and no digits.
     found = [*folder.glob("DejaVu*.ttf"), *folder.glob("STIXGeneral*.ttf")]

@@ -17,7 +17,7 @@ from typing import Any
 from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
 from clipgap.clip.embed.work import EmbedWork
-from clipgap.clip.models import check_device, identify, resolve_device, warn_if_random
+from clipgap.clip.models import check_device, fetch, identify, resolve_device, warn_if_random
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count
 from clipgap.files.folders import remove
@@ -243,6 +243,9 @@ def _devices(device: str, workers: int | None) -> list[str]:
 
 def _fill(output: Output, plan: EmbedPlan) -> EmbedResult:
     how = output.how
+    if output.wants_work:
+        how.tell("loading the model")
+        fetch(plan.model, plan.pretrained)
     described = plan.describe()
     answer = output.begin(described, marks=plan.marks())
     if isinstance(answer, Complete):

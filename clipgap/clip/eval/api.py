@@ -20,7 +20,7 @@ from clipgap.clip.eval.options import EvalOptions
 from clipgap.clip.eval.plan import EvalPlan, plan_evaluation
 from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
-from clipgap.clip.models import resolve_device
+from clipgap.clip.models import fetch, resolve_device
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import is_inside, remove
 from clipgap.files.parquet import read_table, write_tables
@@ -146,6 +146,11 @@ def _listed(value: str | Sequence[str]) -> Sequence[str]:
 
 
 def _fill(output: Output, plan: EvalPlan) -> EvalResult:
+    if output.wants_work:
+        output.how.tell("loading")
+        for each in plan.checkpoints:
+            if each.model is not None:
+                fetch(each.model, each.pretrained)
     output.how.tell("reading sets")
     described = plan.describe()
     answer = output.begin(described)

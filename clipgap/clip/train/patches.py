@@ -26,6 +26,7 @@ import torch
 
 from clipgap.clip.train.checkpoints import saved_whole
 from clipgap.errors import MissingDependency
+from clipgap.packages import installation, missing
 
 PARAMETERS = {
     ("main", "main"): "args",
@@ -115,7 +116,7 @@ def import_trainer(part: str) -> Any:
         return importlib.import_module(f"open_clip_train.{part}")
     except ImportError as error:
         raise MissingDependency(
-            f"open_clip_train cannot be imported ({error}); `pip install 'clipgap[train]'`"
+            f"open_clip_train cannot be imported ({error}); {installation('train')}"
         ) from error
 
 
@@ -161,9 +162,7 @@ def _source(part: str) -> str:
     try:
         spec = importlib.util.find_spec(f"open_clip_train.{part}")
     except ModuleNotFoundError:
-        raise MissingDependency(
-            "open_clip is not installed; `pip install 'clipgap[train]'`"
-        ) from None
+        raise missing("open_clip") from None
     return Path(spec.origin).read_text(encoding="utf-8") if spec and spec.origin else ""
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from clipgap.clip.checkpoints import checkpoint_file, read_weights
 from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
-from clipgap.clip.networks import import_open_clip, register_config
+from clipgap.clip.networks import register_config
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
@@ -270,11 +270,6 @@ def _identity(options: TrainOptions) -> dict[str, Any]:
         return {"arch": options.arch}
     model = options.model
     assert model is not None
-    if not (model.endswith(".json") or ":" in model):
-        known = import_open_clip().list_models()
-        if model not in known:
-            near = difflib.get_close_matches(model, known, 3, 0.4) or known[:3]
-            raise UsageError(f"open_clip has no model {model!r}; did you mean {', '.join(near)}?")
     if (checkpoint := checkpoint_file(options.pretrained)) is not None:
         read_weights(checkpoint, "meta")  # refuses what would run code
     return identify(model, options.pretrained)
