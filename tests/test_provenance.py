@@ -54,16 +54,16 @@ Make = Callable[..., Path]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Makes a store as `clipgap embed` leaves one; of no known model with `model=None`."""
+    """Makes a store as `clipgap embed` leaves one; of no known model with `made_by=None`."""
 
-    def make(name: str, rows: int = 20, *, model: Any = BASE, **changes: Any) -> Path:
+    def make(name: str, rows: int = 20, *, made_by: Any = BASE, **changes: Any) -> Path:
         folder = tmp_path / name
         with StoreWriter(folder, 12) as writer:
             writer.add(
                 unit_rows(rows, seed=sum(name.encode())), [f"{name}{i}" for i in range(rows)]
             )
-        if model is not None:
-            said = {**model, **changes}
+        if made_by is not None:
+            said = {**made_by, **changes}
             preprocess = said.pop("preprocess")
             form = Form(EMBED, "store of embeddings")
             write_document(folder / MANIFEST, form, {"model": said, "preprocess": preprocess})
@@ -75,7 +75,7 @@ def make(tmp_path: Path) -> Make:
 def scan_of(train: Any, tests: dict[str, Any], **options: Any) -> tuple[Any, list[str]]:
     notes: list[str] = []
     result = clipgap.scan(
-        train, tests, on_progress=lambda now: notes.append(now.note), kernel="oracle", **options
+        train, tests, on_progress=lambda now: notes.append(now.note), kernel="numpy", **options
     )
     return result, [note for note in notes if note]
 
@@ -105,12 +105,12 @@ def test_a_checkpoint_is_known_by_its_content_and_a_name_by_what_it_means(make: 
     trained = {"checkpoint_sha256": "ab" * 32}
     tests = {"val": make("test", 5, pretrained="renamed.pt", **trained)}
     assert scan_of(make("train", pretrained="epoch_9.pt", **trained), tests)[1] == []
-    quick = make("quick", model={**BASE, "model": "ViT-B-32-quickgelu"})
+    quick = make("quick", made_by={**BASE, "model": "ViT-B-32-quickgelu"})
     assert scan_of(quick, {"val": make("plain", 5)})[1] == []
 
 
 def test_that_nobody_knows_the_model_is_said_once(make: Make, tmp_path: Path) -> None:
-    train, known, unknown = make("train"), make("known", 5), make("unknown", 5, model=None)
+    train, known, unknown = make("train"), make("known", 5), make("unknown", 5, made_by=None)
     _, notes = scan_of(train, {"a": known, "b": unknown})
     assert len(notes) == 1
     assert f"nothing says which model embedded test set 'b' ({unknown})" in notes[0]
@@ -133,14 +133,14 @@ def test_datacomp_names_its_models_by_their_arrays(make: Make, tmp_path: Path) -
 
 
 def test_a_gap_of_another_model_is_refused(make: Make, tmp_path: Path) -> None:
-    plain, known = make("plain", 5, model=None), make("train", 30)
-    gap = clipgap.gap(make("ref", 10, model={**BASE, "model": "RN50"}), {"val": plain})
+    plain, known = make("plain", 5, made_by=None), make("train", 30)
+    gap = clipgap.gap(make("ref", 10, made_by={**BASE, "model": "RN50"}), {"val": plain})
     with pytest.raises(InputError, match=r"of reference .*ref \(of <memory>\): RN50"):
         clipgap.scan(known, {"val": plain}, gap=gap)
 
 
 def test_a_reference_and_a_report_of_two_models_are_refused(make: Make, tmp_path: Path) -> None:
-    test, other = make("test", 5, model=None), make("ref", 10, pretrained="laion2b")
+    test, other = make("test", 5, made_by=None), make("ref", 10, pretrained="laion2b")
     train = make("train", 30)
     clipgap.gap(other, {"val": test}, out=tmp_path / "gap")
     mixed = {"mixed_models": True}
@@ -208,3 +208,21 @@ def test_a_gap_that_looks_swapped_is_noted(make: Make) -> None:
     assert "30 rows, more than the 10" in notes[1] and "swapped?" in notes[1]
     _, notes = scan_of(large, {"val": test}, gap=clipgap.gap(small, {"val": test}))
     assert notes == []
+
+
+def test_a_gap_says_where_its_thresholds_lie(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [
+        "gap",
+        str(make("ref")),
+        "--test",
+        f"val={make('test', 5)}",
+        "-o",
+        str(tmp_path / "gap"),
+    ]
+    assert main(call) == 0
+    tau = clipgap.open_scan(tmp_path / "gap").tau("val")
+    low, middle, high = np.quantile(tau, (0.25, 0.5, 0.75))
+    said = capsys.readouterr().out
+    assert f"τ of val: quartiles {low:.3f}, {middle:.3f}, {high:.3f}" in said

@@ -88,7 +88,7 @@ def test_every_number_by_an_oracle(study: Study, report: Path) -> None:
     found = read(report)
     assert_same(found, expected)
     # Nothing is reported that the oracle does not know of.
-    beyond = {"format", "version", "title", "paper", "versions", "embeddings"}
+    beyond = {"format", "version", "title", "paper", "models", "versions", "embeddings"}
     assert found.keys() - expected.keys() == beyond
     assert any(test["training"]["web"]["near_duplicates_l2"] for test in found["tests"])
     assert found["paper"]["rows"] == paper["rows"]

@@ -14,7 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 from clipgap.options import REQUIRED, option
 from clipgap.report.options import ReportOptions
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 
 if TYPE_CHECKING:
     from clipgap.report.api import ReportResult

@@ -19,7 +19,7 @@ from clipgap.errors import QUARANTINED, UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
 from clipgap.scan.options import ScanOptions
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 
 if TYPE_CHECKING:
     from clipgap.runs.how import Progress
@@ -214,16 +214,14 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
         yield f"{result.label} is already complete; every checksum holds."
     elif result.repaired:
         yield f"Computed again: {', '.join(result.repaired)}."
+    yield from _describe_pruned(result)
+    if result.manifest["kind"] == "gap":
+        yield from _describe_thresholds(result)
     if last is not None and last.new:
         yield (
             f"Scanned {words.plural(round(last.new), 'row')} in {words.duration(last.seconds)}: "
             + ", ".join(speed(last))
         )
-    for columns in result.set_columns:
-        if columns.has_gap:
-            pruned = counts["pruned"][columns.name]
-            share = f" ({pruned / result.rows:.2%})" if result.rows else ""
-            yield f"  pruned by {columns.name}: {words.plural(pruned, 'row')}{share}"
     if counts["normalised"]:
         yield f"  normalised on the way in: {words.plural(counts['normalised'], 'row')}"
     if result.quarantined:
@@ -233,3 +231,22 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
         )
     yield f"Tables: {result.label}"
     yield f"Prove them right: clipgap verify {shlex.quote(result.label)}"
+
+
+def _describe_pruned(result: ScanResult) -> Iterator[str]:
+    for columns in result.set_columns:
+        if columns.has_gap:
+            pruned = result.manifest["counts"]["pruned"][columns.name]
+            share = f" ({pruned / result.rows:.2%})" if result.rows else ""
+            yield f"  pruned by {columns.name}: {words.plural(pruned, 'row')}{share}"
+
+
+def _describe_thresholds(result: ScanResult) -> Iterator[str]:
+    """Where the thresholds of a gap lie."""
+    import numpy as np
+
+    for name in result.test_names:
+        tau = result.tau(name)
+        if len(known := tau[np.isfinite(tau)]):
+            low, middle, high = np.quantile(known, (0.25, 0.5, 0.75))
+            yield f"  τ of {name}: quartiles {low:.3f}, {middle:.3f}, {high:.3f}"

@@ -16,7 +16,7 @@ from clipgap.errors import UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, argument, option
 from clipgap.select.options import OPERATIONS, Operation, ReferenceOptions, RuleOptions
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

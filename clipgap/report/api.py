@@ -19,7 +19,7 @@ from clipgap.report.sources import Given, Named, Sources, open_sources
 from clipgap.runs.how import How
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Kind, New, Output, open_output, spare
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 from clipgap.version import __version__
 
 KIND = Kind(

@@ -24,7 +24,8 @@ from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.shards.finding import TarShard, find_shards
-from clipgap.store.provenance import Meeting, Mixing, Models, meet, models_in
+from clipgap.store.options import Mixing
+from clipgap.store.provenance import Meeting, Models, meet, models_in
 
 Given = str | Path
 Named = Mapping[str, Given] | Sequence[Given] | Given

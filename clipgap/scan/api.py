@@ -38,7 +38,7 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, FolderSink, MemorySink, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.scan.work import ScanWork, ShardUnit, add_up
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 
 
 @takes_options

@@ -15,7 +15,8 @@ from clipgap.scan.options import ScanOptions
 from clipgap.scan.tables import TRAIN
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.store.provenance import Mixing, meet, models_in
+from clipgap.store.options import Mixing
+from clipgap.store.provenance import meet, models_in
 
 if TYPE_CHECKING:
     from clipgap.scan.result import ScanResult

@@ -19,7 +19,8 @@ from clipgap.select.labels import cite_labels, read_labels
 from clipgap.select.options import CAPTION
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.store.provenance import Meeting, Mixing, meet, models_in
+from clipgap.store.options import Mixing
+from clipgap.store.provenance import Meeting, meet, models_in
 
 CLASS = "class"
 

@@ -23,7 +23,7 @@ from clipgap.select.reference import Reference
 from clipgap.select.rules import Decision, Rule
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 
 Scan = str | Path | ScanResult
 

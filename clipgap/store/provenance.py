@@ -15,7 +15,7 @@ from typing import Any
 from clipgap.errors import InputError
 from clipgap.files.documents import Form, parse_document
 from clipgap.files.volumes import File, read_bytes
-from clipgap.options import Options, option
+from clipgap.store.options import Mixing
 
 IDENTITY = {
     "model": str,
@@ -40,15 +40,6 @@ UNKNOWN: Models = (None,)
 
 MODELS = (None, [(None, {"model": str, "preprocess": (None, dict)})])
 """How a document says it of a store; it says nothing of one of which nothing is known."""
-
-
-@dataclass(frozen=True)
-class Mixing(Options):
-    """Whether stores of different models may meet."""
-
-    mixed_models: bool = option(
-        False, "Go on although the stores were embedded by different models."
-    )
 
 
 def read_model(manifest: File) -> Model | None:

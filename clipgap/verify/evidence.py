@@ -26,7 +26,7 @@ from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
-from clipgap.store.provenance import Mixing
+from clipgap.store.options import Mixing
 from clipgap.verify.checks import Problems, check_files, damaged_files
 
 
