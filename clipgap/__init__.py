@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clipgap.dedup.api import dedup as dedup
     from clipgap.dedup.api import plan_dedup as plan_dedup
     from clipgap.errors import ClipgapError as ClipgapError
+    from clipgap.mix.api import mix as mix
     from clipgap.report.api import report as report
     from clipgap.scan.api import gap as gap
     from clipgap.scan.api import plan_scan as plan_scan
@@ -62,6 +63,7 @@ _HOMES = {
     "filter_shards": "clipgap.shards.api",
     "gap": "clipgap.scan.api",
     "kept_samples": "clipgap.shards.samples",
+    "mix": "clipgap.mix.api",
     "open_evaluation": "clipgap.clip.eval.api",
     "open_scan": "clipgap.scan.result",
     "open_store": "clipgap.store.opening",

@@ -132,6 +132,12 @@ CASES = [
         ["keep/part-00002.parquet", "manifest.json"],
     ),
     Case(
+        "mix",
+        "mix mix.toml --threads 1 -o out",
+        Change("labels", "labels.csv", "photo", "drawn"),
+        ["keep/part-00001.parquet", "manifest.json"],
+    ),
+    Case(
         "dedup",
         "dedup plain/store --epsilon 0.001 --clusters 3 --iterations 2 --threads 1 -o out",
         Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
@@ -244,6 +250,14 @@ def make_inputs(server: Server) -> None:
         image.write_bytes(b"x")
         lines.append(f"{number},{bird}.kind/{number}.jpg,{bird},0,{place},/p.jpg")
     (folder / "birds" / "metadata.csv").write_text("\n".join(lines))
+    labels = ["shard,row,domain"]
+    for shard, rows in enumerate((7, 4, 9)):
+        labels += [f"{shard},{row},{'photo' if row % 3 else 'drawn'}" for row in range(rows)]
+    (folder / "labels.csv").write_text("\n".join(labels))
+    (folder / "mix.toml").write_text(
+        '[pool]\nstore = "plain/store"\nlabels = ["labels.csv"]\n'
+        '[mixes.half]\nrule = "ratio"\nrows = 8\nparts = { photo = 1, drawn = 1 }\n'
+    )
     for command in MAKE:
         ended = server.run(shlex.split(command))
         assert ended.code == 0, f"{command}: {ended.said}"

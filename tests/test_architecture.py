@@ -18,7 +18,7 @@ kernels runs
 keep store synthetic
 scan shards
 select
-dedup clip
+dedup mix clip
 report bench doctor
 verify
 cli

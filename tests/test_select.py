@@ -413,3 +413,19 @@ def test_a_damaged_scan_is_named(world: World, tmp_path: Path) -> None:
     sign(scan, "train/part-00002.parquet")
     with pytest.raises(InputError, match=r"part-00002.parquet is damaged: it does not end"):
         clipgap.split(scan, Prune(("a",)))
+
+
+def test_looking_for_a_cut_is_not_yet_work(world: World, tmp_path: Path) -> None:
+    """Whoever watches saves the settings when it works: when the folder is there for them."""
+    seen: list[tuple[str, bool, bool]] = []
+    clipgap.split(
+        world.folder / "scan",
+        Rand(9),
+        out=tmp_path / "keep",
+        on_progress=lambda now: seen.append(
+            (now.stage, now.works, (tmp_path / "keep" / ".progress" / "plan.json").exists())
+        ),
+    )
+    assert {stage for stage, *_ in seen} >= {"finding the cut", "writing"}
+    assert all(there for _, works, there in seen if works)
+    assert {works for stage, works, _ in seen if stage == "finding the cut"} == {False}

@@ -12,9 +12,9 @@ import pytest
 
 from clipgap.__main__ import main
 from clipgap.errors import ClipgapError, InputError, UsageError
+from clipgap.files.toml import Lines
 from clipgap.keep.lists import open_keep
 from clipgap.study.ledger import fingerprint
-from clipgap.study.lines import Lines
 from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.run import Study, run_study
 from clipgap.study.shipped import shipped_recipes

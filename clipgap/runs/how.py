@@ -103,11 +103,13 @@ class Tally:
     """Counts what a run does, and reports it.
 
     With `warms_up` time counts from the first `add`, and what that one brings does not count as
-    fast work: before it a model was loaded and a pipeline filled.
+    fast work: before it a model was loaded and a pipeline filled. Without `works` it only looks.
     """
 
-    def __init__(self, how: How, begin: Progress, warms_up: bool = False) -> None:
-        self._how, self.now = how, replace(begin, works=True, earlier=begin.done)
+    def __init__(
+        self, how: How, begin: Progress, warms_up: bool = False, works: bool = True
+    ) -> None:
+        self._how, self.now = how, replace(begin, works=works, earlier=begin.done)
         self._began = None if warms_up else time.monotonic()
         how.report(self.now)
 

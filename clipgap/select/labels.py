@@ -90,18 +90,8 @@ class Where:
 
 def read_labels(path: Path, columns: Sequence[str]) -> pa.Table:
     """The keys, as column `key`, and the named columns of a parquet or CSV file."""
-    try:
-        if path.suffix == ".parquet":
-            table = pq.read_table(path, partitioning=None)
-        else:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            options = pyarrow.csv.ParseOptions(delimiter=delimiter)
-            table = pyarrow.csv.read_csv(
-                path, parse_options=options, convert_options=_as_text(path)
-            )
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    key = next((name for name in KEY_NAMES if name in table.column_names), None)
+    table = read_any(path)
+    key = key_column(table.column_names)
     if key is None:
         raise InputError(
             f"{path} has no column of keys: it has {', '.join(table.column_names)}, and one of "
@@ -115,6 +105,23 @@ def read_labels(path: Path, columns: Sequence[str]) -> pa.Table:
         raise InputError(f"{path} holds no labels")
     named = {name: table[name] for name in columns}
     return pa.table({"key": table[key].cast(pa.string()), **named})
+
+
+def read_any(path: Path) -> pa.Table:
+    """A table as it lies in a parquet, CSV or TSV file; all that is text stays text."""
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path, partitioning=None)
+        delimiter = "\t" if path.suffix == ".tsv" else ","
+        options = pyarrow.csv.ParseOptions(delimiter=delimiter)
+        return pyarrow.csv.read_csv(path, parse_options=options, convert_options=_as_text(path))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+
+
+def key_column(names: Sequence[str]) -> str | None:
+    """Which column of a table holds its keys."""
+    return next((name for name in KEY_NAMES if name in names), None)
 
 
 def cite_labels(path: str) -> dict[str, str]:

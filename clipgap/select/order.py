@@ -109,20 +109,22 @@ def at_random(ids: NDArray[np.int64], seed: int) -> NDArray[np.uint32]:
     """Ranks that look random and depend on seed and id alone: the splitmix64 generator's output
     at position id of a stream that the seed chooses.
     """
-    numbers = _mix(ids.astype(np.uint64) * _STEP + _stream(seed))
+    numbers = scramble(ids.astype(np.uint64) * STEP + stream_of(seed))
     ranks: NDArray[np.uint32] = (numbers >> np.uint64(32)).astype(np.uint32)
     return ranks
 
 
-_STEP = np.uint64(0x9E3779B97F4A7C15)
+STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
-def _stream(seed: int) -> np.uint64:
-    mixed: np.uint64 = _mix(np.array([seed % 2**64], np.uint64) + _STEP)[0]
+def stream_of(seed: int) -> np.uint64:
+    """Where the random numbers of a seed begin."""
+    mixed: np.uint64 = scramble(np.array([seed % 2**64], np.uint64) + STEP)[0]
     return mixed
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scramble(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The last step of splitmix64: one to one, and no bit of the result looks like one of x."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed: NDArray[np.uint64] = x ^ (x >> np.uint64(31))

@@ -17,7 +17,7 @@ class Workers:
 
     def __init__(self, shard_rows: Sequence[int], threads: int | None, how: How) -> None:
         self._rows, self._how = shard_rows, how
-        self._threads = threads or cores()
+        self.threads = threads or cores()
 
     @property
     def shards(self) -> int:
@@ -34,9 +34,9 @@ class Workers:
             self.check()
             return task(shard)
 
-        begin = Progress(stage=stage, works=works, total=sum(self._rows), parts=self.shards)
-        tally = Tally(self._how, begin)
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="clipgap-select") as pool:
+        begin = Progress(stage=stage, total=sum(self._rows), parts=self.shards)
+        tally = Tally(self._how, begin, works=works)
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="clipgap-select") as pool:
             try:
                 for shard, result in enumerate(pool.map(run, range(self.shards))):
                     results.append(result)

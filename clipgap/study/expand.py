@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.toml import nearest
 from clipgap.study.commands import Command, Misfit, commands
-from clipgap.study.lines import nearest
 from clipgap.study.recipe import NAME, Recipe
 
 _LIST = re.compile(r"\$([A-Za-z][A-Za-z0-9_]*)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.toml import nearest
 from clipgap.study.expand import Stage
-from clipgap.study.lines import nearest
 
 
 def ordered(stages: Mapping[str, Stage]) -> dict[str, Stage]:

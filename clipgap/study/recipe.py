@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.study.lines import Lines, ParseError, nearest, parse
+from clipgap.files.toml import Lines, ParseError, nearest, parse
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 _TABLES = ("study", "paths", "values", "lists", "stages")

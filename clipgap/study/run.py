@@ -15,13 +15,13 @@ from pathlib import Path
 from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
 from clipgap.files.addresses import require_local
 from clipgap.files.atomic import write_atomic
+from clipgap.files.toml import nearest
 from clipgap.keep.lists import open_keep
 from clipgap.packages import require_for
 from clipgap.runs.lock import only_writer
 from clipgap.study.expand import Stage, expand
 from clipgap.study.graph import check_named, dependants, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint
-from clipgap.study.lines import nearest
 from clipgap.study.process import Stages, start_stages
 from clipgap.study.recipe import Recipe, read_recipe
 from clipgap.study.shipped import find_recipe

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from clipgap.errors import InputError
-from clipgap.study.lines import nearest
+from clipgap.files.toml import nearest
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -8,8 +8,9 @@ A pruned split is proved by four claims, each over all rows:
 (d) kept rows and reference rows together have the reference's gap at every test point.
 
 Splits by similarity are proved by their size and by the order of kept and removed rows.
-Deduplicated stores are clustered again, and the rows of each cluster compared. All other splits are
-made again and compared.
+Deduplicated stores are clustered again, and the rows of each cluster compared. Mixes are counted
+anew, and the order of kept and removed rows is compared. All other splits are made again and
+compared.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ from clipgap.verify.keeps import (
     check_uids,
 )
 from clipgap.verify.options import Shortcuts
+from clipgap.verify.mixes import check_labels, mix_claims
 from clipgap.version import __version__
 
 
@@ -112,6 +114,8 @@ class _Proof:
                 claims, sizes, clusters = dedup_claims(keep, store, self.means)
                 self._add(claims)
                 make("sizes", _check_dedup, keep, sizes, clusters)
+        elif name == "mix" and tables is None:
+            claims = self._mix_claims()
         elif name in OPERATIONS and tables is None:
             make("made again", _check_combined, keep)
         elif name in _RULES and tables is not None:
@@ -132,6 +136,17 @@ class _Proof:
                 "knows, so nothing can be proved of it"
             )
             self.checks.add("rule", problems, "")
+        return claims
+
+    def _mix_claims(self) -> list[Claim]:
+        store = self._store()
+        self.checks.make("labels", check_labels, self.keep)
+        if store is None or not self.checks.all_good:
+            return []
+        problems = Problems()
+        claims, rule, sizes = mix_claims(self.keep, store, self.means, problems)
+        self._add(claims)
+        self.checks.add("sizes", problems, check_sizes(self.keep, rule, sizes, problems))
         return claims
 
     def _add(self, claims: Sequence[Claim]) -> None:

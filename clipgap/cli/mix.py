@@ -1,0 +1,86 @@
+"""`clipgap mix`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command, output
+from clipgap.cli.shell import Shell
+from clipgap.errors import UsageError
+from clipgap.kernels.options import Compute
+from clipgap.mix.options import MixOptions
+from clipgap.options import Only, argument
+
+if TYPE_CHECKING:
+    from clipgap.select.splitting import Split
+
+_STOPPING = "Stopping: nothing is kept, a mix starts again."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `app`."""
+    command(app, "mix")(mix)
+
+
+def mix(
+    shell: Shell,
+    options: MixOptions,
+    compute: Annotated[Compute, Only("threads")],
+    running: Running,
+    recipe: Path = argument("Which rows make the mix; see docs/mixes.md.", metavar="RECIPE.toml"),
+    out: Path | None = output("KEEP"),
+) -> None:
+    """Draw a training mix of exact composition from a store, by domain and class.
+
+    Says how many rows of each domain and class there are and will be, and then makes a keep-list
+    of them. Smaller mixes of one kind lie in larger ones.
+    """
+    from clipgap.mix.api import mix as run
+
+    if running.dry_run:
+        out = None
+    elif out is None:
+        raise UsageError("--out is missing: name the folder that the keep-list shall become")
+    else:
+        shell.check_settings_file(out)
+    with shell.watch(out, _STOPPING) as watch:
+        found = run(
+            recipe,
+            out=out,
+            options=options,
+            compute=compute,
+            resume=running.resume and out is not None,
+            overwrite=running.overwrite and out is not None,
+            on_progress=watch,
+            stop=watch.stop,
+        )
+    result = {
+        "out": out,
+        "rule": found.rule,
+        "sizes": found.sizes,
+        "already_complete": found.already_complete,
+    }
+    shell.result(result, describe(found, out))
+
+
+def describe(found: Split, out: Path | None) -> Iterator[str]:
+    """What each domain has, and what to do next."""
+    if found.already_complete:
+        yield f"{out} is already complete; every checksum holds."
+    sizes = found.sizes
+    by_domain: dict[str, int] = {}
+    for cell in sizes["cells"]:
+        by_domain[cell["domain"]] = by_domain.get(cell["domain"], 0) + cell["after"]
+    parts = ", ".join(f"{words.count(rows)} {domain}" for domain, rows in by_domain.items() if rows)
+    yield f"Mix {found.rule['mix']!r}: {words.plural(sizes['kept'], 'row')} of {parts or 'nothing'}"
+    if sizes["outside"]:
+        yield f"  {words.plural(sizes['outside'], 'row')} have no label or lie outside of --within"
+    if out is not None:
+        yield f"Keep-list: {out}"
+        yield f"Prove it right: clipgap verify {shlex.quote(str(out))}"

@@ -1,0 +1,180 @@
+"""Which rows of a group come first, and where its first n end.
+
+A rank is a 64-bit number that follows from the seed, the name of the row's shard and its key (its
+row, if the store has no keys), and from nothing else: rows that are added, or labels in another
+order, move none of the others. Rows with the same rank are taken in the order of the store. By file
+order, the rank is the place in the store.
+
+The n-th row of a group is found in two looks at its ranks: one counts them in bins of equal width,
+the next gathers those of the bin in which the n-th falls, which are few.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from clipgap.mix.rules import Counts, Quotas
+from clipgap.select.order import STEP, scramble, stream_of
+from clipgap.select.work import Workers
+
+Ranks = NDArray[np.uint64]
+
+_BINS = 22  # bits of cells times bins, at most
+_WORD = 8
+
+
+class Ranked(NamedTuple):
+    """Some rows of a shard that come into question, in row order."""
+
+    cell: NDArray[np.uint32]
+    rank: Ranks
+    place: NDArray[np.int64]  # in the store
+
+    def only(self, some: NDArray[np.bool_]) -> Ranked:
+        return Ranked(self.cell[some], self.rank[some], self.place[some])
+
+
+Rows = Callable[[int], Iterator[Ranked]]
+"""Gives the rows of a shard that belong to cells that are drawn from."""
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """Ranks by hash."""
+
+    seed: int
+
+    def of(self, shard: str, keys: Any, rows: NDArray[np.int64], place: int) -> Ranks:
+        """Ranks of some rows of a shard; their keys, if the store has keys."""
+        named = int.from_bytes(blake2b(shard.encode(), digest_size=8).digest(), "little")
+        begin = scramble(np.array([stream_of(self.seed) ^ np.uint64(named)], np.uint64) + STEP)[0]
+        if keys is None:
+            return scramble(rows.astype(np.uint64) * STEP + begin)
+        return hash_strings(keys, begin)
+
+
+@dataclass(frozen=True)
+class InFiles:
+    """Ranks by place, spread over all 64 bits."""
+
+    rows: int  # of the store
+
+    def of(self, shard: str, keys: Any, rows: NDArray[np.int64], place: int) -> Ranks:
+        spread = np.uint64(64 - max(1, self.rows.bit_length()))
+        ranks: Ranks = (rows + place).astype(np.uint64) << spread
+        return ranks
+
+
+def hash_strings(strings: Any, begin: np.uint64) -> Ranks:
+    """A number for each of an Arrow array of strings, eight bytes at a time."""
+    n = len(strings)
+    ends = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + n + 1]
+    starts, lengths = ends[:-1].astype(np.int64), np.diff(ends)
+    content = strings.buffers()[2]
+    # Room behind the last string, since words are read whole.
+    text = np.frombuffer(content, np.uint8)[: ends[-1]] if content is not None else b""
+    padded = np.concatenate([text, np.zeros(_WORD, np.uint8)]) if n else np.zeros(_WORD, np.uint8)
+    words = np.ndarray((len(padded) - _WORD + 1,), "<u8", padded, strides=(1,))
+    ranks: Ranks = scramble(begin + lengths.astype(np.uint64) * STEP)
+    for at in range(0, int(lengths.max(initial=0)), _WORD):
+        more = np.flatnonzero(lengths > at)
+        some = slice(None) if len(more) == n else more
+        left = np.minimum(lengths[some] - at, _WORD).astype(np.uint64)
+        mask = np.uint64(2**64 - 1) >> (np.uint64(64) - left * np.uint64(8))
+        word = words[starts[some] + at] & mask
+        ranks[some] = scramble((ranks[some] ^ word) + STEP)
+    return ranks
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The rows that are kept, and how many that makes of each cell."""
+
+    whole: NDArray[np.bool_]  # cells of which all rows are kept
+    drawn: NDArray[np.bool_]  # cells of which those up to the last row of their group are kept
+    group: Counts  # of each cell
+    rank: Ranks  # of each group's last row
+    place: Counts
+    after: Counts  # rows kept of each cell
+
+    def keeps(self, ranked: Ranked) -> NDArray[np.bool_]:
+        """Which rows of cells that are drawn from are kept."""
+        group = self.group[ranked.cell]
+        last = self.rank[group]
+        kept: NDArray[np.bool_] = (ranked.rank < last) | (
+            (ranked.rank == last) & (ranked.place <= self.place[group])
+        )
+        return kept
+
+
+def find_cuts(quotas: Quotas, counts: Counts, rows: Rows, workers: Workers) -> Cuts:
+    """Where each group's rows end. `rows` gives those of the cells that are drawn from."""
+    whole, drawn = quotas.whole_and_drawn(counts)
+    groups = len(quotas.rows)
+    rank, place = np.zeros(groups, np.uint64), np.full(groups, -1, np.int64)
+    cuts = Cuts(whole, drawn, quotas.group, rank, place, np.where(whole, counts, 0))
+    if drawn.any():
+        bits = min(_BINS, int(counts[drawn].sum()).bit_length())
+        _cut(cuts, np.flatnonzero(drawn), quotas.rows, bits, rows, workers)
+    return cuts
+
+
+def _cut(
+    cuts: Cuts,
+    drawn: NDArray[np.int64],
+    wanted: Counts,
+    bits: int,
+    rows: Rows,
+    workers: Workers,
+) -> None:
+    """Find rank and place of the last row of each group, and count what is kept of its cells."""
+    bits = max(1, bits - (len(drawn) - 1).bit_length())  # of bins, for each cell
+    shift = np.uint64(64 - bits)
+    number = np.zeros(len(cuts.group), np.int64)  # of each cell among those that are drawn from
+    number[drawn] = np.arange(len(drawn))
+    total, lock = np.zeros(len(drawn) << bits, np.int64), threading.Lock()
+
+    def count(shard: int) -> None:
+        for some in rows(shard):
+            bins = (number[some.cell] << bits) + (some.rank >> shift).astype(np.int64)
+            with lock:
+                np.add.at(total, bins, 1)
+
+    workers.each("finding the cut", count)
+    bins = total.reshape(len(drawn), 1 << bits)
+    groups, of = np.unique(cuts.group[drawn], return_inverse=True)
+    edge = np.zeros(len(groups), np.int64)  # the bin in which each group's last row falls
+    left = np.zeros(len(groups), np.int64)  # and how many rows of it are kept
+    for place, which in enumerate(groups):
+        ends = np.cumsum(bins[of == place].sum(axis=0))
+        edge[place] = np.searchsorted(ends, wanted[which])
+        before = ends[edge[place] - 1] if edge[place] else 0
+        left[place] = wanted[which] - before
+    edges = edge[of]
+    below = np.arange(1 << bits) < edges[:, None]
+    cuts.after[drawn] = np.where(below, bins, 0).sum(axis=1)
+
+    gathered: list[tuple[NDArray[Any], ...]] = []
+
+    def gather(shard: int) -> None:
+        for some in rows(shard):
+            mine = number[some.cell]
+            at = np.flatnonzero((some.rank >> shift).astype(np.int64) == edges[mine])
+            with lock:
+                gathered.append((mine[at], some.rank[at], some.place[at]))
+
+    workers.each("finding the cut", gather)
+    cell, rank, place_ = (np.concatenate(each) for each in zip(*gathered, strict=True))
+    order = np.lexsort((place_, rank, of[cell]))
+    starts = np.searchsorted(of[cell][order], np.arange(len(groups)))
+    for index, which in enumerate(groups):
+        kept = order[starts[index] : starts[index] + left[index]]
+        cuts.rank[which], cuts.place[which] = rank[kept[-1]], place_[kept[-1]]
+        cuts.after[drawn] += np.bincount(cell[kept], minlength=len(drawn))
