@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
 from clipgap.mix.options import MixOptions
-from clipgap.mix.pool import Pool, open_pool
-from clipgap.mix.ranks import Cuts, Hashed, InFiles, Ranked, find_cuts
+from clipgap.mix.ranks import Cuts, Hashed, InFiles, Ranked, find_cuts, ranked
 from clipgap.mix.recipe import Plan, read_recipe
-from clipgap.mix.rules import Cell, Counts, Quotas, quotas
+from clipgap.mix.rules import Quotas, quotas
 from clipgap.options import Only, takes_options
 from clipgap.runs.how import How
 from clipgap.runs.output import spare
+from clipgap.select.cells import Cell, Counts, Pool, open_pool
 from clipgap.select.splitting import Split
 
 _SHOWN = 60
@@ -105,7 +105,7 @@ class Drawn:
         def rows(shard: int) -> Iterator[Ranked]:
             for start, codes in self.pool.blocks(shard):
                 self.pool.workers.check()
-                yield self.pool.ranked(shard, start, codes, of, self.ranks)[1]
+                yield ranked(self.pool, shard, start, codes, of, self.ranks)[1]
 
         return find_cuts(wanted, self.counted[0], rows, self.pool.workers)
 
@@ -151,8 +151,8 @@ class Drawn:
         whole = np.append(False, cuts.whole)
         for start, codes in self.pool.blocks(shard):
             mask: NDArray[np.bool_] = whole[codes]
-            at, ranked = self.pool.ranked(shard, start, codes, cuts.drawn, self.ranks)
-            mask[at] = cuts.keeps(ranked)
+            at, some = ranked(self.pool, shard, start, codes, cuts.drawn, self.ranks)
+            mask[at] = cuts.keeps(some)
             yield start, mask
 
 

@@ -18,9 +18,12 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from clipgap.mix.rules import Counts, Quotas
+from clipgap.errors import InputError
+from clipgap.mix.rules import Quotas
+from clipgap.select.cells import Codes, Counts, Pool
 from clipgap.select.order import STEP, scramble, stream_of
 from clipgap.select.work import Workers
 
@@ -70,6 +73,26 @@ class InFiles:
         spread = np.uint64(64 - max(1, self.rows.bit_length()))
         ranks: Ranks = (rows + place).astype(np.uint64) << spread
         return ranks
+
+
+def ranked(
+    pool: Pool, shard: int, start: int, codes: Codes, of: NDArray[np.bool_], by: Hashed | InFiles
+) -> tuple[NDArray[np.int64], Ranked]:
+    """Which rows of a block are of these cells, and their ranks."""
+    at = np.flatnonzero(np.append(False, of)[codes])
+    name, first = pool.store.shards[shard].name, pool.offsets[shard]
+    keys = None
+    if len(at) and isinstance(by, Hashed):
+        keys = pool.store.keys(shard, start, start + len(codes))
+        if keys is not None and keys.null_count:
+            raise InputError(
+                f"{pool.store.path}: shard {name} has rows without a key, so no order by hash is "
+                'told; draw with order = "file"'
+            )
+        if keys is not None and len(at) < len(keys):
+            keys = keys.take(pa.array(at))
+    ranks = by.of(name, keys, at + start, first)
+    return at, Ranked(codes[at] - np.uint32(1), ranks, at + start + first)
 
 
 def hash_strings(strings: Any, begin: np.uint64) -> Ranks:

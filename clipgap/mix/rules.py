@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from hashlib import sha256
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,16 +20,7 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError
 from clipgap.files.toml import nearest
 from clipgap.mix.recipe import Plan, exact
-
-Counts = NDArray[np.int64]
-
-
-class Cell(NamedTuple):
-    """Rows that no rule tells apart; a table without such a column has "" there."""
-
-    source: str
-    domain: str
-    class_: str
+from clipgap.select.cells import Cell, Counts
 
 
 @dataclass(frozen=True)

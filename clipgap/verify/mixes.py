@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from clipgap.files.documents import checksum
 from clipgap.keep.lists import KeepList
 from clipgap.mix.api import Drawn, describe
-from clipgap.mix.pool import Pool, open_pool
-from clipgap.mix.ranks import Ranked
+from clipgap.mix.ranks import Ranked, ranked
 from clipgap.mix.recipe import Plan
 from clipgap.runs.how import How
+from clipgap.select.cells import Pool, open_pool
 from clipgap.select.labels import cite_labels
 from clipgap.store.base import Store
 from clipgap.verify.checks import Problems
@@ -78,10 +78,12 @@ class _Count:
                     f"shard {shard.name}, row {{:,}} is kept".format,
                 )
                 after += np.bincount(codes[bits], minlength=len(after))
-                at, ranked = self._pool.ranked(shard.index, start, codes, partly, self._drawn.ranks)
+                at, places = ranked(
+                    self._pool, shard.index, start, codes, partly, self._drawn.ranks
+                )
                 self._order.rows += len(at)
                 for kept, ends, sign in ((bits[at], last, -1), (~bits[at], first, 1)):
-                    some = ranked.only(kept)
+                    some = places.only(kept)
                     _note_first(quotas.group[some.cell], some, ends, sign)
         group = np.where(quotas.group >= 0, quotas.group, len(quotas.rows))
         found = np.bincount(group, after[1:], len(quotas.rows) + 1).astype(np.int64)

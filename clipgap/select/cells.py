@@ -1,4 +1,4 @@
-"""What is drawn from: a store, and tables that say the domain and class of its rows.
+"""A store, and tables that say the domain, class and source of its rows.
 
 A row is known by its shard and row. Tables that have both as columns are read piece by piece, in
 any order, and what stays in memory is a number a row. Tables that have only keys are held whole,
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,6 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.keep.lists import KeepList, open_keep
-from clipgap.mix.ranks import Hashed, InFiles, Ranked
-from clipgap.mix.rules import Cell, Counts
 from clipgap.runs.how import How
 from clipgap.select.columns import require_same_store
 from clipgap.select.labels import KEY_NAMES, cite_labels, key_column, read_any
@@ -40,8 +38,17 @@ _ROWS = 1 << 16
 _MOST_CELLS = 1 << 20
 _SHOWN = 20
 
+Counts = NDArray[np.int64]
 Codes = NDArray[np.uint32]
 """Of each row the number of its cell, plus one; 0 where no label is known."""
+
+
+class Cell(NamedTuple):
+    """Rows that have the same labels; a table without such a column has "" there."""
+
+    source: str
+    domain: str
+    class_: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,25 +92,6 @@ class Pool:
         each = self.workers.each("counting", count)
         total = np.sum([np.zeros(len(self.cells) + 1, np.int64), *each], axis=0)
         return total[1:], int(total[0])
-
-    def ranked(
-        self, shard: int, start: int, codes: Codes, of: NDArray[np.bool_], by: Hashed | InFiles
-    ) -> tuple[NDArray[np.int64], Ranked]:
-        """Which rows of a block are of these cells, and their ranks."""
-        at = np.flatnonzero(np.append(False, of)[codes])
-        rows, first = at + start, self.offsets[shard]
-        keys = None
-        if len(at) and isinstance(by, Hashed):
-            keys = self.store.keys(shard, start, start + len(codes))
-            if keys is not None and keys.null_count:
-                raise InputError(
-                    f"{self.store.path}: shard {self.store.shards[shard].name} has rows without a "
-                    'key, so no order by hash is told; draw with order = "file"'
-                )
-            if keys is not None and len(at) < len(keys):
-                keys = keys.take(pa.array(at))
-        ranks = by.of(self.store.shards[shard].name, keys, rows, first)
-        return at, Ranked(codes[at] - np.uint32(1), ranks, rows + first)
 
 
 def open_pool(
