@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from clipgap.clip.train.api import train as train
     from clipgap.dedup.api import dedup as dedup
     from clipgap.dedup.api import plan_dedup as plan_dedup
+    from clipgap.domains.api import fit_heads as fit_heads
     from clipgap.errors import ClipgapError as ClipgapError
+    from clipgap.heads.heads import open_heads as open_heads
     from clipgap.mix.api import mix as mix
     from clipgap.report.api import report as report
     from clipgap.scan.api import gap as gap
@@ -61,9 +63,11 @@ _HOMES = {
     "emulate": "clipgap.verify.emulate",
     "evaluate": "clipgap.clip.eval.api",
     "filter_shards": "clipgap.shards.api",
+    "fit_heads": "clipgap.domains.api",
     "gap": "clipgap.scan.api",
     "kept_samples": "clipgap.shards.samples",
     "mix": "clipgap.mix.api",
+    "open_heads": "clipgap.heads.heads",
     "open_evaluation": "clipgap.clip.eval.api",
     "open_scan": "clipgap.scan.result",
     "open_store": "clipgap.store.opening",

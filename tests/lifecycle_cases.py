@@ -144,6 +144,12 @@ CASES = [
         ["keep/part-00001.parquet", "manifest.json"],
     ),
     Case(
+        "fit",
+        "domains fit plain/store --labels domains.csv --model m --precision 0.5 --threads 1 -o out",
+        Change("labels", "domains.csv", "rendition", "ambiguous"),
+        ["heads.safetensors", "curve.parquet", "manifest.json"],
+    ),
+    Case(
         "filter",
         "filter shards --keep keep --workers 1 -o out",
         Change("00001", "shards/00001.tar"),
@@ -254,6 +260,9 @@ def make_inputs(server: Server) -> None:
     for shard, rows in enumerate((7, 4, 9)):
         labels += [f"{shard},{row},{'photo' if row % 3 else 'drawn'}" for row in range(rows)]
     (folder / "labels.csv").write_text("\n".join(labels))
+    domains = [line.replace("photo", "natural").replace("drawn", "rendition") for line in labels]
+    domains[5::4] = [line.rpartition(",")[0] + ",ambiguous" for line in domains[5::4]]
+    (folder / "domains.csv").write_text("\n".join(domains))
     (folder / "mix.toml").write_text(
         '[pool]\nstore = "plain/store"\nlabels = ["labels.csv"]\n'
         '[mixes.half]\nrule = "ratio"\nrows = 8\nparts = { photo = 1, drawn = 1 }\n'

@@ -15,10 +15,10 @@ errors version intervals callable triton_kernels
 machine memory options packages
 files
 kernels runs
-keep store synthetic
+keep store synthetic heads
 scan shards
 select
-dedup mix clip
+dedup mix domains clip
 report bench doctor
 verify
 cli

@@ -26,6 +26,7 @@ from clipgap.keep.lists import KeepList, open_keep
 from clipgap.keep.writing import KeepWriter
 from clipgap.mix import ranks
 from clipgap.mix.rules import largest_remainder
+from clipgap.select.hashes import Hashed
 from clipgap.store.opening import open_store
 from tests.stores import write_keys
 from tests.test_verify import failures
@@ -92,7 +93,7 @@ def rank_of(seed: int, shard: str, key: str) -> int:
 def test_ranks_are_those_of_plain_python(keys: list[str], seed: int, skip: int) -> None:
     keys = [key.encode("utf-8", "ignore").decode() for key in keys]
     array = pa.array(keys, pa.string())[skip:]
-    found = ranks.Hashed(seed).of("a shard", array, np.arange(len(array)), 0)
+    found = Hashed(seed).of("a shard", array, np.arange(len(array)), 0)
     assert found.tolist() == [rank_of(seed, "a shard", key) for key in keys[skip:]]
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
 from clipgap.mix.options import MixOptions
-from clipgap.mix.ranks import Cuts, Hashed, InFiles, Ranked, find_cuts, ranked
+from clipgap.mix.ranks import Cuts, InFiles, Ranked, find_cuts, ranked
 from clipgap.mix.recipe import Plan, read_recipe
 from clipgap.mix.rules import Quotas, quotas
 from clipgap.options import Only, takes_options
 from clipgap.runs.how import How
 from clipgap.runs.output import spare
 from clipgap.select.cells import Cell, Counts, Pool, open_pool
+from clipgap.select.hashes import Hashed
 from clipgap.select.splitting import Split
 
 _SHOWN = 60

@@ -1,9 +1,7 @@
 """Which rows of a group come first, and where its first n end.
 
-A rank is a 64-bit number that follows from the seed, the name of the row's shard and its key (its
-row, if the store has no keys), and from nothing else: rows that are added, or labels in another
-order, move none of the others. Rows with the same rank are taken in the order of the store. By file
-order, the rank is the place in the store.
+A rank is a hash, or by file order the place in the store. Rows with the same rank are taken in the
+order of the store.
 
 The n-th row of a group is found in two looks at its ranks: one counts them in bins of equal width,
 the next gathers those of the bin in which the n-th falls, which are few.
@@ -14,7 +12,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,13 +21,10 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError
 from clipgap.mix.rules import Quotas
 from clipgap.select.cells import Codes, Counts, Pool
-from clipgap.select.order import STEP, scramble, stream_of
+from clipgap.select.hashes import Hashed, Ranks
 from clipgap.select.work import Workers
 
-Ranks = NDArray[np.uint64]
-
 _BINS = 22  # bits of cells times bins, at most
-_WORD = 8
 
 
 class Ranked(NamedTuple):
@@ -46,21 +40,6 @@ class Ranked(NamedTuple):
 
 Rows = Callable[[int], Iterator[Ranked]]
 """Gives the rows of a shard that belong to cells that are drawn from."""
-
-
-@dataclass(frozen=True)
-class Hashed:
-    """Ranks by hash."""
-
-    seed: int
-
-    def of(self, shard: str, keys: Any, rows: NDArray[np.int64], place: int) -> Ranks:
-        """Ranks of some rows of a shard; their keys, if the store has keys."""
-        named = int.from_bytes(blake2b(shard.encode(), digest_size=8).digest(), "little")
-        begin = scramble(np.array([stream_of(self.seed) ^ np.uint64(named)], np.uint64) + STEP)[0]
-        if keys is None:
-            return scramble(rows.astype(np.uint64) * STEP + begin)
-        return hash_strings(keys, begin)
 
 
 @dataclass(frozen=True)
@@ -93,27 +72,6 @@ def ranked(
             keys = keys.take(pa.array(at))
     ranks = by.of(name, keys, at + start, first)
     return at, Ranked(codes[at] - np.uint32(1), ranks, at + start + first)
-
-
-def hash_strings(strings: Any, begin: np.uint64) -> Ranks:
-    """A number for each of an Arrow array of strings, eight bytes at a time."""
-    n = len(strings)
-    ends = np.frombuffer(strings.buffers()[1], np.int32)[strings.offset : strings.offset + n + 1]
-    starts, lengths = ends[:-1].astype(np.int64), np.diff(ends)
-    content = strings.buffers()[2]
-    # Room behind the last string, since words are read whole.
-    text = np.frombuffer(content, np.uint8)[: ends[-1]] if content is not None else b""
-    padded = np.concatenate([text, np.zeros(_WORD, np.uint8)]) if n else np.zeros(_WORD, np.uint8)
-    words = np.ndarray((len(padded) - _WORD + 1,), "<u8", padded, strides=(1,))
-    ranks: Ranks = scramble(begin + lengths.astype(np.uint64) * STEP)
-    for at in range(0, int(lengths.max(initial=0)), _WORD):
-        more = np.flatnonzero(lengths > at)
-        some = slice(None) if len(more) == n else more
-        left = np.minimum(lengths[some] - at, _WORD).astype(np.uint64)
-        mask = np.uint64(2**64 - 1) >> (np.uint64(64) - left * np.uint64(8))
-        word = words[starts[some] + at] & mask
-        ranks[some] = scramble((ranks[some] ^ word) + STEP)
-    return ranks
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,114 @@
+"""`clipgap domains`."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from clipgap.cli import words
+from clipgap.cli.frame import Running, command, output
+from clipgap.cli.shell import Shell
+from clipgap.domains.options import FitOptions
+from clipgap.errors import UsageError
+from clipgap.kernels.options import Compute
+from clipgap.options import REQUIRED, Only, argument, option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from clipgap.domains.api import Fitted
+
+_STOPPING = "Stopping: nothing is kept, fitting starts again."
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands to `app`."""
+    group = typer.Typer(help="Tell natural images from renditions.", rich_markup_mode=None)
+    command(group, "fit")(fit)
+    app.add_typer(group, name="domains")
+
+
+def fit(
+    shell: Shell,
+    options: FitOptions,
+    compute: Annotated[Compute, Only("threads")],
+    running: Running,
+    store: str = argument("The store that has the labelled rows.", metavar="STORE"),
+    labels: tuple[str, ...] = option(
+        REQUIRED,
+        "Keys with their domain (natural, ambiguous, rendition): parquet or CSV. Repeatable.",
+        metavar="TABLE",
+    ),
+    out: Path | None = output("HEADS"),
+) -> None:
+    """Fit two linear heads on embeddings: natural or not, rendition or not.
+
+    Thresholds are chosen on rows that did not train, and tested on rows that did neither. Says how
+    precise they are, how sure that is, and where there are too few labels to be sure.
+    """
+    from clipgap.domains.api import fit_heads
+
+    if running.dry_run:
+        out = None
+    elif out is None:
+        raise UsageError("--out is missing: name the folder that the heads shall become")
+    else:
+        shell.check_settings_file(out)
+    with shell.watch(out, _STOPPING) as watch:
+        found = fit_heads(
+            store,
+            labels,
+            out=out,
+            options=options,
+            compute=compute,
+            resume=running.resume and out is not None,
+            overwrite=running.overwrite and out is not None,
+            on_progress=watch,
+            stop=watch.stop,
+        )
+    result = {"out": out, **found.manifest, "already_complete": found.already_complete}
+    shell.result(result, describe(found))
+
+
+def describe(found: Fitted) -> Iterator[RenderableType]:
+    """Parts, thresholds, and what is in doubt."""
+    if found.already_complete:
+        yield f"{found.path} is already complete; every checksum holds."
+    for part, labels in found.manifest["parts"].items():
+        counts = ", ".join(f"{words.count(n)} {label}" for label, n in labels.items())
+        yield f"{part:<10}  {words.plural(sum(labels.values()), 'row')}: {counts}"
+    if found.path is None:
+        return
+    yield _table(found.manifest["heads"])
+    for name, head in found.manifest["heads"].items():
+        if doubt := head["found"]["strict"]["doubt"]:
+            yield f"The {name} head, strict: {doubt}."
+    yield f"Heads: {found.path}"
+    yield f"Prove them right: clipgap verify {shlex.quote(str(found.path))}"
+
+
+def _table(heads: Mapping[str, Any]) -> RenderableType:
+    from rich.table import Table
+
+    table = Table(title="On the test part", title_justify="left")
+    table.add_column("head")
+    table.add_column("point")
+    columns = ("score from", "accepted", "wrong", "precision", "at least", "there", "recall")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for name, head in heads.items():
+        for point, said in head["found"].items():
+            shares = ("precision", "precision_at_least", "precision_at_prevalence", "recall")
+            table.add_row(
+                name,
+                point,
+                f"{head['thresholds'][point]:.4f}",
+                words.count(said["accepted"]),
+                words.count(said["wrong"]),
+                *("" if said[key] is None else f"{said[key]:.4f}" for key in shares),
+            )
+    return table

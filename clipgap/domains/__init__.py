@@ -1,0 +1,4 @@
+"""Domains: fit heads that tell photographs from renditions, on embeddings and a table of labels.
+
+Parts, thresholds at a chosen precision, and honest bounds of it.
+"""

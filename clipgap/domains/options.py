@@ -1,0 +1,40 @@
+"""What can change fitted heads, besides the store and the labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clipgap.options import Options, option
+
+
+@dataclass(frozen=True)
+class FitOptions(Options):
+    """How labels are parted, how heads are fitted, which precision is wanted."""
+
+    precision: float = option(
+        0.98, "The precision that strict thresholds are chosen for.", metavar="P", min=0.5, max=1
+    )
+    prevalence: tuple[str, ...] = option(
+        (),
+        "The share of a label where heads will be used, such as natural=0.3. Give all three, to "
+        "see the precision there.",
+        metavar="LABEL=SHARE",
+        shown="none",
+    )
+    train_share: float = option(
+        0.5,
+        "The share of the labels to train on; half of the rest choose thresholds, half test them.",
+        metavar="SHARE",
+        min=0.1,
+        max=0.9,
+    )
+    penalty: float = option(
+        0.0001, "Half the weight of the squared norm beside the mean loss.", metavar="λ", min=1e-9
+    )
+    model: str | None = option(
+        None,
+        "The model of the embeddings, if the store does not tell.",
+        metavar="NAME",
+        shown="the store's",
+    )
+    seed: int = option(0, "Of the parts.", metavar="S", min=0)

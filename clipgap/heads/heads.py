@@ -1,0 +1,252 @@
+"""Heads, their scores, and the folder that they lie in.
+
+HEADS/manifest.json        model and normalisation of the embeddings; polarity and thresholds of
+                           each head; what it was fitted on, and how good it is; written last
+HEADS/heads.safetensors    weight (dim,) and bias (1,) of each head, float64
+HEADS/curve.parquet        precision, recall and volume at every threshold
+
+A score is weight · row + bias, of a row as a scan admits it: float16, of norm 1. Such a row
+consists of multiples of 2⁻²⁴, and weights are rounded to multiples of a power of two that is coarse
+enough for every partial sum to fit into float64. So no sum is ever rounded, whatever its order: a
+score is the same number on every machine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from clipgap.errors import InputError
+from clipgap.files.documents import FILES, Each, Form, is_count, is_number, read_manifest
+from clipgap.files.sums import FileSum
+from clipgap.runs.output import Kind
+
+NATURAL, RENDITION, AMBIGUOUS = "natural", "rendition", "ambiguous"
+LABELS = (NATURAL, AMBIGUOUS, RENDITION)
+HEADS = (NATURAL, RENDITION)
+"""What each head is named for: the label that it accepts; what it does not is the rest."""
+
+POINTS = ("default", "strict")
+"""Thresholds of each head: where both answers are equally likely, and at the wanted precision."""
+
+NORMALISATION = "unit"
+
+WEIGHTS, CURVE = "heads.safetensors", "curve.parquet"
+CURVE_SCHEMA = pa.schema(
+    [
+        ("head", pa.string()),
+        ("threshold", pa.float64()),
+        ("accepted", pa.int64()),
+        ("wrong", pa.int64()),
+        ("precision", pa.float64()),
+        ("precision_at_prevalence", pa.float64()),
+        ("recall", pa.float64()),
+        ("volume", pa.float64()),
+        ("volume_at_prevalence", pa.float64()),
+    ]
+)
+
+_BITS = 53
+_ROW_BITS = 24  # a float16 is a multiple of 2^-24
+_LONGEST = 1.01
+"""More than the norm of any row that was admitted."""
+
+KIND = Kind(
+    Form(
+        "clipgap-heads",
+        "folder of heads",
+        {
+            "kind": "heads",
+            "model": str,
+            "normalisation": NORMALISATION,
+            "dim": is_count,
+            "heads": {
+                name: {
+                    "accepts": name,
+                    "rest": [str],
+                    "thresholds": dict.fromkeys(POINTS, is_number),
+                    "found": dict.fromkeys(POINTS, dict),
+                }
+                for name in HEADS
+            },
+            "settings": dict,
+            "inputs": dict,
+            "versions": Each(str),
+            "files": FILES,
+        },
+    ),
+    owns=(WEIGHTS, CURVE),
+    labels={"inputs store": "store", "inputs store shards": "shard", "settings": "setting"},
+    free=("path", "format"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A linear head: a row is accepted if its score is not below a threshold."""
+
+    name: str
+    weight: NDArray[np.float64]
+    bias: float
+
+    @classmethod
+    def rounded(cls, name: str, weight: NDArray[np.float64], bias: float) -> Head:
+        """The nearest head whose scores are exact."""
+        grid = 2.0 ** (1 - _places(weight, bias))  # one less, since rounding may lengthen it
+        rounded = np.round(weight / grid) * grid
+        return cls(name, rounded, round(bias / grid) * grid)
+
+    def scores(self, rows: NDArray[np.float16]) -> NDArray[np.float64]:
+        """Exact, of admitted rows."""
+        scores: NDArray[np.float64] = rows.astype(np.float64) @ self.weight + self.bias
+        return scores
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether no score can be rounded."""
+        values = np.append(self.weight, self.bias)
+        if not np.isfinite(values).all():
+            return False
+        steps = values * 2.0 ** _places(self.weight, self.bias)
+        return bool((steps == np.round(steps)).all())
+
+
+def _places(weight: NDArray[np.float64], bias: float) -> int:
+    """How many binary places weights may have for sums of products to fit into float64."""
+    # By Cauchy and Schwarz, of any part of a row with that of the weight.
+    most = _LONGEST * float(np.linalg.norm(weight)) + abs(bias)
+    return _BITS - _ROW_BITS - max(0, math.ceil(math.log2(most)) if most else 0)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """A finished folder of heads."""
+
+    path: Path
+    manifest: Mapping[str, Any]
+    heads: Mapping[str, Head]
+
+    @property
+    def model(self) -> str:
+        return str(self.manifest["model"])
+
+    @property
+    def dim(self) -> int:
+        return int(self.manifest["dim"])
+
+    def threshold(self, head: str, point: str) -> float:
+        return float(self.manifest["heads"][head]["thresholds"][point])
+
+
+def open_heads(path: str | Path | Heads) -> Heads:
+    """Read heads, and refuse those that are not what they were when they were written."""
+    if isinstance(path, Heads):
+        return path
+    folder = Path(path)
+    manifest = read_manifest(
+        folder, KIND.form, "If fitting was interrupted, run the same command with --resume."
+    )
+    file = folder / WEIGHTS
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {file}: {error.strerror}") from error
+    if FileSum.of_bytes(content) != FileSum(**manifest["files"][WEIGHTS]):
+        raise InputError(f"{file} is damaged: its SHA-256 is not the one in its manifest")
+    tensors = read_tensors(content, str(file))
+    heads = {}
+    for name in HEADS:
+        weight, bias = tensors.get(f"{name}.weight"), tensors.get(f"{name}.bias")
+        if (
+            weight is None
+            or bias is None
+            or (weight.shape, bias.shape) != ((manifest["dim"],), (1,))
+        ):
+            raise InputError(f"{file} has no head {name!r} of {manifest['dim']:,} dimensions")
+        heads[name] = Head(name, weight, float(bias[0]))
+        if not heads[name].is_exact:
+            raise InputError(
+                f"{file}: the weights of {name!r} are finer than exact scores allow; fit them with "
+                "`clipgap domains fit`"
+            )
+    return Heads(folder, manifest, heads)
+
+
+def require_model(heads: Heads, store: Any, said: str | None) -> None:
+    """Refuse heads of other embeddings than those of a store; `said` names its model."""
+    model = model_of(store, said)
+    if model != heads.model:
+        raise InputError(
+            f"{heads.path} are heads for embeddings of {heads.model}; {store.path} has those of "
+            f"{model}. Fit heads on embeddings of the same model."
+        )
+    if store.dim != heads.dim:
+        raise InputError(
+            f"{heads.path} are heads for {heads.dim:,} dimensions; {store.path} has rows of "
+            f"{store.dim:,}"
+        )
+
+
+def model_of(store: Any, said: str | None) -> str:
+    """Which model made the embeddings of a store: what it tells itself, or else what was said."""
+    told = _told(Path(store.path))
+    if told is not None and said not in (None, told):
+        raise InputError(f"{store.path} was embedded with {told}, not with {said} as --model says")
+    if told is None and said is None:
+        raise InputError(
+            f"{store.path} does not tell which model made its embeddings; say it with --model, "
+            "such as ViT-L-14/laion2b_s32b_b82k"
+        )
+    return told or str(said)
+
+
+def _told(folder: Path) -> str | None:
+    try:
+        document = json.loads((folder / "manifest.json").read_bytes())
+        if document["format"] != "clipgap-embed":
+            return None
+        model = document["model"]
+        return f"{model['model']}/{model['checkpoint_sha256'] or model['pretrained']}"
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def write_tensors(tensors: Mapping[str, NDArray[np.float64]], about: Mapping[str, str]) -> bytes:
+    """A file of safetensors: the length of the header, the header as JSON, the numbers."""
+    header: dict[str, Any] = {"__metadata__": dict(about)}
+    at = 0
+    for name, tensor in sorted(tensors.items()):
+        end = at + 8 * tensor.size
+        header[name] = {"dtype": "F64", "shape": list(tensor.shape), "data_offsets": [at, end]}
+        at = end
+    text = json.dumps(header, sort_keys=True).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at a multiple of their size
+    numbers = (np.ascontiguousarray(tensors[name], "<f8").tobytes() for name in sorted(tensors))
+    return struct.pack("<Q", len(text)) + text + b"".join(numbers)
+
+
+def read_tensors(content: bytes, file: str) -> dict[str, NDArray[np.float64]]:
+    """The float64 tensors of a file of safetensors."""
+    try:
+        size = struct.unpack("<Q", content[:8])[0]
+        header = json.loads(content[8 : 8 + size])
+        header.pop("__metadata__", None)
+        tensors = {}
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            if entry["dtype"] != "F64" or not 0 <= start <= end <= len(content) - 8 - size:
+                raise ValueError(f"{name} is no float64 tensor")
+            numbers = np.frombuffer(content[8 + size :][start:end], "<f8")
+            tensors[name] = numbers.reshape(entry["shape"]).astype(np.float64)
+        return tensors
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+        raise InputError(f"{file} is not a file of safetensors: {error}") from error

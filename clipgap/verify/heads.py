@@ -1,0 +1,113 @@
+"""Heads, held against the rows that tested them.
+
+Nothing is fitted again. What a manifest claims is what its weights accept: so their scores are
+computed, thresholds chosen and test rows counted anew, as far as store and labels are there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from clipgap.domains.api import described_head, scored
+from clipgap.domains.labelled import Labelled, load
+from clipgap.errors import InputError
+from clipgap.files.documents import read_manifest
+from clipgap.files.parquet import FileSum, read_table
+from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
+from clipgap.intervals import lower_bound
+from clipgap.runs.how import How
+from clipgap.scan.manifest import differences
+from clipgap.select.cells import open_pool
+from clipgap.select.labels import cite_labels
+from clipgap.verify.checks import Asked, Checks, Problems, check_files
+from clipgap.verify.evidence import named
+
+
+def prove_heads(asked: Asked, checks: Checks) -> None:
+    """Weights are exact, thresholds and counts are those that follow from them."""
+    manifest = read_manifest(asked.path, KIND.form, "Run the same command again with --resume.")
+    checks.make("checksums", check_files, asked.path, manifest["files"], "heads")
+    if not checks.all_good:
+        return
+    heads = open_heads(asked.path)
+    checks.make("curve", _check_curve, heads)
+    checks.make("bounds", _check_bounds, heads)
+    labelled: list[Labelled] = []
+    checks.make("inputs", _check_inputs, heads, asked, labelled)
+    if labelled and checks.all_good:
+        checks.make("counted again", _check_counts, heads, labelled[0])
+
+
+def _check_curve(heads: Heads, problems: Problems) -> str:
+    """At each threshold, the curve has the counts of the manifest."""
+    table = read_table(heads.path / CURVE, FileSum(**heads.manifest["files"][CURVE]))
+    problems.differ(f"columns of {CURVE}", CURVE_SCHEMA.names, table.schema.names)
+    rows = table.to_pylist()
+    for name in HEADS:
+        mine = [row for row in rows if row["head"] == name]
+        for point, found in heads.manifest["heads"][name]["found"].items():
+            above = [row for row in mine if row["threshold"] >= heads.threshold(name, point)]
+            last = above[-1] if above else {"accepted": 0, "wrong": 0}
+            for key in ("accepted", "wrong"):
+                problems.differ(f"{name} {point} {key}", found[key], last[key])
+    return f"{len(rows):,} thresholds"
+
+
+def _check_bounds(heads: Heads, problems: Problems) -> str:
+    """Bounds follow from the counts."""
+    for name in HEADS:
+        for point, found in heads.manifest["heads"][name]["found"].items():
+            accepted, wrong = found["accepted"], found["wrong"]
+            bound = lower_bound(accepted - wrong, accepted)
+            if not math.isclose(found["precision_at_least"], bound, abs_tol=1e-9):
+                problems.differ(f"{name} {point} bound", found["precision_at_least"], bound)
+    return f"of {len(HEADS):,} heads"
+
+
+def _check_inputs(heads: Heads, asked: Asked, into: list[Labelled], problems: Problems) -> str:
+    """Store and labels are those that the heads were fitted on."""
+    inputs, settings = heads.manifest["inputs"], heads.manifest["settings"]
+    for table in inputs["labels"]:
+        if cite_labels(named(table["path"])) != table:
+            problems.add(f"{table['path']} is no longer the table of labels that was used")
+    labels = [table["path"] for table in inputs["labels"]]
+    try:
+        pool = open_pool(named(inputs["store"]["path"]), labels, None, None, How())
+    except InputError as error:
+        problems.add(str(error))
+        return ""
+    problems.add_all(text for *_, text in differences(inputs["store"], pool.store.identity()))
+    problems.differ("model", heads.model, model_of(pool.store, heads.model))
+    problems.differ("dimensions", heads.dim, pool.store.dim)
+    if not problems.count:
+        into.append(load(pool, settings["train_share"], settings["seed"]))
+        problems.differ("parts", heads.manifest["parts"], into[0].counts())
+    return f"{pool.store.path} and {len(labels):,} tables of labels are unchanged"
+
+
+def _check_counts(heads: Heads, labelled: Labelled, problems: Problems) -> str:
+    """Thresholds are the lowest that will do, and accept the rows that they are said to."""
+    settings, rows = heads.manifest["settings"], 0
+    for name in HEADS:
+        head, said = heads.heads[name], heads.manifest["heads"][name]
+        again = described_head(head, labelled, settings["precision"], settings["prevalence"])
+        for place, stated, found in _leaves(name, said, again):
+            problems.differ(place, stated, found)
+        rows += len(scored(head, labelled, "test").scores)
+    return f"{rows:,} scores of test rows"
+
+
+def _leaves(place: str, stated: Any, found: Any) -> list[tuple[str, Any, Any]]:
+    """Values of two documents of the same shape, side by side; sums of shares up to rounding."""
+    if isinstance(stated, Mapping) and isinstance(found, Mapping):
+        return [
+            leaf
+            for key in sorted(stated.keys() | found.keys())
+            for leaf in _leaves(f"{place} {key}", stated.get(key), found.get(key))
+        ]
+    same = isinstance(stated, float) and isinstance(found, float)
+    if same and math.isclose(stated, found, rel_tol=1e-12):
+        return []
+    return [(place, stated, found)]

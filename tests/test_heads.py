@@ -1,0 +1,424 @@
+"""Heads: fitted to the minimum, exact in their scores, honest about their precision."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import clipgap
+from clipgap.__main__ import main
+from clipgap.domains.api import described_head, shares_of
+from clipgap.domains.fitting import fit
+from clipgap.domains.labelled import PARTS, Labelled, deal
+from clipgap.domains.precision import Scored
+from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import MANIFEST, SUM, checksum, encode
+from clipgap.files.sums import FileSum
+from clipgap.heads.heads import (
+    HEADS,
+    LABELS,
+    WEIGHTS,
+    Head,
+    open_heads,
+    read_tensors,
+    require_model,
+    write_tensors,
+)
+from clipgap.intervals import lower_bound, trials_for
+from clipgap.store.opening import open_store
+from tests.test_verify import failures
+from tests.worlds import tree
+
+MODEL = "a-model/its-weights"
+
+
+def planted(n: int, seed: int, dim: int = 8) -> tuple[NDArray[np.float16], NDArray[np.int64]]:
+    """Rows around three directions that overlap, with their labels."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(3, n, p=[0.5, 0.2, 0.3])
+    centres = np.eye(3, dim) * 1.2
+    rows = centres[labels] + random.normal(size=(n, dim)) * 0.4
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16), labels
+
+
+def write_world(folder: Path, n: int = 400, seed: int = 1) -> Path:
+    """A store of two shards and a table of labels."""
+    folder.mkdir(exist_ok=True)
+    rows, labels = planted(n, seed)
+    half = n // 2
+    (folder / "store").mkdir()
+    np.save(folder / "store" / "0.npy", rows[:half])
+    np.save(folder / "store" / "1.npy", rows[half:])
+    table = {
+        "shard": np.arange(n) // half,
+        "row": np.arange(n) % half,
+        "domain": np.array(LABELS)[labels],
+        "class": np.array(["axe", "bed"])[np.arange(n) % 3 % 2],
+    }
+    pq.write_table(pa.table(table), folder / "labels.parquet")
+    return folder
+
+
+def fitted(folder: Path, out: str | None = "heads", **more: Any) -> Any:
+    more = {"precision": 0.9, "model": MODEL, **more}
+    out_ = None if out is None else folder / out
+    return clipgap.fit_heads(
+        str(folder / "store"), str(folder / "labels.parquet"), out=out_, **more
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_world(tmp_path_factory.mktemp("heads"))
+    fitted(folder)
+    return folder
+
+
+# --- bounds
+
+
+def test_clopper_and_pearson() -> None:
+    assert trials_for(0.98) == 149
+    for failures_, enough in ((0, 149), (1, 236), (5, 523)):
+        assert lower_bound(enough - failures_, enough) >= 0.98
+        assert lower_bound(enough - 1 - failures_, enough - 1) < 0.98
+    assert lower_bound(149, 149) == pytest.approx(0.05 ** (1 / 149), abs=1e-12)
+    assert lower_bound(0, 5) == 0.0
+    assert lower_bound(1, 5) == pytest.approx(1 - 0.95 ** (1 / 5), abs=1e-12)
+    # 20 of 1,000 wrong: at the bound, no more than 20 wrong has a chance of 5 %.
+    bound = lower_bound(980, 1000)
+    chance = sum(
+        np.exp(np.log(np.arange(1001 - k, 1001)).sum() - np.log(np.arange(1, k + 1)).sum())
+        * (1 - bound) ** k
+        * bound ** (1000 - k)
+        for k in range(21)
+    )
+    assert chance == pytest.approx(0.05, rel=1e-9)
+
+
+# --- fitting and scores
+
+
+def test_a_head_is_the_minimum() -> None:
+    """The same as by many small steps downhill, which know nothing of second derivatives."""
+    rows, labels = planted(300, 3)
+    penalty, mine = 0.01, labels == 0
+    head = fit("natural", rows, mine, penalty)
+    x, sign = rows.astype(np.float64), np.where(mine, 1.0, -1.0)
+    w, b = np.zeros(8), 0.0
+    for _ in range(20_000):
+        wrong = sign / (1 + np.exp(sign * (x @ w + b)))
+        w -= 2.0 * (penalty * w - x.T @ wrong / len(x))
+        b += 2.0 * wrong.mean()
+    assert head.weight == pytest.approx(w, abs=1e-6)
+    assert head.bias == pytest.approx(b, abs=1e-6)
+
+
+def test_rows_that_can_be_parted_have_a_minimum_too() -> None:
+    rows, labels = planted(60, 4)
+    x = np.concatenate([rows, -rows])
+    head = fit("natural", x, np.arange(120) < 60, 1e-6)
+    again = fit("natural", x[::-1].copy(), np.arange(120) >= 60, 1e-6)
+    assert np.isfinite(head.weight).all()
+    assert head.weight == pytest.approx(again.weight, rel=1e-4)
+    del labels
+
+
+@settings(max_examples=30, deadline=None)
+@given(scale=st.sampled_from([0.0, 1e-9, 0.3, 7.0, 63.9, 1e4]), seed=st.integers(0, 99))
+def test_scores_are_exact_in_any_order(scale: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    weight, bias = random.normal(size=33) * scale, float(random.normal() * scale)
+    head = Head.rounded("natural", weight, bias)
+    assert head.is_exact
+    assert head.weight == pytest.approx(weight, abs=max(scale, 1) * 1e-6)
+    rows = random.normal(size=(5, 33))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+    scores = head.scores(rows)
+    order = random.permutation(33)
+    other = Head("natural", head.weight[order], head.bias)
+    assert np.array_equal(scores, other.scores(rows[:, order]))
+    for row, score in zip(rows, scores, strict=True):
+        terms = (Fraction(float(a)) * Fraction(b) for a, b in zip(row, head.weight, strict=True))
+        assert Fraction(score) == sum(terms) + Fraction(head.bias)
+    finer = Head("natural", head.weight + 2.0**-40, head.bias)
+    assert not finer.is_exact
+
+
+# --- parts
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 90), st.sampled_from([0.1, 0.5, 0.75, 0.9]), st.integers(0, 60))
+def test_every_stretch_has_its_share_of_each_part(rows: int, share: float, start: int) -> None:
+    part = deal(rows, share)
+    stretch = part[start:]
+    for number, of in enumerate((share, (1 - share) / 2, (1 - share) / 2)):
+        assert abs(np.count_nonzero(stretch == number) - of * len(stretch)) < 2
+
+
+def test_parts_are_even_and_follow_keys_alone(world: Path, tmp_path: Path) -> None:
+    counts = fitted(world, None).manifest["parts"]
+    labels = pq.read_table(world / "labels.parquet").to_pylist()
+    for label in LABELS:
+        there = sum(row["domain"] == label for row in labels)
+        shares = [counts[part][label] for part in PARTS]
+        assert sum(shares) == there
+        assert abs(shares[0] - there / 2) < 2
+        assert abs(shares[1] - shares[2]) < 3
+    other = fitted(world, None, train_share=0.75).manifest["parts"]
+    assert sum(other["train"].values()) == 300
+
+
+# --- thresholds
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=25),
+    st.sampled_from([0.5, 0.8, 0.98, 1.0]),
+)
+def test_thresholds_by_brute_force(rows: list[tuple[int, int]], wanted: float) -> None:
+    scores = np.array([score for score, _ in rows], np.float64)
+    labels = np.array([label for _, label in rows])
+    good = []
+    for threshold in set(scores.tolist()):
+        accepted = [label for score, label in rows if score >= threshold]
+        if Fraction(accepted.count(2), len(accepted)) >= Fraction(str(wanted)):
+            good.append(threshold)
+    part = Scored("rendition", scores, labels)
+    if not good:
+        with pytest.raises(InputError, match="no threshold of the head 'rendition'"):
+            part.lowest(wanted)
+        return
+    threshold = part.lowest(wanted)
+    assert threshold == min(good)
+    accepted = [label for score, label in rows if score >= threshold]
+    found = part.at(threshold, wanted, None)
+    assert found["accepted"] == len(accepted)
+    assert found["wrong"] == sum(label != 2 for label in accepted)
+    assert [row["threshold"] for row in part.curve(None)] == sorted(set(scores), reverse=True)
+
+
+def test_precision_where_labels_are_as_common_as_declared() -> None:
+    """Natural rows 8 of 10 accepted, ambiguous 1 of 4, renditions 1 of 2."""
+    labels = np.repeat([0, 1, 2], [10, 4, 2])
+    scores = np.zeros(16)
+    scores[[*range(8), 10, 14]] = 1.0
+    part = Scored("natural", scores, labels)
+    there = shares_of(("natural=0.25", "rendition=0.5", "ambiguous=0.25"))
+    found = part.at(1.0, 0.98, there)
+    assert found["precision"] == 0.8
+    assert found["volume_at_prevalence"] == pytest.approx(0.25 * 0.8 + 0.25 * 0.25 + 0.5 * 0.5)
+    assert found["precision_at_prevalence"] == pytest.approx(0.2 / 0.5125)
+    assert "even without an error it takes 149 accepted rows" in found["doubt"]
+    same = part.at(1.0, 0.98, {"natural": 10 / 16, "ambiguous": 4 / 16, "rendition": 2 / 16})
+    assert same["precision_at_prevalence"] == pytest.approx(0.8)
+
+
+def test_the_bound_holds_as_often_as_it_says() -> None:
+    """Over 200 draws the true precision lies below a 95 % bound in about ten of them."""
+    all_rows, all_labels = planted(40_000, 999)
+    below = near = 0
+    for seed in range(200):
+        rows, labels = planted(600, seed)
+        labelled = Labelled(rows, labels, deal(600, 0.5))
+        head = fit("natural", *_of(labelled, 0), 0.001)
+        said = described_head(head, labelled, 0.95, None)
+        accepted = all_labels[head.scores(all_rows) >= said["thresholds"]["strict"]]
+        true = np.count_nonzero(accepted == 0) / len(accepted)
+        below += true < said["found"]["strict"]["precision_at_least"]
+        near += abs(true - 0.95) < 0.05
+    assert below <= 19  # of ten expected, three standard deviations more
+    assert near >= 190
+
+
+def _of(labelled: Labelled, label: int) -> tuple[NDArray[np.float16], NDArray[np.bool_]]:
+    rows, labels = labelled.of("train")
+    return rows, labels == label
+
+
+# --- on disk
+
+
+def test_fitted_heads(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    heads = clipgap.open_heads(world / "heads")
+    assert heads.model == MODEL
+    assert heads.manifest["heads"]["rendition"]["rest"] == ["natural", "ambiguous"]
+    content = (world / "heads" / WEIGHTS).read_bytes()
+    size = int.from_bytes(content[:8], "little")
+    about = json.loads(content[8 : 8 + size])["__metadata__"]
+    assert about["natural"] == "accepts natural; the rest is ambiguous, rendition"
+    assert (about["model"], about["normalisation"], size % 8) == (MODEL, "unit", 0)
+    fitted(world, "again", threads=1)
+    assert tree(world / "again") == tree(world / "heads")
+    assert fitted(world, "again", resume=True).already_complete
+    assert clipgap.verify(world / "heads").ok
+    call = ["domains", "fit", str(world / "store"), "--labels", str(world / "labels.parquet")]
+    call += ["--model", MODEL, "--precision", "0.9", "-o", str(world / "again"), "--overwrite"]
+    assert main(call) == 0
+    printed = capsys.readouterr().out
+    assert "strict" in printed
+    assert "The natural head, strict: a precision of 0.9 is not shown" in printed or (
+        heads.manifest["heads"]["natural"]["found"]["strict"]["doubt"] is None
+    )
+    assert tree(world / "again") == tree(world / "heads")
+    assert main([*call, "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["parts"] == heads.manifest["parts"]
+
+
+def test_heads_refuse_other_embeddings(world: Path, tmp_path: Path) -> None:
+    heads = open_heads(world / "heads")
+    store = open_store(str(world / "store"))
+    require_model(heads, store, MODEL)
+    with pytest.raises(InputError, match="are heads for embeddings of a-model/its-weights"):
+        require_model(heads, store, "another")
+    with pytest.raises(InputError, match="does not tell which model"):
+        require_model(heads, store, None)
+    np.save(tmp_path / "wide.npy", np.eye(9, dtype=np.float16))
+    with pytest.raises(InputError, match="for 8 dimensions"):
+        require_model(heads, open_store(str(tmp_path / "wide.npy")), MODEL)
+
+
+def mend(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a manifest, and give it its checksum again."""
+    path = folder / MANIFEST
+    manifest = json.loads(path.read_bytes())
+    change(manifest)
+    manifest[SUM] = checksum(manifest)
+    path.write_bytes(encode(manifest))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda tensors: tensors.pop("natural.bias"), "has no head 'natural'"),
+        (lambda tensors: tensors.update({"natural.weight": np.ones(7)}), "of 8 dimensions"),
+        (lambda tensors: tensors["natural.weight"].__iadd__(1e-13), "finer than exact scores"),
+        (lambda tensors: tensors["natural.weight"].fill(np.nan), "finer than exact scores"),
+    ],
+)
+def test_weights_that_cannot_be_used(
+    world: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], words: str
+) -> None:
+    folder = Path(shutil.copytree(world / "heads", tmp_path / "heads"))
+    tensors = read_tensors((folder / WEIGHTS).read_bytes(), "weights")
+    change(tensors)
+    content = write_tensors(tensors, {})
+    (folder / WEIGHTS).write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        open_heads(folder)
+    mend(folder, lambda said: said["files"].update({WEIGHTS: vars(FileSum.of_bytes(content))}))
+    with pytest.raises(InputError, match=words):
+        open_heads(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x09" + bytes(7) + b"[1, 2, 3]", b"\xff" * 90])
+def test_files_that_are_no_safetensors(content: bytes) -> None:
+    with pytest.raises(InputError, match="is not a file of safetensors"):
+        read_tensors(content, "it")
+
+
+Lie = Callable[[dict[str, Any]], None]
+
+
+def _lower(said: dict[str, Any]) -> None:
+    said["heads"]["natural"]["thresholds"]["strict"] += 1e-9
+
+
+def _surer(said: dict[str, Any]) -> None:
+    said["heads"]["natural"]["found"]["strict"]["precision_at_least"] = 0.999
+
+
+def _fewer(said: dict[str, Any]) -> None:
+    said["heads"]["natural"]["found"]["strict"]["wrong"] += 1
+
+
+def _recall(said: dict[str, Any]) -> None:
+    said["heads"]["rendition"]["found"]["default"]["recall"] = 1.0
+
+
+@pytest.mark.parametrize(
+    ("lie", "check"),
+    [(_lower, "counted again"), (_surer, "bounds"), (_fewer, "curve"), (_recall, "counted again")],
+)
+def test_a_lie_is_found(world: Path, tmp_path: Path, lie: Lie, check: str) -> None:
+    folder = Path(shutil.copytree(world / "heads", tmp_path / "heads"))
+    mend(folder, lie)
+    if check != "counted again":
+        assert check in failures(clipgap.verify(folder))
+    else:
+        assert list(failures(clipgap.verify(folder))) in ([check], ["curve"])
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ({"domain": ["natural", "photo"]}, "the domain 'photo' is none that heads know"),
+        ({"domain": ["natural", "natural"]}, "all labels are 'natural'"),
+        ({"domain": ["natural", "rendition"], "row": [0, 0]}, "labels that contradict"),
+        ({"domain": ["natural", "rendition"], "row": [0, 999]}, "labels are of rows that"),
+        ({"domain": ["natural", "ambiguous"]}, "no row of the training part is"),
+    ],
+)
+def test_labels_that_cannot_be_used(
+    tmp_path: Path, table: Mapping[str, list[Any]], words: str
+) -> None:
+    folder = write_world(tmp_path / "world", 40)
+    full = {"shard": [0, 0], "row": [0, 1], **table}
+    pq.write_table(pa.table(full), folder / "labels.parquet")
+    with pytest.raises(InputError, match=words) as error:
+        fitted(folder, precision=0.5)
+    assert "labels.parquet" in str(error.value) or "training part" in words
+    assert not (folder / "heads" / MANIFEST).exists()
+
+
+def test_a_precision_out_of_reach(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "world", 80)
+    table = pq.read_table(folder / "labels.parquet").to_pydict()
+    table["domain"] = [LABELS[i % 3] for i in range(80)]
+    pq.write_table(pa.table(table), folder / "labels.parquet")
+    with pytest.raises(InputError, match=r"no threshold of the head .* label more rows"):
+        fitted(folder, precision=1.0, train_share=0.3)
+
+
+def test_a_labelled_row_that_is_no_embedding(tmp_path: Path) -> None:
+    folder = write_world(tmp_path / "world", 40)
+    rows = np.load(folder / "store" / "1.npy")
+    rows[3] = np.nan
+    np.save(folder / "store" / "1.npy", rows)
+    with pytest.raises(InputError, match="row 3 of 1 has a label, but is zero, NaN or infinite"):
+        fitted(folder)
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [("natural=0.5",), ("a=1",), ("natural=x",), ("natural",), ("natural=0.5",) * 3],
+)
+def test_prevalences_that_make_no_sense(given_: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError, match="--prevalence"):
+        shares_of(given_)
+
+
+def test_each_head_is_named_for_what_it_accepts(world: Path) -> None:
+    rows, labels = planted(400, 1)
+    heads = open_heads(world / "heads").heads
+    for name in HEADS:
+        scores = heads[name].scores(rows)
+        mine = labels == LABELS.index(name)
+        assert scores[mine].mean() > 0 > scores[~mine].mean()
