@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clipgap.dedup.api import dedup as dedup
     from clipgap.dedup.api import plan_dedup as plan_dedup
     from clipgap.domains.api import fit_heads as fit_heads
+    from clipgap.domains.labelling import label_domains as label_domains
     from clipgap.errors import ClipgapError as ClipgapError
     from clipgap.heads.heads import open_heads as open_heads
     from clipgap.mix.api import mix as mix
@@ -66,6 +67,7 @@ _HOMES = {
     "fit_heads": "clipgap.domains.api",
     "gap": "clipgap.scan.api",
     "kept_samples": "clipgap.shards.samples",
+    "label_domains": "clipgap.domains.labelling",
     "mix": "clipgap.mix.api",
     "open_heads": "clipgap.heads.heads",
     "open_evaluation": "clipgap.clip.eval.api",

@@ -104,6 +104,7 @@ class Case:
 
 ONE_RANK = (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"))
 MODEL = "--model tiny-clip.json"
+FIT = "domains fit plain/store --labels domains.csv --model m --precision 0.1 --threads 1"
 
 CASES = [
     Case(
@@ -145,9 +146,15 @@ CASES = [
     ),
     Case(
         "fit",
-        "domains fit plain/store --labels domains.csv --model m --precision 0.5 --threads 1 -o out",
+        f"{FIT} -o out",
         Change("labels", "domains.csv", "rendition", "ambiguous"),
         ["heads.safetensors", "curve.parquet", "manifest.json"],
+    ),
+    Case(
+        "label",
+        "domains label plain/store --heads heads --model m --threads 1 -o out",
+        Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
+        ["train/part-00001.parquet", "manifest.json"],
     ),
     Case(
         "filter",
@@ -273,3 +280,5 @@ def make_inputs(server: Server) -> None:
     for name in ("store", "val", "reference"):  # the same, but without sums of their own
         shards = [np.load(path) for path in sorted((folder / name / "embeddings").iterdir())]
         write_store(folder / "plain" / name, shards, lambda shard, row: f"{shard}-{row}")
+    ended = server.run(shlex.split(f"{FIT} -o heads"))
+    assert ended.code == 0, ended.said

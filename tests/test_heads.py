@@ -422,3 +422,90 @@ def test_each_head_is_named_for_what_it_accepts(world: Path) -> None:
         scores = heads[name].scores(rows)
         mine = labels == LABELS.index(name)
         assert scores[mine].mean() > 0 > scores[~mine].mean()
+
+
+# --- labels of a whole store
+
+
+@pytest.fixture(scope="module")
+def labelled(world: Path) -> Path:
+    clipgap.label_domains(str(world / "store"), world / "heads", out=world / "domains", model=MODEL)
+    return world
+
+
+def test_every_row_has_its_scores_and_domains(labelled: Path) -> None:
+    """As exact sums of fractions have them."""
+    heads = open_heads(labelled / "heads")
+    rows, _ = planted(400, 1)
+    found = pa.concat_tables(
+        [pq.read_table(labelled / "domains" / "train" / f"part-{n:05d}.parquet") for n in range(2)]
+    ).to_pylist()
+    assert [(row["shard"], row["row"]) for row in found] == [
+        (i // 200, i % 200) for i in range(400)
+    ]
+    for row, said in zip(rows, found, strict=True):
+        accepts = {}
+        for name, head in heads.heads.items():
+            terms = (
+                Fraction(float(a)) * Fraction(b) for a, b in zip(row, head.weight, strict=True)
+            )
+            score = sum(terms) + Fraction(head.bias)
+            assert said[name] == np.float32(float(score))
+            for point in ("default", "strict"):
+                accepts[name, point] = score >= Fraction(heads.threshold(name, point))
+        for column, point in (("domain", "default"), ("domain_strict", "strict")):
+            mine = [name for name in HEADS if accepts[name, point]]
+            assert said[column] == (mine[0] if len(mine) == 1 else "ambiguous")
+    counts = clipgap.label_domains(
+        str(labelled / "store"), heads, out=labelled / "domains", model=MODEL, resume=True
+    ).manifest["counts"]
+    for column in ("domain", "domain_strict"):
+        assert counts[column] == {
+            label: sum(row[column] == label for row in found) for label in LABELS
+        }
+    assert clipgap.verify(labelled / "domains").ok
+
+
+def test_bad_rows_have_no_domain(labelled: Path, tmp_path: Path) -> None:
+    rows, _ = planted(9, 2)
+    rows[3], rows[5] = np.nan, 0
+    np.save(tmp_path / "bad.npy", rows)
+    store, out = str(tmp_path / "bad.npy"), tmp_path / "domains"
+    with pytest.raises(InputError, match="NaN or infinity"):
+        clipgap.label_domains(store, labelled / "heads", out=out, model=MODEL)
+    call = ["domains", "label", store, "--heads", str(labelled / "heads"), "--model", MODEL]
+    assert main([*call, "-o", str(out), "--bad-rows", "quarantine"]) == 4
+    table = pq.read_table(out / "train" / "part-00000.parquet")
+    assert [table[name].is_null().to_pylist().count(True) for name in (*HEADS, "domain")] == [2] * 3
+    assert clipgap.verify(out).ok
+
+
+@pytest.mark.parametrize("column", ["natural", "rendition", "domain", "domain_strict", "row"])
+def test_a_label_that_is_wrong_is_found(labelled: Path, tmp_path: Path, column: str) -> None:
+    folder = Path(shutil.copytree(labelled / "domains", tmp_path / "domains"))
+    name = "train/part-00001.parquet"
+    table = pq.read_table(folder / name)
+    values = table[column].to_pylist()
+    values[7] = {"row": 8}.get(column) or ("photo" if column.startswith("domain") else 0.125)
+    place = table.column_names.index(column)
+    field = table.schema.field(place)
+    changed = table.set_column(place, field, pa.array(values, field.type))
+    pq.write_table(changed, folder / name)
+    mend(folder, lambda said: said["files"].update({name: vars(FileSum.of(folder / name))}))
+    assert f"row 7: {column} is" in failures(clipgap.verify(folder))["rows"]
+
+
+def test_a_mix_is_drawn_by_them(labelled: Path) -> None:
+    """From the labels as they lie in the folder; strict ones by the name of their column."""
+    recipe = labelled / "mix.toml"
+    counts = json.loads((labelled / "domains" / MANIFEST).read_bytes())["counts"]
+    for column in ("domain", "domain_strict"):
+        recipe.write_text(
+            f'[pool]\nstore = "store"\nlabels = ["domains"]\ndomain = "{column}"\n'
+            '[mixes.a]\nrule = "counts"\nparts = { natural = 30, rendition = 20 }\n'
+        )
+        found = clipgap.mix(recipe, out=labelled / column)
+        before = {cell["domain"]: cell["before"] for cell in found.sizes["cells"]}
+        assert before == counts[column]
+        assert found.sizes["kept"] == 50
+        assert clipgap.verify(labelled / column).ok

@@ -12,8 +12,8 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command, output
 from clipgap.cli.shell import Shell
-from clipgap.domains.options import FitOptions
-from clipgap.errors import UsageError
+from clipgap.domains.options import FitOptions, LabelOptions
+from clipgap.errors import QUARANTINED, UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Only, argument, option
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.domains.api import Fitted
+    from clipgap.domains.labelling import Domains
 
 _STOPPING = "Stopping: nothing is kept, fitting starts again."
 
@@ -29,6 +30,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to `app`."""
     group = typer.Typer(help="Tell natural images from renditions.", rich_markup_mode=None)
     command(group, "fit")(fit)
+    command(group, "label")(label)
     app.add_typer(group, name="domains")
 
 
@@ -112,3 +114,64 @@ def _table(heads: Mapping[str, Any]) -> RenderableType:
                 *("" if said[key] is None else f"{said[key]:.4f}" for key in shares),
             )
     return table
+
+
+def label(
+    shell: Shell,
+    options: LabelOptions,
+    compute: Annotated[Compute, Only("threads")],
+    running: Running,
+    store: str = argument("The store to label.", metavar="STORE"),
+    heads: Path = option(REQUIRED, "What `clipgap domains fit` made.", metavar="HEADS"),
+    out: Path | None = output("DOMAINS"),
+) -> int:
+    """Score all rows of a store by heads, and say of each whether it is natural or a rendition.
+
+    Makes a table that `clipgap mix` draws by, and tells the share of each domain.
+    """
+    from clipgap.domains.labelling import label_domains, plan_labels
+
+    if running.dry_run:
+        plan = plan_labels(store, heads, options=options)
+        lines = [f"Would label {words.plural(plan['rows'], 'row')} of {store} by {heads}"]
+        shell.result(plan, lines)
+        return 0
+    if out is None:
+        raise UsageError("--out is missing: name the folder that the domains shall go to")
+    shell.check_settings_file(out)
+    stopping = "Stopping after the block at hand; finished shards are kept."
+    with shell.watch(out, stopping) as watch:
+        found = label_domains(
+            store,
+            heads,
+            out=out,
+            options=options,
+            compute=compute,
+            resume=running.resume,
+            overwrite=running.overwrite,
+            on_progress=watch,
+            stop=watch.stop,
+        )
+    result = {
+        "out": out,
+        "counts": found.manifest["counts"],
+        "already_complete": found.already_complete,
+    }
+    shell.result(result, describe_labels(found))
+    return QUARANTINED if found.quarantined else 0
+
+
+def describe_labels(found: Domains) -> Iterator[str]:
+    """The share of each domain."""
+    if found.already_complete:
+        yield f"{found.path} is already complete; every checksum holds."
+    counts = found.manifest["counts"]
+    rows = counts["rows"] - counts["quarantined"]
+    for column, by_label in counts.items():
+        if isinstance(by_label, dict):
+            shares = (f"{n / rows:.2%} {name}" for name, n in by_label.items() if rows)
+            yield f"{column:<13}  {', '.join(shares) or 'no rows'}"
+    if found.quarantined:
+        yield f"{words.plural(found.quarantined, 'row')} have no domain: zero, NaN or infinite"
+    yield f"Domains: {found.path}"
+    yield f"Prove them right: clipgap verify {shlex.quote(str(found.path))}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from clipgap.options import Options, option
+from clipgap.scan.options import BAD_ROWS
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class FitOptions(Options):
     """How labels are parted, how heads are fitted, which precision is wanted."""
 
     precision: float = option(
-        0.98, "The precision that strict thresholds are chosen for.", metavar="P", min=0.5, max=1
+        0.98, "The precision that strict thresholds are chosen for.", metavar="P", min=0.01, max=1
     )
     prevalence: tuple[str, ...] = option(
         (),
@@ -38,3 +39,20 @@ class FitOptions(Options):
         shown="the store's",
     )
     seed: int = option(0, "Of the parts.", metavar="S", min=0)
+
+
+@dataclass(frozen=True)
+class LabelOptions(Options):
+    """How rows are labelled."""
+
+    model: str | None = option(
+        None,
+        "The model of the embeddings, if the store does not tell.",
+        metavar="NAME",
+        shown="the store's",
+    )
+    bad_rows: str = option(
+        "error",
+        "Rows with NaN or infinity: stop there, or leave them without a domain.",
+        choices=BAD_ROWS,
+    )

@@ -28,7 +28,7 @@ ROW_GROUP = 65_536
 GROUP_BYTES = 1 << 30
 """A row group has fewer rows if it would be larger: an Arrow array of strings ends at 2 GiB."""
 
-_REPEATING = ("shard", "set", "reason")
+_REPEATING = ("shard", "set", "reason", "domain", "domain_strict")
 _MAGIC = b"PAR1"
 _MEND = "The command that made it computes damaged files again when it is given --resume."
 _REPLACE = "Bring a whole parquet file back from where this one came."

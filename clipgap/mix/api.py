@@ -49,15 +49,16 @@ def mix(
         spare(Path(out), map(Path, inputs))
     else:
         how.without_folder()
-    pool = open_pool(said.store, said.labels, said.within, compute.threads, how)
-    rule = describe(said.plan, pool)
+    plan, threads = said.plan, compute.threads
+    pool = open_pool(said.store, said.labels, said.within, threads, how, plan.domain)
+    rule = describe(plan, pool)
     if out is None:
-        drawn = Drawn(said.plan, pool)
+        drawn = Drawn(plan, pool)
         return Split(rule, drawn.tell(how), None, mask=drawn.mask)
     with KeepWriter(out, pool.store.identity(), rule, how=how) as writer:
         complete = writer.finished is not None
         if not complete:
-            drawn = Drawn(said.plan, pool)
+            drawn = Drawn(plan, pool)
             sizes = drawn.tell(how)
             writer.begin()
             pool.workers.each(

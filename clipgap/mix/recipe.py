@@ -1,6 +1,7 @@
 """A recipe of mixes: a TOML file, checked for its shape, and handed on as plain data.
 
-    [pool]         store, labels = [TABLE, …], within = KEEP; base and extra = [SOURCE, …]
+    [pool]         store, labels = [TABLE, …], domain = COLUMN, within = KEEP; base and extra =
+                   [SOURCE, …]
     [task]         natural and test: domains; queried: classes
     [draw]         seed, order = "hash" or "file"
     [mixes.NAME]   rule = "…", and that rule's keys
@@ -65,6 +66,7 @@ class Plan:
     task: Mapping[str, Any] = field(default_factory=dict)  # natural, test, queried
     base: Sequence[str] = ()  # sources that every mix keeps whole
     extra: Sequence[str] = ()  # sources that only `others-added` draws from
+    domain: str = "domain"  # the column that says the domain
     seed: int = 0
     order: str = "hash"
 
@@ -75,6 +77,7 @@ class Plan:
             "task": dict(self.task),
             "base": list(self.base),
             "extra": list(self.extra),
+            "domain": self.domain,
             "seed": self.seed,
             "order": self.order,
         }
@@ -165,6 +168,7 @@ _SHAPES: Mapping[str, tuple[_Shape, str]] = {
     "source": (_is_text, "one of the extra sources"),
     "store": (_is_text, "a path"),
     "labels": (_are_texts, "a list of files or folders"),
+    "domain": (_is_text, "the name of a column"),
     "within": (_is_text, "a keep-list"),
     "base": (_are_texts, "a list of sources, each once"),
     "extra": (_are_texts, "a list of sources, each once"),
@@ -176,7 +180,7 @@ _SHAPES: Mapping[str, tuple[_Shape, str]] = {
 }
 
 _TABLES = {
-    "pool": ("store", "labels", "within", "base", "extra"),
+    "pool": ("store", "labels", "domain", "within", "base", "extra"),
     "task": ("natural", "test", "queried"),
     "draw": ("seed", "order"),
 }
@@ -199,6 +203,7 @@ class _Reader:
             task,
             pool.get("base", []),
             pool.get("extra", []),
+            pool.get("domain", "domain"),
             draw.get("seed", 0) if options.seed is None else options.seed,
             draw.get("order", "hash"),
         )

@@ -32,7 +32,6 @@ from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 
 DOMAIN, CLASS, SOURCE = "domain", "class", "source"
-COLUMNS = (SOURCE, DOMAIN, CLASS)
 _PLACE = ("shard", "row")
 _ROWS = 1 << 16
 _MOST_CELLS = 1 << 20
@@ -100,8 +99,12 @@ def open_pool(
     within: str | Path | KeepList | None,
     threads: int | None,
     how: How,
+    domain: str = DOMAIN,
 ) -> Pool:
-    """Open the store and read all tables; refuses labels of rows that the store lacks."""
+    """Open the store and read all tables; refuses labels of rows that the store lacks.
+
+    `domain` is the column that says the domain.
+    """
     opened = open_store(store)
     keep = None if within is None else open_keep(within)
     if keep is not None:
@@ -110,7 +113,7 @@ def open_pool(
     workers = Workers([shard.rows for shard in opened.shards], threads, how)
     tables = tuple(file for path in labels for file in _files(Path(path)))
     codes: Codes = np.zeros(opened.rows, np.uint32)
-    return _Labels(Pool(opened, keep, tables, (), codes, workers)).filled()
+    return _Labels(Pool(opened, keep, tables, (), codes, workers), domain).filled()
 
 
 def _files(path: Path) -> list[Path]:
@@ -126,7 +129,8 @@ def _files(path: Path) -> list[Path]:
 class _Labels:
     """Sorts rows into cells, table after table."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, domain: str) -> None:
+        self._columns = (SOURCE, domain, CLASS)
         self._pool, self._workers = pool, pool.workers
         self._rows = np.array([shard.rows for shard in pool.store.shards], np.int64)
         self._offsets = np.array(pool.offsets, np.int64)
@@ -152,12 +156,16 @@ class _Labels:
 
     def _read(self, path: Path) -> None:
         """All of one table, piece by piece if it can be."""
-        pieces = _row_groups(path) if path.suffix == ".parquet" else iter([read_any(path)])
+        pieces = (
+            _row_groups(path, self._columns)
+            if path.suffix == ".parquet"
+            else iter([read_any(path)])
+        )
         for table in pieces:
             self._workers.check()
             names = table.column_names
-            if DOMAIN not in names:
-                raise InputError(f"{path} has no column {DOMAIN!r}; it has {', '.join(names)}")
+            if (domain := self._columns[1]) not in names:
+                raise InputError(f"{path} has no column {domain!r}; it has {', '.join(names)}")
             if set(_PLACE) <= set(names):
                 self._place(path, table)
                 continue
@@ -256,7 +264,7 @@ class _Labels:
     def _codes_of(self, path: Path, table: pa.Table) -> Codes:
         """The cell of each row of a table, plus one; 0 where the domain is null or empty."""
         combined, span, dictionaries = np.zeros(table.num_rows, np.int64), 1, []
-        for name in COLUMNS:
+        for name in self._columns:
             values: list[str | None] = [""]
             if name in table.column_names:
                 column = table[name].cast(pa.string()).combine_chunks().dictionary_encode()
@@ -291,13 +299,13 @@ class _Labels:
         return codes[inverse]
 
 
-def _row_groups(path: Path) -> Iterator[pa.Table]:
+def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The columns that count of a parquet file, a row group at a time."""
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
             wanted = [*_PLACE] if set(_PLACE) <= set(names) else list(KEY_NAMES)
-            wanted = [name for name in (*wanted, *COLUMNS) if name in names] or names
+            wanted = [name for name in (*wanted, *columns) if name in names] or names
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:

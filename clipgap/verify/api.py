@@ -31,7 +31,7 @@ from clipgap.verify.folders import (
     prove_shards,
     prove_store,
 )
-from clipgap.verify.heads import prove_heads
+from clipgap.verify.heads import prove_domains, prove_heads
 from clipgap.verify.models import prove_evaluation, prove_training
 from clipgap.verify.options import ScanChecks
 from clipgap.verify.scans import prove_scan
@@ -53,6 +53,7 @@ KINDS = {
     "clipgap-scan": Kind("scan", prove_scan, ("train", "tests", "options")),
     "clipgap-keep": Kind("split", prove_split, ("train", "tests", "certify", "compute")),
     "clipgap-heads": Kind("folder of heads", prove_heads),
+    "clipgap-domains": Kind("folder of domains", prove_domains),
     "clipgap-shards": Kind("folder of filtered shards", prove_shards),
     EMBED: Kind("store of embeddings", prove_embeddings),
     "clipgap-eval": Kind("evaluation", prove_evaluation),

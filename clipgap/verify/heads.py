@@ -1,4 +1,4 @@
-"""Heads, held against the rows that tested them.
+"""Heads, held against the rows that tested them, and domains against the heads that told them.
 
 Nothing is fitted again. What a manifest claims is what its weights accept: so their scores are
 computed, thresholds chosen and test rows counted anew, as far as store and labels are there.
@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from clipgap.domains.api import described_head, scored
 from clipgap.domains.labelled import Labelled, load
+from clipgap.domains.labelling import KIND as DOMAINS
+from clipgap.domains.labelling import SCHEMA, LabelWork, add, count, zero
 from clipgap.errors import InputError
-from clipgap.files.documents import read_manifest
-from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.documents import checksum, read_manifest
+from clipgap.files.parquet import FileSum, read_row_groups, read_table
 from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
 from clipgap.intervals import lower_bound
 from clipgap.runs.how import How
 from clipgap.scan.manifest import differences
+from clipgap.scan.sinks import part_name
 from clipgap.select.cells import open_pool
 from clipgap.select.labels import cite_labels
+from clipgap.store.opening import open_store
 from clipgap.verify.checks import Asked, Checks, Problems, check_files
 from clipgap.verify.evidence import named
 
@@ -111,3 +116,45 @@ def _leaves(place: str, stated: Any, found: Any) -> list[tuple[str, Any, Any]]:
     if same and math.isclose(stated, found, rel_tol=1e-12):
         return []
     return [(place, stated, found)]
+
+
+def prove_domains(asked: Asked, checks: Checks) -> None:
+    """All rows, scored again by the same heads, have the domains that the tables say."""
+    manifest = read_manifest(asked.path, DOMAINS.form, "Run the same command with --resume.")
+    checks.make("checksums", check_files, asked.path, manifest["files"], "folder of domains")
+    if checks.all_good:
+        checks.make("rows", _check_rows, asked.path, manifest)
+
+
+def _check_rows(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    inputs, counts = manifest["inputs"], zero()
+    heads = open_heads(named(inputs["heads"]["path"]))
+    if checksum(heads.manifest) != inputs["heads"]["manifest_sha256"]:
+        problems.add(f"{heads.path} are no longer the heads that rows were labelled by")
+    store = open_store(named(inputs["store"]["path"]))
+    problems.add_all(text for *_, text in differences(inputs["store"], store.identity()))
+    names = [part_name(shard.index) for shard in store.shards]
+    problems.differ("files", sorted(manifest["files"]), sorted(names))
+    if problems.count:
+        return ""
+    work = LabelWork(folder, store, heads, manifest["settings"]["bad_rows"])
+    for shard, name in zip(store.shards, names, strict=True):
+        start = 0
+        for table in read_row_groups(folder / name, FileSum(**manifest["files"][name])):
+            stop = start + table.num_rows
+            if stop > shard.rows or not table.schema.equals(SCHEMA):
+                problems.add(f"{name} has other columns, or more rows, than {shard.name}")
+                return ""
+            again = work.table(shard.index, start, stop)
+            for column in SCHEMA.names:
+                stated, found = (each[column].to_pylist() for each in (table, again))
+                problems.add_all(
+                    f"{name}, row {start + row:,}: {column} is {was}, not {now}"
+                    for row, (was, now) in enumerate(zip(stated, found, strict=True))
+                    if was != now
+                )
+            add(counts, count(again))
+            start = stop
+        problems.differ(f"rows of {name}", start, shard.rows)
+    problems.differ("counts", manifest["counts"], counts)
+    return f"{counts['rows']:,} rows, scored again"

@@ -40,19 +40,20 @@ def mix_claims(
 ) -> tuple[list[Claim], Mapping[str, Any], Mapping[str, Any]]:
     """Count all rows anew; also the rule and the sizes that follow."""
     rule = keep.manifest["rule"]
-    within = rule.get("within")
+    plan, within = Plan.from_json(rule), rule.get("within")
     pool = open_pool(
         store,
         [table["path"] for table in rule["labels"]],
         within and within["path"],
         means.compute.threads,
         How(on_progress=means.on_progress),
+        plan.domain,
     )
     if pool.within is not None and checksum(pool.within.manifest) != within["manifest_sha256"]:
         problems.add(f"{pool.within.path} is no longer the keep-list that was drawn within")
-    drawn = Drawn(Plan.from_json(rule), pool)
+    drawn = Drawn(plan, pool)
     claims = _Count(keep, pool, drawn).claims()
-    return claims, describe(drawn.plan, pool), drawn.sizes
+    return claims, describe(plan, pool), drawn.sizes
 
 
 class _Count:
