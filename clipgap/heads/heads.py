@@ -105,9 +105,9 @@ class Head:
         rounded = np.round(weight / grid) * grid
         return cls(name, rounded, round(bias / grid) * grid)
 
-    def scores(self, rows: NDArray[np.float16]) -> NDArray[np.float64]:
-        """Exact, of admitted rows."""
-        scores: NDArray[np.float64] = rows.astype(np.float64) @ self.weight + self.bias
+    def scores(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Exact, of admitted rows; float64 ones need not be converted again for the next head."""
+        scores: NDArray[np.float64] = rows.astype(np.float64, copy=False) @ self.weight + self.bias
         return scores
 
     @property
