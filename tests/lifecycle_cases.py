@@ -137,6 +137,7 @@ CASES = [
         "mix mix.toml --threads 1 -o out",
         Change("labels", "labels.csv", "photo", "drawn"),
         ["keep/part-00001.parquet", "manifest.json"],
+        kills=8,
     ),
     Case(
         "dedup",
@@ -149,12 +150,14 @@ CASES = [
         f"{FIT} -o out",
         Change("labels", "domains.csv", "rendition", "ambiguous"),
         ["heads.safetensors", "curve.parquet", "manifest.json"],
+        kills=8,
     ),
     Case(
         "label",
         "domains label plain/store --heads heads --model m --threads 1 -o out",
         Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["train/part-00001.parquet", "manifest.json"],
+        kills=8,
     ),
     Case(
         "filter",
