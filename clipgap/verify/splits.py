@@ -64,8 +64,8 @@ from clipgap.verify.keeps import (
     check_store,
     check_uids,
 )
-from clipgap.verify.options import Shortcuts
 from clipgap.verify.mixes import check_labels, mix_claims
+from clipgap.verify.options import Shortcuts
 from clipgap.version import __version__
 
 
