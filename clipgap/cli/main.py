@@ -44,7 +44,7 @@ GROUPS = {
     "Begin here": ("demo", "run", "doctor"),
     "From images to embeddings": ("embed", "store"),
     "How near": ("gap", "scan", "verify", "emulate"),
-    "Which rows stay": ("split", "dedup", "filter"),
+    "Which rows stay": ("split", "dedup", "domains", "mix", "filter"),
     "Models": ("train", "eval"),
     "What it shows": ("report", "data", "render", "bench"),
 }
