@@ -285,6 +285,7 @@ def test_other_benchmarks_know_their_options(name: str) -> None:
 
 def test_every_benchmark_is_run_or_asked() -> None:
     """`tile_model` has no options and needs llvm; pytest-benchmark runs the tests."""
-    known = {*DRY, "gpu", "gpu_checks", "simulate_survivors", "tile_model", "tiny_clip"}
+    known = {*DRY, "gpu", "gpu_checks", "gpu_lease"}
+    known |= {"simulate_survivors", "tile_model", "tiny_clip"}
     found = {path.stem for path in BENCHMARKS.glob("*.py")}
     assert {name for name in found if not name.startswith("test_")} == known

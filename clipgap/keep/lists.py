@@ -29,9 +29,11 @@ from clipgap.errors import InputError
 from clipgap.files.documents import (
     FILES,
     MANIFEST,
+    Each,
     Form,
     checksum,
     is_count,
+    is_number,
     read_manifest,
 )
 from clipgap.files.parquet import FileSum, open_table
@@ -47,6 +49,17 @@ _KEEP, _BITMAP = "keep", "bitmap"
 _HELD = 64
 """Bitmaps in memory, an eighth of a byte a row: as many as threads may want at a time."""
 
+_SIZES = {
+    **dict.fromkeys(("rows", "candidates", "kept", "removed"), is_count),
+    **dict.fromkeys(("quarantined", "unlabelled"), (None, is_count)),
+    "by_set": (
+        None,
+        Each({"removed": is_count, "by_no_other": is_count, "also_by": Each(is_count)}),
+    ),
+    "cut": (None, {"sim": is_number, "equals": is_count, "above": is_count}),
+}
+"""What was counted while rows were chosen; rules count more than that."""
+
 KIND = Kind(
     Form(
         "clipgap-keep",
@@ -58,7 +71,7 @@ KIND = Kind(
             "scans": [{"path": str, "manifest_sha256": str}],
             "keys": bool,
             "counts": {"rows": is_count, "kept": is_count, "shards": [is_count]},
-            "sizes": (None, dict),
+            "sizes": (None, _SIZES),
             "versions": dict,
             "files": FILES,
         },
