@@ -67,7 +67,6 @@ def forge(keep: Path, out: Path, change: Callable[[list[Mask]], None], **rule: A
         for shard, mask in enumerate(masks):
             keys = [f"{shard:02d}-{row:05d}" for row in np.flatnonzero(mask)]
             writer.add(shard, mask, pa.array(keys, pa.string()))
-        writer.note(sizes={})
     return out
 
 
