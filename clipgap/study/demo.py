@@ -36,9 +36,9 @@ def demo(
 ) -> int:
     """The whole paper in miniature, on images made on the spot; ends with a report.
 
-    The same as `clipgap run demo`: renders a web-like training set with near-duplicates of test
-    images, trains a tiny CLIP on all of it and on pruned parts, and compares. Needs the extras
-    [train] and [report]; takes a few minutes on two cores and less than 200 MB.
+    Runs the recipe `demo` and ends with its finding: renders a web-like training set with
+    near-duplicates of test images, trains a tiny CLIP on all of it and on pruned parts, and
+    compares. Needs the extras [train] and [report]; takes a few minutes on two cores.
     """
     from clipgap.study.run import Study
 
