@@ -29,6 +29,7 @@ def findings(inputs: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, A
     keeps = {name: kept(path, len(train["row"])) for name, path in inputs["splits"].items()}
     summary = rows([inputs["evals"][0] / "summary.parquet"])
     return {
+        "finding": finding(inputs["evals"][0], summary, large, keeps),
         "training": [
             training(large, scan, False, train),
             training(reference, gap, True, own),
@@ -58,6 +59,39 @@ def findings(inputs: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, A
         "by_similarity": list(by_similarity(inputs["evals"][0], tests, summary, near, large)),
         "by_removed": by_removed(records(summary), keeps, large),
         "robustness": robustness(records(summary), paper, tests),
+    }
+
+
+def finding(folder: Path, summary: Any, large: str, keeps: Any) -> dict[str, Any]:
+    """The only pruning whose difference to the whole set was bootstrapped; no control fits it."""
+    split, test = "sketch-pruned", "sketch"
+    (pair,) = (r for r in records(rows([folder / "paired.parquet"])) if r["set"] == test)
+    assert (pair["first"], pair["second"]) == (large, split)
+    top1 = {(r["checkpoint"], r["set"]): r for r in records(summary) if r["metric"] == "top1"}
+    removed = int((~keeps[split]).sum())
+    whole, left = (top1[name, test]["accuracy"] for name in (large, split))
+    size, low, high = (f"{100 * pair[key]:.1f}" for key in ("difference", "low", "high"))
+    return {
+        "kind": "accuracy",
+        "test": test,
+        "training": large,
+        "split": split,
+        "control": None,
+        "removed": removed,
+        "difference": {key: pair[key] for key in ("difference", "low", "high")},
+        "bars": [
+            {
+                "name": name,
+                "label": label,
+                "share": top1[name, test]["accuracy"],
+                "low": top1[name, test]["low"],
+                "high": top1[name, test]["high"],
+            }
+            for name, label in ((large, f"all of {large}"), (split, split))
+        ],
+        "says": f"Accuracy on sketch falls from {whole:.1%} to {left:.1%} when the {removed:,} "
+        f"rows of {large} go that are nearer to sketch than the reference is: a difference of "
+        f"{size} points (95\u00a0% {low} to {high}).".replace("-", "−"),
     }
 
 

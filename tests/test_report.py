@@ -29,16 +29,18 @@ from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum
 from clipgap.keep.certificates import certificate_file, write_certificate
+from clipgap.keep.lists import open_keep
 from clipgap.report import contents, page
 from clipgap.report.api import plan_report
 from clipgap.report.paper import read_paper
 from clipgap.report.parts import Figure, Findings, Note, Part, Section
-from clipgap.report.sections import pruning
+from clipgap.report.sections import accuracy, pruning
 from clipgap.report.sections.how_near import bin_of
 from clipgap.report.sections.pruning import describe_rule, family_of
 from clipgap.report.sources import Images
 from clipgap.report.svg import Drawing, linear
-from clipgap.report.tables import Cell, Column, Table, to_csv, to_latex, to_markdown
+from clipgap.report.tables import Cell, Column, Table, beside, to_csv, to_latex, to_markdown
+from clipgap.select.rules import Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
 from tests.worlds import flip_bit, tree
@@ -92,6 +94,91 @@ def test_every_number_by_an_oracle(study: Study, report: Path) -> None:
     assert found.keys() - expected.keys() == beyond
     assert any(test["training"]["web"]["near_duplicates_l2"] for test in found["tests"])
     assert found["paper"]["rows"] == paper["rows"]
+
+
+def test_the_finding_is_held_against_a_control(study: Study, tmp_path: Path) -> None:
+    """A random split of the same size, whose difference stands the other way round."""
+    kept = open_keep(study.folder / "sketch-pruned").kept
+    clipgap.split(study.folder / "scan", Rand(kept, 3), out=tmp_path / "rand-90")
+    folder = copied(study, tmp_path, "eval")
+    row = {"set": "sketch", "group": None, "first": "sketch-pruned", "second": "rand-90"}
+    row |= {"difference": -0.165, "low": -0.211, "high": 0.004, "draws": 10, "seed": 0}
+    schema = pq.read_schema(folder / "paired.parquet")
+    sums: dict[str, FileSum] = {}
+    put(folder, "paired.parquet", pa.Table.from_pylist([row], schema=schema), sums)
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["paired.parquet"] = vars(sums["paired.parquet"])
+    write_document(folder / MANIFEST, EVALUATION.form, manifest)
+    splits = [study.folder / "sketch-pruned", tmp_path / "rand-90", study.folder / "rand-70"]
+    inputs = {"scans": study.inputs["scans"], "evals": folder, "splits": splits}
+    found = read(clipgap.report(**inputs, out=tmp_path / "r", format="json").path)["finding"]
+    assert (found["split"], found["control"]) == ("sketch-pruned", "rand-90")
+    assert found["difference"] == {"difference": 0.165, "low": -0.004, "high": 0.211}
+    assert [bar["name"] for bar in found["bars"]] == ["web", "rand-90", "sketch-pruned"]
+    assert (
+        " when as many go at random: a difference of 16.5 points (95\u00a0% −0.4 to 21.1)."
+        in (found["says"])
+    )
+
+
+def test_without_models_the_finding_is_of_similarity(study: Study, tmp_path: Path) -> None:
+    near = clipgap.report(study.folder / "scan", out=tmp_path / "r")
+    found, test = read(near.path)["finding"], read(near.path)["tests"][1]
+    assert (found["kind"], found["test"], test["name"]) == ("similarity", "sketch", "sketch")
+    share = test["training"]["scan"]["nearer_share"]
+    nearer = test["training"]["scan"]["nearer"]
+    assert found["bars"][1]["share"] == share
+    assert found["says"].startswith(
+        f"{nearer} of 110 test points of sketch are nearer to scan than to reference: {share:.1%} ("
+    )
+    assert found["says"] in near.page.read_text()
+    plain = clipgap.report(study.folder / "gap", out=tmp_path / "s", format="json")
+    found, tests = read(plain.path)["finding"], read(plain.path)["tests"]
+    shares = [test["training"]["gap"]["near_duplicates"] / test["points"] for test in tests]
+    assert [bar["share"] for bar in found["bars"]] == shares
+    assert "have a near duplicate in gap (similarity above 0.95)" in found["says"]
+
+
+def test_differences_are_a_matrix_a_test_set() -> None:
+    names = ["web", "far", "near"]
+    pairs = [
+        {
+            "set": test,
+            "group": None,
+            "first": a,
+            "second": b,
+            "difference": d,
+            "low": low,
+            "high": d,
+        }
+        for test in ("val", "sketch")
+        for a, b, d, low in (
+            ("web", "far", 0.2, 0.1),
+            ("web", "near", -0.2, -0.3),
+            ("far", "near", 0.1, -0.1),
+        )
+    ]
+    tables = list(accuracy._differences({"paired": pairs}))
+    assert [table.name for table in tables] == ["differences-1", "differences-2"]
+    for table in tables:
+        assert [column.title for column in table.columns] == ["model", *names[1:]]
+        assert [[cell.value for cell in row] for row in table.rows] == [
+            ["web", 0.2, -0.2],
+            ["far", None, 0.1],
+        ]
+        shades = [[page._heat(table, row, cell) for cell in row[1:]] for row in table.rows]
+        assert shades == [["more", "less"], ["", ""]]
+
+
+def test_how_far_ours_is_from_the_paper() -> None:
+    cell = Cell(0.6454, paper=0.5021)
+    assert beside(cell, "percent") == "paper 50.21, +14.33"
+    assert beside(Cell(0.5, paper=0.5021), "percent") == "paper 50.21, −0.21"
+    assert beside(Cell(90, paper=100), "count") == "paper 100, −10.0%"
+    assert beside(Cell(0.9, paper=0.87), "score") == "paper 0.8700, +0.0300"
+    for value in (None, "far"):
+        assert beside(Cell(value, paper=100), "count") == "paper 100"
+    assert beside(Cell(3, paper=0), "count") == "paper 0"
 
 
 def test_tables_hold_the_numbers_of_the_report(report: Path) -> None:

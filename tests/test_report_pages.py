@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,6 +23,8 @@ ARGUMENTS = (
     "--disable-sync --no-first-run"
 ).split()
 TITLE = 'A study <script>document.title="owned"</script>'
+
+PAGES = ("index.html", "gallery.html", "split-1.html")
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -252,10 +255,37 @@ def test_placeholders_and_thumbnails(watched: Watched) -> None:
     )
 
 
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_nobody_is_kept_out(browser: Any, report: Path, width: int, mode: str) -> None:
+    """Axe's rules: contrast, names, order of headings, and what else can be told by a program."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
+    for name in PAGES:
+        seen = Watched(context, report)
+        found = axe.run(seen.open(name)).response["violations"]
+        assert [(rule["id"], [n["target"] for n in rule["nodes"]]) for rule in found] == [], name
+        seen.page.close()
+    context.close()
+
+
+def test_the_first_screen_is_the_finding(watched: Watched, report: Path) -> None:
+    page = watched.open("index.html")
+    finding = json.loads((report / "report.json").read_text())["finding"]
+    assert page.locator(".finding").text_content() == finding["says"]
+    for part in (".finding", ".badge", "#finding svg", "#finding .save"):
+        box = page.locator(part).first.bounding_box()
+        assert box is not None
+        assert box["y"] + box["height"] <= 900, part
+    assert page.locator("#finding .save").evaluate("e => getComputedStyle(e).opacity") == "1"
+    page.locator(".badge a").click()
+    assert page.locator("h1").text_content() == finding["split"]
+
+
 def test_a_narrow_screen_has_no_sideways_scroll(browser: Any, report: Path, tmp_path: Path) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 800})
     seen = Watched(context, report)
-    for name in ("index.html", "gallery.html", "split-1.html"):
+    for name in PAGES:
         page = seen.open(name)
         page.screenshot(path=tmp_path / f"narrow-{name}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -9,6 +9,7 @@ from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.report.parts import Findings, Part, Section
 from clipgap.report.sections.accuracy import ACCURACY
+from clipgap.report.sections.finding import FINDING
 from clipgap.report.sections.how_near import HOW_NEAR
 from clipgap.report.sections.pruning import PRUNING
 from clipgap.report.sections.robustness import ROBUSTNESS
@@ -16,7 +17,7 @@ from clipgap.report.sources import Sources, TrainingSet
 from clipgap.version import __version__
 
 FORMAT = "clipgap-report-data"
-SECTIONS = (HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING)
+SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING)
 
 
 def gather(sources: Sources, title: str) -> Findings:

@@ -12,11 +12,12 @@ from clipgap.errors import MissingDependency
 from clipgap.packages import installation
 from clipgap.report.contents import shown_sections
 from clipgap.report.parts import Figure, Findings
-from clipgap.report.sections.pruning import proof
+from clipgap.report.sections.pruning import badge, proof
 from clipgap.report.tables import (
     Cell,
     Column,
     Table,
+    beside,
     escape_markdown,
     shown,
     to_csv,
@@ -55,7 +56,9 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
         text = environment.get_template(template).render(page=name, **common, **values)
         write(name, text.encode())
 
-    render("index.html", "index.html", sections=sections)
+    opening = [part for section, parts in sections if not section.title for part in parts]
+    titled = [each for each in sections if each[0].title]
+    render("index.html", "index.html", opening=opening, sections=titled)
     if gallery["sets"]:
         render("gallery.html", "gallery.html")
     for split in findings["splits"]:
@@ -96,6 +99,8 @@ def _environment() -> Any:
         "shown": shown,
         "unit": unit,
         "proof": proof,
+        "badge": badge,
+        "beside": beside,
         "svg": _svg,
         "heat": _heat,
         "sort_key": _sort_key,
@@ -111,10 +116,17 @@ def _svg(figure: Figure, number: int) -> Any:
 
 
 def _heat(table: Table, row: tuple[Cell, ...], cell: Cell) -> str:
-    """How much of the row's own rows the column shares, as a class of ten steps."""
-    if not table.is_matrix:
+    """The shade of a matrix's cell, as a class.
+
+    Differences are shaded by their sign where it is sure, counts in ten steps by how much of the
+    row's own rows the column shares.
+    """
+    if not table.is_matrix or cell is row[0]:
         return ""
-    diagonal = row[1 + table.rows.index(row)].value
+    if cell.low is not None and cell.high is not None:
+        return "more" if cell.low > 0 else "less" if cell.high < 0 else ""
+    places = 1 + table.rows.index(row)
+    diagonal = row[places].value if places < len(row) else None
     if not isinstance(cell.value, int) or not isinstance(diagonal, int) or not diagonal:
         return ""
     return f"heat-{round(10 * cell.value / diagonal)}"

@@ -54,7 +54,8 @@ class Section:
     """Numbers that belong together, and how they are shown.
 
     `findings` computes entries of `report.json`. Each of `parts` makes something of all entries
-    that there are, in the order of the page; what is made is shown, and has its files.
+    that there are, in the order of the page; what is made is shown, and has its files. A section
+    without a title opens the page.
     """
 
     name: str

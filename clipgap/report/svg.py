@@ -61,7 +61,7 @@ class Drawing:
         rows: list[list[tuple[Entry, float]]] = [[]]
         at = 0.0
         for entry in self.legend:
-            width = 36 + _GLYPH * len(_short(entry.name))
+            width = 36 + _GLYPH * len(shortened(entry.name))
             if at and at + width > WIDTH - LEFT - RIGHT:
                 rows.append([])
                 at = 0.0
@@ -103,6 +103,13 @@ class Drawing:
             f'<path class="whisker s{colour}" d="M{_n(place)} {_n(bottom)}V{_n(top)}"/>'
         )
 
+    def note(self, x: float, y: float, text: str) -> None:
+        """Words above a place."""
+        left, bottom = self.at(x, y)
+        self._marks.append(
+            f'<text class="key mid" x="{_n(left)}" y="{_n(bottom - 6)}">{escape(text)}</text>'
+        )
+
     def bar(self, low: float, high: float, count: float, colour: int, tip: str) -> None:
         """An invisible area that answers the pointer."""
         (left, top), (right, bottom) = self.at(low, count), self.at(high, self.y.low)
@@ -139,7 +146,7 @@ class Drawing:
                     "line": f'<path class="rule" d="M{_n(x)} {y - 4}h14"/>',
                     "dot": f'<g class="dot s{colour}">{_shape(colour, x + 6, y - 3.5)}</g>',
                 }[entry.mark]
-                text = escape(_short(entry.name))
+                text = escape(shortened(entry.name))
                 found.append(f'{sign}<text class="key" x="{_n(x + 18)}" y="{y}">{text}</text>')
         return found
 
@@ -154,7 +161,9 @@ class Drawing:
         for value, text in self.x.ticks:
             x, _ = self.at(value, self.y.low)
             found.append(f'<path class="axis" d="M{_n(x)} {_n(bottom)}v4"/>')
-            found.append(f'<text class="tick mid" x="{_n(x)}" y="{_n(bottom + 17)}">{text}</text>')
+            found.append(
+                f'<text class="tick mid" x="{_n(x)}" y="{_n(bottom + 17)}">{escape(text)}</text>'
+            )
         found.append(f'<path class="axis" d="M{LEFT} {_n(bottom)}H{right}"/>')
         x_label, y_label = escape(self.x.label), escape(self.y.label)
         centre = (LEFT + right) / 2
@@ -217,8 +226,8 @@ def _tip(text: str) -> str:
     return f"<title>{escape(text)}</title>" if text else ""
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= 34 else name[:33] + "…"
+def shortened(name: str, letters: int = 34) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"
 
 
 def _n(value: float) -> str:

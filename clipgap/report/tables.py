@@ -40,7 +40,7 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     of_splits: bool = False  # rows called like a split lead to its page
-    is_matrix: bool = False  # counts, shaded by their share of the diagonal
+    is_matrix: bool = False  # shaded: counts by their share of the diagonal, differences by sign
     macro: ClassVar[str] = "table"
 
     @property
@@ -65,8 +65,25 @@ def shown(value: Value, kind: Kind) -> str:
     if kind == "percent":
         return f"{100 * value:.2f}"
     if kind == "points":
-        return f"{100 * value:+.2f}".replace("-", "−")
+        return minus(f"{100 * value:+.2f}")
     return f"{value:.4f}"
+
+
+def minus(number: str) -> str:
+    """A number with the sign that is as wide as a plus."""
+    return number.replace("-", "−")
+
+
+def beside(cell: Cell, kind: Kind) -> str:
+    """What the paper has, and how far ours is from it."""
+    text = f"paper {shown(cell.paper, kind)}"
+    ours, theirs = cell.value, cell.paper
+    if isinstance(ours, str) or isinstance(theirs, str) or ours is None or theirs is None:
+        return text
+    if kind == "count":
+        return f"{text}, {minus(f'{(ours - theirs) / theirs:+.1%}')}" if theirs else text
+    difference = f"{ours - theirs:+.4f}" if kind == "score" else f"{100 * (ours - theirs):+.2f}"
+    return f"{text}, {minus(difference)}"
 
 
 def unit(kind: Kind) -> str:
@@ -146,7 +163,7 @@ def _markdown_cell(cell: Cell, kind: Kind) -> str:
     text = escape_markdown(shown(cell.value, kind))
     if cell.low is not None and cell.high is not None:
         text += f" ({shown(cell.low, kind)}–{shown(cell.high, kind)})"
-    return text if cell.paper is None else f"{text}; paper {shown(cell.paper, kind)}"
+    return text if cell.paper is None else f"{text}; {beside(cell, kind)}"
 
 
 def _latex_cell(cell: Cell, kind: Kind) -> str:

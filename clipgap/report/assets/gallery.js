@@ -175,7 +175,7 @@
   // `left` is what a split leaves of the list; what is not in it is shown as removed.
   const strip = (name, colour, neighbours, list, empty, left = list) => {
     const row = element("div", "strip");
-    const title = element("h3", `s${colour}`);
+    const title = element("h2", `s${colour}`);
     title.append(element("bdi", "", name));
     const box = element("div", "neighbours");
     const stays = new Set(left.filter((_, i) => i % 2 === 0));

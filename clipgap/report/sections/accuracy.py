@@ -223,22 +223,27 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
 
 
 def _differences(findings: Findings) -> Iterator[Table]:
-    yield Table(
-        "differences",
-        "Differences on the same samples",
-        "Accuracy of the first checkpoint less that of the second, with 95\u00a0% intervals of a "
-        "paired bootstrap over test points.",
-        (Column("test set"), Column("first"), Column("second"), Column("difference", "points")),
-        tuple(
-            (
-                Cell(row["set"] if row["group"] is None else f"{row['set']}, {row['group']}"),
-                Cell(row["first"]),
-                Cell(row["second"]),
-                Cell(row["difference"], row["low"], row["high"]),
-            )
-            for row in findings["paired"]
-        ),
-    )
+    """A matrix a test set: every pair of checkpoints in one place."""
+    of_sets: dict[tuple[str, str | None], dict[tuple[str, str], Cell]] = {}
+    for row in findings["paired"]:
+        cells = of_sets.setdefault((row["set"], row["group"]), {})
+        cells[row["first"], row["second"]] = Cell(row["difference"], row["low"], row["high"])
+    for number, ((test, group), cells) in enumerate(of_sets.items(), start=1):
+        firsts, seconds = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
+        where = test if group is None else f"{test}, {group}"
+        yield Table(
+            f"differences-{number}",
+            f"Differences on {where}",
+            "Accuracy of the row's model less that of the column's on the same samples, with "
+            "95\u00a0% intervals of a paired bootstrap over test points. Shaded where the interval "
+            "leaves out 0.",
+            (Column("model"), *(Column(name, "points") for name in seconds)),
+            tuple(
+                (Cell(first), *(cells.get((first, second), Cell(None)) for second in seconds))
+                for first in firsts
+            ),
+            is_matrix=True,
+        )
 
 
 def _similarity_curves(findings: Findings) -> Iterator[Figure]:

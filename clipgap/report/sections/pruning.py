@@ -264,6 +264,24 @@ def proof(split: dict[str, Any]) -> str:
     return "holds" if split["certificate"]["holds"] else "contradicted"
 
 
+def badge(findings: Findings) -> tuple[str, str] | None:
+    """What is proved of the split that the finding is about, or of all splits: state, and words."""
+    splits = findings["splits"]
+    about = (findings["finding"] or {}).get("split")
+    chosen = [split for split in splits if split["name"] == about] or splits
+    states = {proof(split) for split in chosen}
+    if not states:
+        return None
+    worst = next(state for state in ("contradicted", "not verified", "holds") if state in states)
+    whose = chosen[0]["name"] if len(chosen) == 1 else f"{len(chosen):,} splits"
+    says = {
+        "holds": f"Proved: every row of {whose} was scored anew, and the rule holds",
+        "contradicted": f"Contradicted: the certificate of {whose} names rows that break the rule",
+        "not verified": f"Not verified: clipgap verify proves {whose}, row by row",
+    }
+    return worst, says[worst]
+
+
 def _close(findings: Findings) -> Iterator[Table]:
     rows = []
     pruned = {(s["test"], s["training"]) for s in findings["normalised"] if s["of"] == "pruned"}
@@ -301,18 +319,18 @@ def series_name(series: dict[str, Any]) -> str:
 
 def _overlaps(findings: Findings) -> Iterator[Table]:
     captions = {
-        "test_sets": ("Overlap of what test sets prune", "pruned by both test sets"),
-        "splits": ("Overlap of splits", "removed by both splits"),
+        "test_sets": ("test set", "Overlap of what test sets prune", "pruned by both test sets"),
+        "splits": ("split", "Overlap of splits", "removed by both splits"),
     }
     for kind, matrices in findings["overlap"].items():
-        title, says = captions[kind]
+        first, title, says = captions[kind]
         for matrix in matrices:
             names = matrix["names"]
             yield Table(
                 f"overlap-{kind.replace('_', '-')}-{matrices.index(matrix) + 1}",
                 title,
                 f"Rows of {matrix['training']} that are {says}; on the diagonal by one.",
-                (Column(""), *(Column(name, "count") for name in names)),
+                (Column(first), *(Column(name, "count") for name in names)),
                 tuple(
                     (Cell(name), *map(Cell, counts))
                     for name, counts in zip(names, matrix["counts"], strict=True)
