@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -28,6 +28,20 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ("cpu/avx512vnni", "cpu/avx2", "cpu/portable", "torch")
+TWO_LOOKS = tuple(f"{name}, two looks" for name in KERNELS if name.startswith("cpu"))
+
+
+class TwoLooks(cpu.CpuScanner):
+    """Looks at heads first from the first row on, whether that is worth it or not."""
+
+    def __init__(self, tests: Sequence[TestSet], k: int, threads: int | None = None) -> None:
+        super().__init__(tests, k, threads)
+        count = min(self.d // 64 * 32, 96)
+        if not count:
+            return
+        directions = cpu.main_directions(np.concatenate([test.rows for test in tests]), count)
+        none = BlockResult(*(np.empty(0) for _ in range(4)))
+        assert self.use_directions(directions, np.empty((0, self.d), np.float16), none) == count
 
 
 @contextmanager
@@ -37,16 +51,17 @@ def kernel(name: str) -> Iterator[type[Scanner]]:
         pytest.importorskip("torch")
         yield TorchScanner
         return
-    isa = name.partition("/")[2]
+    isa, _, looks = name.partition("/")[2].partition(", ")
+    made = TwoLooks if looks else cpu.CpuScanner
     if not cpu.is_built():
         pytest.skip(f"the C++ kernels are not built: {cpu.why_not_built()}")
     with mock.patch.dict(os.environ, {"CLIPGAP_CPU_ISA": isa}):
         has = cpu.instruction_sets()
         if has.get(isa):
-            yield cpu.CpuScanner
+            yield made
         elif isa == "avx512vnni" and has.get("avx2"):
             with mock.patch.object(cpu, "library", emulated_library):
-                yield cpu.CpuScanner
+                yield made
         else:
             pytest.skip(f"this processor lacks {isa}")
 

@@ -18,6 +18,7 @@ from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import (
     KERNELS,
+    TWO_LOOKS,
     assert_equal_results,
     assert_equal_topk,
     assert_like_oracle,
@@ -77,7 +78,7 @@ def cases() -> list[tuple[int, str, int, tuple[int, ...], str, int]]:
     ]
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 @pytest.mark.parametrize("d", DIMS)
 def test_equals_the_oracle(name: str, d: int) -> None:
     with kernel(name) as scanner:
@@ -87,7 +88,7 @@ def test_equals_the_oracle(name: str, d: int) -> None:
             assert_like_oracle(scanner(tests, k), tests, k, make_blocks(rows))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 @pytest.mark.parametrize("gap", ["none", "all", "some"])
 @pytest.mark.parametrize("kind", ["clip-like", "near-ties"])
 def test_larger_than_one_block_of_rows(name: str, gap: str, kind: str) -> None:
@@ -132,7 +133,7 @@ def test_a_block_that_comes_twice_changes_nothing(name: str) -> None:
         assert_equal_topk(twice.topk(), once.topk())
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 def test_goes_on_from_loaded_lists(name: str) -> None:
     tests = make_tests("clip-like", 64, (30, 11), "some")
     rows, ids = synthetic.clip_like(400, 64, seed=1), np.arange(400)
@@ -145,7 +146,7 @@ def test_goes_on_from_loaded_lists(name: str) -> None:
         assert_equal_topk(second.topk(), whole.topk())
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 def test_a_reference_never_prunes_itself(name: str) -> None:
     """Ten thousand members of the reference, hidden in the training set, tie with their own τ."""
     d, members = 64, 10_000
@@ -160,7 +161,7 @@ def test_a_reference_never_prunes_itself(name: str) -> None:
     assert np.count_nonzero(result.margin == 0.0) > 10
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu")])
+@pytest.mark.parametrize("name", [*(name for name in KERNELS if name.startswith("cpu")), *TWO_LOOKS])
 @settings(max_examples=60, deadline=None)
 @given(
     d=st.integers(1, 300),
@@ -204,6 +205,27 @@ def test_the_filter_filters(name: str) -> None:
         assert made.counters.pairs == 6000 * 2000
         assert made.counters.refined < 40 * made.counters.rows
         assert made.counters.refined <= made.counters.survivors
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name.startswith("cpu")])
+@pytest.mark.parametrize(("kind", "helps"), [("clip-like", True), ("isotropic", False)])
+def test_a_first_look_is_taken_where_it_helps(name: str, kind: str, helps: bool) -> None:
+    """In the middle of a scan; results are those of one look."""
+    tests = make_tests(kind, 640, (900, 70), "all")
+    rows = synthetic.rows(kind, 0, 4000, 640, seed=1)
+    ids = np.arange(len(rows))
+    with kernel(name) as scanner:
+        one, two = scanner(tests, 2), scanner(tests, 2)
+        assert isinstance(two, cpu.CpuScanner)
+        for here in (slice(0, 1500), slice(1500, 3000), slice(3000, 4000)):
+            two._look_at = 0
+            assert_equal_results(two.scan(rows[here], ids[here]), one.scan(rows[here], ids[here]))
+        assert_equal_topk(two.topk(), one.topk())
+        assert one.counters.full_depth == one.counters.pairs
+        if helps:
+            assert two.counters.full_depth < 0.8 * two.counters.pairs
+        else:
+            assert two.counters.full_depth == two.counters.pairs
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])
@@ -349,7 +371,7 @@ def test_thresholds_at_the_ends_of_what_scores_can_be(name: str) -> None:
         assert_like_oracle(scanner(tests, 3), tests, 3, make_blocks(rows))
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 def test_one_point_opposite_to_all_others(name: str) -> None:
     """The finest grid and the longest residuals: no bound in integers may leave 32 bits."""
     point = np.zeros(64, np.float16)

@@ -24,6 +24,8 @@ from clipgap.machine import number_from, thread_count
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
 BUILD_RECORD = Path(__file__).with_name("_cpu_build.json")
+_DIRECTIONS = 32  # a head has a multiple of so many
+_SAMPLE, _TRIAL_ROWS = 4096, 512
 LOG = logging.getLogger(__name__)
 
 _Pointer = ctypes.c_void_p
@@ -31,7 +33,7 @@ _Size = ctypes.c_int64
 
 
 class _Counters(ctypes.Structure):
-    _fields_ = [(name, _Size) for name in ("rows", "pairs", "survivors", "refined")]
+    _fields_ = [(name, _Size) for name in ("rows", "pairs", "full_depth", "survivors", "refined")]
 
 
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
@@ -45,6 +47,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "cg_scanner_free": (None, [_Pointer]),
     "cg_scan": (ctypes.c_int, [_Pointer, _Pointer, _Pointer, _Size, *[_Pointer] * 4]),
+    "cg_use_directions": (_Size, [_Pointer, _Pointer, _Size, _Pointer, _Size, *[_Pointer] * 4]),
     "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_missing_threads": (ctypes.c_int, []),
@@ -183,6 +186,21 @@ def _warn_of_missing_threads() -> None:
     )
 
 
+def main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32]:
+    """Orthonormal directions (count, d) in which rows differ most, the first ones most of all.
+
+    Found by a few steps of subspace iteration: near enough, and any directions are right.
+    """
+    wide = rows.astype(np.float32)
+    wide -= wide.mean(axis=0)
+    found = np.random.default_rng(0).standard_normal((rows.shape[1], count), np.float32)
+    for _ in range(4):
+        found = np.linalg.qr(wide.T @ (wide @ found))[0]
+    seen = wide @ found
+    turn = np.linalg.eigh(seen.T @ seen)[1][:, ::-1]  # strongest first
+    return np.ascontiguousarray((found @ turn).T)
+
+
 class CpuScanner(OneAtATime):
     """`Scanner` over the shared library."""
 
@@ -216,6 +234,9 @@ class CpuScanner(OneAtATime):
         )
         if not self._handle:
             raise MemoryError("not enough memory for the test sets")
+        self._sample = columns[:: max(1, len(columns) // _SAMPLE)].copy()
+        self._directions: NDArray[np.float32] | None = None
+        self._look_at = 700_000_000 + 12_000 * len(columns)  # pairs: tens of times what looking costs
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -225,7 +246,7 @@ class CpuScanner(OneAtATime):
     @property
     def counters(self) -> Counters:
         c = self._library.cg_counters_get(self._handle)
-        return Counters(c.rows, c.pairs, c.survivors, c.refined)
+        return Counters(c.rows, c.pairs, c.full_depth, c.survivors, c.refined)
 
     @property
     def row_block(self) -> int:
@@ -250,7 +271,39 @@ class CpuScanner(OneAtATime):
         ):
             raise MemoryError("not enough memory for a block of rows")
         _tell_missing_threads(self._library)
+        self._look_for_directions(rows, result)
         return result
+
+    def _look_for_directions(self, rows: NDArray[np.float16], known: BlockResult) -> None:
+        """Now and then, so that looking costs little beside what was scanned since the last time."""
+        if self.d < 2 * _DIRECTIONS or self.counters.pairs < self._look_at:
+            return
+        self._look_at = 4 * self.counters.pairs
+        if self._directions is None:
+            count = min(8, self.d // (2 * _DIRECTIONS)) * _DIRECTIONS
+            self._directions = main_directions(self._sample, count)
+        some = slice(0, None, max(1, len(rows) // _TRIAL_ROWS))
+        parts = (part[some] for part in vars(known).values())
+        used = self.use_directions(self._directions, rows[some], BlockResult(*parts))
+        LOG.info("the filter looks at %s first", f"{used} directions" if used else "no directions")
+
+    def use_directions(
+        self, directions: NDArray[np.float32], rows: NDArray[np.float16], known: BlockResult
+    ) -> int:
+        """See `cg_use_directions`."""
+        directions = np.ascontiguousarray(directions, np.float32)
+        rows = self._checked(rows)
+        results = [np.ascontiguousarray(part) for part in vars(known).values()]
+        return int(
+            self._library.cg_use_directions(
+                self._handle,
+                _address(directions),
+                len(directions),
+                _address(rows),
+                len(rows),
+                *map(_address, results),
+            )
+        )
 
     def pairs(
         self, rows: NDArray[np.float16], group: int, limit: float

@@ -94,6 +94,7 @@ class Counters:
 
     rows: int = 0
     pairs: int = 0
+    full_depth: int = 0  # pairs that a first look could not rule out, where there is one
     survivors: int = 0  # pairs that the filter let through
     refined: int = 0  # pairs whose float64 score was computed
 

@@ -132,6 +132,20 @@ int cg_scan(cg_scanner* self, const uint16_t* rows, const int64_t* ids, int64_t 
   }
 }
 
+int64_t cg_use_directions(cg_scanner* self, const float* directions, int64_t count,
+                          const uint16_t* rows, int64_t n, const double* sim, const int32_t* nn,
+                          const double* margin, const int32_t* witness) {
+  try {
+    self->scanner.use_directions(directions, count, rows, n,
+                                 {const_cast<double*>(sim), const_cast<int32_t*>(nn),
+                                  const_cast<double*>(margin), const_cast<int32_t*>(witness)});
+    const clipgap::Head* head = self->scanner.head();
+    return head ? head->directions : 0;
+  } catch (const std::exception&) {
+    return 0;  // one look is enough
+  }
+}
+
 void cg_topk_get(const cg_scanner* self, double* sim, int64_t* ids) {
   const Columns& columns = self->scanner.columns();
   const auto& topk = self->scanner.topk();

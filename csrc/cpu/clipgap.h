@@ -26,7 +26,7 @@ CG_API void cg_admit(const void* raw, int bytes, int64_t n, int64_t d, uint16_t*
 struct cg_scanner;
 
 struct cg_counters {
-  int64_t rows, pairs, survivors, refined;
+  int64_t rows, pairs, full_depth, survivors, refined;
 };
 
 // `sizes` gives the columns of each of `sets` test sets, `columns` their rows one after another,
@@ -41,6 +41,14 @@ CG_API void cg_scanner_free(cg_scanner*);
 // Row results are (n, sets), row-major. `ids` ascend. Returns 0, or 1 when memory runs out.
 CG_API int cg_scan(cg_scanner*, const uint16_t* rows, const int64_t* ids, int64_t n, double* sim,
                    int32_t* nn, double* margin, int32_t* witness);
+
+// Lets the filter look first at projections onto some of these directions (count, d): orthonormal, in the
+// order of what they tell of the columns, `count` a multiple of 32. How many, or none, follows from a trial
+// on n rows whose results are known; without rows all are used. Results do not depend on it. Returns how
+// many are in use; 0 also when memory runs out.
+CG_API int64_t cg_use_directions(cg_scanner*, const float* directions, int64_t count,
+                                 const uint16_t* rows, int64_t n, const double* sim,
+                                 const int32_t* nn, const double* margin, const int32_t* witness);
 
 // (columns, k) in the order the columns were given; unfilled slots are -inf and -1.
 CG_API void cg_topk_get(const cg_scanner*, double* sim, int64_t* ids);
@@ -65,7 +73,7 @@ CG_API int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* grou
 CG_API int cg_missing_threads();
 
 // --- single steps, for tests ------------------------------------------------------------------
-// Upper bounds of all scores (n, columns) as the filter sees them; never below the exact score.
+// Upper bounds of all scores (n, columns) as the filter's first look sees them; never below the exact score.
 CG_API int cg_upper_bounds(cg_scanner*, const uint16_t* rows, int64_t n, double* bounds);
 // Exact scores of pairs (rows[i], columns[i]).
 CG_API void cg_refine(int isa, int64_t d, int64_t n, const uint16_t* rows, const uint16_t* columns,

@@ -13,15 +13,6 @@ constexpr double kStoredNormMax = 1.01;
 // Rotation and residual are computed in float32: at most 17 roundings of 2^-24 each, on vectors no
 // longer than 2.02, come to 2.1e-6.
 constexpr double kRotationError = 4e-6;
-// A float32 sum of up to 8192 squares in 8 lanes is off by less than this, relatively.
-constexpr double kSumError = 1e-4;
-// What a row or a column adds to a bound stays below 8: its share of the centring is at most 2.05, its
-// slack at most 2.03 * 2.03 (a residual as long as the longest centred vector, times another one). In
-// units no smaller than this that is below 2^29, and no sum of bounds leaves 32 bits.
-constexpr double kSmallestUnit = 0x1p-26;
-
-double length(float sum_of_squares) { return std::sqrt(double(sum_of_squares)) * (1.0 + kSumError); }
-
 // The rotation leaves out its factor 1/sqrt(block); lengths behind it take that in here.
 double rotated_length(float sum_of_squares, int64_t block) {
   return length(sum_of_squares) / std::sqrt(double(block));
@@ -110,23 +101,31 @@ void choose_step(Columns& columns, const uint16_t* rows) {
 
   double norm_sq;
   residual_at(1.0f, 1.0f, &norm_sq);
-  const double smallest = std::sqrt(double(how.block) * kSmallestUnit);
   // Usual size of one coordinate behind the rotation; columns may all be equal, so not quite zero.
   const double spread =
       std::sqrt(std::max(norm_sq, 1e-6) * double(how.block) / double(how.padded));
-  double best = std::numeric_limits<double>::infinity();
-  float best_step = 0, best_limit = 0;
-  for (const double reach : {2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 12.0, 24.0}) {
-    const float step = float(std::max(reach * spread / kernels.max_limit, smallest));
-    const float limit = std::floor(std::min<double>(reach * spread / step, kernels.max_limit));
-    const double residual = residual_at(step, std::max(limit, 1.0f), &norm_sq);
-    if (residual < best) best = residual, best_step = step, best_limit = std::max(limit, 1.0f);
-  }
-  how.step = best_step, how.limit = best_limit;
-  columns.unit = double(best_step) * double(best_step) / double(how.block);
+  const Grid grid = choose_grid(
+      kernels.max_limit, spread, std::sqrt(double(how.block) * kSmallestUnit),
+      [&](float step, float limit) { return residual_at(step, limit, &norm_sq); });
+  how.step = grid.step, how.limit = grid.limit;
+  columns.unit = double(grid.step) * double(grid.step) / double(how.block);
 }
 
 }  // namespace
+
+Grid choose_grid(float max_limit, double spread, double smallest,
+                 const std::function<double(float, float)>& residual_at) {
+  double best = std::numeric_limits<double>::infinity();
+  Grid chosen{};
+  for (const double reach : {2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 8.0, 12.0, 24.0}) {
+    const float step = float(std::max(reach * spread / max_limit, smallest));
+    const float limit =
+        std::max(float(std::floor(std::min<double>(reach * spread / step, max_limit))), 1.0f);
+    const double residual = residual_at(step, limit);
+    if (residual < best) best = residual, chosen = {step, limit};
+  }
+  return chosen;
+}
 
 int32_t bound_below(double x) {
   if (!(x > double(kAlways))) return kAlways;

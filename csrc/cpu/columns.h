@@ -3,7 +3,9 @@
 
 #pragma once
 
+#include <cmath>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "huge_pages.h"
@@ -15,6 +17,25 @@ namespace clipgap {
 constexpr int32_t kNever = 1 << 30;      // a bound that nothing reaches
 constexpr int32_t kAlways = -(1 << 30);  // a bound that everything reaches
 constexpr int32_t kPadding = kAlways - (1 << 29);  // start value of a column that is not there
+
+// A float32 sum of up to 8192 squares in 8 lanes is off by less than this, relatively.
+constexpr double kSumError = 1e-4;
+// What a row or a column adds to a bound stays below 8: its share of the centring is at most 2.05, its
+// slack at most 2.03 * 2.03 (a residual as long as the longest centred vector, times another one). In
+// units no smaller than this that is below 2^29, and no sum of bounds leaves 32 bits.
+constexpr double kSmallestUnit = 0x1p-26;
+
+inline double length(float sum_of_squares) {
+  return std::sqrt(double(sum_of_squares)) * (1.0 + kSumError);
+}
+
+// The step that leaves the smallest residual on a sample, and the largest integer: small steps clip,
+// large ones round. `spread` is the usual size of a coordinate, `smallest` the smallest step.
+struct Grid {
+  float step, limit;
+};
+Grid choose_grid(float max_limit, double spread, double smallest,
+                 const std::function<double(float step, float limit)>& residual_at);
 
 // Largest integer <= x - 1, or smallest >= x + 1: the step aside covers the rounding of x itself.
 int32_t bound_below(double x);

@@ -1,4 +1,4 @@
-// What the units with AVX2 and F16C share: float16 in, exact float64 sums out.
+// What the units with AVX2 and F16C share: float16 in, exact float64 sums out, and sums of 32-bit integers.
 
 #pragma once
 
@@ -17,6 +17,11 @@ struct F16c {
 
   static CG_INLINE F8 halves(const uint16_t* p) {
     return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+  }
+  static CG_INLINE int32_t add_up(__m256i v) {
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
   }
   static CG_INLINE D multiply_add(D a, D b, D c) {
     return (D)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);

@@ -23,11 +23,21 @@ struct Quantiser {
   float limit;       // largest integer magnitude
 };
 
-struct Quantised {
-  float norm_sq;      // of the centred vector
-  float residual_sq;  // of (y - step * q), where y is `block` times longer in square than the vector
+struct Rounded {
+  float residual_sq;  // of (y - step * q)
   float integer_sq;   // of q
 };
+
+struct Quantised {
+  float norm_sq;      // of the centred vector
+  float residual_sq;  // as in Rounded, of y that is `block` times longer in square than the vector
+  float integer_sq;
+};
+
+// Vectors are projected onto so many directions at a time.
+constexpr int kDirections = 32;
+// And so many products are summed up at a time, for the sake of rounding.
+constexpr int kPartial = 64;
 
 // One place where the filter could not rule a pair out.
 struct Survivor {
@@ -56,6 +66,14 @@ struct Kernels {
   void (*admit)(const void* raw, int bytes, int64_t n, int64_t d, uint16_t* rows, uint8_t* status,
                 double* norm);
   Quantised (*quantise)(const Quantiser&, const uint16_t* vector, int16_t* out, float* scratch);
+  // y to integers, as `quantise` does; n is a multiple of 8.
+  Rounded (*round)(const float* y, int64_t n, float step, float limit, int16_t* out);
+  // A vector less the centre, and the square of its length.
+  float (*centred)(const uint16_t* vector, const float* centre, int64_t d, float* out);
+  // Scalar products of vectors (n, d) with directions, packed as [count / kDirections][d][kDirections]:
+  // (n, count).
+  void (*project)(const float* vectors, int64_t n, int64_t d, const float* directions, int64_t count,
+                  float* out);
   // (n, padded) integers -> panels of `width` vectors: [panel][lane][vector] 32-bit units.
   void (*pack)(const int16_t* integers, int64_t n, int64_t padded, int width, int bias, int32_t* out);
   // out[r][c] = start[c] + dot(row r, column c) for one tile of packed panels.
@@ -64,6 +82,12 @@ struct Kernels {
   // Appends the survivors of a tile to `queue`, returns how many.
   int64_t (*survivors)(const int32_t* tile, const TileBounds&, int32_t first_row,
                        int32_t first_column, int32_t rows, Survivor* queue);
+  // Second look: keeps of n pairs of a panel of columns those that survive at full depth too, with
+  // their bound; returns how many. Rows and columns are single vectors of `lanes` units. `bounds` and
+  // `start` begin at the first row of the block and at the first column of the panel.
+  int64_t (*look_again)(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                        const int32_t* start, const TileBounds& bounds, int32_t first_column,
+                        Survivor* queue, int64_t n);
   double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
   // Vectors (n <= width, d) to float64, transposed: [d][width].
   void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);

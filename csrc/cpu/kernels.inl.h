@@ -77,33 +77,14 @@ CG_INLINE float sum_of(const F8& v) {
 }
 
 template <class Isa>
-Quantised quantise(const Quantiser& how, const uint16_t* vector, int16_t* out, float* y) {
-  F8 norm = splat(0);
-  const int64_t whole = how.d & ~int64_t{7};
-  for (int64_t i = 0; i < how.padded; i += 8) {
-    F8 x;
-    if (i < whole) {
-      x = Isa::halves(vector + i);
-    } else {
-      uint16_t tail[8] = {};
-      for (int64_t j = i; j < how.d; ++j) tail[j - i] = vector[j];
-      x = Isa::halves(tail);
-    }
-    x = (x - load_as<F8>(how.centre + i)) * load_as<F8>(how.signs + i);
-    norm += x * x;
-    store_as(y + i, butterfly_within(x));
-  }
-  for (int64_t start = 0; start < how.padded; start += how.block) {
-    butterfly_across(y + start, how.block);
-  }
-
+Rounded round(const float* y, int64_t n, float grid, float limit, int16_t* out) {
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; its bits then are the integer.
   const float magic = 12582912.0f;
   const int32_t magic_bits = 0x4B400000;
-  const F8 inverse = splat(1.0f / how.step), step = splat(how.step);
-  const F8 top = splat(how.limit), bottom = splat(-how.limit);
+  const F8 inverse = splat(1.0f / grid), step = splat(grid);
+  const F8 top = splat(limit), bottom = splat(-limit);
   F8 residual = splat(0), integers = splat(0);
-  for (int64_t i = 0; i < how.padded; i += 8) {
+  for (int64_t i = 0; i < n; i += 8) {
     const F8 value = load_as<F8>(y + i);
     F8 scaled = value * inverse;
     scaled = scaled < top ? scaled : top;
@@ -116,7 +97,33 @@ Quantised quantise(const Quantiser& how, const uint16_t* vector, int16_t* out, f
     const I8 bits = load_as<I8>(&shifted) - magic_bits;
     store_as(out + i, __builtin_convertvector(bits, S8));
   }
-  return {sum_of(norm), sum_of(residual), sum_of(integers)};
+  return {sum_of(residual), sum_of(integers)};
+}
+
+// Eight values from place i on; zeros behind the end.
+template <class Isa>
+CG_INLINE F8 halves_at(const uint16_t* vector, int64_t i, int64_t d) {
+  if (i + 8 <= d) return Isa::halves(vector + i);
+  uint16_t tail[8] = {};
+  for (int64_t j = i; j < d; ++j) tail[j - i] = vector[j];
+  return Isa::halves(tail);
+}
+
+template <class Isa>
+Quantised quantise(const Quantiser& how, const uint16_t* vector, int16_t* out, float* y) {
+  F8 norm = splat(0);
+  for (int64_t i = 0; i < how.padded; i += 8) {
+    F8 x = halves_at<Isa>(vector, i, how.d);
+    x = (x - load_as<F8>(how.centre + i)) * load_as<F8>(how.signs + i);
+    norm += x * x;
+    store_as(y + i, butterfly_within(x));
+  }
+  for (int64_t start = 0; start < how.padded; start += how.block) {
+    butterfly_across(y + start, how.block);
+  }
+
+  const Rounded rounded = round<Isa>(y, how.padded, how.step, how.limit, out);
+  return {sum_of(norm), rounded.residual_sq, rounded.integer_sq};
 }
 
 template <class Isa>
@@ -132,6 +139,76 @@ void pack(const int16_t* integers, int64_t n, int64_t padded, int width, int bia
         unit |= (uint32_t(from[j] + bias) & ((1u << bits) - 1)) << (bits * j);
       }
       *to = int32_t(unit);
+    }
+  }
+}
+
+// --- project ------------------------------------------------------------------------------------
+
+template <class Isa>
+float centred(const uint16_t* vector, const float* centre, int64_t d, float* out) {
+  F8 norm = splat(0);
+  for (int64_t i = 0; i < d; i += 8) {
+    const F8 x = halves_at<Isa>(vector, i, d) - load_as<F8>(centre + i);
+    norm += x * x;
+    if (i + 8 <= d) {
+      store_as(out + i, x);
+    } else {
+      for (int64_t j = i; j < d; ++j) out[j] = x[j - i];
+    }
+  }
+  return sum_of(norm);
+}
+
+// Some rows with kDirections directions: eight sums, whatever the width of a vector.
+template <class Isa, int R>
+CG_INLINE void project_rows(const float* vectors, int64_t d, const float* directions, float* out,
+                            int64_t count) {
+  using V = typename Isa::Fma;
+  constexpr int W = sizeof(V) / sizeof(float), C = kDirections / W;
+  for (int64_t first = 0; first < d; first += kPartial) {
+    const int64_t last = first + kPartial < d ? first + kPartial : d;
+    V sum[R][C];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) sum[r][c] = V{};
+    }
+#pragma GCC unroll 1
+    for (int64_t i = first; i < last; ++i, directions += kDirections) {
+      V column[C];
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) column[c] = load_as<V>(directions + c * W);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const V x = Isa::fma_splat(vectors[r * d + i]);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) sum[r][c] = Isa::fma(x, column[c], sum[r][c]);
+      }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < C; ++c) {
+        float* to = out + r * count + c * W;
+        store_as(to, first ? load_as<V>(to) + sum[r][c] : sum[r][c]);
+      }
+    }
+  }
+}
+
+template <class Isa>
+__attribute__((noinline)) void project(const float* vectors, int64_t n, int64_t d,
+                                       const float* directions, int64_t count, float* out) {
+  constexpr int W = sizeof(typename Isa::Fma) / sizeof(float);
+  constexpr int R = W >= kDirections / 8 ? 8 / (kDirections / W) : 1;
+  for (int64_t first = 0; first < count; first += kDirections, directions += d * kDirections) {
+    int64_t i = 0;
+    for (; i + R <= n; i += R) {
+      project_rows<Isa, R>(vectors + i * d, d, directions, out + i * count + first, count);
+    }
+    for (; i < n; ++i) {
+      project_rows<Isa, 1>(vectors + i * d, d, directions, out + i * count + first, count);
     }
   }
 }
@@ -200,6 +277,42 @@ int64_t survivors(const int32_t* tile, const TileBounds& bounds, int32_t first_r
       const int32_t c = __builtin_ctz(alive);
       *next++ = {first_row + r, first_column + c, tile[c]};
     }
+  }
+  return next - queue;
+}
+
+template <class Isa>
+__attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t* columns,
+                                             int64_t lanes, const int32_t* start,
+                                             const TileBounds& bounds, int32_t first_column,
+                                             Survivor* queue, int64_t n) {
+  using V = typename Isa::V;
+  constexpr int W = Isa::kWidth, S = Isa::kStep;
+  Survivor* next = queue;
+  for (int64_t i = 0; i < n; ++i) {
+    const int32_t r = queue[i].row, c = queue[i].column - first_column;
+    const int32_t *a = rows + r * lanes, *b = columns + c * lanes;
+    V sum = Isa::splat(0), other = Isa::splat(0);
+    int64_t lane = 0;
+    for (; lane + 2 * S * W <= lanes; lane += 2 * S * W) {
+      V x[S], y[S];
+      for (int s = 0; s < S; ++s) x[s] = Isa::load(a + lane + s * W), y[s] = Isa::load(b + lane + s * W);
+      sum = Isa::dot(sum, x, y);
+      for (int s = 0; s < S; ++s) {
+        x[s] = Isa::load(a + lane + (S + s) * W), y[s] = Isa::load(b + lane + (S + s) * W);
+      }
+      other = Isa::dot(other, x, y);
+    }
+    for (; lane < lanes; lane += W) {  // the rest, in steps of one vector
+      V x[S] = {Isa::load(a + lane)}, y[S] = {Isa::load(b + lane)};
+      for (int s = 1; s < S; ++s) x[s] = y[s] = Isa::splat(0);
+      sum = Isa::dot(sum, x, y);
+    }
+    const int32_t bound = start[c] + Isa::sum_up(Isa::add(sum, other));
+    const bool alive = bound >= bounds.row[r] || bound + bounds.offset[r] >= bounds.column[c] ||
+                       bound >= bounds.margin[r] + bounds.tau[c];
+    *next = {r, queue[i].column, bound};
+    next += alive;
   }
   return next - queue;
 }

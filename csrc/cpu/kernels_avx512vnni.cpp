@@ -26,6 +26,10 @@ struct Avx512Vnni : F16c {
   static CG_INLINE V dot(V sum, const V* row, const V* column) {
     return (V)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)row[0], (__m512i)column[0]);
   }
+  static CG_INLINE int32_t sum_up(V v) {
+    const char* halves = reinterpret_cast<const char*>(&v);
+    return add_up(_mm256_add_epi32(load_as<__m256i>(halves), load_as<__m256i>(halves + 32)));
+  }
   static CG_INLINE uint32_t reaches(V value, V need) {
     return _mm512_cmpge_epi32_mask((__m512i)value, (__m512i)need);
   }

@@ -33,6 +33,7 @@ struct Portable {
     return sum + (a >> 16) * (b >> 16) + ((a << 16) >> 16) * ((b << 16) >> 16);
 #endif
   }
+  static CG_INLINE int32_t sum_up(V v) { return (v[0] + v[1]) + (v[2] + v[3]); }
   static CG_INLINE uint32_t reaches(V value, V need) {
     const V yes = value >= need;
     return (uint32_t(yes[0]) & 1u) | (uint32_t(yes[1]) & 2u) | (uint32_t(yes[2]) & 4u) |

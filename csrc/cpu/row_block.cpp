@@ -9,15 +9,13 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 }
 
 RowBlock::RowBlock(const Columns& columns, int64_t capacity)
-    : terms(capacity),
-      offset(capacity),
+    : full(capacity),
+      first(capacity),
       low_offset(capacity),
       best(capacity),
       margin(capacity),
       best_column(capacity),
       witness(capacity),
-      best_bound(capacity),
-      margin_bound(capacity),
       columns_(columns),
       packed_((capacity + columns.kernels->tile_rows) * columns.lanes()),
       integers_(columns.kernels->tile_rows * columns.how.padded),
@@ -28,10 +26,15 @@ int32_t RowBlock::rows_in_panel(int64_t i) const {
   return int32_t(std::min(width, n_ - i * width));
 }
 
-void RowBlock::take(const uint16_t* rows, int64_t n) {
+void RowBlock::take(const uint16_t* rows, int64_t n, const Head* head) {
   const Kernels& kernels = *columns_.kernels;
-  const int64_t width = kernels.tile_rows, padded = columns_.how.padded;
+  const int64_t width = kernels.tile_rows, padded = columns_.how.padded, lanes = columns_.lanes();
   n_ = n;
+  head_ = head;
+  if (head) {
+    head_packed_.resize(panels() * width * head_lanes());
+    units_.resize(panels() * width * lanes);
+  }
   for (int64_t p = 0; p < panels(); ++p) {
     const int32_t count = rows_in_panel(p);
     if (count < width) std::fill(integers_.begin(), integers_.end(), int16_t(0));
@@ -40,13 +43,41 @@ void RowBlock::take(const uint16_t* rows, int64_t n) {
       const uint16_t* half = rows + row * columns_.d;
       const Quantised q =
           kernels.quantise(columns_.how, half, &integers_[r * padded], scratch_.data());
-      terms[row] = columns_.terms_of_row(half, q);
-      offset[row] = bound_above((terms[row].shift + terms[row].slack) / columns_.unit);
-      low_offset[row] = bound_below((terms[row].shift - terms[row].slack) / columns_.unit);
+      const RowTerms terms = columns_.terms_of_row(half, q);
+      full.set_terms(row, terms, columns_.unit);
+      low_offset[row] = bound_below((terms.shift - terms.slack) / columns_.unit);
     }
     kernels.pack(integers_.data(), width, padded, width, kernels.row_bias,
-                 &packed_[p * width * columns_.lanes()]);
+                 &packed_[p * width * lanes]);
+    if (!head) continue;
+    kernels.pack(integers_.data(), width, padded, 1, kernels.row_bias, &units_[p * width * lanes]);
+    take_heads(rows, p, count);
   }
+}
+
+void RowBlock::take_heads(const uint16_t* rows, int64_t p, int32_t count) {
+  const Kernels& kernels = *columns_.kernels;
+  const int64_t width = kernels.tile_rows, d = columns_.d;
+  const int64_t directions = head_->directions, padded = head_->padded();
+  centred_.resize(width * d);
+  projected_.resize(width * directions);
+  integers_.resize(std::max<size_t>(integers_.size(), width * padded));
+  std::vector<float>& norm_sq = scratch_;
+  for (int32_t r = 0; r < count; ++r) {
+    norm_sq[r] = kernels.centred(rows + (p * width + r) * d, columns_.centre.data(), d,
+                                 &centred_[r * d]);
+  }
+  kernels.project(centred_.data(), count, d, head_->packed_directions.data(), directions,
+                  projected_.data());
+  std::fill(integers_.begin(), integers_.begin() + width * padded, int16_t(0));
+  for (int32_t r = 0; r < count; ++r) {
+    const int64_t row = p * width + r;
+    const Head::Taken taken = head_->take(kernels, &projected_[r * directions], norm_sq[r],
+                                          &integers_[r * padded]);
+    first.set_terms(row, {full.terms[row].shift, head_->slack_of_row(taken)}, head_->unit);
+  }
+  kernels.pack(integers_.data(), width, padded, width, kernels.row_bias,
+               &head_packed_[p * width * head_lanes()]);
 }
 
 void RowBlock::begin_set(int64_t set) {
@@ -55,28 +86,34 @@ void RowBlock::begin_set(int64_t set) {
   const int32_t unbounded = columns_.first_unbounded[set];
   std::fill_n(best.begin(), n_, -kInfinity);
   std::fill_n(best_column.begin(), n_, 0);
-  std::fill_n(best_bound.begin(), n_, kAlways);
+  std::fill_n(full.best.begin(), n_, kAlways);
   std::fill_n(margin.begin(), n_, unbounded >= 0 ? kInfinity : -kInfinity);
   std::fill_n(witness.begin(), n_, !has_tau ? -1 : unbounded >= 0 ? unbounded : 0);
-  std::fill_n(margin_bound.begin(), n_,
+  std::fill_n(full.margin.begin(), n_,
               columns_.decides_margin[set] && unbounded < 0 ? kAlways : kNever);
+  if (!head_) return;
+  std::copy_n(full.best.begin(), n_, first.best.begin());
+  std::copy_n(full.margin.begin(), n_, first.margin.begin());
 }
 
 void RowBlock::begin_search(double limit) {
-  for (int64_t i = 0; i < n_; ++i) best_bound[i] = bound_of(i, limit);
-  std::fill_n(margin_bound.begin(), n_, kNever);
+  for (int64_t i = 0; i < n_; ++i) full.best[i] = full.bound_of(i, limit, columns_.unit);
+  std::fill_n(full.margin.begin(), n_, kNever);
 }
 
 void RowBlock::improve_best(int64_t row, double score, int32_t column) {
   if (score < best[row] || (score == best[row] && column >= best_column[row])) return;
   best[row] = score, best_column[row] = column;
-  best_bound[row] = bound_of(row, score);
+  full.best[row] = full.bound_of(row, score, columns_.unit);
+  if (head_) first.best[row] = first.bound_of(row, score, head_->unit);
 }
 
 void RowBlock::improve_margin(int64_t row, double value, int32_t column) {
   if (value < margin[row] || (value == margin[row] && column >= witness[row])) return;
   margin[row] = value, witness[row] = column;
-  if (margin_bound[row] != kNever && value > -kInfinity) margin_bound[row] = bound_of(row, value);
+  if (full.margin[row] == kNever || value == -kInfinity) return;
+  full.margin[row] = full.bound_of(row, value, columns_.unit);
+  if (head_) first.margin[row] = first.bound_of(row, value, head_->unit);
 }
 
 }  // namespace clipgap

@@ -18,6 +18,13 @@ constexpr int64_t kLargestBlock = 1536;
 constexpr double kFlood = 0.3;
 constexpr int64_t kAhead = 4;  // pairs whose columns are on their way from memory
 constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
+constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
+
+// What a pair costs, in units of a lane of the tile loop; roughly the same for all instruction sets.
+constexpr double kCheck = 12;      // to compare it with its bounds
+constexpr double kLook = 700;      // to look at it again
+constexpr double kProject = 0.9;   // to project a row: a number and direction
+constexpr double kWorthIt = 0.85;  // what a head must cost at most, as a share of one full look
 
 int64_t rows_that_stay_in_cache(const Columns& columns) {
   const int64_t cache = std::max<int64_t>(cg_cache_bytes(2), 256 << 10);
@@ -34,26 +41,32 @@ int64_t whole_panels(int64_t rows, const Kernels& kernels) {
 // One thread's way through its row blocks.
 class Worker {
  public:
-  Worker(const Columns& columns, TopK& topk, int64_t capacity)
+  Worker(const Columns& columns, const Head* head, TopK& topk, int64_t capacity)
       : columns_(columns),
+        head_(head),
         kernels_(*columns.kernels),
         topk_(topk),
         block_(columns, capacity),
         tile_(kernels_.tile_rows * kernels_.tile_columns),
         column_bounds_(kernels_.tile_columns, kNever),
+        head_bounds_(kernels_.tile_columns, kNever),
         queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns) {}
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
     rows_ = rows, ids_ = ids;
-    block_.take(rows, n);
+    block_.take(rows, n, head_);
     wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
         topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
-        filter(p);
         // In the first panel all survive, for want of bounds, and the best of a row ends that.
+        if (head_ && p > first_panel) {
+          filter_twice(p);
+        } else {
+          filter(p);
+        }
         if (p > first_panel && double(found_) > kFlood * double(n * kernels_.tile_columns)) {
           decide_densely(p, set);
         } else {
@@ -100,27 +113,60 @@ class Worker {
     for (int64_t place = 0; place < columns_.places(); ++place) best[place] -= columns_.width[place];
   }
 
+  // As the first look sees them.
   void upper_bounds(const uint16_t* rows, int64_t n, double* bounds) {
-    block_.take(rows, n);
+    block_.take(rows, n, head_);
+    const double unit = head_ ? head_->unit : columns_.unit;
+    const RowBounds& of_rows = head_ ? block_.first : block_.full;
     for_each_tile([&](int64_t p, int64_t q) {
+      if (head_) compute_head_tile(*head_, p, q);
       for (int32_t r = 0; r < block_.rows_in_panel(q); ++r) {
         for (int c = 0; c < kernels_.tile_columns; ++c) {
           const int64_t row = q * kernels_.tile_rows + r;
           const int64_t given = columns_.given[p * kernels_.tile_columns + c];
           if (given < 0) continue;
           bounds[row * columns_.count + given] =
-              columns_.unit * (double(tile_[r * kernels_.tile_columns + c]) + block_.offset[row]);
+              unit * (double(tile_[r * kernels_.tile_columns + c]) + of_rows.offset[row]);
         }
       }
     });
   }
 
-  int64_t survivors = 0, refined = 0;
+  // Of the pairs of these rows with some panels of columns, how many a head lets through, when the best
+  // score and margin of each row are known.
+  int64_t survivors_of(const Head& head, const std::vector<int64_t>& panels, const uint16_t* rows,
+                       int64_t n, const Results& known) {
+    block_.take(rows, n, &head);
+    int64_t found = 0, set = -1;
+    for (size_t at = 0; at < panels.size(); ++at) {
+      for (; set < 0 || panels[at] >= columns_.set_first_panel[set + 1];) {
+        block_.begin_set(++set);
+        for (int64_t i = 0; i < n; ++i) {
+          const int64_t from = i * columns_.sets + set;
+          block_.improve_best(i, known.sim[from], known.nn[from]);
+          block_.improve_margin(i, known.margin[from], known.witness[from]);
+        }
+      }
+      topk_.read_bounds(panels[at] * kernels_.tile_columns, column_bounds_);
+      filter_heads(head, int64_t(at), panels[at]);
+      found += found_;
+    }
+    return found;
+  }
+
+  int64_t full_depth = 0, survivors = 0, refined = 0;
 
  private:
   void compute_tile(int64_t p, int64_t q) {
     kernels_.tile(block_.panel(q), &columns_.packed[p * kernels_.tile_columns * columns_.lanes()],
                   columns_.lanes(), &columns_.start[p * kernels_.tile_columns], tile_.data());
+  }
+
+  // `at` is the place of the panel among those that the head was made for.
+  void compute_head_tile(const Head& head, int64_t at, int64_t q) {
+    const int64_t width = kernels_.tile_columns, lanes = head.padded() / kernels_.group;
+    kernels_.tile(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
+                  &head.start[at * width], tile_.data());
   }
 
   template <class Each>
@@ -137,12 +183,50 @@ class Worker {
     for (int64_t q = 0; q < block_.panels(); ++q) {
       compute_tile(p, q);
       const int64_t row = q * kernels_.tile_rows;
-      const TileBounds bounds{&block_.best_bound[row], &block_.margin_bound[row],
-                              &block_.offset[row], column_bounds_.data(),
+      const TileBounds bounds{&block_.full.best[row], &block_.full.margin[row],
+                              &block_.full.offset[row], column_bounds_.data(),
                               &columns_.tau_floor[place]};
       found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(place),
                                    block_.rows_in_panel(q), &queue_[found_]);
     }
+    survivors += found_;
+    const int32_t* start = &columns_.start[place];
+    full_depth += block_.size() * std::count_if(start, start + kernels_.tile_columns,
+                                                [](int32_t at) { return at != kPadding; });
+  }
+
+  // The same with heads.
+  void filter_heads(const Head& head, int64_t at, int64_t p) {
+    const int64_t width = kernels_.tile_columns;
+    for (int64_t c = 0; c < width; ++c) {
+      const int32_t bound = column_bounds_[c];
+      head_bounds_[c] = bound == kAlways || bound == kNever
+                            ? bound
+                            : bound_below(double(bound) * (columns_.unit / head.unit));
+    }
+    found_ = 0;
+    for (int64_t q = 0; q < block_.panels(); ++q) {
+      compute_head_tile(head, at, q);
+      const int64_t row = q * kernels_.tile_rows;
+      const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
+                              &block_.first.offset[row], head_bounds_.data(),
+                              &head.tau_floor[at * width]};
+      found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(p * width),
+                                   block_.rows_in_panel(q), &queue_[found_]);
+    }
+  }
+
+  // Heads first; whoever survives that is looked at in full.
+  void filter_twice(int64_t p) {
+    const int64_t place = p * kernels_.tile_columns;
+    filter_heads(*head_, p, p);
+    full_depth += found_;
+    const TileBounds bounds{block_.full.best.data(), block_.full.margin.data(),
+                            block_.full.offset.data(), column_bounds_.data(),
+                            &columns_.tau_floor[place]};
+    found_ = kernels_.look_again(block_.units(), &head_->units[place * columns_.lanes()],
+                                 columns_.lanes(), &columns_.start[place], bounds, int32_t(place),
+                                 queue_.data(), found_);
     survivors += found_;
   }
 
@@ -174,9 +258,9 @@ class Worker {
   }
 
   bool still_alive(const Survivor& pair) const {
-    return pair.bound >= block_.best_bound[pair.row] ||
-           pair.bound + block_.offset[pair.row] >= topk_.bound(pair.column) ||
-           pair.bound >= block_.margin_bound[pair.row] + columns_.tau_floor[pair.column];
+    return pair.bound >= block_.full.best[pair.row] ||
+           pair.bound + block_.full.offset[pair.row] >= topk_.bound(pair.column) ||
+           pair.bound >= block_.full.margin[pair.row] + columns_.tau_floor[pair.column];
   }
 
   void refine(const Survivor& pair, int64_t set) {
@@ -223,11 +307,12 @@ class Worker {
   }
 
   const Columns& columns_;
+  const Head* head_;  // null: one look is enough
   const Kernels& kernels_;
   TopK& topk_;
   RowBlock block_;
   std::vector<int32_t> tile_;
-  std::vector<int32_t> column_bounds_;  // of the panel at hand
+  std::vector<int32_t> column_bounds_, head_bounds_;  // of the panel at hand, at full depth and before
   std::vector<Survivor> queue_;
   int64_t found_ = 0;
   std::vector<double> wide_rows_;     // of this block, once it has met a flood
@@ -274,16 +359,17 @@ void Scanner::run(int64_t n, int64_t block, const Task& task) {
       left.push_back(first);
     }
     const std::lock_guard<std::mutex> lock(merging);
+    counters.full_depth += worker.full_depth;
     counters.survivors += worker.survivors, counters.refined += worker.refined;
   };
 
   const DefaultFloats floats;
-  Worker mine(columns_, topk_, block);
+  Worker mine(columns_, head(), topk_, block);
   run_on_threads(threads, [&] { take_blocks(mine); }, [&] {
     const DefaultFloats floats_of_this_thread;
     std::optional<Worker> worker;
     try {
-      worker.emplace(columns_, topk_, block);
+      worker.emplace(columns_, head(), topk_, block);
     } catch (const std::bad_alloc&) {
       return;
     }
@@ -316,6 +402,53 @@ int64_t Scanner::share_of(int64_t n) const {
   const int64_t shared = (n + threads_ - 1) / threads_;
   return std::min(row_block_, whole_panels(shared + columns_.kernels->tile_rows - 1,
                                            *columns_.kernels));
+}
+
+// The number of directions that makes a pair cheapest, 0 for none.
+int64_t Scanner::best_head(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
+                           const Results& known) {
+  const Kernels& kernels = *columns_.kernels;
+  std::vector<int64_t> panels;
+  const int64_t step = (columns_.panels + kTrialPanels - 1) / kTrialPanels;
+  for (int64_t p = 0; p < columns_.panels; p += step) panels.push_back(p);
+  const double pairs = double(panels.size()) * double(kernels.tile_columns) * double(n);
+  double lowest = kWorthIt * (double(columns_.lanes()) + kCheck);
+  int64_t best = 0;
+  Worker worker(columns_, nullptr, topk_, n);
+  for (int64_t some = kDirections; some <= count; some += some < 128 ? kDirections : 64) {
+    const Head head = make_head(columns_, directions, some, panels);
+    const double share = double(worker.survivors_of(head, panels, rows, n, known)) / pairs;
+    const double projecting =
+        kProject * double(some) * double(columns_.d) / double(columns_.count);
+    const double cost =
+        double(head.padded() / kernels.group) + kCheck + kLook * share + projecting;
+    if (cost < lowest) lowest = cost, best = some;
+  }
+  return best;
+}
+
+void Scanner::use_directions(const float* directions, int64_t count, const uint16_t* rows,
+                             int64_t n, const Results& known) {
+  const DefaultFloats floats;
+  const int64_t best = n ? best_head(directions, count, rows, n, known) : count;
+  if (!best) return head_.reset();
+  if (head_ && head_->directions == best) return;  // the same as before
+  std::vector<int64_t> panels(columns_.panels);
+  std::iota(panels.begin(), panels.end(), 0);
+  head_.reset();
+  Head head = make_head(columns_, directions, best, panels);
+  // The second look reads single columns.
+  const int64_t lanes = columns_.lanes(), width = columns_.kernels->tile_columns;
+  head.units.resize(columns_.packed.size());
+  for (int64_t p = 0; p < columns_.panels; ++p) {
+    const int32_t* from = &columns_.packed[p * lanes * width];
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      for (int64_t c = 0; c < width; ++c) {
+        head.units[(p * width + c) * lanes + lane] = from[lane * width + c];
+      }
+    }
+  }
+  head_ = std::move(head);
 }
 
 void Scanner::scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results out) {

@@ -4,10 +4,12 @@
 
 #include <atomic>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "clipgap.h"
 #include "columns.h"
+#include "head.h"
 #include "topk.h"
 
 namespace clipgap {
@@ -32,9 +34,13 @@ class Scanner {
           const uint16_t* columns, const double* tau, const uint8_t* has_tau, int k);
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results);
+  // See cg_use_directions.
+  void use_directions(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
+                      const Results& known);
   std::vector<std::vector<Pair>> pairs(const uint16_t* rows, int64_t n, int set, double limit);
   void upper_bounds(const uint16_t* rows, int64_t n, double* bounds);
 
+  const Head* head() const { return head_ ? &*head_ : nullptr; }
   const Columns& columns() const { return columns_; }
   TopK& topk() { return topk_; }
   const TopK& topk() const { return topk_; }
@@ -46,8 +52,11 @@ class Scanner {
   void run(int64_t n, int64_t block, const Task& task);
   int64_t share_of(int64_t n) const;
   void raise_column_bounds(const uint16_t* rows, int64_t n);
+  int64_t best_head(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
+                    const Results& known);
 
   Columns columns_;
+  std::optional<Head> head_;
   TopK topk_;
   int threads_;
   int64_t row_block_;
