@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 KERNELS = ("cpu/avx512vnni", "cpu/avx2", "cpu/portable", "torch")
-TWO_LOOKS = tuple(f"{name}, two looks" for name in KERNELS if name.startswith("cpu"))
+CPU_KERNELS = tuple(name for name in KERNELS if name.startswith("cpu"))
+TWO_LOOKS = tuple(f"{name}, two looks" for name in CPU_KERNELS)
 
 
 class TwoLooks(cpu.CpuScanner):

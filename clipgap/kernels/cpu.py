@@ -236,7 +236,8 @@ class CpuScanner(OneAtATime):
             raise MemoryError("not enough memory for the test sets")
         self._sample = columns[:: max(1, len(columns) // _SAMPLE)].copy()
         self._directions: NDArray[np.float32] | None = None
-        self._look_at = 700_000_000 + 12_000 * len(columns)  # pairs: tens of times what looking costs
+        # Pairs until the filter is tried with a first look: tens of times what trying costs.
+        self._look_at = 700_000_000 + 12_000 * len(columns)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -275,7 +276,7 @@ class CpuScanner(OneAtATime):
         return result
 
     def _look_for_directions(self, rows: NDArray[np.float16], known: BlockResult) -> None:
-        """Now and then, so that looking costs little beside what was scanned since the last time."""
+        """Now and then, so that it costs little beside what was scanned since the last time."""
         if self.d < 2 * _DIRECTIONS or self.counters.pairs < self._look_at:
             return
         self._look_at = 4 * self.counters.pairs
