@@ -26,8 +26,9 @@ def disassembly() -> str:
     ("isa", "instruction", "count", "registers"),
     [("Avx2", "vpmaddubsw", 16, "ymm"), ("Avx512Vnni", "vpdpbusd", 24, "zmm")],
 )
-def test_tile_loop(isa: str, instruction: str, count: int, registers: str) -> None:
-    function = re.search(rf"<[^>\n]*\btile<[^\n]*{isa}>[^\n]*>:\n(.*?)\n\n", disassembly(), re.S)
+@pytest.mark.parametrize("loop", ["tile", "reach"])
+def test_tile_loop(loop: str, isa: str, instruction: str, count: int, registers: str) -> None:
+    function = re.search(rf"<[^>\n]*\b{loop}<[^\n]*{isa}>[^\n]*>:\n(.*?)\n\n", disassembly(), re.S)
     if function is None:
         pytest.skip(f"the library holds no {isa} kernel")
     body = function.group(1)

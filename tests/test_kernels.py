@@ -99,6 +99,16 @@ def test_larger_than_one_block_of_rows(name: str, gap: str, kind: str) -> None:
         assert_like_oracle(scanner(tests, 32), tests, 32, make_blocks(rows))
 
 
+@pytest.mark.parametrize("name", TWO_LOOKS)
+@pytest.mark.parametrize("kind", ["clip-like", "duplicates", "isotropic"])
+def test_a_set_large_enough_for_cells(name: str, kind: str) -> None:
+    """Each row first asks the columns nearest to it; where all are alike, that is any of them."""
+    tests = make_tests(kind, 64, (33, 4200), "all")
+    rows = synthetic.rows(kind, 0, 500, 64, seed=1)
+    with kernel(name) as scanner:
+        assert_like_oracle(scanner(tests, 6), tests, 6, make_blocks(rows))
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_same_answer_for_any_threads_blocks_and_order(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -18,10 +18,11 @@ struct F16c {
   static CG_INLINE F8 halves(const uint16_t* p) {
     return (F8)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
   }
-  static CG_INLINE int32_t add_up(__m256i v) {
-    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xB1)));
+  // The sum of each of four vectors.
+  static CG_INLINE void sum_up_four(__m256i a, __m256i b, __m256i c, __m256i d, int32_t* out) {
+    const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
+    _mm_storeu_si128((__m128i*)out, _mm_add_epi32(_mm256_castsi256_si128(all),
+                                                  _mm256_extracti128_si256(all, 1)));
   }
   static CG_INLINE D multiply_add(D a, D b, D c) {
     return (D)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);

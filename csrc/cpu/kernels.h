@@ -39,6 +39,8 @@ constexpr int kDirections = 32;
 // And so many products are summed up at a time, for the sake of rounding.
 constexpr int kPartial = 64;
 
+constexpr int kBeyond = 16;
+
 // One place where the filter could not rule a pair out.
 struct Survivor {
   int32_t row;     // in the row block
@@ -82,12 +84,16 @@ struct Kernels {
   // Appends the survivors of a tile to `queue`, returns how many.
   int64_t (*survivors)(const int32_t* tile, const TileBounds&, int32_t first_row,
                        int32_t first_column, int32_t rows, Survivor* queue);
-  // Second look: keeps of n pairs of a panel of columns those that survive at full depth too, with
-  // their bound; returns how many. Rows and columns are single vectors of `lanes` units. `bounds` and
-  // `start` begin at the first row of the block and at the first column of the panel.
+  // The same in one step, for a first look: appends pairs, each as row * tile_columns + column, with the
+  // row counted in the block and the column in its panel. Writes up to kBeyond numbers more.
+  int64_t (*sift)(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
+                  const TileBounds& bounds, int32_t first_row, int32_t count, int32_t* pairs);
+  // Second look: of n such pairs of a panel of columns, those that survive at full depth too; returns
+  // how many. Rows and columns are single vectors of `lanes` units. `bounds` and `start` begin at the
+  // first row of the block and at the first column of the panel.
   int64_t (*look_again)(const int32_t* rows, const int32_t* columns, int64_t lanes,
                         const int32_t* start, const TileBounds& bounds, int32_t first_column,
-                        Survivor* queue, int64_t n);
+                        const int32_t* pairs, int64_t n, Survivor* queue);
   double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
   // Vectors (n <= width, d) to float64, transposed: [d][width].
   void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);

@@ -215,15 +215,17 @@ __attribute__((noinline)) void project(const float* vectors, int64_t n, int64_t 
 
 // --- filter -------------------------------------------------------------------------------------
 
-// The main loop, alone in its function: with anything else in here compilers spill the accumulators,
-// and half the speed is gone (tests/test_disassembly.py watches this).
 template <class Isa>
-__attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns, int64_t lanes,
-                                    const int32_t* start, int32_t* out) {
+using Sums = typename Isa::V[Isa::kRows][Isa::kVectors];
+
+// The main loop. Only what needs the sums in their registers follows it in a function: with anything
+// else in there compilers spill them, and half the speed is gone (tests/test_disassembly.py watches this).
+template <class Isa>
+CG_INLINE void multiply(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                        const int32_t* start, Sums<Isa>& sum) {
   using V = typename Isa::V;
   constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
   constexpr int S = Isa::kStep;
-  V sum[R][C];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
@@ -247,11 +249,62 @@ __attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns,
     rows += S * R;
     columns += S * C * W;
   }
+}
+
+template <class Isa>
+__attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                                    const int32_t* start, int32_t* out) {
+  constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
+  Sums<Isa> sum;
+  multiply<Isa>(rows, columns, lanes, start, sum);
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) Isa::store(out + (r * C + c) * W, sum[r][c]);
   }
+}
+
+template <class Isa>
+__attribute__((noinline)) void reach(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                                     const int32_t* start, const TileBounds& bounds,
+                                     uint32_t* alive) {
+  using V = typename Isa::V;
+  constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
+  Sums<Isa> sum;
+  multiply<Isa>(rows, columns, lanes, start, sum);
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) {
+    const V row = Isa::splat(bounds.row[r]), offset = Isa::splat(bounds.offset[r]);
+    const V margin = Isa::splat(bounds.margin[r]);
+    uint32_t of_row = 0;
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      const V column = Isa::load(bounds.column + c * W), tau = Isa::load(bounds.tau + c * W);
+      const V need = Isa::min(Isa::min(row, Isa::sub(column, offset)), Isa::add(margin, tau));
+      of_row |= Isa::reaches(sum[r][c], need) << (c * W);
+    }
+    alive[r] = of_row;
+  }
+}
+
+CG_INLINE int32_t* append_each(uint32_t alive, int32_t first, int32_t* out) {
+  for (; alive; alive &= alive - 1) *out++ = first + __builtin_ctz(alive);
+  return out;
+}
+
+template <class Isa>
+constexpr int32_t kPanelColumns = Isa::kVectors * Isa::kWidth;
+
+template <class Isa>
+int64_t sift(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
+             const TileBounds& bounds, int32_t first_row, int32_t count, int32_t* pairs) {
+  uint32_t alive[Isa::kRows];
+  reach<Isa>(rows, columns, lanes, start, bounds, alive);
+  int32_t* next = pairs;
+  for (int32_t r = 0; r < count; ++r) {
+    next = Isa::append(alive[r], (first_row + r) * kPanelColumns<Isa>, next);
+  }
+  return next - pairs;
 }
 
 template <class Isa>
@@ -285,34 +338,42 @@ template <class Isa>
 __attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t* columns,
                                              int64_t lanes, const int32_t* start,
                                              const TileBounds& bounds, int32_t first_column,
-                                             Survivor* queue, int64_t n) {
+                                             const int32_t* pairs, int64_t n, Survivor* queue) {
   using V = typename Isa::V;
   constexpr int W = Isa::kWidth, S = Isa::kStep;
+  constexpr int kAtOnce = 4;
   Survivor* next = queue;
-  for (int64_t i = 0; i < n; ++i) {
-    const int32_t r = queue[i].row, c = queue[i].column - first_column;
-    const int32_t *a = rows + r * lanes, *b = columns + c * lanes;
-    V sum = Isa::splat(0), other = Isa::splat(0);
-    int64_t lane = 0;
-    for (; lane + 2 * S * W <= lanes; lane += 2 * S * W) {
-      V x[S], y[S];
-      for (int s = 0; s < S; ++s) x[s] = Isa::load(a + lane + s * W), y[s] = Isa::load(b + lane + s * W);
-      sum = Isa::dot(sum, x, y);
-      for (int s = 0; s < S; ++s) {
-        x[s] = Isa::load(a + lane + (S + s) * W), y[s] = Isa::load(b + lane + (S + s) * W);
+  for (int64_t i = 0; i < n; i += kAtOnce) {
+    int32_t row[kAtOnce], column[kAtOnce], dots[kAtOnce];
+    const int32_t *a[kAtOnce], *b[kAtOnce];
+    V sum[kAtOnce];
+#pragma GCC unroll 4
+    for (int j = 0; j < kAtOnce; ++j) {
+      const int32_t pair = pairs[i + j < n ? i + j : n - 1];
+      row[j] = pair / kPanelColumns<Isa>, column[j] = pair % kPanelColumns<Isa>;
+      a[j] = rows + row[j] * lanes, b[j] = columns + column[j] * lanes;
+      sum[j] = Isa::splat(0);
+    }
+#pragma GCC unroll 1
+    for (int64_t lane = 0; lane < lanes; lane += S * W) {
+#pragma GCC unroll 4
+      for (int j = 0; j < kAtOnce; ++j) {
+        V x[S], y[S];
+#pragma GCC unroll 2
+        for (int s = 0; s < S; ++s) {
+          x[s] = Isa::load(a[j] + lane + s * W), y[s] = Isa::load(b[j] + lane + s * W);
+        }
+        sum[j] = Isa::dot(sum[j], x, y);
       }
-      other = Isa::dot(other, x, y);
     }
-    for (; lane < lanes; lane += W) {  // the rest, in steps of one vector
-      V x[S] = {Isa::load(a + lane)}, y[S] = {Isa::load(b + lane)};
-      for (int s = 1; s < S; ++s) x[s] = y[s] = Isa::splat(0);
-      sum = Isa::dot(sum, x, y);
+    Isa::sum_up(sum, dots);
+    for (int j = 0; j < kAtOnce && i + j < n; ++j) {
+      const int32_t r = row[j], c = column[j], bound = start[c] + dots[j];
+      const bool alive = (bound >= bounds.row[r]) | (bound + bounds.offset[r] >= bounds.column[c]) |
+                         (bound >= bounds.margin[r] + bounds.tau[c]);
+      *next = {r, first_column + c, bound};
+      next += alive;
     }
-    const int32_t bound = start[c] + Isa::sum_up(Isa::add(sum, other));
-    const bool alive = bound >= bounds.row[r] || bound + bounds.offset[r] >= bounds.column[c] ||
-                       bound >= bounds.margin[r] + bounds.tau[c];
-    *next = {r, queue[i].column, bound};
-    next += alive;
   }
   return next - queue;
 }

@@ -27,7 +27,12 @@ struct Avx2 : F16c {
                                      _mm256_maddubs_epi16(row[1], column[1]));
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
-  static CG_INLINE int32_t sum_up(V v) { return add_up(v); }
+  static CG_INLINE void sum_up(const V* four, int32_t* out) {
+    sum_up_four(four[0], four[1], four[2], four[3], out);
+  }
+  static CG_INLINE int32_t* append(uint32_t alive, int32_t first, int32_t* out) {
+    return append_each(alive, first, out);
+  }
   static CG_INLINE uint32_t reaches(V value, V need) {
     const V below = _mm256_cmpgt_epi32(need, value);
     return uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(below))) ^ 0xFFu;

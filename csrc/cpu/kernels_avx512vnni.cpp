@@ -17,6 +17,10 @@ struct Avx512Vnni : F16c {
   using Fma = __m512;
   static constexpr int kRows = 12, kVectors = 2, kWidth = 16, kGroup = 4, kStep = 1;
 
+  static CG_INLINE __m256i fold(V v) {
+    return _mm256_add_epi32(_mm512_castsi512_si256((__m512i)v),
+                            _mm512_maskz_extracti64x4_epi64(0xFF, (__m512i)v, 1));
+  }
   static CG_INLINE V load(const int32_t* p) { return (V)_mm512_loadu_si512(p); }
   static CG_INLINE void store(int32_t* p, V v) { _mm512_storeu_si512(p, (__m512i)v); }
   static CG_INLINE V splat(int32_t x) { return (V)_mm512_set1_epi32(x); }
@@ -26,9 +30,16 @@ struct Avx512Vnni : F16c {
   static CG_INLINE V dot(V sum, const V* row, const V* column) {
     return (V)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)row[0], (__m512i)column[0]);
   }
-  static CG_INLINE int32_t sum_up(V v) {
-    const char* halves = reinterpret_cast<const char*>(&v);
-    return add_up(_mm256_add_epi32(load_as<__m256i>(halves), load_as<__m256i>(halves + 32)));
+  static CG_INLINE void sum_up(const V* four, int32_t* out) {
+    sum_up_four(fold(four[0]), fold(four[1]), fold(four[2]), fold(four[3]), out);
+  }
+  // Without a branch for each: where survivors are is hard to guess for a processor.
+  static CG_INLINE int32_t* append(uint32_t alive, int32_t first, int32_t* out) {
+    const V ids = V{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + first;
+    store(out, (V)_mm512_maskz_compress_epi32(__mmask16(alive), (__m512i)ids));
+    out += __builtin_popcount(alive & 0xFFFF);
+    store(out, (V)_mm512_maskz_compress_epi32(__mmask16(alive >> 16), (__m512i)(ids + 16)));
+    return out + __builtin_popcount(alive >> 16);
   }
   static CG_INLINE uint32_t reaches(V value, V need) {
     return _mm512_cmpge_epi32_mask((__m512i)value, (__m512i)need);

@@ -9,8 +9,8 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 }
 
 RowBlock::RowBlock(const Columns& columns, int64_t capacity)
-    : full(capacity),
-      first(capacity),
+    : full(capacity + columns.kernels->tile_rows),
+      first(capacity + columns.kernels->tile_rows),
       low_offset(capacity),
       best(capacity),
       margin(capacity),

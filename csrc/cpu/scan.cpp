@@ -22,7 +22,7 @@ constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
 
 // What a pair costs, in units of a lane of the tile loop; roughly the same for all instruction sets.
 constexpr double kCheck = 12;      // to compare it with its bounds
-constexpr double kLook = 2000;     // to look at it again
+constexpr double kLook = 1000;     // to look at it again
 constexpr double kProject = 0.9;   // to project a row: a number and direction
 constexpr double kWorthIt = 0.85;  // what a head must cost at most, as a share of one full look
 
@@ -41,16 +41,19 @@ int64_t whole_panels(int64_t rows, const Kernels& kernels) {
 // One thread's way through its row blocks.
 class Worker {
  public:
-  Worker(const Columns& columns, const Head* head, TopK& topk, int64_t capacity)
+  Worker(const Columns& columns, const Head* head, const Cells* cells, TopK& topk,
+         int64_t capacity)
       : columns_(columns),
         head_(head),
+        cells_(cells),
         kernels_(*columns.kernels),
         topk_(topk),
         block_(columns, capacity),
         tile_(kernels_.tile_rows * kernels_.tile_columns),
         column_bounds_(kernels_.tile_columns, kNever),
         head_bounds_(kernels_.tile_columns, kNever),
-        queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns) {}
+        queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns),
+        pairs_(head ? queue_.size() + kBeyond : 0) {}
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
     rows_ = rows, ids_ = ids;
@@ -58,11 +61,13 @@ class Worker {
     wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
+      const bool bounded = head_ && cells_->panels_of_set[set] > 0;
+      if (bounded) bound_rows(set);
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
         topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
-        // In the first panel all survive, for want of bounds, and the best of a row ends that.
-        if (head_ && p > first_panel) {
+        // In the first panel all may survive, for want of bounds, and the best of a row ends that.
+        if (head_ && (bounded || p > first_panel)) {
           filter_twice(p);
         } else {
           filter(p);
@@ -137,6 +142,7 @@ class Worker {
   int64_t survivors_of(const Head& head, const std::vector<int64_t>& panels, const uint16_t* rows,
                        int64_t n, const Results& known) {
     block_.take(rows, n, &head);
+    pairs_.resize(queue_.size() + kBeyond);
     int64_t found = 0, set = -1;
     for (size_t at = 0; at < panels.size(); ++at) {
       for (; set < 0 || panels[at] >= columns_.set_first_panel[set + 1];) {
@@ -148,7 +154,7 @@ class Worker {
         }
       }
       topk_.read_bounds(panels[at] * kernels_.tile_columns, column_bounds_);
-      filter_heads(head, int64_t(at), panels[at]);
+      filter_heads(head, int64_t(at));
       found += found_;
     }
     return found;
@@ -196,8 +202,8 @@ class Worker {
   }
 
   // The same with heads.
-  void filter_heads(const Head& head, int64_t at, int64_t p) {
-    const int64_t width = kernels_.tile_columns;
+  void filter_heads(const Head& head, int64_t at) {
+    const int64_t width = kernels_.tile_columns, lanes = head.padded() / kernels_.group;
     for (int64_t c = 0; c < width; ++c) {
       const int32_t bound = column_bounds_[c];
       head_bounds_[c] = bound == kAlways || bound == kNever
@@ -206,28 +212,69 @@ class Worker {
     }
     found_ = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
-      compute_head_tile(head, at, q);
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
                               &block_.first.offset[row], head_bounds_.data(),
                               &head.tau_floor[at * width]};
-      found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(p * width),
-                                   block_.rows_in_panel(q), &queue_[found_]);
+      found_ += kernels_.sift(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
+                              &head.start[at * width], bounds, int32_t(row),
+                              block_.rows_in_panel(q), &pairs_[found_]);
     }
   }
 
   // Heads first; whoever survives that is looked at in full.
   void filter_twice(int64_t p) {
     const int64_t place = p * kernels_.tile_columns;
-    filter_heads(*head_, p, p);
+    filter_heads(*head_, p);
     full_depth += found_;
     const TileBounds bounds{block_.full.best.data(), block_.full.margin.data(),
                             block_.full.offset.data(), column_bounds_.data(),
                             &columns_.tau_floor[place]};
     found_ = kernels_.look_again(block_.units(), &head_->units[place * columns_.lanes()],
                                  columns_.lanes(), &columns_.start[place], bounds, int32_t(place),
-                                 queue_.data(), found_);
+                                 pairs_.data(), found_, queue_.data());
     survivors += found_;
+  }
+
+  // Gives every row a bound: the score of the most promising column of the nearest cell.
+  void bound_rows(int64_t set) {
+    const int64_t height = kernels_.tile_rows, width = kernels_.tile_columns;
+    const int64_t lanes = head_->padded() / kernels_.group;
+    const int64_t first = cells_->first_of_set[set];
+    std::vector<int32_t> closeness(height), nearest(height);
+    std::vector<Survivor> promising(height);
+    for (int64_t q = 0; q < block_.panels(); ++q) {
+      const int32_t rows = block_.rows_in_panel(q);
+      std::fill(closeness.begin(), closeness.end(), kPadding);
+      for (int64_t p = 0; p < cells_->panels_of_set[set]; ++p) {
+        const int64_t panel = columns_.set_first_panel[set] + p;
+        kernels_.tile(block_.head_panel(q), &head_->packed[panel * width * lanes],
+                      head_->directions / kernels_.group, &cells_->start[first + p * width],
+                      tile_.data());
+        for (int32_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < width; ++c) {
+            const int32_t value = tile_[r * width + c];
+            if (value > closeness[r]) closeness[r] = value, nearest[r] = int32_t(first + p * width + c);
+          }
+        }
+      }
+      for (int32_t r = 0; r < rows; ++r) {
+        Survivor best{int32_t(q * height + r), -1, kAlways};
+        for (int64_t p = cells_->first_panel[nearest[r]]; p < cells_->first_panel[nearest[r] + 1]; ++p) {
+          kernels_.tile(block_.head_panel(q), &cells_->packed[p * width * lanes], lanes,
+                        &cells_->bound[p * width], tile_.data());
+          for (int64_t c = 0; c < width; ++c) {
+            const int32_t value = tile_[r * width + c];
+            if (value > best.bound) best.bound = value, best.column = cells_->column[p * width + c];
+          }
+        }
+        promising[r] = best;
+        if (best.column >= 0) prefetch(best);
+      }
+      for (int32_t r = 0; r < rows; ++r) {
+        if (promising[r].column >= 0) refine(promising[r], set);
+      }
+    }
   }
 
   // Decides the survivors row by row, the most promising of a row first: its exact score raises the
@@ -308,12 +355,14 @@ class Worker {
 
   const Columns& columns_;
   const Head* head_;  // null: one look is enough
+  const Cells* cells_;
   const Kernels& kernels_;
   TopK& topk_;
   RowBlock block_;
   std::vector<int32_t> tile_;
   std::vector<int32_t> column_bounds_, head_bounds_;  // of the panel at hand, at full depth and before
   std::vector<Survivor> queue_;
+  std::vector<int32_t> pairs_;  // that survive the first look
   int64_t found_ = 0;
   std::vector<double> wide_rows_;     // of this block, once it has met a flood
   std::vector<double> wide_columns_;  // of the flooded panel
@@ -364,12 +413,12 @@ void Scanner::run(int64_t n, int64_t block, const Task& task) {
   };
 
   const DefaultFloats floats;
-  Worker mine(columns_, head(), topk_, block);
+  Worker mine(columns_, head(), &cells_, topk_, block);
   run_on_threads(threads, [&] { take_blocks(mine); }, [&] {
     const DefaultFloats floats_of_this_thread;
     std::optional<Worker> worker;
     try {
-      worker.emplace(columns_, head(), topk_, block);
+      worker.emplace(columns_, head(), &cells_, topk_, block);
     } catch (const std::bad_alloc&) {
       return;
     }
@@ -414,7 +463,7 @@ int64_t Scanner::best_head(const float* directions, int64_t count, const uint16_
   const double pairs = double(panels.size()) * double(kernels.tile_columns) * double(n);
   double lowest = kWorthIt * (double(columns_.lanes()) + kCheck);
   int64_t best = 0;
-  Worker worker(columns_, nullptr, topk_, n);
+  Worker worker(columns_, nullptr, nullptr, topk_, n);
   for (int64_t some = kDirections; some <= count; some += some < 128 ? kDirections : 64) {
     const Head head = make_head(columns_, directions, some, panels);
     const double share = double(worker.survivors_of(head, panels, rows, n, known)) / pairs;
@@ -448,6 +497,7 @@ void Scanner::use_directions(const float* directions, int64_t count, const uint1
       }
     }
   }
+  cells_ = make_cells(columns_, head);
   head_ = std::move(head);
 }
 

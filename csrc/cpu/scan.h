@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "clipgap.h"
+#include "cells.h"
 #include "columns.h"
 #include "head.h"
 #include "topk.h"
@@ -57,6 +58,7 @@ class Scanner {
 
   Columns columns_;
   std::optional<Head> head_;
+  Cells cells_;  // for the head
   TopK topk_;
   int threads_;
   int64_t row_block_;

@@ -24,6 +24,7 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           pack<Isa>,
           tile<Isa>,
           survivors<Isa>,
+          sift<Isa>,
           look_again<Isa>,
           dot<Isa>,
           widen<Isa>,
