@@ -342,6 +342,14 @@ def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     assert make_scanner(tests, 1).name != "cpu"
 
 
+def test_a_library_of_an_older_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not cpu.is_built():
+        pytest.skip("the C++ kernels are not built")
+    monkeypatch.setitem(cpu._SIGNATURES, "cg_of_tomorrow", (None, []))
+    with pytest.raises(MissingDependency, match=r"older than the package.*cg_of_tomorrow"):
+        cpu.load(cpu.LIBRARY)
+
+
 def _no_library() -> None:
     raise MissingDependency("the C++ kernels are not built: no compiler")
 

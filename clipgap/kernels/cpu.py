@@ -82,7 +82,12 @@ def load(path: Path) -> ctypes.CDLL:
     except OSError as error:
         raise MissingDependency(f"the C++ kernels do not load: {error}") from error
     for name, (result, arguments) in _SIGNATURES.items():
-        function = getattr(loaded, name)
+        try:
+            function = getattr(loaded, name)
+        except AttributeError as error:
+            raise MissingDependency(
+                f"the C++ kernels are older than the package; install it again: {error}"
+            ) from error
         function.restype, function.argtypes = result, arguments
     return loaded
 
