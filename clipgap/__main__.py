@@ -1,12 +1,10 @@
 """The whole `clipgap` command: the commands of `clipgap.cli`, and the studies that run them."""
 
-from clipgap.cli.main import app, main, run
-from clipgap.study import command, demo
+from clipgap.cli.main import HOMES, app, main, run
 
 __all__ = ["app", "main", "run"]
 
-for part in (command, demo):
-    part.register(app)
+HOMES |= {"demo": "clipgap.study.demo", "run": "clipgap.study.command"}
 
 if __name__ == "__main__":
     run()

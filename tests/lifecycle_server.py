@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import gc
 import importlib
 import json
@@ -33,8 +32,7 @@ from typing import Any
 import torch
 import typer
 
-from clipgap.__main__ import run
-from clipgap.cli.main import app
+from clipgap.__main__ import app, run
 from clipgap.study import process as stages
 from clipgap.study.server import serve as serve_stages
 
@@ -131,10 +129,8 @@ def serve() -> None:
     os.dup2(2, 1)
     torch.set_num_threads(1)  # a pool of threads would be missing in forks
     import_all(modules_of_clipgap())
-    # The tree of commands and options is built once, and nobody waits for a disk.
-    typer.main.get_command = functools.cache(typer.main.get_command)
-    typer.main.get_command(app)
-    os.fsync = lambda descriptor: None
+    list(typer.main.get_command(app).commands.values())  # made when asked for, and kept
+    os.fsync = lambda descriptor: None  # nobody waits for a disk
     stages.subprocess = SimpleNamespace(Popen=ForkedStages, DEVNULL=None)
     running: dict[int, Pipes] = {}
     for line in sys.stdin:

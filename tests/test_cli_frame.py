@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import typer
 
+from clipgap.__main__ import app
 from clipgap.cli import main as entry
 from clipgap.cli.config import HEADER
 from clipgap.cli.frame import Running, command, output
@@ -264,21 +265,35 @@ def test_numpy_values_and_dataclasses_become_json() -> None:
     }
 
 
-def test_help_and_version_import_nothing_heavy() -> None:
+@pytest.mark.parametrize("arguments", ["--help", "--version", "", "scan --help"])
+def test_help_imports_only_what_it_shows(arguments: str) -> None:
+    """Counted, since times depend on who else is at work."""
     code = (
-        "import sys; sys.argv = ['clipgap', sys.argv[1]]\n"
+        "import sys; sys.argv[1:] = sys.argv[1].split()\n"
         "from clipgap.__main__ import run\n"
         "try: run()\n"
-        "except SystemExit as left: assert left.code == 0, left.code\n"
-        "heavy = {'numpy', 'pyarrow', 'torch', 'fsspec', 'faiss', 'clipgap.scan.plan'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+        "except SystemExit as left: assert not left.code, left.code\n"
+        "print('imported', *sys.modules)\n"
     )
-    for flag in ("--help", "--version"):
-        done = subprocess.run(
-            [sys.executable, "-c", code, flag], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "clipgap" in done.stdout
+    done = subprocess.run(
+        [sys.executable, "-c", code, arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "clipgap" in done.stdout
+    imported = done.stdout.splitlines()[-1].split()
+    assert not {"numpy", "pyarrow", "torch", "fsspec", "faiss", "rich"}.intersection(imported)
+    ours = {name for name in imported if name.startswith("clipgap.")}
+    homes = ours.intersection(entry.HOMES.values())
+    if arguments.startswith("scan"):
+        assert homes == {"clipgap.cli.scan"} and "clipgap.scan.plan" not in ours
+    else:
+        assert homes == set() and len(ours) < 20, sorted(ours)
+
+
+def test_the_help_of_all_says_what_each_says_of_itself() -> None:
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    said = {name: text for names in entry.COMMANDS.values() for name, text in names.items()}
+    assert {name: each.get_short_help_str(200) for name, each in commands.items()} == said
 
 
 def test_scans_and_splits_begin_without_pandas() -> None:

@@ -8,66 +8,110 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from clipgap import packages
-from clipgap.cli import (
-    bench,
-    data,
-    dedup,
-    doctor,
-    domains,
-    embed,
-    emulate,
-    eval,
-    filter,
-    mix,
-    render,
-    report,
-    scan,
-    split,
-    store,
-    train,
-    verify,
-    words,
-)
+from clipgap.cli import words
 from clipgap.cli.consoles import printing, shown
 from clipgap.cli.shell import LOG
 from clipgap.cli.signals import ignore_signals, leave_on_signals
 from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 
-GROUPS = {
-    "Begin here": ("demo", "run", "doctor"),
-    "From images to embeddings": ("embed", "store"),
-    "How near": ("gap", "scan", "verify", "emulate"),
-    "Which rows stay": ("split", "dedup", "domains", "mix", "filter"),
-    "Models": ("train", "eval"),
-    "What it shows": ("report", "data", "render", "bench"),
+COMMANDS = {
+    "Begin here": {
+        "demo": "The whole paper in miniature, on images made on the spot; ends with a report.",
+        "run": "Run a whole study, stage by stage; what stands is not done again.",
+        "doctor": "Say what this machine has, which kernel runs and why, and what is missing.",
+    },
+    "From images to embeddings": {
+        "embed": "Embed images into a store.",
+        "store": "Look into stores of embeddings.",
+    },
+    "How near": {
+        "gap": "Scan a reference set, for use as `scan --gap`.",
+        "scan": "Compare every training row with every test point, exactly.",
+        "verify": "Prove that a folder holds what it says, or name the file and row that is wrong.",
+        "emulate": "Say what shortcuts would have pruned instead of the exact rule.",
+    },
+    "Which rows stay": {
+        "split": "Choose the rows of a training store to keep, from its scans.",
+        "dedup": "Drop near duplicates: rows too similar to another row of their cluster.",
+        "domains": "Tell natural images from renditions.",
+        "mix": "Draw a training mix of exact composition from a store, by domain and class.",
+        "filter": "Copy the samples that a keep-list keeps, byte for byte.",
+    },
+    "Models": {
+        "train": "Train CLIP with open_clip, or a classifier with torchvision, on what a split "
+        "keeps.",
+        "eval": "Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.",
+    },
+    "What it shows": {
+        "report": "Show scans, splits and evaluations on a page: figures, tables and galleries.",
+        "data": "The sets that clipgap knows by name.",
+        "render": "Draw small images for a study without downloads: tar shards with captions and "
+        "labels.",
+        "bench": "Measure our kernels and their peers side by side.",
+    },
 }
-"""The commands as the help shows them; others that there may be come last."""
+"""The commands in the order in which a user meets them, and the first sentence of each one's help,
+so that the help of all imports none of them."""
+
+HOMES = {
+    name: f"clipgap.cli.{name}"
+    for names in COMMANDS.values()
+    for name in names
+    if name not in ("demo", "run")  # studies, a floor higher: `clipgap.__main__` says where
+} | {"gap": "clipgap.cli.scan"}
+"""The module that registers each."""
+
+
+@cache
+def _command(name: str) -> Any:
+    """What Typer makes of a command or group of commands."""
+    app = typer.Typer(rich_markup_mode=None)
+    import_module(HOMES[name]).register(app)
+    return typer.main.get_group(app).commands[name]
+
+
+class _Imported(Mapping[str, Any]):
+    """The commands by name, each of them imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for names in COMMANDS.values() for name in names if name in HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+    def __contains__(self, name: object) -> bool:
+        return name in HOMES
 
 
 class _Commands(typer.core.TyperGroup):
-    """The commands in groups, in the order in which a user meets them."""
+    """The commands in groups."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Imported()
 
     def list_commands(self, context: Any) -> list[str]:
-        known = [name for names in GROUPS.values() for name in names if name in self.commands]
-        return [*known, *(name for name in self.commands if name not in known)]
+        return list(self.commands)
 
     def format_commands(self, context: Any, formatter: Any) -> None:
-        grouped = {name: title for title, names in GROUPS.items() for name in names}
-        shown: dict[str, list[tuple[str, str]]] = {}
-        for name in self.list_commands(context):
-            said = self.commands[name].get_short_help_str(limit=200)  # the first sentence, whole
-            row = name.ljust(max(map(len, self.commands))), said
-            shown.setdefault(grouped.get(name, "Others"), []).append(row)
-        for title, rows in shown.items():
+        width = max(map(len, self.commands))
+        for title, said in COMMANDS.items():
             with formatter.section(title):
-                formatter.write_dl(rows)
+                formatter.write_dl(
+                    [(name.ljust(width), said[name]) for name in said if name in self.commands]
+                )
 
 
 app = typer.Typer(
@@ -105,28 +149,6 @@ def _clipgap(
     """Options before the command; without one the help is what is wanted."""
     if context.invoked_subcommand is None:
         print(context.get_help())
-
-
-for part in (
-    embed,
-    scan,
-    split,
-    mix,
-    dedup,
-    domains,
-    filter,
-    verify,
-    emulate,
-    store,
-    train,
-    eval,
-    data,
-    render,
-    report,
-    doctor,
-    bench,
-):
-    part.register(app)
 
 
 def run() -> None:
