@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError
 from clipgap.options import argument, option
 
 if TYPE_CHECKING:
@@ -90,10 +90,8 @@ def link(
         links = len(plan_part(name, path, where))
         shell.result({"links": links}, [words.plural(links, "link")])
         return
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the links shall go to")
-    flags = {"resume": running.resume, "overwrite": running.overwrite}
-    linked = link_part(name, path, out, where, **flags)
+    out = required(out)
+    linked = link_part(name, path, out, where, how=running.how())
     found = words.plural(linked.links, "link")
     shell.result(
         {"out": out, "links": linked.links, "already_complete": linked.already_complete},

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.dedup.options import DedupOptions
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, argument, option
 
@@ -70,9 +70,7 @@ def dedup(
     if running.dry_run:
         shell.result(*_plan(store, epsilon, options, compute))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the keep-list shall become")
-    shell.check_settings_file(common_name(out))
+    out = required(out)
     with shell.watch(common_name(out), _STOPPING, work_folder(common_name(out))) as watch:
         found = run(
             store,
@@ -82,10 +80,7 @@ def dedup(
             out=out,
             semdedup=semdedup,
             memory=None if memory is None else int(memory * 2**30),
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     shell.result(_outcome(found), describe(found))
     return QUARANTINED if found.lists[0].sizes["quarantined"] else 0
@@ -149,7 +144,7 @@ def describe(found: Dedup) -> Iterator[RenderableType]:
     from rich.table import Table
 
     if found.already_complete:
-        yield "Everything is already complete; every checksum holds."
+        yield words.complete("Everything")
     if found.clustering is not None:
         yield _describe_clustering(found)
     table = Table()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.domains.options import FitOptions, LabelOptions
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Only, argument, option
 
@@ -54,12 +53,7 @@ def fit(
     """
     from clipgap.domains.api import fit_heads
 
-    if running.dry_run:
-        out = None
-    elif out is None:
-        raise UsageError("--out is missing: name the folder that the heads shall become")
-    else:
-        shell.check_settings_file(out)
+    out = None if running.dry_run else required(out)
     with shell.watch(out, _STOPPING) as watch:
         found = fit_heads(
             store,
@@ -67,10 +61,7 @@ def fit(
             out=out,
             options=options,
             compute=compute,
-            resume=running.resume and out is not None,
-            overwrite=running.overwrite and out is not None,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     result = {"out": out, **found.manifest, "already_complete": found.already_complete}
     shell.result(result, describe(found))
@@ -79,7 +70,7 @@ def fit(
 def describe(found: Fitted) -> Iterator[RenderableType]:
     """Parts, thresholds, and what is in doubt."""
     if found.already_complete:
-        yield f"{found.path} is already complete; every checksum holds."
+        yield words.complete(found.path)
     for part, labels in found.manifest["parts"].items():
         counts = ", ".join(f"{words.count(n)} {label}" for label, n in labels.items())
         yield f"{part:<10}  {words.plural(sum(labels.values()), 'row')}: {counts}"
@@ -90,7 +81,7 @@ def describe(found: Fitted) -> Iterator[RenderableType]:
         if doubt := head["found"]["strict"]["doubt"]:
             yield f"The {name} head, strict: {doubt}."
     yield f"Heads: {found.path}"
-    yield f"Prove them right: clipgap verify {shlex.quote(str(found.path))}"
+    yield words.to_prove(found.path)
 
 
 def _table(heads: Mapping[str, Any]) -> RenderableType:
@@ -136,9 +127,7 @@ def label(
         lines = [f"Would label {words.plural(plan['rows'], 'row')} of {store} by {heads}"]
         shell.result(plan, lines)
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the domains shall go to")
-    shell.check_settings_file(out)
+    out = required(out)
     stopping = "Stopping after the block at hand; finished shards are kept."
     with shell.watch(out, stopping) as watch:
         found = label_domains(
@@ -147,10 +136,7 @@ def label(
             out=out,
             options=options,
             compute=compute,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     result = {
         "out": out,
@@ -164,7 +150,7 @@ def label(
 def describe_labels(found: Domains) -> Iterator[str]:
     """The share of each domain."""
     if found.already_complete:
-        yield f"{found.path} is already complete; every checksum holds."
+        yield words.complete(found.path)
     counts = found.manifest["counts"]
     rows = counts["rows"] - counts["quarantined"]
     for column, by_label in counts.items():
@@ -174,4 +160,4 @@ def describe_labels(found: Domains) -> Iterator[str]:
     if found.quarantined:
         yield f"{words.plural(found.quarantined, 'row')} have no domain: zero, NaN or infinite"
     yield f"Domains: {found.path}"
-    yield f"Prove them right: clipgap verify {shlex.quote(str(found.path))}"
+    yield words.to_prove(found.path)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output
+from clipgap.cli.frame import Running, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.clip.embed.options import EmbedOptions
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def embed(
         described = _described(plan_embed(data, model, pretrained, options=options))
         shell.result(described, _describe_plan(described))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the store shall go to")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, _STOPPING) as watch:
         result = run(
             data,
@@ -74,10 +72,7 @@ def embed(
             pretrained,
             options=options,
             out=out,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
@@ -115,7 +110,7 @@ def _outcome(result: EmbedResult) -> dict[str, Any]:
 def _describe_outcome(result: EmbedResult) -> Iterator[str]:
     counts = result.manifest["counts"]
     if result.already_complete:
-        yield f"{result.path} was complete already; its files are whole"
+        yield words.complete(result.path)
     yield (
         f"{result.path}: {words.plural(counts['images'], 'image')} in "
         f"{words.plural(counts['shards'], 'shard')}, {result.manifest['dim']:,} dimensions"

@@ -47,18 +47,13 @@ def emulate(
     """
     from clipgap.verify.emulate import emulate as run
 
-    if out is not None:
-        shell.check_settings_file(out)
     with shell.watch(out, _STOPPING) as watch:
         found = run(
             scan,
             out=out,
             options=options,
             **moved.stores(),
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     shell.result(asdict(found), describe(found, out))
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output
+from clipgap.cli.frame import Running, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.clip.eval.options import EvalOptions
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
 
 if TYPE_CHECKING:
@@ -58,20 +58,9 @@ def evaluate(
         described = _described(plan_evaluation(checkpoints, data, options=options))
         shell.result(described, _describe_plan(described))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the evaluation shall go to")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, _STOPPING) as watch:
-        result = run(
-            checkpoints,
-            data,
-            out,
-            options=options,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
-        )
+        result = run(checkpoints, data, out, options=options, how=running.how(watch))
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
 
@@ -115,7 +104,7 @@ def _outcome(result: EvalResult) -> dict[str, Any]:
 
 def _describe_outcome(result: EvalResult) -> Iterator[RenderableType]:
     if result.already_complete:
-        yield f"{result.path} is already complete; every checksum holds."
+        yield words.complete(result.path)
     elif result.repaired:
         yield f"Made again: {', '.join(result.repaired)}."
     yield _accuracies(result)

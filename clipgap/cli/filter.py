@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output
+from clipgap.cli.frame import Running, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
 from clipgap.shards.options import FilterOptions
 
@@ -53,18 +53,9 @@ def filter_shards(
         described = _described(plan)
         shell.result(described, _describe_plan(described))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the shards shall go to")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, _STOPPING) as watch:
-        result = run_filter(
-            plan,
-            out,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
-        )
+        result = run_filter(plan, out, how=running.how(watch))
     shell.result(_outcome(result), _describe_outcome(result))
     return QUARANTINED if result.problems > tolerance.allow_bad else 0
 
@@ -118,7 +109,7 @@ def _outcome(result: FilterResult) -> dict[str, Any]:
 def _describe_outcome(result: FilterResult) -> Iterator[str]:
     counts = result.manifest["counts"]
     if result.already_complete:
-        yield f"{result.path} is already complete; every checksum holds."
+        yield words.complete(result.path)
     elif result.repaired:
         yield f"Made again: {', '.join(result.repaired)}."
     share = f" ({result.kept / counts['samples']:.2%})" if counts["samples"] else ""

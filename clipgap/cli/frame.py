@@ -11,12 +11,22 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    TypeVar,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import typer
 
 from clipgap.cli import config
 from clipgap.cli.shell import Shell, set_up_logging
+from clipgap.errors import UsageError
 from clipgap.files.addresses import require_local
 from clipgap.options import (
     REQUIRED,
@@ -30,7 +40,12 @@ from clipgap.options import (
 )
 from clipgap.packages import require_for
 
+if TYPE_CHECKING:
+    from clipgap.cli.progress import Watch
+    from clipgap.runs.how import How
+
 Body = Callable[..., "int | None"]
+P = TypeVar("P", str, Path)
 
 
 @dataclass(frozen=True)
@@ -63,6 +78,17 @@ class Running(Options):
     resume: bool = option(False, "Go on with an unfinished output; mend a damaged one.")
     overwrite: bool = option(False, "Replace an output that is already there.")
 
+    def how(self, watch: Watch | None = None) -> How:
+        """As the Python API takes it; nothing stands in the way of a dry run."""
+        from clipgap.runs.how import How
+
+        return How(
+            resume=self.resume and not self.dry_run,
+            overwrite=self.overwrite and not self.dry_run,
+            on_progress=watch,
+            stop=None if watch is None else watch.stop,
+        )
+
 
 @dataclass(frozen=True)
 class Tolerance(Options):
@@ -76,6 +102,13 @@ class Tolerance(Options):
 def output(metavar: str, help: str = "The folder to make. Needed unless --dry-run.") -> Any:
     """The option that names the folder that a command fills."""
     return option(None, help, flags=("--out", "-o"), metavar=metavar, callback=_local)
+
+
+def required(out: P | None) -> P:
+    """The folder to fill, for a run that is not dry."""
+    if out is None:
+        raise UsageError("--out is missing: name the folder to make")
+    return out
 
 
 def _local(out: Path | None) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.errors import UsageError
+from clipgap.cli.split import outcome
 from clipgap.kernels.options import Compute
 from clipgap.mix.options import MixOptions
 from clipgap.options import Only, argument
@@ -43,36 +42,17 @@ def mix(
     """
     from clipgap.mix.api import mix as run
 
-    if running.dry_run:
-        out = None
-    elif out is None:
-        raise UsageError("--out is missing: name the folder that the keep-list shall become")
-    else:
-        shell.check_settings_file(out)
+    out = None if running.dry_run else required(out)
     with shell.watch(out, _STOPPING) as watch:
-        found = run(
-            recipe,
-            out=out,
-            options=options,
-            compute=compute,
-            resume=running.resume and out is not None,
-            overwrite=running.overwrite and out is not None,
-            on_progress=watch,
-            stop=watch.stop,
-        )
-    result = {
-        "out": out,
-        "rule": found.rule,
-        "sizes": found.sizes,
-        "already_complete": found.already_complete,
-    }
-    shell.result(result, describe(found, out))
+        how = running.how(watch)
+        found = run(recipe, out=out, options=options, compute=compute, how=how)
+    shell.result(outcome(found, out), describe(found, out))
 
 
 def describe(found: Split, out: Path | None) -> Iterator[str]:
     """What each domain has, and what to do next."""
     if found.already_complete:
-        yield f"{out} is already complete; every checksum holds."
+        yield words.complete(out)
     sizes = found.sizes
     by_domain: dict[str, int] = {}
     for cell in sizes["cells"]:
@@ -83,4 +63,4 @@ def describe(found: Split, out: Path | None) -> Iterator[str]:
         yield f"  {words.plural(sizes['outside'], 'row')} have no label or lie outside of --within"
     if out is not None:
         yield f"Keep-list: {out}"
-        yield f"Prove it right: clipgap verify {shlex.quote(str(out))}"
+        yield words.to_prove(out)

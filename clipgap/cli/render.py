@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.errors import UsageError
 from clipgap.options import argument
 from clipgap.synthetic.options import RenderOptions
 
@@ -50,25 +49,15 @@ def render(
             [f"Would draw {words.count(total)} images, and {options.points:,} for each test set"],
         )
         return
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the images shall go to")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, "Stopping; images are drawn again from the beginning.") as watch:
-        found = run(
-            world,
-            out,
-            options=options,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
-        )
+        found = run(world, out, options=options, how=running.how(watch))
     shell.result(asdict(found), _describe(found))
 
 
 def _describe(found: Rendered) -> Iterator[str]:
     if found.already_complete:
-        yield f"{found.path} is already complete; every checksum holds."
+        yield words.complete(found.path)
     for name, samples in found.sets.items():
         planted = f", {words.count(found.planted)} of them planted" if name == "web" else ""
         yield f"  {name}: {words.plural(samples, 'image')}{planted}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 from clipgap.options import REQUIRED, option
@@ -90,19 +90,9 @@ def report(
         described = _plan(sources)
         shell.result(described, _describe_plan(described))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the report shall become")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, "Stopping; a report is made again from its beginning.") as watch:
-        result = run(
-            **inputs,
-            out=out,
-            options=options,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
-        )
+        result = run(**inputs, out=out, options=options, how=running.how(watch))
     shell.result(_outcome(result), _describe_outcome(result))
     return 0
 
@@ -192,7 +182,7 @@ def _outcome(result: ReportResult) -> dict[str, Any]:
 def _describe_outcome(result: ReportResult) -> Iterator[str]:
     found = _outcome(result)
     if result.already_complete:
-        yield f"{result.path} is already complete; every checksum holds."
+        yield words.complete(result.path)
     yield f"{words.plural(found['files'], 'file')}, {words.size(found['bytes'])}"
     pictures = found["gallery"].get("pictures", {"wanted": 0, "problems": []})
     if pictures["wanted"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
@@ -129,9 +128,7 @@ def _run(
         described = {**plan.describe(), "expected": asdict(estimate(plan, compute))}
         shell.result(described, _describe_plan(described))
         return 0
-    if out is None:
-        raise UsageError("--out is missing: name the folder that the scan shall become")
-    shell.check_settings_file(out)
+    out = required(out)
     with shell.watch(out, _STOPPING) as watch:
         result = run(
             train,
@@ -140,10 +137,7 @@ def _run(
             mixing=mixing,
             compute=compute,
             out=out,
-            resume=running.resume,
-            overwrite=running.overwrite,
-            on_progress=watch,
-            stop=watch.stop,
+            how=running.how(watch),
         )
     shell.result(_outcome(result, watch.last), _describe_outcome(result, watch.last))
     return QUARANTINED if result.quarantined else 0
@@ -211,7 +205,7 @@ def _outcome(result: ScanResult, last: Progress | None) -> dict[str, Any]:
 def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str]:
     counts = result.manifest["counts"]
     if result.already_complete:
-        yield f"{result.label} is already complete; every checksum holds."
+        yield words.complete(result.label)
     elif result.repaired:
         yield f"Computed again: {', '.join(result.repaired)}."
     yield from _describe_pruned(result)
@@ -230,7 +224,7 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
             f"{result.label}/quarantine.parquet"
         )
     yield f"Tables: {result.label}"
-    yield f"Prove them right: clipgap verify {shlex.quote(result.label)}"
+    yield words.to_prove(result.label)
 
 
 def _describe_pruned(result: ScanResult) -> Iterator[str]:

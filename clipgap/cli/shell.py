@@ -90,6 +90,9 @@ class Shell:
         """
         from clipgap.cli.progress import Watch
 
+        if out is not None:
+            self.check_settings_file(out)
+
         def begun() -> None:
             if out is not None:
                 self.save_settings(out, notes)

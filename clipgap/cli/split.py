@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output
+from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 from clipgap.kernels.options import Compute
@@ -60,35 +59,25 @@ def split(
     from clipgap.select.splitting import split as run
 
     chosen = _rule(rule)
-    if running.dry_run:
-        out = None
-    elif out is None:
-        raise UsageError("--out is missing: name the folder that the keep-list shall become")
-    else:
-        shell.check_settings_file(out)
+    out = None if running.dry_run else required(out)
     with shell.watch(out, _STOPPING) as watch:
-        how: dict[str, Any] = {
-            "out": out,
-            "threads": compute.threads,
-            "resume": running.resume and out is not None,
-            "overwrite": running.overwrite and out is not None,
-            "on_progress": watch,
-            "stop": watch.stop,
-        }
+        how = running.how(watch)
         if isinstance(chosen, str):
             if within is not None or reference.with_reference is not None:
                 raise UsageError(f"--{chosen} takes neither --within nor --with-reference")
-            found = combine(chosen, source, **how)
+            found = combine(chosen, source, out=out, compute=compute, how=how)
         else:
-            joined = _reference(reference)
-            found = run(source, chosen, within=within, reference=joined, mixing=mixing, **how)
-    result = {
-        "out": out,
-        "rule": found.rule,
-        "sizes": found.sizes,
-        "already_complete": found.already_complete,
-    }
-    shell.result(result, describe(found, out))
+            found = run(
+                source,
+                chosen,
+                out=out,
+                within=within,
+                reference=_reference(reference),
+                mixing=mixing,
+                compute=compute,
+                how=how,
+            )
+    shell.result(outcome(found, out), describe(found, out))
 
 
 def _rule(options: RuleOptions) -> Rule | Operation:
@@ -142,10 +131,20 @@ def _reference(options: ReferenceOptions) -> Reference | None:
     return Reference(options.with_reference, options.reference_classes, options.caption)
 
 
+def outcome(found: Split, out: Path | None) -> dict[str, Any]:
+    """What a script wants to know."""
+    return {
+        "out": out,
+        "rule": found.rule,
+        "sizes": found.sizes,
+        "already_complete": found.already_complete,
+    }
+
+
 def describe(found: Split, out: Path | None) -> Iterator[RenderableType]:
     """The size table, and what to do next."""
     if found.already_complete:
-        yield f"{out} is already complete; every checksum holds."
+        yield words.complete(out)
     sizes = found.sizes
     yield from _describe_sizes(sizes)
     if "by_set" in sizes:
@@ -158,7 +157,7 @@ def describe(found: Split, out: Path | None) -> Iterator[RenderableType]:
         )
     if out is not None:
         yield f"Keep-list: {out}"
-        yield f"Prove it right: clipgap verify {shlex.quote(str(out))}"
+        yield words.to_prove(out)
 
 
 def _describe_sizes(sizes: Mapping[str, Any]) -> Iterator[str]:

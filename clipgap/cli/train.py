@@ -68,7 +68,6 @@ def train(
         described = _described(plan, place.folder)
         shell.result(described, _describe_plan(described))
         return 0
-    shell.check_settings_file(place.folder)
     with shell.watch(place.folder, _STOPPING) as watch:
         how = how_to_train(resume, overwrite=running.overwrite, on_progress=watch, stop=watch.stop)
         how.tell("counting samples")

@@ -61,6 +61,16 @@ def plural(value: int, noun: str) -> str:
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
 
 
+def complete(folder: object) -> str:
+    """That a run found nothing to do."""
+    return f"{folder} is already complete; every checksum holds."
+
+
+def to_prove(folder: object) -> str:
+    """What to do next."""
+    return f"Prove it right: clipgap verify {shlex.quote(str(folder))}"
+
+
 def command_line(call: str, width: int | None = None, indent: int = 2) -> str:
     """A call to be read and copied: lines end between words, never within one."""
     first, rest = " " * indent, " " * (indent + 4)

@@ -55,17 +55,17 @@ def mix(
     if out is None:
         drawn = Drawn(plan, pool)
         return Split(rule, drawn.tell(how), None, mask=drawn.mask)
-    with KeepWriter(out, pool.store.identity(), rule, how=how) as writer:
-        complete = writer.finished is not None
-        if not complete:
-            drawn = Drawn(plan, pool)
-            sizes = drawn.tell(how)
-            writer.begin()
-            pool.workers.each(
-                "writing", lambda shard: writer.write(shard, drawn.pieces(shard)), works=True
-            )
-            writer.note(sizes=sizes)
-    return Split.of(writer, complete)
+
+    def write(writer: KeepWriter) -> dict[str, Any]:
+        drawn = Drawn(plan, pool)
+        sizes = drawn.tell(how)
+        writer.begin()
+        pool.workers.each(
+            "writing", lambda shard: writer.write(shard, drawn.pieces(shard)), works=True
+        )
+        return sizes
+
+    return Split.written(KeepWriter(out, pool.store.identity(), rule, how=how), write)
 
 
 def describe(plan: Plan, pool: Pool) -> dict[str, Any]:

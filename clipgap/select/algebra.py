@@ -65,17 +65,17 @@ def combine(
         kept = sum(workers.each("counting", lambda shard: int(np.count_nonzero(mask(shard)))))
         return Split(rule, _sizes(first.rows, kept), None, mask=mask)
     spare(Path(out), [keep.path for keep in opened])
-    with KeepWriter(out, first.manifest["store"], rule, how=how) as writer:
-        complete = writer.finished is not None
-        if not complete:
-            writer.begin()
-            workers.each(
-                "writing",
-                lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),
-                works=True,
-            )
-            writer.note(sizes=_sizes(first.rows, writer.kept))
-    return Split.of(writer, complete)
+
+    def write(writer: KeepWriter) -> dict[str, int]:
+        writer.begin()
+        workers.each(
+            "writing",
+            lambda shard: writer.write(shard, _pieces(operation, opened, shard, workers)),
+            works=True,
+        )
+        return _sizes(first.rows, writer.kept)
+
+    return Split.written(KeepWriter(out, first.manifest["store"], rule, how=how), write)
 
 
 def _sizes(rows: int, kept: int) -> dict[str, int]:

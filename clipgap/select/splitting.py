@@ -40,10 +40,14 @@ class Split:
     """Which rows of a shard are kept."""
 
     @classmethod
-    def of(cls, writer: KeepWriter, already_complete: bool) -> Split:
-        """What was written, or was found to be there."""
+    def written(cls, writer: KeepWriter, write: Callable[[KeepWriter], Mapping[str, Any]]) -> Split:
+        """What `write` writes, which gives its sizes; or what was there already, and whole."""
+        with writer:
+            complete = writer.finished is not None
+            if not complete:
+                writer.note(sizes=write(writer))
         keep = writer.finish()
-        return cls(keep.manifest["rule"], keep.sizes, keep, already_complete, mask=keep.bits)
+        return cls(keep.manifest["rule"], keep.sizes, keep, complete, mask=keep.bits)
 
 
 @takes_options
@@ -83,13 +87,14 @@ def split(
         return Split(described, work.count(), None, mask=work.mask)
     narrowed = None if tables.within is None else tables.within.path
     spare(Path(out), [*(scan.path for scan in tables.scans), narrowed])
-    with KeepWriter(out, tables.store, described, tables.sources(), how) as writer:
-        complete = writer.finished is not None
-        if not complete:
-            _Work(tables, rule.ready(tables, workers), workers).write(writer)
-            if reference is not None:
-                reference.write(writer)
-    return Split.of(writer, complete)
+
+    def write(writer: KeepWriter) -> Mapping[str, Any]:
+        sizes = _Work(tables, rule.ready(tables, workers), workers).write(writer)
+        if reference is not None:
+            reference.write(writer)
+        return sizes
+
+    return Split.written(KeepWriter(out, tables.store, described, tables.sources(), how), write)
 
 
 @dataclass(frozen=True)
@@ -109,14 +114,14 @@ class _Work:
 
         return self._sum(self.workers.each("counting", count))
 
-    def write(self, writer: KeepWriter) -> None:
+    def write(self, writer: KeepWriter) -> dict[str, Any]:
         def write(shard: int) -> Sizes:
             sizes = Sizes.zero(self.decision.sets)
             writer.write(shard, self._pieces(shard, sizes))
             return sizes
 
         writer.begin()
-        writer.note(sizes=self._sum(self.workers.each("writing", write, works=True)))
+        return self._sum(self.workers.each("writing", write, works=True))
 
     def mask(self, shard: int) -> NDArray[np.bool_]:
         masks = self._masks(shard, Sizes.zero(self.decision.sets))
