@@ -19,7 +19,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.keep.lists import open_keep
 from clipgap.select.rules import Prune
 from clipgap.verify import emulate as emulation
-from clipgap.verify.emulate import Arithmetic
+from clipgap.verify.rounding import Arithmetic
 from tests.worlds import edited_manifest, thresholds
 
 D = 24

@@ -15,9 +15,8 @@ from clipgap.errors import ClipgapError, InputError, UsageError
 from clipgap.files.toml import Lines
 from clipgap.keep.lists import open_keep
 from clipgap.study.ledger import fingerprint
-from clipgap.study.recipe import Recipe, read_recipe
+from clipgap.study.recipe import Recipe, read_recipe, shipped_recipes
 from clipgap.study.run import Study, run_study
-from clipgap.study.shipped import shipped_recipes
 from tests.worlds import make_world, tree
 
 RECIPE = """\

@@ -19,12 +19,10 @@ from clipgap.files.toml import nearest
 from clipgap.keep.lists import open_keep
 from clipgap.packages import require_for
 from clipgap.runs.lock import only_writer
-from clipgap.study.expand import Stage, expand
-from clipgap.study.graph import check_named, dependants, ordered
+from clipgap.study.expand import Stage, check_named, dependants, expand, ordered
 from clipgap.study.ledger import FOLDER, Finding, Ledger, fingerprint
 from clipgap.study.process import Stages, start_stages
-from clipgap.study.recipe import Recipe, read_recipe
-from clipgap.study.shipped import find_recipe
+from clipgap.study.recipe import Recipe, find_recipe, read_recipe
 
 PRECIOUS_SECONDS = 600.0
 """A finished stage that took longer than this is not replaced unless that is asked for."""

@@ -24,7 +24,9 @@ from clipgap.kernels.pairs import Pairs
 from clipgap.machine import memory_bytes
 from clipgap.runs.how import How
 from clipgap.store.base import Store
+from clipgap.verify.checks import Problems
 from clipgap.verify.claims import Claim, Means, row_at
+from clipgap.verify.keeps import check_sizes
 
 
 class Witnesses:
@@ -100,6 +102,22 @@ def dedup_claims(
         "removed": candidates - keep.kept,
     }
     return [clean, maximal, strangers], sizes, run.clustering
+
+
+def check_dedup(
+    keep: KeepList,
+    sizes: Mapping[str, Any],
+    clustering: Mapping[str, Any] | None,
+    problems: Problems,
+) -> str:
+    """What the manifest says of rule, sizes and clusters is what follows from the rows."""
+    rule = keep.manifest["rule"]
+    settings = DedupSettings.of_rule(rule)
+    if said := keep.manifest.get("clustering"):
+        problems.differ("clustering", said, clustering)
+    # The audit is not made again: it is no part of what the rule keeps.
+    again = {**settings.rule(rule["epsilon"]), "audit": rule["audit"]}
+    return check_sizes(keep, again, sizes, problems)
 
 
 def _run(plan: DedupPlan, means: Means) -> Run:

@@ -15,33 +15,24 @@ compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from numpy.typing import NDArray
 
-from clipgap.dedup.plan import DedupSettings
-from clipgap.errors import UsageError
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.keep.certificates import withdraw_certificate, write_certificate
-from clipgap.keep.lists import KeepList, keep_name, open_keep, read_keep
+from clipgap.keep.lists import KeepList, read_keep
 from clipgap.scan.inputs import LoadedTest
 from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult
-from clipgap.select.algebra import combine
-from clipgap.select.columns import ScanTables, open_tables, require_same_store
-from clipgap.select.labels import Condition, Where
+from clipgap.select.columns import ScanTables, open_tables
 from clipgap.select.options import OPERATIONS
-from clipgap.select.rules import Core, Far, Near, Prune, Rand, Rule
-from clipgap.select.splitting import split
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
-from clipgap.verify import emulate as emulated
+from clipgap.verify.again import RULES, check_combined, check_emulated, check_made_again
 from clipgap.verify.checks import Asked, Check, Checks, Problems, check_files
 from clipgap.verify.claims import (
     Claim,
@@ -54,7 +45,8 @@ from clipgap.verify.claims import (
     check_witnesses,
     read_blocks,
 )
-from clipgap.verify.dedup import dedup_claims
+from clipgap.verify.dedup import check_dedup, dedup_claims
+from clipgap.verify.emulate import RULE as EMULATE
 from clipgap.verify.evidence import Evidence, check_gap, check_inputs, named
 from clipgap.verify.keeps import (
     check_bitmaps,
@@ -65,7 +57,6 @@ from clipgap.verify.keeps import (
     check_uids,
 )
 from clipgap.verify.mixes import check_labels, mix_claims
-from clipgap.verify.options import Shortcuts
 from clipgap.version import __version__
 
 
@@ -113,22 +104,21 @@ class _Proof:
             if store is not None:
                 claims, sizes, clusters = dedup_claims(keep, store, self.means)
                 self._add(claims)
-                make("sizes", _check_dedup, keep, sizes, clusters)
+                make("sizes", check_dedup, keep, sizes, clusters)
         elif name == "mix" and tables is None:
             claims = self._mix_claims()
         elif name in OPERATIONS and tables is None:
-            make("made again", _check_combined, keep)
-        elif name in _RULES and tables is not None:
+            make("made again", check_combined, keep)
+        elif name in RULES and tables is not None:
             if name in _SCORED:
                 scored = _Scored.load(keep, tables, self.asked, self.means)
                 scored.check_inputs(self.checks)
                 claims = scored.claims() if self.checks.all_good else []
                 self._add(claims)
             if self.checks.all_good:
-                again_ = _RULES[name](rule)
-                make("made again", _check_made_again, keep, tables, again_)
-        elif name == emulated.RULE and tables is not None:
-            make("made again", _check_emulated, keep, tables, self.asked)
+                make("made again", check_made_again, keep, tables, RULES[name](rule))
+        elif name == EMULATE and tables is not None:
+            make("made again", check_emulated, keep, tables, self.asked)
         else:
             problems = Problems()
             problems.add(
@@ -254,105 +244,6 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
         problems.add(f"{tables.within.path} is no longer the keep-list that was given as --within")
     return "what the split was made from is unchanged"
 
-
-def _check_emulated(keep: KeepList, tables: ScanTables, asked: Asked, problems: Problems) -> str:
-    """The same shortcuts, taken again, keep the same rows."""
-    rule = keep.manifest["rule"]
-    try:
-        options = Shortcuts(candidates=rule["candidates"], arithmetic=rule["arithmetic"])
-    except (KeyError, TypeError, UsageError) as error:
-        problems.add(f"{MANIFEST}: the rule is none that `clipgap emulate` writes: {error}")
-        return ""
-    with TemporaryDirectory(prefix="clipgap-") as folder:
-        again = Path(folder) / "keep"
-        emulated.emulate(
-            tables.scans[0], out=again, train=asked.train, tests=asked.tests, **vars(options)
-        )
-        made = read_keep(again).manifest
-    problems.differ("rule", rule, made["rule"])
-    for name, entry in sorted(keep.manifest["files"].items()):
-        if made["files"].get(name) != entry:
-            problems.add(f"{name} is not what the shortcuts make")
-    return f"the shortcuts keep the same {keep.kept:,} rows"
-
-
-def _check_made_again(keep: KeepList, tables: ScanTables, rule: Rule, problems: Problems) -> str:
-    """The rule, applied to the scans again, keeps the same rows, with their keys."""
-    said = keep.manifest["rule"].get("labels")
-    if said and rule.to_json()["labels"] != said:
-        problems.add(f"{said['path']} is no longer the table of labels that was used")
-        return ""
-    again = split(tables.scans, rule, within=tables.within)
-    _compare_rows(keep, again.mask, problems)
-    for shard in () if problems.count else keep.shards:
-        blocks = tables.blocks(shard.index, (), keys=True)
-        keys = pa.chunked_array([b.keys for b in blocks], pa.string())
-        if keep.keys(shard.index).to_pylist() != keys.take(keep.rows_of(shard.index)).to_pylist():
-            problems.add(f"{keep_name(shard.index)}: keys are not those of the scan")
-    check_sizes(keep, again.rule, again.sizes, problems)
-    return f"the rule {again.rule['name']!r} keeps the same {keep.kept:,} rows"
-
-
-def _check_combined(keep: KeepList, problems: Problems) -> str:
-    """The keep-lists, combined again, keep the same rows, with their keys."""
-    rule = keep.manifest["rule"]
-    inputs = [open_keep(of["path"]) for of in rule["of"]]
-    for one, was in zip(inputs, rule["of"], strict=True):
-        if checksum(one.manifest) != was["manifest_sha256"]:
-            problems.add(f"{one.path} is no longer the keep-list that was combined")
-    require_same_store(keep.manifest["store"], str(keep.path), inputs[0])
-    again = combine(rule["name"], inputs)
-    _compare_rows(keep, again.mask, problems)
-    for shard in () if problems.count else keep.shards:
-        keys = np.full(shard.rows, None, object)
-        for one in reversed(inputs):  # the first list that has a row gives its key
-            keys[one.bits(shard.index)] = one.keys(shard.index).to_pylist()
-        if keep.keys(shard.index).to_pylist() != keys[keep.bits(shard.index)].tolist():
-            problems.add(f"{keep_name(shard.index)}: keys are not those of the keep-lists")
-    check_sizes(keep, again.rule, again.sizes, problems)
-    return f"the rule {rule['name']!r} keeps the same {keep.kept:,} rows"
-
-
-def _check_dedup(
-    keep: KeepList,
-    sizes: Mapping[str, Any],
-    clustering: Mapping[str, Any] | None,
-    problems: Problems,
-) -> str:
-    rule = keep.manifest["rule"]
-    settings = DedupSettings.of_rule(rule)
-    if said := keep.manifest.get("clustering"):
-        problems.differ("clustering", said, clustering)
-    # The audit is not made again: it is no part of what the rule keeps.
-    again = {**settings.rule(rule["epsilon"]), "audit": rule["audit"]}
-    return check_sizes(keep, again, sizes, problems)
-
-
-def _compare_rows(
-    keep: KeepList, mask: Callable[[int], NDArray[np.bool_]], problems: Problems
-) -> None:
-    for shard in keep.shards:
-        wrong = np.flatnonzero(mask(shard.index) != keep.bits(shard.index))
-        problems.at(
-            wrong,
-            f"shard {shard.index:,} ({shard.name}), row {{:,}}: the rule says otherwise".format,
-        )
-
-
-def _where(rule: Mapping[str, Any]) -> Rule:
-    labels = rule["labels"]["path"]
-    return Where(labels, tuple(map(Condition.parse, rule["conditions"])))
-
-
-_RULES: Mapping[str, Callable[[Mapping[str, Any]], Rule]] = {
-    "prune": lambda rule: Prune(tuple(rule["sets"]), rule["offset"]),
-    "near": lambda rule: Near(rule["n"], tuple(rule["by"])),
-    "far": lambda rule: Far(rule["n"], tuple(rule["by"])),
-    "core": lambda rule: Core(rule["n"], tuple(rule["by"])),
-    "rand": lambda rule: Rand(rule["n"], rule["seed"]),
-    "where": _where,
-}
-"""Rules that go by scans, from what a manifest says of them."""
 
 _SCORED = ("prune", "near", "far", "core")
 """Those that are proved by scoring every row anew."""
