@@ -124,6 +124,61 @@ def test_keys_of_an_empty_shard_have_no_type(tmp_path: Path) -> None:
         open_store(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["U", "S", ">U"])
+def test_paths_of_clip_ood_are_keys(tmp_path: Path, kind: str) -> None:
+    """Its images/main.py saves the paths that torchvision's ImageFolder gives, as an array."""
+    blocks = write_clip_retrieval(tmp_path, [5, 11], images="images")
+    shutil.rmtree(tmp_path / "metadata")
+    (tmp_path / "paths").mkdir()
+    keys = [
+        [f"/data/val/n{shard}/é{row * 7}.JPEG" for row in range(n)]
+        for shard, n in ((0, 5), (1, 11))
+    ]
+    for number, paths in enumerate(keys):
+        texts = np.asarray(paths) if "U" in kind else np.char.encode(np.asarray(paths), "utf-8")
+        texts = texts.astype(texts.dtype.newbyteorder(">")) if ">" in kind else texts
+        np.save(tmp_path / "paths" / f"paths_{number}", texts)
+    check(open_store(tmp_path), blocks, keys)
+    check(open_store(tmp_path / "images/img_emb_*.npy"), blocks, keys)
+    (tmp_path / "paths/paths_1.npy").unlink()
+    with pytest.raises(InputError, match=r"img_emb_1\.npy: no paths_1\.npy belongs to it"):
+        open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("texts", "reason"),
+    [
+        (np.array(["a", "b", "c"], object), r"holds '\|O'; keys are texts"),
+        (np.arange(3), "keys are texts"),
+        (np.array([["a"], ["b"], ["c"]]), "a list, of one dimension"),
+        (np.array(["a", "b"]), r"3 rows, but 2 keys lie in .*paths_0\.npy"),
+        (np.array(["a", "b", "c" * 20_000]), "up to 9,999 letters"),
+        (np.array([b"a", b"b", b"\xff"]), "is not UTF-8"),
+        (np.frombuffer(b"\xff\xff\xff\x7f" * 3, "<U1"), "is not UTF-8"),
+    ],
+)
+def test_paths_that_are_none(tmp_path: Path, texts: NDArray[Any], reason: str) -> None:
+    write_clip_retrieval(tmp_path, [3], images="images")
+    shutil.rmtree(tmp_path / "metadata")
+    (tmp_path / "paths").mkdir()
+    np.save(tmp_path / "paths/paths_0.npy", texts, allow_pickle=True)
+    with pytest.raises(InputError, match=reason):
+        open_store(tmp_path).keys(0, 0, 3)
+
+
+def test_paths_that_end_early(tmp_path: Path) -> None:
+    write_clip_retrieval(tmp_path, [3], images="images")
+    shutil.rmtree(tmp_path / "metadata")
+    (tmp_path / "paths").mkdir()
+    path = tmp_path / "paths/paths_0.npy"
+    np.save(path, np.array(["a", "b", "c"]))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(
+        InputError, match=r"3 texts of 4 bytes, which end at byte 140, but the file"
+    ):
+        open_store(tmp_path)
+
+
 def test_shards_named_one_by_one_keep_their_metadata(tmp_path: Path) -> None:
     blocks = write_clip_retrieval(tmp_path, [3, 4, 5, 6])
     keys = [keys_of(number, len(block)) for number, block in enumerate(blocks)]

@@ -1,14 +1,16 @@
 """img_emb/img_emb_N.npy with metadata/metadata_N.parquet, as clip-retrieval writes it.
 
 The folder is called `images` where clip-ood wrote it, and the metadata may lie beside the arrays.
+For folders of images clip-ood wrote paths/paths_N.npy in place of the metadata.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 
-from clipgap.files.naming import join_path, split_number, split_path
+from clipgap.files.naming import join_path, split_number, split_path, suffix_of
 from clipgap.files.volumes import File, read_bytes
 from clipgap.store.keys import KeySource, open_parquet_keys
 from clipgap.store.layout import (
@@ -20,13 +22,14 @@ from clipgap.store.layout import (
     order,
     with_suffix,
 )
-from clipgap.store.npy import open_npy
+from clipgap.store.npy import open_npy, open_npy_texts
 from clipgap.store.rows import Resting, RowSource
 
 KNOWN = "img_emb/img_emb_N.npy, images/img_emb_N.npy"
 _STATS = "stats"
 _PART = re.compile(r"(wip_)?([0-9]+)\.json")
 _LARGEST = 1 << 16
+_METADATA, _PATHS = ("metadata_", ".parquet"), ("paths_", ".npy")
 _FOLDERS = {"img_emb": "clip-retrieval", "images": "clip-ood"}
 
 
@@ -50,11 +53,13 @@ def open_rows(piece: Piece, resting: Resting) -> RowSource:
 
 
 def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
+    if suffix_of(file.path) == ".npy":
+        return open_npy_texts(file)
     return open_parquet_keys(file, "image_path", resting)
 
 
 def _layout(place: Place, seen: str, files: list[File]) -> Layout:
-    """img_emb_N.npy, with metadata_N.parquet in ../metadata or beside it; N in any padding."""
+    """img_emb_N.npy, with the keys of the same number near it; N in any padding."""
     how = place.how
     problems: list[str] = []
     folder_name = split_path(split_path(files[0].address)[0])[1]
@@ -62,26 +67,25 @@ def _layout(place: Place, seen: str, files: list[File]) -> Layout:
         empty, problems = _statistics(place) if how == "folder" else (frozenset(), [])
         problems += order(files, from_zero=how == "folder", empty=empty)
     pieces: list[Piece] = []
-    metadata = {
-        folder: _metadata(place, folder)
+    beside = {
+        folder: _keys_beside(place, folder)
         for folder in dict.fromkeys(split_path(file.address)[0] for file in files)
     }
     for file in files:
-        folder = split_path(file.address)[0]
-        numbers = metadata[folder]
-        if numbers is None:
+        found = beside[split_path(file.address)[0]]
+        if found is None:
             pieces.append(Piece(file))
             continue
         number = number_of(file)
-        candidates = numbers.get(number, [])
+        candidates = found.files.get(number, [])
         if len(candidates) != 1:
             what = "no" if not candidates else "more than one"
-            problems.append(f"{file.path}: {what} metadata_{number}.parquet belongs to it")
+            problems.append(f"{file.path}: {what} {found.name(number)} belongs to it")
         pieces.append(Piece(file, candidates[0] if candidates else None))
-    if how == "folder" and (numbers := metadata[split_path(files[0].address)[0]]) is not None:
+    if how == "folder" and (found := beside[split_path(files[0].address)[0]]) is not None:
         embedded = {number_of(file) for file in files}
-        for number in sorted(set(numbers) - embedded):
-            problems.append(f"{numbers[number][0].path}: no img_emb_{number}.npy belongs to it")
+        for number in sorted(set(found.files) - embedded):
+            problems.append(f"{found.files[number][0].path}: no img_emb_{number}.npy belongs to it")
     return Layout(_FOLDERS.get(folder_name, "clip-retrieval"), seen, pieces, problems)
 
 
@@ -117,19 +121,32 @@ def _is_empty(file: File) -> bool:
     return isinstance(said, dict) and not said.get("sample_count", 0)
 
 
-def _metadata(place: Place, folder: str) -> dict[int, list[File]] | None:
-    """The metadata files for the arrays of a folder, by number; None if there are none at all."""
+@dataclass(frozen=True)
+class _Beside:
+    """The files of keys that lie beside some arrays, by number."""
+
+    prefix: str
+    suffix: str
+    files: dict[int, list[File]]
+
+    def name(self, number: int) -> str:
+        return f"{self.prefix}{number}{self.suffix}"
+
+
+def _keys_beside(place: Place, folder: str) -> _Beside | None:
+    """Those for the arrays of a folder; None if there are none at all."""
     parent, name = split_path(folder)
-    folders = [folder] if name not in _FOLDERS else [join_path(parent, "metadata"), folder]
-    for near in folders:
+    nearby = [(folder, *_METADATA)]
+    if name in _FOLDERS:
+        nearby = [(join_path(parent, "metadata"), *_METADATA), *nearby]
+        nearby += [(join_path(parent, "paths"), *_PATHS)]
+    for near, prefix, suffix in nearby:
         listing = place.beside(near)
-        if listing is None:
-            continue
-        numbers: dict[int, list[File]] = {}
-        for file in with_suffix(listing.files, ".parquet"):
+        found = _Beside(prefix, suffix, {})
+        for file in with_suffix(listing.files, suffix) if listing is not None else []:
             split = split_number(Piece(file).stem)
-            if split and split[0] == "metadata_":
-                numbers.setdefault(split[1], []).append(file)
-        if numbers:
-            return numbers
+            if split and split[0] == prefix:
+                found.files.setdefault(split[1], []).append(file)
+        if found.files:
+            return found
     return None

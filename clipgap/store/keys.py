@@ -1,4 +1,4 @@
-"""Where the keys of a shard come from: a parquet column, or memory."""
+"""Where the keys of a shard come from: a parquet column, texts of one width, or memory."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
 from clipgap.files.identity import digest_of
-from clipgap.files.volumes import File, RangeReader
+from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.rows import FileProof, Resting
 
 _BATCH = 65_536
@@ -164,6 +165,36 @@ class ListedKeys:
 
     def modified(self) -> str:
         return ""
+
+
+@dataclass(frozen=True)
+class FixedKeys:
+    """Texts of one width, padded with NUL, one after another: bytes (`S`) or UTF-32 (`U`)."""
+
+    file: File
+    offset: int  # of the first, in bytes
+    rows: int
+    dtype: np.dtype[Any]
+
+    def read(self, start: int, stop: int) -> pa.Array:
+        width = self.dtype.itemsize
+        raw = read_bytes(self.file, self.offset + start * width, (stop - start) * width)
+        try:
+            texts = np.frombuffer(raw, self.dtype).tolist()
+            if self.dtype.kind == "S":
+                texts = [text.decode() for text in texts]
+            return pa.array(texts, pa.string())
+        except (ValueError, SystemError) as error:  # the latter of numbers that are no letter
+            raise InputError(
+                f"{self.file.path}: a path between rows {start:,} and {stop:,} is not UTF-8: "
+                f"{error}"
+            ) from error
+
+    def digest(self) -> str:
+        return digest_of(self.file)
+
+    def modified(self) -> str:
+        return self.file.modified
 
 
 def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:

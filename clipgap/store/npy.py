@@ -18,7 +18,7 @@ import numpy as np
 from clipgap.errors import InputError
 from clipgap.files.naming import join_path, split_path
 from clipgap.files.volumes import File, read_bytes
-from clipgap.store.keys import KeySource
+from clipgap.store.keys import FixedKeys, KeySource
 from clipgap.store.layout import Layout, Piece, Place, is_image_shard, order, with_suffix
 from clipgap.store.rows import FileRows, Resting, RowSource
 
@@ -29,6 +29,7 @@ FIRST_READ = 4096
 
 _LONGEST_HEADER = 1 << 16
 _FLOAT = re.compile(r"[<>|=]?f[248]")
+_TEXT = re.compile(r"[<>|=]?[US][1-9][0-9]{0,3}")
 _PARSING = threading.Lock()
 """CPython 3.11 counts the depth of all threads' syntax trees in one variable, so two headers read
 at once can end in `SystemError: AST constructor recursion depth mismatch`."""
@@ -80,14 +81,7 @@ def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
 
 def open_npy(file: File) -> FileRows:
     """Rows of an `.npy` file whose header has been checked against its size."""
-    start = read_bytes(file, 0, min(FIRST_READ, file.size))
-    length = header_length(start)
-    if length > file.size:
-        raise InputError(
-            f"truncated inside the .npy header: it should end at byte {length:,}, "
-            f"the file ends at byte {file.size:,}"
-        )
-    header = parse_header(start[:length] if length <= len(start) else read_bytes(file, 0, length))
+    header = parse_header(_read_header(file))
     check_length(header, file.size)
     return FileRows(file, header.offset, header.rows, header.dim, header.dtype)
 
@@ -114,8 +108,54 @@ def header_length(start: bytes) -> int:
     return length
 
 
+def open_npy_texts(file: File) -> FixedKeys:
+    """A one-dimensional array of texts, as NumPy makes it of a list of paths."""
+    header = _read_header(file)
+    fields = _fields(header)
+    descr, shape = fields["descr"], fields["shape"]
+    if not isinstance(descr, str) or not _TEXT.fullmatch(descr):
+        raise InputError(
+            f"holds {str(descr)[:80]!r}; keys are texts (U or S) of up to 9,999 letters"
+        )
+    if not isinstance(shape, tuple) or len(shape) != 1 or type(shape[0]) is not int:
+        raise InputError(f"has the shape {str(shape)[:80]}; keys are a list, of one dimension")
+    keys = FixedKeys(file, len(header), shape[0], np.dtype(descr))
+    end = len(header) + max(0, keys.rows) * keys.dtype.itemsize
+    if keys.rows < 0 or file.size != end:
+        raise InputError(
+            f"the header says {keys.rows:,} texts of {keys.dtype.itemsize:,} bytes, which end at "
+            f"byte {end:,}, but the file ends at byte {file.size:,}"
+        )
+    return keys
+
+
 def parse_header(header: bytes) -> NpyHeader:
-    """Check a whole header (`header_length` bytes)."""
+    """Check a whole header (`header_length` bytes) of an array of rows."""
+    fields = _fields(header)
+    dtype = _dtype(fields["descr"])
+    rows, dim = _shape(fields["shape"])
+    if fields["fortran_order"] is not False:
+        raise InputError(
+            "stored in Fortran (column) order, so a row is not a range of bytes. "
+            "Rewrite it: np.save(path, np.ascontiguousarray(np.load(path)))"
+        )
+    return NpyHeader(len(header), rows, dim, dtype)
+
+
+def _read_header(file: File) -> bytes:
+    """The whole header of an `.npy` file."""
+    start = read_bytes(file, 0, min(FIRST_READ, file.size))
+    length = header_length(start)
+    if length > file.size:
+        raise InputError(
+            f"truncated inside the .npy header: it should end at byte {length:,}, "
+            f"the file ends at byte {file.size:,}"
+        )
+    return start[:length] if length <= len(start) else read_bytes(file, 0, length)
+
+
+def _fields(header: bytes) -> dict[str, Any]:
+    """What a whole header says, and nothing but that."""
     version = header[6]
     start = 10 if version == 1 else 12
     encoding = "utf-8" if version == 3 else "latin-1"
@@ -129,14 +169,7 @@ def parse_header(header: bytes) -> NpyHeader:
             f"the .npy header at byte {start} does not have exactly the entries "
             "descr, fortran_order and shape"
         )
-    dtype = _dtype(fields["descr"])
-    rows, dim = _shape(fields["shape"])
-    if fields["fortran_order"] is not False:
-        raise InputError(
-            "stored in Fortran (column) order, so a row is not a range of bytes. "
-            "Rewrite it: np.save(path, np.ascontiguousarray(np.load(path)))"
-        )
-    return NpyHeader(len(header), rows, dim, dtype)
+    return fields
 
 
 def check_length(header: NpyHeader, size: int) -> None:

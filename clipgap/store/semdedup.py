@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import pyarrow as pa
 
 from clipgap.errors import InputError
 from clipgap.files.addresses import public
-from clipgap.files.identity import digest_of
 from clipgap.files.naming import join_path, split_path
 from clipgap.files.volumes import File, is_absolute, read_bytes, volume_of
-from clipgap.store.keys import KeySource
+from clipgap.store.keys import FixedKeys, KeySource
 from clipgap.store.layout import Layout, Piece, Place
 from clipgap.store.rows import FileRows, Resting, RowSource
 
@@ -43,32 +39,7 @@ def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
             f"{file.size:,} bytes are not a whole number of {KEY_WIDTH}-byte paths (S{KEY_WIDTH}): "
             f"{file.size % KEY_WIDTH} bytes are left over"
         )
-    return FixedKeys(file, file.size // KEY_WIDTH)
-
-
-@dataclass(frozen=True)
-class FixedKeys:
-    """Strings of 24 bytes, padded with NUL, one after another."""
-
-    file: File
-    rows: int
-
-    def read(self, start: int, stop: int) -> pa.Array:
-        raw = read_bytes(self.file, start * KEY_WIDTH, (stop - start) * KEY_WIDTH)
-        names = np.frombuffer(raw, f"S{KEY_WIDTH}")
-        try:
-            return pa.array([name.decode() for name in names.tolist()], pa.string())
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{self.file.path}: a path between rows {start:,} and {stop:,} is not UTF-8: "
-                f"{error}"
-            ) from error
-
-    def digest(self) -> str:
-        return digest_of(self.file)
-
-    def modified(self) -> str:
-        return self.file.modified
+    return FixedKeys(file, 0, file.size // KEY_WIDTH, np.dtype(f"S{KEY_WIDTH}"))
 
 
 def _paths(place: Place) -> File | None:
