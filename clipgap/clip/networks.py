@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,10 +124,9 @@ def _open_clip(name: str, pretrained: str, precision: str) -> Network:
             clip = open_clip.create_model(
                 name,
                 pretrained=pretrained if from_library else None,
-                load_weights=from_library,
                 require_pretrained=from_library,
                 precision=precision,
-                pretrained_text=False,
+                **_without_download(open_clip.create_model, from_library),
             )
         tokenizer = open_clip.get_tokenizer(name)
     except Exception as error:  # anything that configurations and downloads can come to
@@ -138,6 +138,17 @@ def _open_clip(name: str, pretrained: str, precision: str) -> Network:
         open_clip.transform.PreprocessCfg(**described), is_train=False
     )
     return Network(clip, clip.encode_image, preprocess, _plain(described), tokenizer, clip)
+
+
+def _without_download(create_model: Callable[..., Any], wanted: bool) -> dict[str, bool]:
+    """What keeps open_clip from fetching weights that are not `wanted`.
+
+    Before version 3 it called the text tower's otherwise, and took those of a model on the hub in
+    any case.
+    """
+    if "load_weights" in signature(create_model).parameters:
+        return {"load_weights": wanted, "pretrained_text": False}
+    return {"pretrained_hf": False}
 
 
 def _load_clip(clip: Module, checkpoint: Path, name: str) -> None:

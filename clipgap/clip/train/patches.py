@@ -125,7 +125,7 @@ def check_promises() -> None:
     if broken := broken_promises():
         raise MissingDependency(
             "this version of open_clip_train cannot be driven: "
-            f"{'; '.join(broken)}. `pip install 'open_clip_torch>=3.3,<3.4'`"
+            f"{'; '.join(broken)}. `pip install 'open_clip_torch>=2.32,<3.4'`"
         )
 
 
