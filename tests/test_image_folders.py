@@ -22,7 +22,7 @@ from clipgap.select.rules import Rand
 from clipgap.shards.problems import refuse
 from clipgap.shards.samples import Sample
 from tests.clip_worlds import encoded, render, write_checkpoint, write_config
-from tests.shards import write_shard
+from tests.shards import write_keep, write_shard
 
 IMAGES = (
     "cat/10.jpg",
@@ -97,6 +97,38 @@ def test_embedding_splitting_and_training_agree(
     items = [(item.image.key, item.label) for item in evaluated.images.items(refuse)]
     assert items == [(key, int(key.startswith("cat"))) for key in keys]
     assert [key for key, _ in trained_on(tree, None)] == keys
+
+
+@pytest.mark.parametrize("root", ["/data/set/", "images/", "/cat/"])
+def test_whole_paths_fit_by_what_they_end_in(tree: Path, tmp_path: Path, root: str) -> None:
+    """clip-retrieval's input format `files`, and clip-ood, call images so."""
+    wanted = sorted(IMAGES)[1::2]
+    whole = [root + path for path in sorted(IMAGES)]
+    keep = write_keep(tmp_path / "keep", {"0": whole}, {("0", i) for i in range(1, len(whole), 2)})
+    _, counted, _ = count_folder(tree, keep)
+    assert sum(chunk.samples for chunk in counted) == len(wanted)
+    assert [key for key, _ in trained_on(tree, keep)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("paths", "keys", "reason"),
+    [
+        (("a/1.jpg", "a/2.jpg"), ["/x/a/1.jpg", "/y/a/2.jpg"], "holds no image that"),
+        (
+            ("a/1.jpg",),
+            ["/x/a/1.jpg", "a/1.jpg", "/x/a/2.jpg"],
+            r"has 1 of the 3 images .* behind that of one",
+        ),
+        (("a/1.jpg", "b/a/1.jpg"), ["/x/b/a/1.jpg"], r"could have lain in /x/ or in /x/b/"),
+    ],
+)
+def test_whole_paths_fit_in_one_way_or_not_at_all(
+    tmp_path: Path, paths: tuple[str, ...], keys: list[str], reason: str
+) -> None:
+    folder = fill(tmp_path / "in", paths)
+    keep = write_keep(tmp_path / "keep", {"0": keys}, {("0", i) for i in range(len(keys))})
+    with pytest.raises(InputError, match=reason):
+        count_folder(folder, keep)
 
 
 def test_what_decides_between_tars_and_a_folder(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.groups import promised
 from clipgap.shards.index import index_shard
 from clipgap.shards.lookup import Findings, find_kept
-from clipgap.shards.matching import KeepSelector
+from clipgap.shards.matching import KeepSelector, SortedKeys
 from clipgap.shards.names import KEY
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample, read_samples
@@ -170,7 +170,8 @@ def count_folder(
     if selector is not None and len(images.paths) != selector.kept:
         raise InputError(
             f"{folder}: has {len(images.paths):,} of the {selector.kept:,} images that {keep} "
-            "keeps. Its keys must be the paths of the images in the folder."
+            "keeps. Its keys must be the paths of the images in the folder, or all of them those "
+            "paths behind that of one folder."
         )
     counted = [
         Counted(f"{folder}#{start}", 0, len(images.paths[start : start + CHUNK]))
@@ -179,8 +180,36 @@ def count_folder(
     return selector, counted, images.classes
 
 
+def _root(keys: SortedKeys, paths: Sequence[str], folder: Path) -> str:
+    """What the keys of a keep-list have before the paths in a folder; mostly nothing.
+
+    clip-retrieval and clip-ood call an image by the whole path that it had when it was embedded.
+    Such keys fit by what they end in, if there is one folder in which all of them can have lain.
+    """
+    if not len(keys.table):
+        return ""
+    first, known = keys.table[0].decode(), set(paths)
+    if first in known:
+        return ""
+    parts = first.split("/")
+    ends = ("/".join(parts[at:]) for at in range(1, len(parts)))
+    roots = [first.removesuffix(end) for end in ends if end in known]
+    fitting = [
+        root for root in roots if keys.count([root + path for path in paths]) == len(keys.table)
+    ]
+    if len(fitting) > 1:
+        raise InputError(
+            f"{folder}: the keys of the keep-list, such as {first!r}, could have lain in "
+            f"{' or in '.join(fitting)}, and mean other images each time"
+        )
+    return fitting[0] if fitting else ""
+
+
 class ImageFolder:
-    """The images of a folder that take part, by path; their keys are their paths in it."""
+    """The images of a folder that take part, by path; their keys are their paths in it.
+
+    A keep-list may have the path of the folder in front of each.
+    """
 
     def __init__(self, folder: Path, keep: Path | None) -> None:
         self._folder = folder
@@ -200,8 +229,11 @@ class ImageFolder:
                 f"{self._folder}: {len(outside):,} images lie in no folder of their class, the "
                 f"first is {outside[0]}. Move them into one, or away."
             )
-        keep = self.selector
-        return found if keep is None else [p for p in found if keep(p, str(self._folder))]
+        if self.selector is None:
+            return found
+        keys = self.selector.sorted_keys()
+        root = _root(keys, found, self._folder)
+        return [path for path in found if root + path in keys]
 
     def read(self, shard: int, on_problem: OnProblem) -> Iterator[Sample]:
         """The images of a chunk, with the numbers of their classes."""
