@@ -140,6 +140,46 @@ def test_the_data_shows_every_kind_of_harm(made: Path) -> None:
     assert any(one.tau_lower and one.tau_higher for one in plain.sets)
 
 
+def joined_maxima(lists: list[Any], garbage: float) -> Any:
+    """Thresholds as clip-ood's combine_sims.py takes them, of memory that held `garbage`.
+
+    From a description of its behaviour at 0f7b418: a buffer for six lists of n candidates a point.
+    """
+    n = lists[0].shape[1]
+    buffer, end = np.full((len(lists[0]), 6 * n), garbage) - 10, 0
+    for scores in lists:
+        buffer[:, end : end + n] = scores
+        end += n
+        if end == 6 * n:
+            best = -np.sort(-buffer, axis=1)[:, :n]
+            buffer, end = np.full_like(buffer, garbage) - 10, n
+            buffer[:, :n] = best
+    return buffer.max(axis=1)  # NaN if there is one, as torch's topk has it
+
+
+@pytest.mark.parametrize("files", [1, 2, 5, 6, 7, 11])
+def test_what_hangs_on_memory_that_nothing_filled(made: Path, tmp_path: Path, files: int) -> None:
+    reference = np.load(made / "ref.npy")
+    (tmp_path / "ref").mkdir()
+    for number, rows in enumerate(np.array_split(reference, files)):
+        np.save(tmp_path / "ref" / f"{number:05d}.npy", rows)
+    tests = {"a": made / "a.npy"}
+    gap = clipgap.gap(tmp_path / "ref", tests, k=60, out=tmp_path / "gap")
+    scan = clipgap.scan(made / "train", tests, gap=gap, k=1, out=tmp_path / "scan")
+    found = clipgap.emulate(scan, candidates=3, undefined=True)
+    plain = clipgap.emulate(scan, candidates=3)
+    assert plain.any.undefined == plain.unfilled == 0
+    assert plain.any.emulated == found.any.emulated == found.any.undefined > 0
+    right = reference.astype(np.float64) @ np.load(made / "a.npy").T.astype(np.float64)
+    best = [-np.sort(-scores, axis=0)[:3] for scores in np.array_split(right, files)]
+    lists = [np.pad(one, ((0, 3 - len(one)), (0, 0)), constant_values=-10).T for one in best]
+    assert np.array_equal(joined_maxima(lists, 0.0), right.max(axis=0))
+    for garbage in (12.0, float("nan"), float("inf")):  # no score exceeds such a threshold
+        assert not (right > joined_maxima(lists, garbage)).any()
+    last = found.unfilled // 3
+    assert last == {1: 5, 2: 4, 5: 1, 6: 5, 7: 4, 11: 5}[files]
+
+
 def test_short_lists_of_the_gap_are_reported(made: Path, tmp_path: Path) -> None:
     tests = {"a": made / "a.npy", "b": made / "b.npy"}
     clipgap.gap(made / "ref.npy", tests, k=1, out=tmp_path / "gap")
@@ -206,4 +246,6 @@ def test_from_the_command_line(made: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["emulate", str(made / "scan"), "--candidates", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["any"]["missed_by_list"] == dense(made, "float32", 2)["any"]["missed_by_list"]
+    assert main(["emulate", str(made / "scan"), "--undefined"]) == 0
+    assert "that nothing filled" in capsys.readouterr().out
     assert main(["emulate", str(made / "scan"), "--arithmetic", "x"]) == 2

@@ -73,6 +73,13 @@ def describe(found: Emulation, out: Path | None = None) -> Iterator[RenderableTy
     yield table
     for one in found.sets:
         yield from _notes(one)
+    if found.unfilled:
+        yield (
+            f"  Undefined: each threshold is the highest of a buffer with "
+            f"{words.plural(found.unfilled, 'number')} that nothing filled. "
+            f"{words.plural(found.any.undefined, 'row')} hang on what that memory held: all that "
+            "are pruned so"
+        )
     if out is not None:
         yield f"Keep-list: {out}"
 

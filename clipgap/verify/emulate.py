@@ -3,12 +3,18 @@
 The shortcuts: only the best so many candidates of each test point and shard are looked at, whether
 or not the last of them lies below the threshold; and thresholds and scores are computed with
 rounded numbers.
+
+The released code takes the threshold of a test point as the highest number in a buffer for six
+lists, one of each file of the reference. A full buffer makes room for one that begins with its
+best, so the last is never full, and holds behind its lists what the memory held before. If that is
+higher than all scores, or no number, the point prunes nothing: strictly speaking, thresholds are
+undefined, and with them each row that they prune.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +27,7 @@ from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.options import takes_options
 from clipgap.runs.how import How, Progress
 from clipgap.runs.output import spare
-from clipgap.scan.result import ScanResult
+from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.tables import SetColumns
 from clipgap.select.columns import ScanTables, open_tables
 from clipgap.verify.checks import Problems
@@ -34,6 +40,9 @@ _PAIRS = 1 << 22
 """Pairs that may wait before those beyond the lists are dropped."""
 
 Mask = NDArray[np.bool_]
+
+_JOINED = 6
+"""Lists that fit into the buffer which a threshold is the highest number of."""
 
 RULE = "emulate"
 """What the manifest of a keep-list calls it."""
@@ -58,6 +67,7 @@ class Shortfall:
     missed_by_list: int = 0  # above a rounded threshold, but no candidate of such a test point
     missed_by_rounding: int = 0  # above an exact threshold, but above no rounded one
     wrong: int = 0  # pruned by the shortcuts alone
+    undefined: int = 0  # pruned by the shortcuts unless memory that nothing filled holds too much
     full_lists: int = 0  # lists of a test point and a shard that end above the threshold
     tau_lower: int = 0  # test points whose rounded threshold is too low
     tau_higher: int = 0
@@ -83,6 +93,7 @@ class Emulation:
     candidates: int
     sets: tuple[Shortfall, ...]
     any: Shortfall
+    unfilled: int = 0  # numbers that a threshold is the highest of and that nothing filled
 
 
 @takes_options
@@ -112,16 +123,34 @@ def emulate(
     if problems.count:
         raise InputError(f"the stores are no longer those of {result.label}: {problems}")
     emulated = load_emulated(result, evidence, [names.name for names in sets], numbers)
-    run = _Run(tables, evidence, sets, emulated, numbers, options.candidates)
+    unfilled = 0
+    if options.undefined:
+        gap = open_scan(Path(result.manifest["inputs"]["gap"]["path"]))
+        files = len(gap.manifest["inputs"]["train"]["shards"])
+        unfilled = options.candidates * unfilled_lists(files)
+    run = _Run(tables, evidence, sets, emulated, numbers, options.candidates, unfilled)
     if out is None:
         how.without_folder()
         return run.all(how, lambda shard, pruned: None)
     spare(Path(out), [result.path])
-    rule = {"name": RULE, "sets": [names.name for names in sets], **asdict(options)}
+    rule = {
+        "name": RULE,
+        "sets": [names.name for names in sets],
+        "candidates": options.candidates,
+        "arithmetic": options.arithmetic,
+    }
     with KeepWriter(out, tables.store, rule, tables.sources(), how) as writer:
         if writer.finished is not None:  # what is counted stands in no keep-list
             return run.all(how, lambda shard, pruned: None)
         return run.all(how, lambda shard, pruned: writer.write(shard, run.kept(shard, pruned)))
+
+
+def unfilled_lists(files: int) -> int:
+    """Lists of the last buffer that stay unfilled when so many files have one each."""
+    filled = 0
+    for _ in range(files):
+        filled = 1 if filled + 1 == _JOINED else filled + 1
+    return _JOINED - filled
 
 
 @dataclass
@@ -164,6 +193,7 @@ class _Run:
     emulated: Mapping[str, EmulatedTest]
     numbers: Arithmetic
     candidates: int
+    unfilled: int
 
     def kept(self, shard: int, pruned: Mask) -> Iterator[Piece]:
         """What is left of a shard, as a keep-list takes it."""
@@ -209,7 +239,10 @@ class _Run:
             one.full_lists = int(full[one.name].sum())
             one.full = self._named(one.name, full[one.name])
         together.full_lists = sum(one.full_lists for one in found)
-        return Emulation(self.numbers.name, self.candidates, tuple(found), together)
+        if self.unfilled:
+            for one in (*found, together):
+                one.undefined = one.emulated
+        return Emulation(self.numbers.name, self.candidates, tuple(found), together, self.unfilled)
 
     def _named(self, name: str, full: NDArray[np.int64]) -> list[FullLists]:
         """The test points that have full lists."""

@@ -30,3 +30,7 @@ class Shortcuts(Options):
         "What thresholds and scores are rounded to.",
         choices=("float32", "tf32", "float16"),
     )
+    undefined: bool = option(
+        False,
+        "Count what hangs on thresholds that were taken of memory which nothing had filled.",
+    )
