@@ -55,6 +55,7 @@ def findings(inputs: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, A
             for name, keep in keeps.items()
         ],
         "accuracy": records(summary),
+        "missing": {},
         "paired": records(rows([inputs["evals"][0] / "paired.parquet"])),
         "by_similarity": list(by_similarity(inputs["evals"][0], tests, summary, near, large)),
         "by_removed": by_removed(records(summary), keeps, large),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ import torch
 import clipgap
 from clipgap.__main__ import main
 from clipgap.clip.eval import work as work_module
+from clipgap.clip.eval.plan import plan_evaluation
+from clipgap.clip.train.api import KIND as TRAINING
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import MANIFEST, write_document
 from tests.clip_worlds import (
     CLASSES,
     write_checkpoint,
@@ -38,6 +42,30 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("eval"))
+
+
+def test_what_a_training_lacked_stands_in_the_evaluation(world: World, tmp_path: Path) -> None:
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    checkpoint = tmp_path / "run/checkpoints/epoch_1.pt"
+    shutil.copy(world.first, checkpoint)
+    said = {}
+    for missing in (None, 0, 3):
+        if missing is not None:
+            counts = {"samples": 5, "steps": 1, "quarantined": 0, "missing": missing}
+            document = {
+                "plan": {"batches": {"batches": 1}},
+                "counts": counts,
+                "checkpoint": {"path": "checkpoints/epoch_1.pt", "sha256": "", "size": 0},
+                "final_loss": None,
+                "files": {},
+            }
+            write_document(tmp_path / "run" / MANIFEST, TRAINING.form, document)
+        names = ("data", "model", "classnames", "templates")
+        given = {name: world.arguments()[name] for name in names}
+        given["data"] = [given["data"]]
+        plan = plan_evaluation([str(checkpoint)], **given)
+        said[missing] = plan.describe()["checkpoints"][0].get("missing")
+    assert said == {None: None, 0: None, 3: 3}
 
 
 # --- bad input ------------------------------------------------------------------------------

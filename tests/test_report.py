@@ -9,8 +9,10 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ from clipgap.report.tables import Cell, Column, Table, beside, to_csv, to_latex,
 from clipgap.select.rules import Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
-from tests.worlds import flip_bit, tree
+from tests.worlds import edited_manifest, flip_bit, tree
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -205,6 +207,43 @@ def test_tables_hold_the_numbers_of_the_report(report: Path) -> None:
     latex = (report / "tables/accuracies.tex").read_text()
     assert latex.count(r"\\") == 11
     assert r"\toprule" in latex
+
+
+def test_what_a_training_lacked_is_on_the_page(study: Study, tmp_path: Path) -> None:
+    lacking = shutil.copytree(study.folder / "eval", tmp_path / "eval")
+    with edited_manifest(lacking) as manifest:
+        next(c for c in manifest["checkpoints"] if c["name"] == "far-90")["missing"] = 1_234
+    inputs = {"splits": {"far-90": study.folder / "far-90"}, "evals": [lacking]}
+    made = clipgap.report({"web": study.folder / "scan"}, out=tmp_path / "r", **inputs)
+    assert read(tmp_path / "r")["missing"] == {"far-90": 1_234}
+    text = made.page.read_text()
+    assert "1,234" in text and "since no shard held them" in text
+    lines = csv.DictReader((tmp_path / "r/tables/accuracies.csv").open())
+    found = {line["training set"]: line["missing"] for line in lines}
+    assert found["far-90"] == "1234" and found["near-90"] == ""
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "fits"),
+    [
+        (["a/1", "a/2"], ["a/1", "a/2"], True),
+        (["/data/val/a/1", "/data/val/a/2"], ["a/1", "a/2"], True),
+        ([None, "/data/val/a/2"], ["a/1", "a/2"], True),
+        (["/data/val/a/1", "/data/test/a/2"], ["a/1", "a/2"], False),
+        (["/data/val/aa/1", "/data/val/a/2"], ["a/1", "a/2"], False),
+        (["/data/val/a/2", "/data/val/a/1"], ["a/1", "a/2"], False),
+    ],
+)
+def test_paths_of_test_points_may_be_whole(
+    ours: list[str | None], theirs: list[str], fits: bool
+) -> None:
+    """As clip-retrieval's input format `files`, and clip-ood, have them: behind one folder."""
+    keys = SimpleNamespace(keys=pa.array(ours, pa.string()))
+    large = SimpleNamespace(points=lambda test: keys, scan=SimpleNamespace(label="scan"))
+    columns = {"row": [0, 1], "key": theirs, "label": [0, 1], "correct": [True, False]}
+    with nullcontext() if fits else pytest.raises(InputError, match="in the same order"):
+        found = accuracy._joined(pa.table(columns), large, "val", "eval")
+        assert found.correct.tolist() == [True, False]
 
 
 def test_what_a_section_makes_is_on_the_page(

@@ -105,6 +105,12 @@ class Evaluation:
         """Which checkpoint was evaluated on which test set."""
         return iter(dict.fromkeys((row["checkpoint"], row["set"]) for row in self.summary))
 
+    @property
+    def missing(self) -> dict[str, int]:
+        """Of checkpoints that were trained without all of their keep-list, how many it lacked."""
+        found = {one["name"]: one.get("missing", 0) for one in self.manifest["checkpoints"]}
+        return {name: count for name, count in found.items() if count}
+
     def samples(self, checkpoint: str, test: str) -> Any:
         """One row a test point; None if they were not kept."""
         name = f"{SAMPLES}/{checkpoint}/{test}.parquet"

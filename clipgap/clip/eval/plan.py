@@ -18,6 +18,7 @@ from clipgap.clip.eval.options import EvalOptions
 from clipgap.clip.eval.sets import EvalSet, open_set
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
+from clipgap.clip.train.api import missing_when_trained
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.atomic import sha256_file
@@ -42,6 +43,7 @@ class Checkpoint:
     pretrained: str | None  # None: the weights come from the hub with the model
     identity: Mapping[str, Any]
     classes: tuple[str, ...] | None = None  # of a classifier
+    missing: int = 0  # samples of the keep-list that it was trained without
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -50,6 +52,7 @@ class Checkpoint:
             "pretrained": self.identity["pretrained"],
             "sha256": self.identity["checkpoint_sha256"],
             "config_sha256": self.identity["config_sha256"],
+            **({"missing": self.missing} if self.missing else {}),
         }
 
 
@@ -97,11 +100,11 @@ def plan_evaluation(
 def _checkpoint(named: Named, model: str | None) -> Checkpoint:
     path = checkpoint_file(named.value)
     classes = classes_of(path) if path is not None else None
+    missing = 0 if path is None else missing_when_trained(path)
     if classes is not None and path is not None:
-        identity = {"pretrained": path.name, "checkpoint_sha256": sha256_file(path)}
-        return Checkpoint(
-            named.name, None, named.value, {**identity, "config_sha256": None}, classes
-        )
+        identity: dict[str, Any] = {"pretrained": path.name, "checkpoint_sha256": sha256_file(path)}
+        identity |= {"config_sha256": None}
+        return Checkpoint(named.name, None, named.value, identity, classes, missing)
     if model is None:
         raise UsageError(
             f"{named.value or named.name}: name the model of this checkpoint with --model, such as "
@@ -109,7 +112,8 @@ def _checkpoint(named: Named, model: str | None) -> Checkpoint:
         )
     # The hub gives weights with the model, unless a file replaces them.
     pretrained = None if model.startswith(HUB) and path is None else named.value
-    return Checkpoint(named.name, model, pretrained, identify(model, pretrained))
+    identity = identify(model, pretrained)
+    return Checkpoint(named.name, model, pretrained, identity, missing=missing)
 
 
 def _classes_for(

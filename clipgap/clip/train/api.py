@@ -161,6 +161,16 @@ def open_train(path: str | Path) -> TrainResult:
     return TrainResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
 
 
+def missing_when_trained(checkpoint: Path) -> int:
+    """Samples of its keep-list that no shard held; 0 if no finished run of clipgap's made it."""
+    try:
+        counts = open_train(checkpoint.resolve().parent.parent).manifest["counts"]
+    except InputError:
+        return 0
+    missing = counts.get("missing")
+    return missing if is_count(missing) else 0
+
+
 def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
     from clipgap.clip.train.checkpoints import FOLDER, name_of
 

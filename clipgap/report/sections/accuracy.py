@@ -29,6 +29,7 @@ MOST_WHISKERS = 2  # curves that have their intervals drawn; more would hide eac
 def findings(sources: Sources) -> Findings:
     return {
         "accuracy": _accuracies(sources),
+        "missing": {name: n for one in sources.evaluations for name, n in one.missing.items()},
         "paired": [row for one in sources.evaluations for row in one.paired],
         "by_similarity": list(_by_similarity(sources)),
         "by_removed": _by_removed(sources),
@@ -72,7 +73,10 @@ def answers(sources: Sources, test: str) -> dict[str, Answers]:
 
 
 def _joined(samples: Any, large: TrainingSet, test: str, where: str) -> Answers:
-    """Row r of an evaluation is test point r of a scan; where both have keys these must agree."""
+    """Row r of an evaluation is test point r of a scan; where both have keys these must agree.
+
+    The scan's may be the paths that an evaluation goes by, behind that of one folder.
+    """
     points, label = large.points(test).keys, large.scan.label
     rows = samples["row"].to_numpy()
     if len(rows) and (rows[-1] >= len(points) or rows[0] < 0 or (np.diff(rows) <= 0).any()):
@@ -81,8 +85,12 @@ def _joined(samples: Any, large: TrainingSet, test: str, where: str) -> Answers:
             f"{len(points):,} test points; they must be the same set in the same order"
         )
     ours = points.take(samples["row"].combine_chunks()).to_pylist()
-    for row, theirs, own in zip(rows.tolist(), samples["key"].to_pylist(), ours, strict=True):
-        if None not in (theirs, own) and theirs != own:
+    pairs = list(zip(rows.tolist(), samples["key"].to_pylist(), ours, strict=True))
+    named = ((own, theirs) for _, theirs, own in pairs if None not in (theirs, own))
+    own, theirs = next(named, ("", ""))
+    root = own.removesuffix(theirs) if own.endswith(f"/{theirs}") else ""
+    for row, theirs, own in pairs:
+        if None not in (theirs, own) and root + theirs != own:
             raise InputError(
                 f"{where}: sample {row:,} is {theirs!r}, but the scan {label} has {own!r} "
                 "there; they must be the same set in the same order"
@@ -177,6 +185,7 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
     sizes = {split["name"]: split["kept"] for split in findings["splits"]}
     sizes |= {one["name"]: one["rows"] for one in findings["training"]}
     removed = {split["name"]: split["removed"] for split in findings["splits"]}
+    missing = findings["missing"]
     known = [row["name"] for row in (findings["paper"] or {"rows": []})["rows"]]
     rows = []
     joined = [one for one in findings["training"] if one["is_reference"]]
@@ -187,6 +196,8 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
             Cell(sizes.get(name), paper=paper.get("size")),
             Cell(removed.get(name), paper=paper.get("removed")),
         ]
+        if missing:
+            cells.append(Cell(missing.get(name)))
         for test in tests:
             row = found.get((name, test))
             theirs = share(paper.get("accuracy", {}).get(test))
@@ -207,11 +218,17 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
             f"; where a model trained on {one['name']} too, its {one['rows']:,} come on top"
             for one in joined
         )
+        + (
+            "; missing are rows that a model was trained without, since no shard held them"
+            if missing
+            else ""
+        )
         + ".",
         (
             Column("training set"),
             Column("rows of the scanned set", "count"),
             Column("removed", "count"),
+            *([Column("missing", "count")] if missing else []),
             *(Column(test, "percent") for test in tests),
         ),
         tuple(rows),
