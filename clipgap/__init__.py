@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clipgap.dedup.api import dedup as dedup
     from clipgap.dedup.api import plan_dedup as plan_dedup
     from clipgap.domains.api import fit_heads as fit_heads
+    from clipgap.domains.composition import composition as composition
     from clipgap.domains.labelling import label_domains as label_domains
     from clipgap.errors import ClipgapError as ClipgapError
     from clipgap.heads.heads import open_heads as open_heads
@@ -58,6 +59,7 @@ _HOMES = {
     "ScanResult": "clipgap.scan.result",
     "Store": "clipgap.store.base",
     "StoreWriter": "clipgap.store.writer",
+    "composition": "clipgap.domains.composition",
     "combine": "clipgap.select.algebra",
     "dedup": "clipgap.dedup.api",
     "embed": "clipgap.clip.embed.api",

@@ -13,6 +13,7 @@ from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.domains.options import FitOptions, LabelOptions
 from clipgap.errors import QUARANTINED
+from clipgap.files.naming import read_named
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Only, argument, option
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.domains.api import Fitted
+    from clipgap.domains.composition import Composition
     from clipgap.domains.labelling import Domains
 
 _STOPPING = "Stopping: nothing is kept, fitting starts again."
@@ -30,6 +32,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Tell natural images from renditions.", rich_markup_mode=None)
     command(group, "fit")(fit)
     command(group, "label")(label)
+    command(group, "composition")(composed)
     app.add_typer(group, name="domains")
 
 
@@ -153,11 +156,75 @@ def describe_labels(found: Domains) -> Iterator[str]:
         yield words.complete(found.path)
     counts = found.manifest["counts"]
     rows = counts["rows"] - counts["quarantined"]
-    for column, by_label in counts.items():
-        if isinstance(by_label, dict):
-            shares = (f"{n / rows:.2%} {name}" for name, n in by_label.items() if rows)
-            yield f"{column:<13}  {', '.join(shares) or 'no rows'}"
+    for column in ("domain", "domain_strict"):
+        shares = (f"{_percent(n / rows)} {name}" for name, n in counts[column].items() if rows)
+        yield f"{column:<13}  {', '.join(shares) or 'no rows'}"
     if found.quarantined:
         yield f"{words.plural(found.quarantined, 'row')} have no domain: zero, NaN or infinite"
     yield f"Domains: {found.path}"
     yield words.to_prove(found.path)
+
+
+def composed(
+    shell: Shell,
+    compute: Annotated[Compute, Only("threads")],
+    domains: tuple[str, ...] = argument(
+        "What `clipgap domains label` made; called like its folder, or by a name of yours.",
+        metavar="[NAME=]DOMAINS...",
+    ),
+    keep: tuple[str, ...] = option(
+        (), "A keep-list of one of these stores. Repeatable.", metavar="[NAME=]KEEP", shown="none"
+    ),
+) -> None:
+    """Tell how much of a store, or of a keep-list, is natural, ambiguous, or a rendition.
+
+    Counts what the heads said, by their default thresholds and by the strict ones, and estimates
+    from the errors of the heads on their test part what is truly there. A set called laion-200m,
+    imagenet-train or combined-pruned has the shares of the paper beside its own.
+    """
+    from clipgap.domains.composition import composition
+
+    with shell.watch(None, "Stopping; nothing is kept.") as watch:
+        found = composition(
+            read_named(domains, "DOMAINS"),
+            keep=read_named(keep, "--keep"),
+            compute=compute,
+            on_progress=watch,
+            stop=watch.stop,
+        )
+    shell.result({"sets": [each.to_json() for each in found]}, describe_composition(found))
+
+
+def describe_composition(found: list[Composition]) -> Iterator[RenderableType]:
+    """A few lines for each set, and what they rest on."""
+    from rich.table import Table
+
+    from clipgap.heads.heads import LABELS
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("set", "by"):
+        table.add_column(name)
+    for name in ("rows", *LABELS):
+        table.add_column(name, justify="right")
+    for each in found:
+        name = each.name
+        for point, said in each.said.items():
+            shares = [_percent(said[label] / max(each.rows, 1)) for label in LABELS]
+            table.add_row(name, point, words.count(each.rows), *shares)
+            name = ""
+        if each.truly is not None:
+            bounds = (each.truly[label] for label in LABELS)
+            spans = [f"{100 * bound.low:.1f} – {_percent(bound.high, 1)}" for bound in bounds]
+            table.add_row("", "truly", "", *spans)
+        for point, printed in (each.paper or {}).items():
+            shares = [_percent(printed[label]) for label in LABELS]
+            table.add_row("", f"paper, {point}", "", *shares)
+    yield table
+    if any(each.truly is not None for each in found):
+        yield "Truly: 95 %, if heads err here as they did on their test part."
+    if without := sum(each.without for each in found):
+        yield f"Left out: {words.plural(without, 'row')} without a domain (zero, NaN or infinite)."
+
+
+def _percent(share: float, places: int = 2) -> str:
+    return f"{100 * share:.{places}f} %"

@@ -12,6 +12,7 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
+from clipgap.files.naming import read_named
 from clipgap.options import REQUIRED, option
 from clipgap.report.options import ReportOptions
 from clipgap.store.options import Mixing
@@ -76,13 +77,13 @@ def report(
     from clipgap.report.api import report as run
 
     inputs: dict[str, Any] = {
-        "scans": _named(scan, "--scan"),
-        "reference": None if reference is None else _named([reference], "--reference"),
-        "splits": _named(split, "--split"),
+        "scans": read_named(scan, "--scan"),
+        "reference": None if reference is None else read_named([reference], "--reference"),
+        "splits": read_named(split, "--split"),
         "evals": eval,
         "images": _images(images),
         "paper": paper,
-        "embeddings": _named(embedding, "--embedding"),
+        "embeddings": read_named(embedding, "--embedding"),
         "mixing": mixing,
     }
     if running.dry_run:
@@ -95,24 +96,6 @@ def report(
         result = run(**inputs, out=out, options=options, how=running.how(watch))
     shell.result(_outcome(result), _describe_outcome(result))
     return 0
-
-
-def _named(given: Sequence[str], option: str) -> dict[str, str]:
-    """NAME=PATH, or a path whose last folder is its name."""
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, path = text.partition("=")
-        if not equals or "/" in name:
-            name, path = Path(text).resolve().name, text
-        if not name or not path:
-            raise UsageError(f"{option} {text}: write it as NAME=PATH, or as a path alone")
-        if name in found:
-            raise UsageError(
-                f"{option}: {found[name]} and {path} are both called {name!r}; give one another "
-                f"name, as in {option} other={path}"
-            )
-        found[name] = path
-    return found
 
 
 def _images(given: Sequence[str]) -> dict[str, str]:

@@ -25,9 +25,12 @@ from clipgap.heads.heads import (
     KIND,
     LABELS,
     NORMALISATION,
+    POINTS,
     WEIGHTS,
     Head,
+    domains,
     model_of,
+    tally,
     write_tensors,
 )
 from clipgap.kernels.options import Compute
@@ -156,13 +159,36 @@ def _fill(
     }
     versions = {"clipgap": __version__, "numpy": np.__version__, "pyarrow": pa.__version__}
     return output.finish(
-        {**described, "heads": said, "parts": labelled.counts(), "versions": versions}, files
+        {
+            **described,
+            "heads": said,
+            "confusion": confusion({head.name: head for head in heads}, said, labelled),
+            "parts": labelled.counts(),
+            "versions": versions,
+        },
+        files,
     )
 
 
 def scored(head: Head, labelled: Labelled, part: str) -> Scored:
     rows, labels = labelled.of(part)
     return Scored(head.name, head.scores(rows), labels)
+
+
+def confusion(
+    heads: Mapping[str, Head], said: Mapping[str, Any], labelled: Labelled
+) -> dict[str, dict[str, dict[str, int]]]:
+    """What both heads together say of the test rows of each label."""
+    rows, labels = labelled.of("test")
+    scores = {name: heads[name].scores(rows) for name in HEADS}
+    told = {
+        point: domains(*(scores[name] >= said[name]["thresholds"][point] for name in HEADS))
+        for point in POINTS
+    }
+    return {
+        label: tally(*(told[point][labels == place] for point in POINTS))
+        for place, label in enumerate(LABELS)
+    }
 
 
 def described_head(

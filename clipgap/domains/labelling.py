@@ -17,20 +17,22 @@ from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipgap.domains.options import LabelOptions
 from clipgap.files.documents import FILES, Each, Form, checksum, is_count
 from clipgap.files.parquet import FileSum, write_tables
 from clipgap.heads.heads import (
-    AMBIGUOUS,
+    CONFUSION,
     HEADS,
     LABELS,
-    NATURAL,
-    RENDITION,
+    SAID,
     Heads,
+    domains,
     open_heads,
     require_model,
+    tally,
 )
 from clipgap.kernels.admit import admit
 from clipgap.kernels.options import Compute
@@ -68,9 +70,12 @@ KIND = Kind(
         "folder of domains",
         {
             "kind": "domains",
-            "inputs": {"store": STORE, "heads": {"path": str, "manifest_sha256": str}},
+            "inputs": {
+                "store": STORE,
+                "heads": {"path": str, "manifest_sha256": str, "confusion": CONFUSION},
+            },
             "settings": {"bad_rows": str},
-            "counts": {"rows": is_count, "quarantined": is_count, **_COUNTS},
+            "counts": {"rows": is_count, "quarantined": is_count, **_COUNTS, "both": SAID},
             "versions": Each(str),
             "files": FILES,
         },
@@ -124,7 +129,11 @@ def label_domains(
         "kind": "domains",
         "inputs": {
             "store": opened.identity(),
-            "heads": {"path": str(loaded.path), "manifest_sha256": checksum(loaded.manifest)},
+            "heads": {
+                "path": str(loaded.path),
+                "manifest_sha256": checksum(loaded.manifest),
+                "confusion": loaded.manifest["confusion"],
+            },
         },
         "settings": {"bad_rows": options.bad_rows},
     }
@@ -247,32 +256,46 @@ class LabelWork:
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def domains(natural: NDArray[np.bool_], rendition: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Places in LABELS, by what the heads accept."""
-    one = np.where(natural, LABELS.index(NATURAL), LABELS.index(RENDITION))
-    return np.where(natural != rendition, one, LABELS.index(AMBIGUOUS))
-
-
 def zero() -> dict[str, Any]:
     """The counts of no rows."""
-    return {"rows": 0, "quarantined": 0, **{name: dict.fromkeys(LABELS, 0) for name in POINTS}}
+    return _counts(0, np.zeros((len(POINTS), 0), np.int64))
 
 
 def add(counts: dict[str, Any], more: Mapping[str, Any]) -> None:
-    for name in ("rows", "quarantined"):
-        counts[name] += more[name]
-    for name in POINTS:
-        for label in LABELS:
-            counts[name][label] += more[name][label]
+    for name, value in more.items():
+        if isinstance(value, Mapping):
+            add(counts[name], value)
+        else:
+            counts[name] += value
 
 
-def count(table: pa.Table) -> dict[str, Any]:
-    """The counts of a table's rows."""
-    counts = zero()
-    counts["rows"] = table.num_rows
-    counts["quarantined"] = table[NATURAL].null_count
-    for name in POINTS:
-        for said in table[name].value_counts().to_pylist():
-            if said["values"] is not None:
-                counts[name][said["values"]] += said["counts"]
-    return counts
+def count(table: pa.Table, kept: NDArray[np.bool_] | None = None) -> dict[str, Any]:
+    """The counts of a table's rows, or of those that are kept."""
+    said = np.stack([_places(table[column]) for column in POINTS])
+    if kept is not None:
+        said = said[:, kept]
+    return _counts(said.shape[1], said[:, said[0] >= 0])
+
+
+def _places(said: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Places in LABELS; -1 where nothing is said."""
+    places: NDArray[np.int64] = (
+        pc.index_in(said, pa.array(LABELS)).fill_null(-1).to_numpy().astype(np.int64)
+    )
+    return places
+
+
+def _counts(rows: int, said: NDArray[np.int64]) -> dict[str, Any]:
+    """The counts of so many rows, of which some have domains."""
+    both = tally(*said)
+    margins = np.array([list(row.values()) for row in both.values()])
+    totals = (margins.sum(axis=1), margins.sum(axis=0))
+    return {
+        "rows": rows,
+        "quarantined": rows - said.shape[1],
+        **{
+            column: dict(zip(LABELS, total.tolist(), strict=True))
+            for column, total in zip(POINTS, totals, strict=True)
+        },
+        "both": both,
+    }

@@ -10,9 +10,10 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from clipgap.errors import InputError, UsageError
@@ -26,6 +27,11 @@ _GLOB = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"(.*?)([0-9]+)")
 _MOST_NAMES = 1_000_000
 _DEEPEST = 32
+
+
+Given = str | Path
+Named = Mapping[str, Given] | Sequence[Given] | Given
+"""Paths with names of their own, or paths that are called like their folders."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,40 @@ class Found:
     files: list[File]
     how: Chosen
     problems: list[str]
+
+
+def named(given: Named, noun: str) -> dict[str, Given]:
+    """Paths by name; a path without one is called like its folder."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    found: dict[str, Given] = {}
+    for path in [given] if isinstance(given, str | Path) else given:
+        name = Path(path).resolve().name
+        if name in found:
+            raise UsageError(
+                f"two {noun}s are called {name!r}: {found[name]} and {path}; name them apart, as "
+                f"in first={path}"
+            )
+        found[name] = path
+    return found
+
+
+def read_named(given: Sequence[str], option: str) -> dict[str, str]:
+    """NAME=PATH, or a path whose last folder is its name."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = Path(text).resolve().name, text
+        if not name or not path:
+            raise UsageError(f"{option} {text}: write it as NAME=PATH, or as a path alone")
+        if name in found:
+            raise UsageError(
+                f"{option}: {found[name]} and {path} are both called {name!r}; give one another "
+                f"name, as in {option} other={path}"
+            )
+        found[name] = path
+    return found
 
 
 def parse(source: str, defaults: Options) -> list[Part]:

@@ -60,6 +60,12 @@ _ROW_BITS = 24  # a float16 is a multiple of 2^-24
 _LONGEST = 1.01
 """More than the norm of any row that was admitted."""
 
+SAID = dict.fromkeys(LABELS, dict.fromkeys(LABELS, is_count))
+"""Rows by what both heads together say: by their default thresholds, and by the strict ones."""
+
+CONFUSION = dict.fromkeys(LABELS, SAID)
+"""Test rows by what they are labelled, and by what heads say of them."""
+
 KIND = Kind(
     Form(
         "clipgap-heads",
@@ -78,6 +84,7 @@ KIND = Kind(
                 }
                 for name in HEADS
             },
+            "confusion": CONFUSION,
             "settings": dict,
             "inputs": dict,
             "versions": Each(str),
@@ -145,6 +152,21 @@ class Heads:
 
     def threshold(self, head: str, point: str) -> float:
         return float(self.manifest["heads"][head]["thresholds"][point])
+
+
+def tally(default: NDArray[np.int64], strict: NDArray[np.int64]) -> dict[str, dict[str, int]]:
+    """Counts as `SAID` has them, of places in LABELS."""
+    cells = np.bincount(default * len(LABELS) + strict, minlength=len(LABELS) ** 2)
+    return {
+        label: dict(zip(LABELS, row, strict=True))
+        for label, row in zip(LABELS, cells.reshape(-1, len(LABELS)).tolist(), strict=True)
+    }
+
+
+def domains(natural: NDArray[np.bool_], rendition: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Places in LABELS, by what the heads accept."""
+    one = np.where(natural, LABELS.index(NATURAL), LABELS.index(RENDITION))
+    return np.where(natural != rendition, one, LABELS.index(AMBIGUOUS))
 
 
 def open_heads(path: str | Path | Heads) -> Heads:

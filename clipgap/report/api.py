@@ -9,13 +9,14 @@ from typing import Any
 
 from clipgap.files.documents import FILES, MANIFEST, Form, encode
 from clipgap.files.identity import sampled_since
+from clipgap.files.naming import Given, Named
 from clipgap.files.staging import Staging
 from clipgap.options import takes_options
 from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.options import ReportOptions
 from clipgap.report.page import markdown, write_pages
-from clipgap.report.sources import Given, Named, Sources, open_sources
+from clipgap.report.sources import Sources, open_sources
 from clipgap.runs.how import How
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Kind, New, Output, open_output, spare

@@ -19,6 +19,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
+from clipgap.files.naming import Given, Named, named
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
@@ -26,10 +27,6 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.store.options import Mixing
 from clipgap.store.provenance import Meeting, Models, meet, models_in
-
-Given = str | Path
-Named = Mapping[str, Given] | Sequence[Given] | Given
-"""Paths with names of their own, or paths that are called like their folders."""
 
 GAP_COLUMN = "reference"
 """What the reference is called when only its thresholds are known, from the scan."""
@@ -276,22 +273,6 @@ def open_evaluation(folder: Path) -> Evaluation:
     if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("sets"), list):
         raise InputError(f"{folder}/manifest.json is damaged: it lists no files or no sets")
     return Evaluation(folder, manifest)
-
-
-def named(given: Named, noun: str) -> dict[str, Given]:
-    """Paths by name; a path without one is called like its folder."""
-    if isinstance(given, Mapping):
-        return dict(given)
-    found: dict[str, Given] = {}
-    for path in [given] if isinstance(given, str | Path) else given:
-        name = Path(path).resolve().name
-        if name in found:
-            raise UsageError(
-                f"two {noun}s are called {name!r}: {found[name]} and {path}; name them apart, as "
-                f"in first={path}"
-            )
-        found[name] = path
-    return found
 
 
 def _check_names(sources: Sources) -> None:

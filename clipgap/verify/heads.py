@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from clipgap.domains.api import described_head, scored
+from clipgap.domains.api import confusion, described_head, scored
 from clipgap.domains.labelled import Labelled, load
 from clipgap.domains.labelling import KIND as DOMAINS
 from clipgap.domains.labelling import SCHEMA, LabelWork, add, count, zero
@@ -101,6 +101,9 @@ def _check_counts(heads: Heads, labelled: Labelled, problems: Problems) -> str:
         for place, stated, found in _leaves(name, said, again):
             problems.differ(place, stated, found)
         rows += len(scored(head, labelled, "test").scores)
+    again = confusion(heads.heads, heads.manifest["heads"], labelled)
+    for place, stated, found in _leaves("confusion", heads.manifest["confusion"], again):
+        problems.differ(place, stated, found)
     return f"{rows:,} scores of test rows"
 
 
@@ -131,6 +134,9 @@ def _check_rows(folder: Path, manifest: Mapping[str, Any], problems: Problems) -
     heads = open_heads(named(inputs["heads"]["path"]))
     if checksum(heads.manifest) != inputs["heads"]["manifest_sha256"]:
         problems.add(f"{heads.path} are no longer the heads that rows were labelled by")
+    problems.differ(
+        "confusion of the heads", inputs["heads"]["confusion"], heads.manifest["confusion"]
+    )
     store = open_store(named(inputs["store"]["path"]))
     problems.add_all(text for *_, text in differences(inputs["store"], store.identity()))
     names = [part_name(shard.index) for shard in store.shards]
