@@ -9,12 +9,13 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from clipgap.files.documents import MANIFEST
+from clipgap.files.documents import MANIFEST, read_manifest
 from clipgap.files.folders import files_in
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.files.sums import damaged, sums_from_json
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import OnProgress, Progress
+from clipgap.runs.output import Kind
 from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.options import ScanChecks
 
@@ -125,6 +126,13 @@ def check_files(
     )
     size = sum(int(entry["size"]) for entry in files.values())
     return f"{len(files):,} files, {size:,} bytes"
+
+
+def read_checked(asked: Asked, checks: Checks, kind: Kind) -> dict[str, Any]:
+    """The manifest of a folder of this kind; whether its files are those of it is a check."""
+    manifest = read_manifest(asked.path, kind.form, "Run the same command again with --resume.")
+    checks.make("checksums", check_files, asked.path, manifest["files"], kind.noun)
+    return manifest
 
 
 def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from clipgap.clip.data.parts import KIND as LINKS
 from clipgap.clip.embed.api import KIND as EMBED
 from clipgap.errors import InputError
-from clipgap.files.documents import MANIFEST, checksum, encode, read_manifest
+from clipgap.files.documents import MANIFEST, checksum, encode
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.kernels.admit import Status, admit
@@ -34,23 +34,20 @@ from clipgap.store.opening import open_store
 from clipgap.store.own import STORE_FILE
 from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE
 from clipgap.synthetic.render import KIND as RENDERED
-from clipgap.verify.checks import Asked, Checks, Problems, check_files, quarantined
+from clipgap.verify.checks import Asked, Checks, Problems, quarantined, read_checked
 
-_UNFINISHED = "Run the same command again with --resume."
 _ROWS = 1 << 16
 
 
 def prove_shards(asked: Asked, checks: Checks) -> None:
     """The samples of each tar are those that its companions, the counts and the keep-list say."""
-    folder = asked.path
-    manifest = read_manifest(folder, SHARDS.form, _UNFINISHED)
-    checks.make("checksums", check_files, folder, manifest["files"], "filtered shards")
+    manifest = read_checked(asked, checks, SHARDS)
     keys: dict[str, list[str]] = {}
     if checks.all_good:
-        checks.make("samples", _check_samples, folder, manifest, keys)
-        checks.make("counts", _check_shard_counts, folder, manifest, keys)
+        checks.make("samples", _check_samples, asked.path, manifest, keys)
+        checks.make("counts", _check_shard_counts, asked.path, manifest, keys)
     if checks.all_good:
-        checks.make("keep-list", _check_kept, folder, manifest, keys)
+        checks.make("keep-list", _check_kept, asked.path, manifest, keys)
 
 
 def _check_samples(
@@ -145,12 +142,10 @@ def _wanted(keep: KeepList, shards: Sequence[str]) -> list[str]:
 
 def prove_embeddings(asked: Asked, checks: Checks) -> None:
     """A store that `clipgap embed` made: its catalogue is that of the manifest."""
-    folder = asked.path
-    manifest = read_manifest(folder, EMBED.form, _UNFINISHED)
-    checks.make("checksums", check_files, folder, manifest["files"], "store")
+    manifest = read_checked(asked, checks, EMBED)
     if checks.all_good:
-        checks.make("catalogue", _check_catalogue, folder, manifest)
-        checks.make("rows and keys", _check_rows, folder)
+        checks.make("catalogue", _check_catalogue, asked.path, manifest)
+        checks.make("rows and keys", _check_rows, asked.path)
 
 
 def prove_store(asked: Asked, checks: Checks) -> None:
@@ -225,11 +220,9 @@ def _check_rows(folder: Path, problems: Problems) -> str:
 
 def prove_report(asked: Asked, checks: Checks) -> None:
     """Every file that was written is there, and the numbers can be read."""
-    folder = asked.path
-    manifest = read_manifest(folder, REPORT.form, _UNFINISHED)
-    checks.make("checksums", check_files, folder, manifest["files"], "report")
+    manifest = read_checked(asked, checks, REPORT)
     if checks.all_good:
-        checks.make("numbers", _check_numbers, folder, manifest)
+        checks.make("numbers", _check_numbers, asked.path, manifest)
 
 
 def _check_numbers(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
@@ -255,11 +248,9 @@ def _numbers_in(value: Any) -> int:
 
 def prove_rendered(asked: Asked, checks: Checks) -> None:
     """A drawn world: as many samples, classes and prompts as it says."""
-    folder = asked.path
-    manifest = read_manifest(folder, RENDERED.form, _UNFINISHED)
-    checks.make("checksums", check_files, folder, manifest["files"], "rendered images")
+    manifest = read_checked(asked, checks, RENDERED)
     if checks.all_good:
-        checks.make("samples", _check_rendered, folder, manifest)
+        checks.make("samples", _check_rendered, asked.path, manifest)
 
 
 def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
@@ -282,11 +273,9 @@ def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problem
 
 def prove_links(asked: Asked, checks: Checks) -> None:
     """Each link is there and leads where it should, to something that is there."""
-    folder = asked.path
-    manifest = read_manifest(folder, LINKS.form, _UNFINISHED)
-    checks.make("links", check_files, folder, manifest["files"], "folder of links")
+    manifest = read_checked(asked, checks, LINKS)
     if checks.all_good:
-        checks.make("targets", _check_targets, folder, manifest)
+        checks.make("targets", _check_targets, asked.path, manifest)
 
 
 def _check_targets(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:

@@ -16,7 +16,7 @@ from clipgap.domains.labelled import Labelled, load
 from clipgap.domains.labelling import KIND as DOMAINS
 from clipgap.domains.labelling import SCHEMA, LabelWork, add, count, zero
 from clipgap.errors import InputError
-from clipgap.files.documents import checksum, read_manifest
+from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum, read_row_groups, read_table
 from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
 from clipgap.intervals import lower_bound
@@ -26,14 +26,13 @@ from clipgap.scan.sinks import part_name
 from clipgap.select.cells import open_pool
 from clipgap.select.labels import cite_labels
 from clipgap.store.opening import open_store
-from clipgap.verify.checks import Asked, Checks, Problems, check_files
+from clipgap.verify.checks import Asked, Checks, Problems, read_checked
 from clipgap.verify.evidence import named
 
 
 def prove_heads(asked: Asked, checks: Checks) -> None:
     """Weights are exact, thresholds and counts are those that follow from them."""
-    manifest = read_manifest(asked.path, KIND.form, "Run the same command again with --resume.")
-    checks.make("checksums", check_files, asked.path, manifest["files"], "heads")
+    read_checked(asked, checks, KIND)
     if not checks.all_good:
         return
     heads = open_heads(asked.path)
@@ -123,8 +122,7 @@ def _leaves(place: str, stated: Any, found: Any) -> list[tuple[str, Any, Any]]:
 
 def prove_domains(asked: Asked, checks: Checks) -> None:
     """All rows, scored again by the same heads, have the domains that the tables say."""
-    manifest = read_manifest(asked.path, DOMAINS.form, "Run the same command with --resume.")
-    checks.make("checksums", check_files, asked.path, manifest["files"], "folder of domains")
+    manifest = read_checked(asked, checks, DOMAINS)
     if checks.all_good:
         checks.make("rows", _check_rows, asked.path, manifest)
 
