@@ -4,7 +4,11 @@ from clipgap.cli.main import HOMES, app, main, run
 
 __all__ = ["app", "main", "run"]
 
-HOMES |= {"demo": "clipgap.study.demo", "run": "clipgap.study.command"}
+HOMES |= {
+    "demo": "clipgap.study.demo",
+    "run": "clipgap.study.command",
+    "check": "clipgap.study.check",
+}
 
 if __name__ == "__main__":
     run()

@@ -94,6 +94,8 @@ def test_labels_and_reference(scan: str, capsys: pytest.CaptureFixture[str]) -> 
         ("--rand 3 --prune a -o k", 2, "--rand and --prune"),
         ("--prune a", 2, "--out is missing"),
         ("--near 3 -o k", 2, "--near needs --by"),
+        ("--below 0.3 -o k", 2, "--below needs --by"),
+        ("--below 2 --by a -o k", 2, "must lie between -1 and 1"),
         ("--rand 3 --by a -o k", 2, "--by does nothing with --rand"),
         ("--rand 3 --offset 1 -o k", 2, "--offset does nothing"),
         ("--prune a --seed 1 -o k", 2, "--seed does nothing"),

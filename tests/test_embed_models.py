@@ -115,6 +115,68 @@ def test_a_classifier_of_other_classes_gives_its_features(tmp_path: Path) -> Non
     assert torch.equal(got, wanted)
 
 
+TOWER = """
+import torch
+
+def tower():
+    pool, flatten = torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()
+    return torch.nn.Sequential(pool, flatten, torch.nn.Linear(12, 5))
+
+def with_pixels():
+    return tower(), lambda image: torch.full((3, 2, 2), image.size[0] / 100)
+
+def names():
+    return ["not", "a", "network"]
+"""
+
+
+def test_a_function_makes_a_network_and_a_file_its_weights(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(TOWER)
+    loaded = load(f"{file}:with_pixels", None, "cpu")
+    assert (
+        loaded.dim == 5 and loaded.preprocess(render(0, 0))[0, 0, 0] == render(0, 0).size[0] / 100
+    )
+    usual = load(f"{file}:tower", None, "cpu")
+    assert usual.preprocess(render(0, 0)).shape == (3, 224, 224)
+    state = {"2.weight": torch.eye(5, 12), "2.bias": torch.zeros(5)}
+    torch.save(state, tmp_path / "weights.pt")
+    weighted = load(f"{file}:tower", str(tmp_path / "weights.pt"), "cpu")
+    batch = torch.rand(8, 3, 2, 2)
+    assert torch.equal(weighted.image_features(batch), batch.flatten(1)[:, :5])
+    wrong = message(InputError, f"{file}:names", None, "cpu")
+    assert "gives a list; it has to give a torch.nn.Module" in wrong
+    assert "has no function 'towr'" in message(UsageError, f"{file}:towr", None, "cpu")
+    assert "cannot import no_such" in message(UsageError, "no_such.module:tower", None, "cpu")
+    torch.save({"2.weight": torch.eye(5, 12)}, tmp_path / "half.pt")
+    half = f"{file}:tower", str(tmp_path / "half.pt"), "cpu"
+    assert "2.bias is missing" in message(InputError, *half)
+
+
+def test_who_changes_his_function_has_another_model(tmp_path: Path) -> None:
+    file, moved = tmp_path / "mine.py", tmp_path / "elsewhere" / "mine.py"
+    moved.parent.mkdir()
+    for each in (file, moved):
+        each.write_text(TOWER)
+    first = identify(f"{file}:tower", None)
+    assert first == identify(f"{moved}:tower", None) and first["model"] == "mine.py:tower"
+    moved.write_text(TOWER + "# another\n")
+    assert first != identify(f"{moved}:tower", None)
+
+
+def test_torchscript_computes_what_was_traced(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten()).eval()
+    batch = torch.rand(8, 3, 16, 16)
+    file = tmp_path / "traced.pt"
+    torch.jit.trace(network, batch).save(str(file))
+    loaded = load(str(file), None, "cpu")
+    assert loaded.dim == 12 and torch.equal(loaded.image_features(batch), network(batch))
+    assert loaded.identity["model"] == "traced.pt" and loaded.identity["config_sha256"]
+    assert "leave --pretrained out" in message(UsageError, str(file), str(file), "cpu")
+    torch.save(network.state_dict(), tmp_path / "state.pt")
+    assert "go with --pretrained" in message(InputError, str(tmp_path / "state.pt"), None, "cpu")
+
+
 def test_checkpoints_of_another_architecture_name_the_first_tensors(
     tiny: tuple[Path, Path], tmp_path: Path
 ) -> None:

@@ -22,8 +22,9 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
 from clipgap.keep.lists import open_keep
 from clipgap.keep.writing import KeepWriter
+from clipgap.select.columns import open_tables
 from clipgap.select.labels import Condition, Where
-from clipgap.select.rules import Core, Far, Near, Prune, Rand
+from clipgap.select.rules import Below, Core, Far, Near, Prune, Rand
 from clipgap.shards.api import filter_shards
 from clipgap.shards.samples import read_samples
 from clipgap.store.writer import StoreWriter
@@ -73,6 +74,7 @@ def forge(keep: Path, out: Path, change: Callable[[list[Mask]], None], **rule: A
 @pytest.mark.parametrize(
     "rule",
     [Prune(SETS), Prune(("a",)), Prune(SETS, 0.02), Prune(SETS, -0.02), Near(30, ("a",)),
+     Below(0.3, SETS), Below(0.25, ("a",)),
      Far(30, ("b.2-x",)), Core(30, SETS), Far(0, ("a",)), Near(105, ("a",)), Rand(30, 4)],
     ids=str,
 )  # fmt: skip
@@ -130,6 +132,27 @@ def test_bad_rows_are_no_candidates(tmp_path: Path) -> None:
         split = clipgap.split(tmp_path / "scan", rule, out=tmp_path / name)
         assert not split.mask(0)[[3, 7]].any()
         assert failures(clipgap.verify(tmp_path / name)) == {}
+
+
+def test_a_split_below_a_similarity_is_proved_both_ways(world: World, tmp_path: Path) -> None:
+    split = clipgap.split(world.folder / "scan", Below(0.3, SETS), out=tmp_path / "k")
+    tables = open_tables([world.folder / "scan"])
+    highest = np.concatenate(
+        [
+            np.maximum.reduce([block.values[f"sim_{name}"] for name in SETS])
+            for shard in range(3)
+            for block in tables.blocks(shard, [f"sim_{name}" for name in SETS])
+        ]
+    )
+    assert 0 < split.sizes["removed"] == np.count_nonzero(highest > 0.3) < len(highest)
+    row, near = int(np.flatnonzero(split.mask(0))[0]), int(np.flatnonzero(~split.mask(0))[0])
+
+    def swap(masks: list[Mask]) -> None:
+        masks[0][row], masks[0][near] = False, True
+
+    found = failures(clipgap.verify(forge(tmp_path / "k", tmp_path / "x", swap)))
+    assert f"row {near:,} is kept, but" in found["(a)"]
+    assert f"row {row:,} is removed, but no test set prunes it" in found["(c)"]
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.02])

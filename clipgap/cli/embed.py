@@ -38,14 +38,15 @@ def embed(
     ),
     model: str = option(
         REQUIRED,
-        "A model of open_clip by name, its configuration as a .json file, hf-hub:REPO, timm:NAME "
-        "or torchvision:NAME.",
+        "A model of open_clip by name, its configuration as a .json file, hf-hub:REPO, timm:NAME, "
+        "torchvision:NAME, FILE.py:FUNCTION or PACKAGE.MODULE:FUNCTION that makes a network, or a "
+        "TorchScript FILE.pt.",
         metavar="MODEL",
     ),
     pretrained: str | None = option(
         None,
-        "A tag of open_clip's, or a checkpoint file; '' for random weights. Needed, but for "
-        "hf-hub:.",
+        "A tag of the library's, or a checkpoint file; '' for random weights. Needed, unless the "
+        "model brings its own.",
         metavar="WEIGHTS",
         shown=False,
     ),

@@ -26,6 +26,7 @@ from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 COMMANDS = {
     "Begin here": {
         "demo": "The whole paper in miniature, on images made on the spot; ends with a report.",
+        "check": "Say what of the test sets lies in a training set: from images to a page.",
         "run": "Run a whole study, stage by stage; what stands is not done again.",
         "doctor": "Say what this machine has, which kernel runs and why, and what is missing.",
     },
@@ -62,11 +63,14 @@ COMMANDS = {
 """The commands in the order in which a user meets them, and the first sentence of each one's help,
 so that the help of all imports none of them."""
 
+STUDIES = ("demo", "check", "run")
+"""Commands that run others, a floor higher: `clipgap.__main__` says where."""
+
 HOMES = {
     name: f"clipgap.cli.{name}"
     for names in COMMANDS.values()
     for name in names
-    if name not in ("demo", "run")  # studies, a floor higher: `clipgap.__main__` says where
+    if name not in STUDIES
 } | {"gap": "clipgap.cli.scan"}
 """The module that registers each."""
 

@@ -55,8 +55,8 @@ def report(
     ),
     images: tuple[str, ...] = option(
         (),
-        "Tar shards with the images of a test set, scan or reference. Repeatable.",
-        metavar="NAME=SHARDS",
+        "Tar shards or a folder with the images of a test set, scan or reference. Repeatable.",
+        metavar="NAME=IMAGES",
     ),
     paper: Path | None = option(
         None, "A paper's figures, JSON or TOML, to stand beside ours.", metavar="FILE"

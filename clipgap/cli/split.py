@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from clipgap.select.rules import Rule
     from clipgap.select.splitting import Split
 
-_RULES = "--prune, --near, --far, --core, --rand, --where, --union, --intersection, --difference"
+_RULES = (
+    "--prune, --below, --near, --far, --core, --rand, --where, --union, --intersection, "
+    "--difference"
+)
+_BY = ("below", "near", "far", "core")
 
 _STOPPING = "Stopping: nothing is kept, a split starts again."
 
@@ -83,19 +87,19 @@ def split(
 def _rule(options: RuleOptions) -> Rule | Operation:
     """The one rule that was asked for; refuses options that would do nothing."""
     from clipgap.select.labels import Condition, Where
-    from clipgap.select.rules import Core, Far, Near, Prune, Rand
+    from clipgap.select.rules import Below, Core, Far, Near, Prune, Rand
 
     given = options.given()
     if len(given) != 1:
         asked = " and ".join(f"--{name}" for name in given) or "none"
         raise UsageError(f"give exactly one of {_RULES}; given: {asked}")
     name = given[0]
-    _refuse_idle("--by", options.by, name, "near", "far", "core")
+    _refuse_idle("--by", options.by, name, *_BY)
     _refuse_idle("--offset", options.offset, name, "prune")
     _refuse_idle("--seed", options.seed, name, "rand")
     _refuse_idle("--labels", options.labels, name, "where")
     by = options.by
-    if name in ("near", "far", "core") and not by:
+    if name in _BY and not by:
         raise UsageError(f"--{name} needs --by NAME: the test sets whose similarity counts")
     if options.prune:
         return Prune(options.prune, options.offset)
@@ -103,6 +107,8 @@ def _rule(options: RuleOptions) -> Rule | Operation:
         if options.labels is None:
             raise UsageError("--where needs --labels FILE: the table that has its columns")
         return Where(options.labels, tuple(map(Condition.parse, options.where)))
+    if options.below is not None:
+        return Below(options.below, by)
     if options.near is not None:
         return Near(options.near, by)
     if options.far is not None:

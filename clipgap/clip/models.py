@@ -4,6 +4,8 @@ NAME            a model of open_clip; its weights are a tag of open_clip's, or a
 CONFIG.json     a model of open_clip by its configuration
 hf-hub:REPO     configuration and weights from the Hugging Face hub
 timm:NAME, torchvision:NAME    a network without its classifier: features of images only
+PACKAGE.MODULE:FUNCTION, FILE.py:FUNCTION    a network that a function of the user's makes
+FILE.pt         a network as TorchScript, with its weights
 """
 
 from __future__ import annotations
@@ -12,10 +14,11 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import checkpoint_file
-from clipgap.clip.networks import HUB, check_named, config_file, is_downloaded, make
+from clipgap.clip.networks import brings_weights, check_named, is_downloaded, make, source_file
 from clipgap.clip.options import PRECISIONS
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.atomic import sha256_file
@@ -57,7 +60,7 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
     """Load a model and its weights.
 
     `pretrained` is a tag of the library's or a checkpoint file; the empty string stands for random
-    weights, always the same ones. With `hf-hub:` it may be None: the hub has the weights too.
+    weights, always the same ones. With a model that brings its weights it may be None.
     """
     identity = identify(model, pretrained)
     check_device(device, precision)
@@ -80,7 +83,7 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
 
 
 def warn_if_random(model: str, pretrained: str | None) -> None:
-    if pretrained == "" and not model.startswith(HUB):
+    if pretrained == "" and not brings_weights(model):
         LOG.warning("%s has random weights, since none were named", model)
 
 
@@ -93,20 +96,28 @@ def fetch(model: str, pretrained: str | None) -> None:
 
 def identify(model: str, pretrained: str | None) -> dict[str, Any]:
     """What tells a model from others before it is loaded: names, and checksums of local files."""
-    if pretrained is None and not model.startswith(HUB):
+    if pretrained is None and not brings_weights(model):
         raise UsageError(
             f"{model}: name its weights with --pretrained: a tag, a checkpoint file, or '' for "
             "random weights"
         )
-    config = config_file(model) if model.endswith(".json") else None
     checkpoint = checkpoint_file(pretrained)
     check_named(model, pretrained)
+    source = source_file(model)
     return {
-        "model": config.name if config else model,
-        "config_sha256": sha256_file(config) if config else None,
+        "model": model if source is None else _without_folder(model, source),
+        "config_sha256": None if source is None else sha256_file(source),
         "pretrained": checkpoint.name if checkpoint else pretrained or "",
         "checkpoint_sha256": sha256_file(checkpoint) if checkpoint else None,
     }
+
+
+def _without_folder(model: str, source: Path) -> str:
+    """The same file is the same model, wherever it lies."""
+    where, colon, function = model.rpartition(":")
+    if not colon:
+        return source.name
+    return f"{source.name}:{function}" if where.endswith(".py") else model
 
 
 def check_device(device: str, precision: str) -> None:

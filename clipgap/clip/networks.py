@@ -1,4 +1,4 @@
-"""Networks of three libraries, each made by name and brought into one form.
+"""Networks of three libraries and of the user's own, each made by name and brought into one form.
 
 Random weights are those of the random state at hand; `models.load` sees to that.
 """
@@ -6,6 +6,8 @@ Random weights are those of the random state at hand; `models.load` sees to that
 from __future__ import annotations
 
 import difflib
+import importlib
+import importlib.util
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import check_names, check_shapes, checkpoint_file, read_weights
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 HUB = "hf-hub:"
 DEFAULT_WEIGHTS = "default"
+_LIBRARIES = ("timm", "torchvision")
+_SCRIPTS = (".pt", ".ts", ".torchscript")
+_EDGE, _MEAN, _DEVIATION = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,13 @@ def check_named(model: str, pretrained: str | None) -> None:
         timm = _import_timm()
         if not timm.is_model(name):
             _require_known("timm has no model", name, timm.list_models())
+    elif is_own(model):
+        if tag:
+            raise UsageError(f"{model}: its weights are a file; there is no file {tag!r}")
+        if _is_script(model):
+            _require_script(model, pretrained)
+        else:
+            _function_of(model)
     else:
         open_clip = import_open_clip()
         is_listed = not model.endswith(".json") and not model.startswith(HUB)
@@ -63,6 +76,29 @@ def check_named(model: str, pretrained: str | None) -> None:
         if tag:
             tags = open_clip.list_pretrained_tags_by_model(model) if is_listed else []
             _require_known(f"open_clip has for {model} no weights", tag, tags)
+
+
+def is_own(model: str) -> bool:
+    """Whether a name leads to code or a network of the user's own: a function, or TorchScript."""
+    library, colon, _ = model.partition(":")
+    is_function = bool(colon) and library not in _LIBRARIES and not model.startswith(HUB)
+    return is_function or _is_script(model)
+
+
+def brings_weights(model: str) -> bool:
+    """Whether no weights need be named, since they come with the model."""
+    return model.startswith(HUB) or is_own(model)
+
+
+def source_file(model: str) -> Path | None:
+    """The local file that says what the network is: a configuration, a function's, TorchScript."""
+    if model.endswith(".json"):
+        return config_file(model)
+    if _is_script(model):
+        return _existing(model, "TorchScript file")
+    if is_own(model):
+        return Path(str(_module_of(model).__file__))
+    return None
 
 
 def is_downloaded(model: str, pretrained: str | None) -> bool:
@@ -75,6 +111,10 @@ def make(model: str, pretrained: str, precision: str) -> Network:
     for prefix, maker in (("timm:", _timm), ("torchvision:", _torchvision)):
         if model.startswith(prefix):
             return maker(model.removeprefix(prefix), pretrained, precision)
+    if _is_script(model):
+        return _script(model, precision)
+    if is_own(model):
+        return _made_by_function(model, pretrained, precision)
     return _open_clip(model, pretrained, precision)
 
 
@@ -107,9 +147,13 @@ def register_config(path: str) -> str:
 
 
 def config_file(path: str) -> Path:
+    return _existing(path, "model configuration")
+
+
+def _existing(path: str, what: str) -> Path:
     file = Path(path)
     if not file.is_file():
-        raise InputError(f"{path}: there is no such model configuration")
+        raise InputError(f"{path}: there is no such {what}")
     return file
 
 
@@ -209,6 +253,105 @@ def _torchvision(name: str, pretrained: str, precision: str) -> Network:
     preprocess = weights.transforms()
     described = {"weights": weights.name, "transforms": repr(preprocess)}
     return _without_text(module, precision, preprocess, described)
+
+
+# --- networks of the user's own
+
+
+def _is_script(model: str) -> bool:
+    return model.endswith(_SCRIPTS)
+
+
+def _require_script(model: str, pretrained: str | None) -> None:
+    _existing(model, "TorchScript file")
+    if pretrained:
+        raise UsageError(f"{model} holds its weights; leave --pretrained out")
+
+
+def _script(path: str, precision: str) -> Network:
+    """TorchScript is a language of its own: what is in the file can compute, and nothing else."""
+    import torch
+
+    try:
+        module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever damaged files make of the parser
+        raise InputError(
+            f"{path}: not a TorchScript file: {_first_line(error)}. Weights alone go with "
+            "--pretrained, beside the --model that they are of; torch.jit.trace(network, "
+            "images).save(FILE) makes a TorchScript file."
+        ) from error
+    # In a module of Python's, which has what the others have and TorchScript lacks.
+    return _without_text(torch.nn.Sequential(module), precision, *_usual_preprocessing())
+
+
+def _made_by_function(name: str, pretrained: str, precision: str) -> Network:
+    import torch
+
+    function = _function_of(name)
+    try:
+        made = function()
+    except Exception as error:
+        raise InputError(f"{name}() fails: {type(error).__name__}: {_first_line(error)}") from error
+    module, *more = made if isinstance(made, tuple) else (made,)
+    if not isinstance(module, torch.nn.Module) or len(more) > 1:
+        raise InputError(
+            f"{name}() gives a {type(made).__name__}; it has to give a torch.nn.Module, or one and "
+            "the function that makes a tensor of a PIL image"
+        )
+    if (checkpoint := checkpoint_file(pretrained)) is not None:
+        state = read_weights(checkpoint)
+        check_shapes(checkpoint, state, module, name)
+        check_names(checkpoint, state, module, name)
+        module.load_state_dict(state)
+    if not more:
+        return _without_text(module, precision, *_usual_preprocessing())
+    return _without_text(module, precision, more[0], {"transforms": repr(more[0])})
+
+
+def _function_of(name: str) -> Callable[[], Any]:
+    """What PACKAGE.MODULE:FUNCTION or FILE.py:FUNCTION names."""
+    where, _, function = name.rpartition(":")
+    found = getattr(_module_of(name), function, None)
+    if not callable(found):
+        raise UsageError(f"{where} has no function {function!r}")
+    made: Callable[[], Any] = found
+    return made
+
+
+def _module_of(name: str) -> ModuleType:
+    where = name.rpartition(":")[0]
+    if not where.endswith(".py"):
+        try:
+            return importlib.import_module(where)
+        except ImportError as error:
+            raise UsageError(
+                f"{name}: cannot import {where}: {error}. A model is a name of open_clip's, "
+                "timm:NAME, torchvision:NAME, or a function of yours: PACKAGE.MODULE:FUNCTION or "
+                "FILE.py:FUNCTION"
+            ) from error
+    file = _existing(where, "Python file").resolve()
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None, "it ends in .py"
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{where}: {type(error).__name__}: {_first_line(error)}") from error
+    return module
+
+
+def _usual_preprocessing() -> tuple[Callable[[Image], Tensor], dict[str, Any]]:
+    """As networks for ImageNet are evaluated, for one that does not say what it wants."""
+    from torchvision import transforms
+
+    steps = [
+        transforms.Resize(256, transforms.InterpolationMode.BICUBIC),
+        transforms.CenterCrop(_EDGE),
+        transforms.ToTensor(),
+        transforms.Normalize(_MEAN, _DEVIATION),
+    ]
+    composed = transforms.Compose(steps)
+    return composed, {"transforms": repr(composed)}
 
 
 def _load_headless(module: Module, checkpoint: Path, name: str, heads: Sequence[str]) -> None:

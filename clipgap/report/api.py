@@ -91,9 +91,9 @@ def report(
     `scans`, `reference` and `splits` are paths, or paths by name; without a name a folder is called
     as it is. The first scan is of the large set that galleries and curves are about. `evals` are
     folders of `clipgap eval`; a checkpoint belongs to the split, or the scan, that it is called
-    like. `images` are tar shards by name of a test set, scan or reference. `paper` is a file of
-    published figures. `embeddings` are the first scan made again with other embeddings. `gallery`
-    limits how many points of each test set the gallery shows.
+    like. `images` are tar shards or folders by name of a test set, scan or reference. `paper` is a
+    file of published figures. `embeddings` are the first scan made again with other embeddings.
+    `gallery` limits how many points of each test set the gallery shows.
 
     Equal inputs give equal folders, byte for byte.
     """
@@ -115,7 +115,7 @@ def report(
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):
-            files = [shard.file for one in sources.images.values() for shard in one.shards]
+            files = [file for one in sources.images.values() for _, file in one.files]
             if doubt := sampled_since(files, output.path / MANIFEST):
                 how.note(doubt)
             return ReportResult(output.path, answer.manifest, already_complete=True)

@@ -1,4 +1,4 @@
-"""Thumbnails and captions of the samples that a gallery shows, from tar shards."""
+"""Thumbnails and captions of the samples that a gallery shows, from tar shards and folders."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from clipgap.errors import MissingDependency
@@ -68,6 +70,10 @@ def read_pictures(
     ambiguous: set[Wanted] = set()
 
     def meant() -> Iterator[tuple[Wanted, Sample]]:
+        if images.folder is not None:
+            for path in sorted(by_key.keys() & {name for name, _ in images.files}):
+                for one in by_key[path]:
+                    yield one, _in_folder(images.folder, path)
         for shard in images.shards:
             for sample in _samples(shard, pictures.problems):
                 for one in by_key.get(sample.key, ()):
@@ -107,6 +113,16 @@ def _samples(shard: TarShard, problems: list[str]) -> Iterable[Sample]:
         problems.append(str(problem))
 
     return read_samples(shard, extensions=(*_IMAGES, "txt", "json"), on_problem=note)
+
+
+def _in_folder(folder: Path, path: str) -> Sample:
+    """An image of a folder as the sample that it would be in a shard, with a caption beside it."""
+    image = folder / path
+    contents: dict[str, bytes] = {}
+    for file in (image, image.with_suffix(".txt")):
+        with suppress(OSError):
+            contents[file.suffix[1:].lower()] = file.read_bytes()
+    return Sample(path, str(folder), contents)
 
 
 def _thumbnail(pair: tuple[Wanted, Sample]) -> bytes | str | None:

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from clipgap.clip.eval.api import PAIRED, SUMMARY
 from clipgap.clip.eval.api import open_evaluation as open_result
 from clipgap.clip.eval.work import SAMPLES
+from clipgap.clip.images.reading import find_images, is_image_folder
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.naming import Given, Named, named
 from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.volumes import File, LocalFile
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
@@ -132,7 +134,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Images:
-    """Tar shards with the images of a training or test set."""
+    """Tar shards or a folder with the images of a training or test set."""
 
     given: str
 
@@ -142,12 +144,26 @@ class Images:
         return public(self.given)
 
     @cached_property
+    def folder(self) -> Path | None:
+        """None: tar shards."""
+        return Path(self.given) if is_image_folder(self.given) else None
+
+    @cached_property
     def shards(self) -> list[TarShard]:
-        return find_shards(self.given)
+        return [] if self.folder else find_shards(self.given)
+
+    @cached_property
+    def files(self) -> list[tuple[str, File]]:
+        """Every shard, or every image of the folder, by its name."""
+        if self.folder is None:
+            return [(shard.name, shard.file) for shard in self.shards]
+        return [
+            (path, LocalFile.found(str(self.folder / path), status))
+            for path, status in find_images(self.folder)
+        ]
 
     def identity(self) -> dict[str, str]:
-        members = [(shard.name, shard.file) for shard in self.shards]
-        return {"path": self.path, "sha256": digest_of_group(members)}
+        return {"path": self.path, "sha256": digest_of_group(self.files)}
 
 
 @dataclass(frozen=True)

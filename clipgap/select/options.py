@@ -22,6 +22,13 @@ class RuleOptions(Options):
         metavar="NAME",
     )
     offset: float = option(0.0, "Prune where the similarity exceeds τ + δ.", metavar="δ")
+    below: float | None = option(
+        None,
+        "Keep the rows whose similarity to every test point of --by is at most S.",
+        metavar="S",
+        min=-1,
+        max=1,
+    )
     near: int | None = option(
         None, "Keep the N rows least similar to the test sets of --by.", metavar="N"
     )
@@ -32,7 +39,7 @@ class RuleOptions(Options):
         None, "As --far, by the highest similarity to any of --by.", metavar="N"
     )
     by: tuple[str, ...] = option(
-        (), "Test set that --near, --far, --core go by. Repeatable.", metavar="NAME"
+        (), "Test set that --below, --near, --far, --core go by. Repeatable.", metavar="NAME"
     )
     rand: int | None = option(None, "Keep N rows at random.", metavar="N")
     seed: int = option(0, "For --rand: any number.", metavar="S")
@@ -56,7 +63,7 @@ class RuleOptions(Options):
         return numbers + [name for name in others if getattr(self, name)]
 
 
-_NUMBERS = ("near", "far", "core", "rand")
+_NUMBERS = ("below", "near", "far", "core", "rand")
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,38 @@ class Prune:
 
 
 @dataclass(frozen=True)
+class Below:
+    """Keep the rows whose similarity to every point of these test sets is at most `sim`.
+
+    The stored similarity decides, which is the exact one rounded to float32.
+    """
+
+    sim: float
+    by: tuple[str, ...]
+
+    def ready(self, tables: ScanTables, workers: Workers) -> Decision:
+        if not -1 <= self.sim <= 1:
+            raise UsageError(f"the similarity is {self.sim}; it must lie between -1 and 1")
+        columns = tuple(names.sim for names in tables.set_columns(self.by))
+        nearest = np.float32(self.sim)
+
+        def shard(number: int, sizes: Sizes) -> Choose:
+            def choose(block: Block) -> NDArray[np.bool_]:
+                values = [block.among(block.values[name]) for name in columns]
+                above = [exceeds(sim, self.sim) for sim in values]
+                sizes.at_offset += [np.count_nonzero(sim == nearest) for sim in values]
+                sizes.count_pruned(above)
+                return ~reduce(np.logical_or, above)
+
+            return choose
+
+        return Decision(columns, shard, self.by)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": "below", **_plain(self)}
+
+
+@dataclass(frozen=True)
 class Far:
     """Keep the n rows that are most similar to the test sets: the least similar are pruned away.
 
@@ -154,14 +186,14 @@ class Rand:
         return {"name": "rand", **_plain(self)}
 
 
-def exceeds(margin: NDArray[np.float32], offset: float) -> NDArray[np.bool_]:
-    """Whether stored margins exceed an offset, compared as the real numbers that both are."""
+def exceeds(stored: NDArray[np.float32], limit: float) -> NDArray[np.bool_]:
+    """Whether stored margins or scores exceed a limit, compared as the real numbers they are."""
     with np.errstate(over="ignore"):
-        below = np.float32(offset)
-    if float(below) > offset:
+        below = np.float32(limit)
+    if float(below) > limit:
         below = np.nextafter(below, np.float32(-np.inf))
-    # `below` is the largest float32 that is not above the offset.
-    above: NDArray[np.bool_] = margin > below
+    # `below` is the largest float32 that is not above the limit.
+    above: NDArray[np.bool_] = stored > below
     return above
 
 

@@ -24,7 +24,7 @@ class Sizes:
     only: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """(sets,): candidates pruned by this test set and no other."""
     at_offset: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """(sets,): candidates whose margin, rounded to float32, is the offset rounded likewise."""
+    """(sets,): candidates whose margin or score is, as float32, the limit rounded likewise."""
 
     @classmethod
     def zero(cls, sets: Sequence[str]) -> Sizes:

@@ -115,11 +115,11 @@ def commands() -> dict[str, Command]:
     """Every command that can be a stage."""
     import typer
 
-    from clipgap.cli.main import app
+    from clipgap.cli.main import STUDIES, app
 
     group: Any = typer.main.get_command(app)
     found = dict(_leaves(group.commands))
-    return {name: Command(name, found[name]) for name in found if name not in ("run", "demo")}
+    return {name: Command(name, found[name]) for name in found if name not in STUDIES}
 
 
 def _leaves(group: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

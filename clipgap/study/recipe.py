@@ -48,6 +48,7 @@ class Recipe:
     lists: Mapping[str, tuple[str, ...]]
     stages: Mapping[str, Mapping[str, Any]]  # as written: not expanded, not checked
     show: tuple[str, ...]
+    text: str = field(repr=False)
     lines: Lines = field(repr=False)
 
     @property
@@ -83,17 +84,26 @@ def read_recipe(file: Path, settings: Mapping[str, str] | None = None) -> Recipe
     """Parse a recipe; `settings` replace paths and values by name."""
     try:
         text = file.read_text(encoding="utf-8")
-        document = parse(text)
     except OSError as error:
         raise InputError(f"cannot read the recipe {file}: {error.strerror}") from error
-    except (ParseError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{file} is not valid TOML: {error}") from error
-    return _Reader(file, document, Lines(text)).recipe(settings or {})
+    return parse_recipe(text, file, settings)
+
+
+def parse_recipe(text: str, file: Path, settings: Mapping[str, str] | None = None) -> Recipe:
+    """The same of a text that `file` holds, or is going to hold."""
+    try:
+        document = parse(text)
+    except ParseError as error:
+        raise InputError(f"{file} is not valid TOML: {error}") from error
+    return _Reader(file, document, text).recipe(settings or {})
 
 
 class _Reader:
-    def __init__(self, file: Path, document: dict[str, Any], lines: Lines) -> None:
-        self.file, self.document, self.lines = file, document, lines
+    def __init__(self, file: Path, document: dict[str, Any], text: str) -> None:
+        self.file, self.document, self.text = file, document, text
+        self.lines = Lines(text)
 
     def recipe(self, settings: Mapping[str, str]) -> Recipe:
         self._refuse_unknown(self.document, _TABLES)
@@ -127,6 +137,7 @@ class _Reader:
             lists=lists,
             stages={name: self._stage(name) for name in self._table("stages")},
             show=self._list("study", "show") if "show" in study else (),
+            text=self.text,
             lines=self.lines,
         )
 

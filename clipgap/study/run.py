@@ -98,11 +98,13 @@ class Study:
 
     def __init__(
         self,
-        recipe: str | Path,
+        recipe: str | Path | Recipe,
         folder: str | Path | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
-        self.recipe = read_recipe(find_recipe(recipe), settings)
+        if not isinstance(recipe, Recipe):
+            recipe = read_recipe(find_recipe(recipe), settings)
+        self.recipe = recipe
         if folder is not None:
             require_local(folder)
         self.folder = Path(folder) if folder is not None else Path(f"clipgap-{self.recipe.name}")
@@ -281,7 +283,7 @@ class Study:
         try:
             inner.mkdir(parents=True, exist_ok=True)
             with write_atomic(inner / "recipe.toml") as temporary:
-                temporary.write_bytes(self.recipe.file.read_bytes())
+                temporary.write_text(self.recipe.text, encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
         with only_writer(self.folder):

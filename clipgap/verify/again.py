@@ -17,7 +17,7 @@ from clipgap.keep.lists import KeepList, keep_name, open_keep, read_keep
 from clipgap.select.algebra import combine
 from clipgap.select.columns import ScanTables, require_same_store
 from clipgap.select.labels import Condition, Where
-from clipgap.select.rules import Core, Far, Near, Prune, Rand, Rule
+from clipgap.select.rules import Below, Core, Far, Near, Prune, Rand, Rule
 from clipgap.select.splitting import split
 from clipgap.verify.checks import Asked, Problems
 from clipgap.verify.emulate import emulate
@@ -32,6 +32,7 @@ def _where(rule: Mapping[str, Any]) -> Rule:
 
 RULES: Mapping[str, Callable[[Mapping[str, Any]], Rule]] = {
     "prune": lambda rule: Prune(tuple(rule["sets"]), rule["offset"]),
+    "below": lambda rule: Below(rule["sim"], tuple(rule["by"])),
     "near": lambda rule: Near(rule["n"], tuple(rule["by"])),
     "far": lambda rule: Far(rule["n"], tuple(rule["by"])),
     "core": lambda rule: Core(rule["n"], tuple(rule["by"])),

@@ -134,28 +134,46 @@ class Claims(ABC):
         return row_at(self._keep, id_)
 
 
-class PruneClaims(Claims):
-    """(a) nothing kept exceeds a threshold; (c) everything removed exceeds one."""
+class LimitClaims(Claims):
+    """(a) nothing kept exceeds a limit of any test point; (c) everything removed exceeds one."""
 
-    def __init__(self, keep: KeepList, tests: Sequence[LoadedTest]) -> None:
+    def __init__(
+        self,
+        keep: KeepList,
+        tests: Sequence[LoadedTest],
+        limit: str,
+        exceeding: Callable[[BlockResult], NDArray[np.bool_]],
+    ) -> None:
         super().__init__(keep)
         self._names = [test.name for test in tests]
-        self.offset = float(keep.manifest["rule"]["offset"])
-        limit = f"threshold plus {self.offset}" if self.offset else "threshold"
+        self._exceeding = exceeding  # rows × test sets
         self._clean = Claim("a", f"no kept row exceeds the {limit} of any test point")
         self._maximal = Claim("c", f"every removed row exceeds the {limit} of some test point")
 
+    @classmethod
+    def pruned(cls, keep: KeepList, tests: Sequence[LoadedTest]) -> LimitClaims:
+        """Of a split by thresholds."""
+        offset = float(keep.manifest["rule"]["offset"])
+        limit = f"threshold plus {offset}" if offset else "threshold"
+        return cls(keep, tests, limit, lambda result: over(result.margin, offset))
+
+    @classmethod
+    def below(cls, keep: KeepList, tests: Sequence[LoadedTest]) -> LimitClaims:
+        """Of a split by one similarity for all."""
+        sim = float(keep.manifest["rule"]["sim"])
+        limit = f"similarity {sim}"
+        return cls(keep, tests, limit, lambda result: exceeds(result.sim.astype(np.float32), sim))
+
     def kept(self, ids: Ids, result: BlockResult) -> None:
         self._clean.rows += len(ids)
-        above = over(result.margin, self.offset)
         self._clean.problems.at(
-            np.argwhere(above),
+            np.argwhere(self._exceeding(result)),
             lambda at: f"{self.at(ids[at[0]])} is kept, but {self._names[at[1]]} prunes it",
         )
 
     def removed(self, ids: Ids, result: BlockResult) -> None:
         self._maximal.rows += len(ids)
-        above = over(result.margin, self.offset).any(axis=1)
+        above = self._exceeding(result).any(axis=1)
         self._maximal.problems.at(
             ids[~above], lambda id_: f"{self.at(id_)} is removed, but no test set prunes it"
         )

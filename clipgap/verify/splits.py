@@ -7,7 +7,8 @@ A pruned split is proved by four claims, each over all rows:
 (c) maximality: removed rows are scored anew too, and each exceeds some threshold;
 (d) kept rows and reference rows together have the reference's gap at every test point.
 
-Splits by similarity are proved by their size and by the order of kept and removed rows.
+Splits by one similarity for all are proved by (a) and (c) with that limit, splits of a size by that
+size and by the order of kept and removed rows.
 Deduplicated stores are clustered again, and the rows of each cluster compared. Mixes are counted
 anew, and the order of kept and removed rows is compared. All other splits are made again and
 compared.
@@ -38,9 +39,9 @@ from clipgap.verify.claims import (
     Claim,
     Claims,
     Feed,
+    LimitClaims,
     Means,
     OrderClaims,
-    PruneClaims,
     check_joint_gap,
     check_witnesses,
     read_blocks,
@@ -195,17 +196,21 @@ class _Scored:
 
     def claims(self) -> list[Claim]:
         """Score every row that the split could have kept."""
-        if self.keep.manifest["rule"]["name"] != "prune":
-            order = OrderClaims(self.keep)
-            self._rescan(order)
-            return [*order.finish(), order.strangers]
-        prune = PruneClaims(self.keep, self.tests)
+        rule = self.keep.manifest["rule"]
+        if rule["name"] != "prune":
+            is_limited = rule["name"] == "below"
+            claims: Claims = (
+                LimitClaims.below(self.keep, self.tests) if is_limited else OrderClaims(self.keep)
+            )
+            self._rescan(claims)
+            return [*claims.finish(), claims.strangers]
+        prune = LimitClaims.pruned(self.keep, self.tests)
         best = dict(zip([test.name for test in self.tests], self._rescan(prune), strict=True))
         tests = {test.name: test for test in self.tests}
         witnesses = check_witnesses(self.keep, self.tables, self.evidence[0], tests)
         clean, maximal = prune.finish()
         found = [clean, witnesses, maximal]
-        if prune.offset <= 0:
+        if rule["offset"] <= 0:
             found.append(
                 check_joint_gap(self.keep, self.tables.scans, self.tests, best, self.means)
             )
@@ -245,7 +250,7 @@ def _check_scans(keep: KeepList, tables: ScanTables, problems: Problems) -> str:
     return "what the split was made from is unchanged"
 
 
-_SCORED = ("prune", "near", "far", "core")
+_SCORED = ("prune", "below", "near", "far", "core")
 """Those that are proved by scoring every row anew."""
 
 

@@ -7,17 +7,31 @@ STORE/manifest.json         model, preprocessing, inputs, checksums; written las
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.embed.options import EmbedOptions
 from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
 from clipgap.clip.embed.work import EmbedWork
-from clipgap.clip.models import check_device, fetch, identify, resolve_device, warn_if_random
+from clipgap.clip.images.decoding import BadImage
+from clipgap.clip.models import (
+    LoadedModel,
+    check_device,
+    fetch,
+    identify,
+    load,
+    on_device,
+    resolve_device,
+    warn_if_random,
+)
+from clipgap.clip.networks import is_downloaded
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count
 from clipgap.files.folders import remove
@@ -34,6 +48,9 @@ from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quaranti
 from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.provenance import EMBED, IDENTITY
 from clipgap.store.writer import write_catalogue
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _RECORD = {
     "entry": {
@@ -225,6 +242,41 @@ def plan_embed(
         options,
         _devices(device, options.workers),
     )
+
+
+_TIMED = 16
+"""Images of the batch that tells how long all will take."""
+
+
+def images_per_second(plan: EmbedPlan) -> float | None:
+    """How fast a first batch is decoded and computed; None while that would mean to download
+    weights, or if not one image can be decoded."""
+    import torch
+
+    if is_downloaded(plan.model, plan.pretrained):
+        return None
+    device, cores = plan.devices[0], max(1, thread_count() // len(plan.devices))
+    with on_device(device, cores):
+        model = load(plan.model, plan.pretrained, device, plan.options.precision)
+        began = time.perf_counter()
+        pixels = list(islice(_decoded(plan, model), _TIMED))
+        decoding = (time.perf_counter() - began) / cores
+        if not pixels:
+            return None
+        batch = torch.stack(pixels).to(device)
+        model.image_features(batch)  # the first time takes longer
+        began = time.perf_counter()
+        model.image_features(batch).cpu()
+        computing = time.perf_counter() - began
+    return len(plan.devices) * len(pixels) / (decoding + computing)
+
+
+def _decoded(plan: EmbedPlan, model: LoadedModel) -> Iterator[Tensor]:
+    """Images that can be decoded, as the model sees them; a few are enough."""
+    for unit in plan.units:
+        for image in unit.images(False, lambda problem: None):
+            with suppress(BadImage):
+                yield model.preprocess(image.decode())
 
 
 def _devices(device: str, workers: int | None) -> list[str]:
