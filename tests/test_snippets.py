@@ -1,0 +1,129 @@
+"""Every snippet of README and docs: run as it stands in a small world, or at least parsed.
+
+`<!-- parsed only: what it needs -->` before a block says that it cannot be run here.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+
+import clipgap
+from clipgap.__main__ import app, main
+from clipgap.select.rules import Far, Prune
+from clipgap.study.commands import STUDIES, Command, commands
+from clipgap.study.recipe import parse_recipe
+from clipgap.study.run import Study
+from tests.stores import unit_rows, write_clip_retrieval
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+OUTPUT = re.compile(r'(?:-o |out=")([\w-]+)')
+
+
+@dataclass(frozen=True)
+class Snippet:
+    """A block of a page."""
+
+    place: str
+    language: str
+    text: str
+    marked: str  # what stands in the comment before it
+
+    @property
+    def runs(self) -> bool:
+        return not self.marked.startswith(("parsed only:", "file:"))
+
+    @property
+    def calls(self) -> list[list[str]]:
+        """The words of each call of clipgap."""
+        lines = self.text.replace("\\\n", " ").splitlines()
+        found = [re.match(r"(?:\$ |srun )?clipgap (.*)", line) for line in lines]
+        return [shlex.split(line[1], comments=True) for line in found if line]
+
+
+def snippets() -> Iterator[Snippet]:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for page in pages:
+        if page.name == "cli.md":  # its synopses are made from the commands
+            continue
+        text = page.read_text()
+        for block in BLOCK.finditer(text):
+            line = text[: block.start()].count("\n") + 1
+            yield Snippet(f"{page.name}:{line}", block[2], block[3], block[1] or "")
+
+
+ALL = list(snippets())
+
+
+@pytest.mark.parametrize("snippet", [s for s in ALL if s.calls], ids=lambda s: s.place)
+def test_every_call_is_one_that_the_command_line_takes(snippet: Snippet) -> None:
+    known, group = commands(), typer.main.get_command(app)
+    for words in snippet.calls:
+        name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
+        command = Command(name, group.commands[name]) if name in STUDIES else known[name]
+        command.check(words[len(name.split()) :])
+
+
+@pytest.mark.parametrize(
+    "snippet", [s for s in ALL if s.language == "python"], ids=lambda s: s.place
+)
+def test_every_piece_of_python_is_python(snippet: Snippet) -> None:
+    compile(snippet.text, snippet.place, "exec")
+    # Names that it takes from us are there, also where it cannot be run.
+    for line in snippet.text.splitlines():
+        if re.match(r"(from|import) clipgap", line):
+            exec(line, {})
+    for name in re.findall(r"\bclipgap\.(\w+)\(", snippet.text):
+        assert hasattr(clipgap, name), name
+
+
+def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
+    text = next(s.text for s in ALL if s.place.startswith("recipes.md") and s.language == "toml")
+    assert "report" in Study(parse_recipe(text, tmp_path / "recipe.toml"), tmp_path).stages
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the pages call by name, in small."""
+    folder = tmp_path_factory.mktemp("world")
+    write_clip_retrieval(folder / "laion400m", (1_200, 1_200, 1_200, 2_000))
+    write_clip_retrieval(folder / "imagenet-train", (300,))
+    for seed, name in enumerate(("val", "sketch")):
+        np.save(folder / f"{name}.npy", unit_rows(20, 100 + seed))
+    tests = {name: folder / f"{name}.npy" for name in ("val", "sketch")}
+    clipgap.gap(folder / "imagenet-train", tests, out=folder / "gap")
+    scan = clipgap.scan(folder / "laion400m", tests, gap=folder / "gap", out=folder / "scan")
+    clipgap.split(scan, Prune(("val", "sketch")), out=folder / "pruned")
+    clipgap.split(scan, Far(100, ("val",)), out=folder / "far-100m")
+    return folder
+
+
+RUN = [s for s in ALL if s.runs and (s.calls or s.language == "python")]
+
+
+@pytest.mark.parametrize("snippet", RUN, ids=lambda s: s.place)
+def test_what_is_not_marked_runs(
+    world: Path, snippet: Snippet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    for made in OUTPUT.findall(snippet.text):
+        shutil.rmtree(made, ignore_errors=True)
+    if snippet.language == "python":
+        exec(compile(snippet.text, snippet.place, "exec"), {})
+    for words in snippet.calls:
+        assert main(words) == 0, words
+
+
+def test_most_of_python_runs_and_every_mark_says_why() -> None:
+    marked = [s for s in ALL if s.marked and s.marked.startswith("parsed only")]
+    assert all(len(s.marked) > len("parsed only: ") for s in marked)
+    assert {s.place.partition(":")[0] for s in RUN} >= {"README.md", "splits.md", "formats.md"}
