@@ -18,8 +18,9 @@ import typer
 
 import clipgap
 from clipgap.__main__ import app, main
+from clipgap.cli.main import STUDIES
 from clipgap.select.rules import Far, Prune
-from clipgap.study.commands import STUDIES, Command, commands
+from clipgap.study.commands import Command, commands
 from clipgap.study.recipe import parse_recipe
 from clipgap.study.run import Study
 from tests.stores import unit_rows, write_clip_retrieval
