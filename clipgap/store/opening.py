@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,15 +26,35 @@ from clipgap.files.naming import (
     unique_names,
 )
 from clipgap.files.volumes import FILE_THREADS, volume_of
-from clipgap.store import clip_retrieval, datacomp, npy, own, semdedup
+from clipgap.store import clip_retrieval, columns, datacomp, npy, own, safetensors, semdedup
 from clipgap.store.base import Shard, ShardInfo, Store
 from clipgap.store.keys import KeySource, ListedKeys
 from clipgap.store.layout import Format, Layout, Piece, Place
 from clipgap.store.provenance import Models, each_once
 from clipgap.store.rows import ArrayRows, Resting, RowSource
 
-FORMATS: tuple[Format, ...] = (own, semdedup, clip_retrieval, npy, datacomp)
+FORMATS: tuple[Format, ...] = (
+    own,
+    semdedup,
+    clip_retrieval,
+    npy,
+    datacomp,
+    safetensors,
+    columns,
+)
 """Every format; those that leave no doubt come first."""
+
+
+_IMAGES = (".tar", ".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
+_HINTS = {
+    ".pt": "numpy.save('rows.npy', torch.load('FILE.pt', weights_only=True).numpy())",
+    ".pth": "numpy.save('rows.npy', torch.load('FILE.pth', weights_only=True).numpy())",
+    ".csv": "numpy.save('rows.npy', numpy.loadtxt('FILE.csv', numpy.float32, delimiter=','))",
+    ".zarr": "numpy.save('rows.npy', zarr.open('FILE.zarr')[:])",
+    ".lance": "pyarrow.parquet.write_table(lance.dataset(FOLDER).to_table(), 'rows.parquet')",
+    ".h5": "numpy.save('rows.npy', h5py.File('FILE.h5')['NAME'][:])",
+    ".index": "numpy.save('rows.npy', index.reconstruct_n(0, index.ntotal)) in FAISS",
+}
 
 
 @dataclass(frozen=True)
@@ -164,7 +184,7 @@ def _nothing_known(place: Place) -> str:
         suffixes = sorted({suffix_of(file.path) for file in place.files})
         return (
             f"{place.files[0].path}: expected .npy or .npz files, found {', '.join(suffixes)}. "
-            "A raw float32 memmap is named as FILE?dim=D."
+            f"A raw float32 memmap is named as FILE?dim=D.{_hint(suffixes)}"
         )
     path = public(place.path)
     if own.is_unfinished(place):
@@ -177,8 +197,21 @@ def _nothing_known(place: Place) -> str:
     held = ", ".join(names[:8]) + (f", … ({len(names):,} in all)" if len(names) > 8 else "")
     return (
         f"{path}: holds no embeddings that are known. It holds: {held or 'nothing'}. "
-        f"Known are {known}."
+        f"Known are {known}.{_hint([suffix_of(path), *map(suffix_of, names)])}"
     )
+
+
+def _hint(suffixes: Iterable[str]) -> str:
+    """What to do with what is no store, but could become one."""
+    for suffix in suffixes:
+        if suffix in _IMAGES:
+            return (
+                " These are images: `clipgap embed` makes a store of them, and `clipgap check` "
+                "takes them as they are."
+            )
+        if suffix in _HINTS:
+            return f" Of {suffix} make an array: {_HINTS[suffix]}."
+    return ""
 
 
 def _look(form: Format, piece: Piece, resting: Resting) -> _Opened:

@@ -1,0 +1,260 @@
+"""Tables with a column of embeddings: parquet as on the Hugging Face hub, folders of `datasets`.
+
+NAME.parquet                a column of lists of floats; one of `KEYS`, if it is there, has keys
+data-*.arrow, state.json    the same as `datasets` saves it to disk
+
+Of several columns of embeddings `PATH?array=NAME` chooses one.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from clipgap.errors import InputError
+from clipgap.files.identity import digest_of
+from clipgap.files.naming import join_path, suffix_of
+from clipgap.files.volumes import File, RangeReader, read_bytes
+from clipgap.memory import blank
+from clipgap.store.keys import KeySource, ListedKeys, open_parquet_keys
+from clipgap.store.layout import Layout, Piece, Place
+from clipgap.store.rows import Resting, RowSource
+
+KNOWN = "NAME.parquet with a column of embeddings"
+KEYS = ("key", "uid", "image_path", "__key__", "image_id", "id")
+"""Columns of keys, the first that is there counts."""
+
+_STATE, _SPLITS = "state.json", "dataset_dict.json"
+_BATCH = 4_096
+
+
+def recognise(place: Place) -> list[Layout]:
+    """Parquet files without arrays beside them, or what `datasets` saved, with such a column."""
+    if place.listing is not None and _SPLITS in place.listing.files:
+        inner = ", ".join(join_path(place.path, name) for name in sorted(place.listing.folders))
+        raise InputError(f"{place.path}: holds several sets; name one of {inner}")
+    if place.listing is not None and _STATE in place.listing.files:
+        files = _saved(place)
+    elif place.with_suffix(".npy") or place.with_suffix(".npz"):
+        return []
+    else:
+        files = place.with_suffix(".parquet") or place.with_suffix(".arrow")
+    if not files:
+        return []
+    try:
+        schema = _schema_of(files[0])
+    except InputError:
+        return []  # whatever it is, others have more to say of it
+    if not _embeddings_in(schema):
+        return []
+    has_keys = _key_column(schema) is not None
+    kind = suffix_of(files[0].path)
+    pieces = [Piece(file, file if has_keys else None) for file in files]
+    return [Layout(kind[1:], f"*{kind}", pieces)]
+
+
+def open_rows(piece: Piece, resting: Resting) -> RowSource:
+    schema = _schema_of(piece.file)
+    column = _choose(_embeddings_in(schema), piece.options.array)
+    kind = schema.field(column).type
+    groups = _groups_of(piece.file)
+    dim = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
+    rows = ColumnRows(piece.file, column, groups, dim, _float_of(kind), resting)
+    if not dim:
+        if not rows.rows:
+            raise InputError(f"holds no rows, so nothing says how long those of {column!r} are")
+        dim = len(next(_batches(piece.file, column, 0)).column(0)[0].as_py() or ())
+        rows = ColumnRows(piece.file, column, groups, dim, rows.dtype, resting)
+    if not dim:
+        raise InputError(f"row 0 of the column {column!r} has length 0")
+    return rows
+
+
+def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
+    column = _key_column(_schema_of(file))
+    if column is None:
+        raise InputError(f"has no column of keys ({', '.join(KEYS)}), but other files here have")
+    if suffix_of(file.path) == ".parquet":
+        return open_parquet_keys(file, column, resting)
+    with _decoding("not a readable Arrow file"):
+        return ListedKeys.of(_table(file)[column].combine_chunks())
+
+
+@dataclass(frozen=True)
+class ColumnRows:
+    """One column of lists, decoded a batch at a time."""
+
+    file: File
+    column: str
+    groups: tuple[int, ...]  # first row of each row group, then the number of rows
+    dim: int
+    dtype: np.dtype[Any]
+    resting: Resting
+
+    @property
+    def rows(self) -> int:
+        return self.groups[-1]
+
+    def read(self, start: int, stop: int) -> NDArray[Any]:
+        block = blank((stop - start, self.dim), self.dtype)
+        resting_place = f"{self.file.path}?{self.column}"  # keys of the same file rest elsewhere
+        with _decoding(f"{self.file.path}: the column {self.column} is damaged near row {start:,}"):
+            cursor = self.resting.take(resting_place)
+            if cursor is None or cursor.start > start:
+                cursor = _Cursor(self, start)
+            at = start
+            while at < stop:
+                values, first = cursor.values_at(at)
+                part = values[at - first : stop - first]
+                block[at - start : at - start + len(part)] = part
+                at += len(part)
+        self.resting.keep(resting_place, cursor)
+        return block
+
+    def digest(self) -> str:
+        return f"{self.column}:{digest_of(self.file)}"
+
+    def modified(self) -> str:
+        return self.file.modified
+
+
+class _Cursor:
+    """Reads the column forwards, holding a single batch; it starts at a row group."""
+
+    def __init__(self, source: ColumnRows, row: int) -> None:
+        self._source = source
+        group = max(0, bisect_right(source.groups, row) - 1)
+        self.start = source.groups[group]
+        self._batches = _batches(source.file, source.column, group)
+        self._values = np.zeros((0, source.dim), source.dtype)
+
+    def values_at(self, row: int) -> tuple[NDArray[Any], int]:
+        """The batch that has a row, and its first row."""
+        while row >= self.start + len(self._values):
+            self.start += len(self._values)
+            batch = next(self._batches, None)
+            if batch is None:
+                raise InputError(f"{self._source.file.path}: ends before row {row:,}")
+            self._values = self._matrix(batch.column(0))
+        return self._values, self.start
+
+    def _matrix(self, lists: Any) -> NDArray[Any]:
+        source = self._source
+        lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+        wrong = np.flatnonzero(lengths != source.dim)
+        values = lists.flatten()
+        if len(wrong) or values.null_count:
+            row = self.start + (int(wrong[0]) if len(wrong) else 0)
+            raise InputError(
+                f"{source.file.path}: row {row:,} of {source.column!r} or one after it is no list "
+                f"of {source.dim:,} numbers"
+            )
+        matrix: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(-1, source.dim)
+        return matrix
+
+
+def _saved(place: Place) -> list[File]:
+    """The files of a folder that `datasets` saved, in their order."""
+    assert place.listing is not None
+    state = place.listing.files[_STATE]
+    try:
+        named = json.loads(read_bytes(state, 0, min(state.size, 1 << 24)))["_data_files"]
+        names = [each["filename"] for each in named]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    missing = [name for name in names if name not in place.listing.files]
+    place.problems.extend(f"{place.path}/{name}: missing, {_STATE} lists it" for name in missing)
+    return [place.listing.files[name] for name in names if name not in missing]
+
+
+def _embeddings_in(schema: Any) -> list[str]:
+    return [field.name for field in schema if _float_of(field.type) is not None]
+
+
+def _float_of(kind: Any) -> Any:
+    """The type of the numbers in lists of floats; None of any other column."""
+    is_list = (
+        pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    )
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        return None
+    return np.dtype(kind.value_type.to_pandas_dtype())
+
+
+def _key_column(schema: Any) -> str | None:
+    strings = {
+        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    }
+    return next((name for name in KEYS if name in strings), None)
+
+
+def _choose(columns: list[str], asked: str | None) -> str:
+    if asked is not None and asked not in columns:
+        raise InputError(
+            f"has no column of embeddings {asked!r}; it has {', '.join(columns) or 'none'}"
+        )
+    if asked is None and len(columns) != 1:
+        raise InputError(
+            f"has {len(columns)} columns of embeddings: {', '.join(columns) or 'none'}. Choose "
+            f"one: PATH?array={columns[0] if columns else 'NAME'}"
+        )
+    return asked or columns[0]
+
+
+def _schema_of(file: File) -> Any:
+    with _decoding("not a readable table"):
+        if suffix_of(file.path) == ".parquet":
+            return pq.ParquetFile(RangeReader(file)).schema_arrow
+        return _table(file).schema
+
+
+def _groups_of(file: File) -> tuple[int, ...]:
+    with _decoding("not a readable table"):
+        if suffix_of(file.path) != ".parquet":
+            return 0, _table(file).num_rows
+        metadata = pq.ParquetFile(RangeReader(file)).metadata
+        starts = [0]
+        for group in range(metadata.num_row_groups):
+            starts.append(starts[-1] + metadata.row_group(group).num_rows)
+        return tuple(starts)
+
+
+def _batches(file: File, column: str, group: int) -> Iterator[Any]:
+    """Batches of a column from a row group on."""
+    if suffix_of(file.path) != ".parquet":
+        return iter(_table(file).select([column]).to_batches(_BATCH))
+    parquet = pq.ParquetFile(RangeReader(file))
+    groups = list(range(group, parquet.num_row_groups))
+    batches: Iterator[Any] = parquet.iter_batches(
+        _BATCH, row_groups=groups, columns=[column], use_threads=False
+    )
+    return batches
+
+
+def _table(file: File) -> Any:
+    """A file of record batches, mapped and not read: `datasets` writes the streaming form."""
+    if "://" in file.path:
+        raise InputError(f"{file.path}: Arrow files are read from local folders only")
+    with pa.memory_map(file.path) as mapped:
+        return pa.ipc.open_stream(mapped).read_all()
+
+
+@contextmanager
+def _decoding(what: str) -> Iterator[None]:
+    """Whatever the libraries make of a damaged file is the file's fault."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # ArrowException, OSError, ValueError, …
+        raise InputError(f"{what}: {error or type(error).__name__}") from error

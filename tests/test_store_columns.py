@@ -1,0 +1,170 @@
+"""Embeddings in columns of tables and in safetensors: the same rows as an array, or a refusal."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from clipgap.errors import InputError
+from clipgap.store.opening import open_store
+from tests.stores import DIM, keys_of, unit_rows
+
+FIXED, LISTS = pa.list_(pa.float16(), DIM), pa.list_(pa.float32())
+
+
+def column_of(rows: Any, kind: Any) -> Any:
+    if kind == FIXED:
+        return pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), DIM)
+    return pa.array(list(rows.astype(np.float32)), kind)
+
+
+def table_of(rows: Any, shard: int = 0, kind: Any = FIXED, **more: Any) -> Any:
+    keys = {"uid": keys_of(shard, len(rows)), "text": ["a photo"] * len(rows)}
+    return pa.table({**keys, "embedding": column_of(rows, kind), **more})
+
+
+def saved(folder: Path, tables: list[Any]) -> None:
+    """As `datasets` saves a set to disk."""
+    folder.mkdir()
+    names = [f"data-{n:05d}-of-{len(tables):05d}.arrow" for n in range(len(tables))]
+    for name, table in zip(names, tables, strict=True):
+        with pa.ipc.new_stream(str(folder / name), table.schema) as stream:
+            stream.write_table(table, max_chunksize=7)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": "train"}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+
+
+@pytest.mark.parametrize("kind", [FIXED, LISTS, pa.large_list(pa.float64())], ids=str)
+@pytest.mark.parametrize("form", ["parquet", "datasets"])
+def test_rows_and_keys_are_those_of_the_table(tmp_path: Path, kind: Any, form: str) -> None:
+    blocks = [unit_rows(rows, seed) for seed, rows in enumerate((30, 1, 45))]
+    kind = pa.list_(pa.float64()) if form == "parquet" and kind.value_type == "double" else kind
+    made = []
+    for shard, rows in enumerate(blocks):
+        typed = rows.astype(kind.value_type.to_pandas_dtype())
+        column = pa.array(list(typed), kind)
+        made.append(table_of(rows, shard).set_column(2, "embedding", column))
+    folder = tmp_path / "set"
+    if form == "datasets":
+        saved(folder, made)
+    else:
+        folder.mkdir()
+        for shard, table in enumerate(made):
+            name = f"train-{shard:05d}-of-{len(made):05d}.parquet"
+            pq.write_table(table, folder / name, row_group_size=13)
+    store = pickle.loads(pickle.dumps(open_store(folder)))
+    assert (store.dim, [shard.rows for shard in store.shards]) == (DIM, [30, 1, 45])
+    for shard, rows in enumerate(blocks):
+        for start, stop in ((0, len(rows)), (len(rows) // 2, len(rows)), (0, 1), (5, 5)):
+            if stop <= len(rows):
+                np.testing.assert_array_equal(store.read(shard, start, stop), rows[start:stop])
+                keys = store.keys(shard, start, stop)
+                assert keys.to_pylist() == keys_of(shard, len(rows))[start:stop]
+    assert len(set(store.fingerprints())) == 3
+
+
+def test_of_several_columns_one_is_named(tmp_path: Path) -> None:
+    rows, others = unit_rows(9, 0), unit_rows(9, 1)
+    table = table_of(rows, other=column_of(others, FIXED))
+    pq.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(InputError, match=r"2 columns of embeddings: embedding, other.*\?array=emb"):
+        open_store(tmp_path / "x.parquet")
+    store = open_store(f"{tmp_path / 'x.parquet'}?array=other")
+    np.testing.assert_array_equal(store.read(0, 0, 9), others)
+    with pytest.raises(InputError, match="no column of embeddings 'nope'"):
+        open_store(f"{tmp_path / 'x.parquet'}?array=nope")
+
+
+def test_rows_that_are_none_are_refused_by_number(tmp_path: Path) -> None:
+    lists: list[Any] = [[0.5] * DIM for _ in range(20)]
+    for name, wrong in {"null": None, "short": [1.0], "hole": [None] * DIM}.items():
+        lists[13] = wrong
+        pq.write_table(pa.table({"e": pa.array(lists, LISTS)}), tmp_path / f"{name}.parquet")
+        store = open_store(tmp_path / f"{name}.parquet")
+        assert not store.has_keys
+        with pytest.raises(InputError, match=rf"{name}\.parquet: row \d+ of 'e'"):
+            store.read(0, 0, 20)
+
+
+def test_what_datasets_saved_is_whole_or_refused(tmp_path: Path) -> None:
+    saved(tmp_path / "set", [table_of(unit_rows(5, n), n) for n in range(2)])
+    (tmp_path / "set" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(InputError, match=r"data-00001-of-00002\.arrow: missing"):
+        open_store(tmp_path / "set")
+    both = tmp_path / "both"
+    both.mkdir()
+    (both / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    for name in ("train", "test"):
+        saved(both / name, [table_of(unit_rows(5, 1))])
+    with pytest.raises(InputError, match=r"holds several sets; name one of .*both/test"):
+        open_store(both)
+
+
+def test_safetensors_are_read_where_they_lie(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    rows = unit_rows(7, 3)
+    save_file({"image": rows, "scale": np.ones(1, np.float32)}, tmp_path / "a.safetensors")
+    store = open_store(tmp_path / "a.safetensors")
+    np.testing.assert_array_equal(store.read(0, 2, 7), rows[2:])
+    save_file({"image": rows, "text": unit_rows(7, 4)}, tmp_path / "b.safetensors")
+    with pytest.raises(InputError, match=r"2 tables that could be meant.*\?array=image"):
+        open_store(tmp_path / "b.safetensors")
+    named = open_store(f"{tmp_path / 'b.safetensors'}?array=image")
+    np.testing.assert_array_equal(named.read(0, 0, 7), rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no safetensors file"),
+        (struct.pack("<Q", 1 << 60) + b"{}", "no safetensors file"),
+        (struct.pack("<Q", 2) + b"[]", "header at byte 8 is damaged"),
+        (struct.pack("<Q", 2) + b"{}", "0 tables"),
+    ],
+)
+def test_what_is_no_safetensors_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_store(tmp_path / "x.safetensors")
+
+
+def test_lying_headers_of_safetensors_are_refused(tmp_path: Path) -> None:
+    for said in (
+        {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 400]},
+        {"dtype": "F32", "shape": [200, 3], "data_offsets": [0, 2400]},
+        {"dtype": "F32", "shape": [2, 0], "data_offsets": [0, 0]},
+        {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]},
+    ):
+        header = json.dumps({"x": said}).encode()
+        content = struct.pack("<Q", len(header)) + header + bytes(24)
+        (tmp_path / "x.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match=r"does not fit|is of BF16"):
+            open_store(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("0.jpg", "clipgap embed` makes a store of them"),
+        ("rows.pt", "torch.load"),
+        ("rows.csv", "numpy.loadtxt"),
+    ],
+)
+def test_who_names_something_else_is_told_what_to_do(
+    tmp_path: Path, name: str, advice: str
+) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    for place in (tmp_path, tmp_path / name):
+        with pytest.raises(InputError) as caught:
+            open_store(place)
+        assert advice in str(caught.value)
