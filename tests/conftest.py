@@ -25,3 +25,11 @@ def logging_as_before() -> Iterator[None]:
     yield
     log.setLevel(level)
     log.propagate, log.handlers = propagate, handlers
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_disk() -> Iterator[None]:
+    """Tests ask what files hold and when they are flushed, not whether they survive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield

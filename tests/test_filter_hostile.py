@@ -28,11 +28,6 @@ NAMES = ["..", "../docs", "/docs", "a/../../docs", "", ".", "a//b", "a\0b"]
 MUTATIONS = 150
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Shards in `p/in`, a keep-list in `p/keep`, strangers in `p/docs`."""

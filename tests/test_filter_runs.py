@@ -33,11 +33,6 @@ def in_one(keys: dict[str, list[str]]) -> dict[str, list[str]]:
     return {"all": [key for of_shard in keys.values() for key in of_shard]}
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Shards in `in`, a keep-list in `keep`, and the whole result in `whole`."""

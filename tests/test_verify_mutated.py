@@ -172,13 +172,6 @@ OPEN = {"training": ["losses.jsonl", "out.log", "params.txt", "checkpoints/epoch
 """Files that a later command may read, but that a manifest does not have the sums of."""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_disk() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("os.fsync", lambda descriptor: None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder of a kind, made once."""
