@@ -6,7 +6,8 @@ VENV ?= .venv
 TEST_PROCESSES ?= 2
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+# What is imported gets compiled then; to compile all of PyTorch first takes most of a minute.
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
 .PHONY: help demo test check clients bench oldest-triton clean
@@ -24,8 +25,9 @@ demo: $(VENV)/.installed
 	$(BIN)/clipgap demo
 
 test: check
-	$(BIN)/python -m pytest -m "not alone and not clients" -n $(TEST_PROCESSES) --dist loadfile
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m "not alone and not clients" -n $(TEST_PROCESSES) --dist loadfile \
+	  --no-loadscope-reorder
+	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/*.py)
 
 clients: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m clients

@@ -16,6 +16,19 @@ if not any(Path("/dev").glob("nvidia[0-9]*")):
 # other on too few cores spin. How many threads our own kernels use is another matter.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+LONGEST = (
+    *("test_lifecycle", "test_lifecycle_others", "test_gpu", "test_kernels", "test_bench"),
+    *("test_cuda", "test_train", "test_study_demo", "test_study", "test_embed", "test_packaging"),
+    *("test_gpu_compiled", "test_report_kill", "test_train_stops", "test_eval_resume"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, whatever the number of their tests: processes that take files in
+    turn then end at about the same time."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
