@@ -9,12 +9,16 @@
     └── Interrupted            75   stopped on request; the same command with --resume goes on
 
 A message names what is wrong, where (file, row, key), and what to do about it.
+
+`ShareDone` is no error: it ends a run whose last steps need what others do.
 """
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 QUARANTINED = 4
 """Exit code that is no error: finished, but something was set aside."""
@@ -103,3 +107,15 @@ class Interrupted(ClipgapError):
     """Stopped by a signal after the last finished unit was saved."""
 
     exit_code = 75
+
+
+@dataclass
+class ShareDone(Exception):
+    """A share of a run is done; the rest is up to whoever merges all shares."""
+
+    folder: Path
+    share: str
+    units: int
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.share} is done"

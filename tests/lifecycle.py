@@ -122,12 +122,20 @@ class House:
                 return
         raise AssertionError(f"{case.name} never has {file}")
 
+    def save(self, case: Case, of: str) -> None:
+        """Keep what is there now, for `renew_with`."""
+        self._save(self._state(case, of))
+
+    def renew_with(self, case: Case, of: str) -> None:
+        self.renew(self._state(case, of))
+
     def tree(self, case: Case) -> Tree:
-        """All that lies in the folder, inputs too."""
+        """All that lies in the folder, inputs too, but for what shares have made."""
         return {
             name: content
             for name, content in tree_of(self.folder).items()
-            if not any(fnmatchcase(name, f"{OUT}/{pattern}") for pattern in case.loose)
+            if name.partition("/")[0] != f"{OUT}.parts"
+            and not any(fnmatchcase(name, f"{OUT}/{pattern}") for pattern in case.loose)
         }
 
     def _state(self, case: Case, of: str) -> Path:

@@ -197,6 +197,32 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
         house.renew()
 
 
+# --- shares ---------------------------------------------------------------------------------
+
+
+@every(names=["gap", "scan", "dedup", "label", "filter", "embed", "eval"])
+def test_shares_make_the_whole(house: House, case: Case) -> None:
+    """Each share killed in its midst, and the merging at several writes."""
+    whole, _ = house.known(case)
+    for index in (1, 0):
+        share = [f"--shard-index={index}", "--num-shards=2"]
+        writes = house.run(case, *share).writes
+        assert house.run(case, *share, "--overwrite", at=writes * 2 // 3).code == -signal.SIGKILL
+        ended = house.resume(case, *share)
+        assert ended.code == 0 and f"share {index} of 2 is done" in ended.said, ended
+    house.save(case, "parts")
+    merge = ["merge", f"{OUT}.parts", "-o", OUT]
+    ended = house.server.run(merge)
+    assert ended.code == case.code, ended.said
+    assert house.tree(case) == whole
+    for n in chosen(ended.writes, 3):
+        house.renew_with(case, "parts")
+        assert house.server.run(merge, at=n).code == -signal.SIGKILL
+        ended = house.server.run([*merge, "--resume"])
+        assert ended.code == case.code, f"write {n}: {ended.said}"
+        assert house.tree(case) == whole, f"write {n}"
+
+
 # --- signals --------------------------------------------------------------------------------
 
 

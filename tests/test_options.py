@@ -29,7 +29,7 @@ from clipgap.cli import (
     verify,
 )
 from clipgap.cli.config import key_of
-from clipgap.cli.frame import Common, Running, Tolerance
+from clipgap.cli.frame import Common, Dealt, Running, Tolerance
 from clipgap.errors import UsageError
 from clipgap.kernels import choose
 from clipgap.kernels.options import KERNELS, Compute
@@ -71,7 +71,7 @@ TWICE: dict[str, tuple[Callable[..., Any], tuple[Callable[..., Any], ...]]] = {
 
 def groups(function: Callable[..., Any]) -> Iterator[Any]:
     for hint in get_type_hints(function, include_extras=True).values():
-        group, not_of_python = group_of(hint), (Running, Tolerance, scan.Moved)
+        group, not_of_python = group_of(hint), (Running, Dealt, Tolerance, scan.Moved)
         if group is not None and issubclass(group, Options) and group not in not_of_python:
             yield hint
 

@@ -4,98 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import json
-import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
-from clipgap.files.atomic import write_atomic
-from clipgap.files.documents import MANIFEST, Form, read_manifest
-from clipgap.files.sums import FileSum
+from clipgap.files.documents import MANIFEST, read_manifest
 from clipgap.runs.executors import Here, Processes, Threads
 from clipgap.runs.how import How, Progress
 from clipgap.runs.lock import PROGRESS
-from clipgap.runs.output import Complete, Damaged, GoesOn, Kind, New, open_output, spare
-from clipgap.runs.units import Event, Ledger, Made, Slot, Step, run_units
-
-KIND = Kind(
-    Form("clipgap-numbers", "folder of numbers", {"files": dict, "upto": int}),
-    owns=("*.txt", "parts/*.txt"),
-    inner=("parts",),
-    labels={"upto": "setting upto"},
-)
-
-
-@dataclass(frozen=True)
-class Number:
-    value: int
-
-    @property
-    def name(self) -> str:
-        return f"number-{self.value}"
-
-
-@dataclass(frozen=True)
-class Squares:
-    """Work of the simplest kind: a file for each number, and the sum of all as a state."""
-
-    folder: Path
-
-    def do(self, units: Iterable[Number], slot: Slot) -> Iterator[Event]:
-        seen: set[int] = set()
-        for unit in units:
-            if slot.stop():
-                return
-            path = self.folder / "parts" / f"{unit.value}.txt"
-            with write_atomic(path) as temporary:
-                temporary.write_text(str(unit.value**2))
-            seen.add(unit.value)
-            yield Step(1)
-            files = {f"parts/{unit.value}.txt": vars(FileSum.of(path))}
-            yield Made({unit.name: {"files": files}}, frozenset(seen), slot.number)
-
-
-def fill(
-    out: Path, upto: int = 4, *, stop_after: int | None = None, **how: Any
-) -> tuple[object, list[str]]:
-    """Make the folder; the answer it gave at the beginning, and the units done by this run."""
-    stop, made = threading.Event(), list[str]()
-    running = How(**{"stop": stop, **how})
-    with open_output(out, KIND, running) as output:
-        answer = output.begin({"upto": upto})
-        if isinstance(answer, Complete):
-            return answer, made
-        if isinstance(answer, Damaged):
-            output.start()
-        output.ledger.gather(frozenset.union)
-        units = [Number(value) for value in range(upto)]
-        executor = running.executor or Here()
-        for event in run_units(
-            Squares(out), units, output.ledger, executor, running.is_asked_to_stop
-        ):
-            if isinstance(event, Made):
-                made += event.records
-                if stop_after is not None and len(made) >= stop_after:
-                    stop.set()
-        files = {
-            name: FileSum(**entry)
-            for record in output.ledger.records.values()
-            for name, entry in record["files"].items()
-        }
-        output.finish({"upto": upto}, files)
-    return answer, made
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
+from clipgap.runs.output import Complete, Damaged, GoesOn, New, open_output, spare
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Ledger, Made
+from tests.squares import KIND, Number, Squares, fill, tree
 
 
 def interrupted(out: Path, stop_after: int = 2) -> None:
@@ -340,7 +262,7 @@ def test_an_error_of_a_worker_is_the_run_s(tmp_path: Path, executor: Any) -> Non
     ledger = Ledger(None)
     ledger.gather(frozenset.union)
     with pytest.raises(InputError, match="cannot write"):
-        list(run_units(Squares(tmp_path / "nowhere"), [Number(1)], ledger, executor, lambda: False))
+        list(run_units(Squares(tmp_path / "nowhere"), [Number(1)], ledger, executor, How()))
 
 
 def test_states_of_workers_are_merged(tmp_path: Path) -> None:
@@ -348,7 +270,7 @@ def test_states_of_workers_are_merged(tmp_path: Path) -> None:
     units = [Number(value) for value in range(6)]
     ledger = Ledger(None)
     ledger.gather(frozenset.union)
-    for _ in run_units(Squares(tmp_path), units, ledger, Threads(3), lambda: False):
+    for _ in run_units(Squares(tmp_path), units, ledger, Threads(3), How()):
         pass
     assert ledger.state == frozenset(range(6))
 

@@ -17,7 +17,7 @@ from clipgap.kernels import cpu
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import How, Progress
-from clipgap.runs.units import Event, Ledger, Slot
+from clipgap.runs.units import Event, Ledger, Made, Slot
 from clipgap.scan import api, work
 from clipgap.scan.api import plan_scan, scan_into
 from clipgap.scan.result import ScanResult
@@ -359,7 +359,7 @@ def test_a_list_that_a_kernel_never_filled_is_empty(world: World) -> None:
         TopK(np.full((len(rows), 2), -np.inf), np.full((len(rows), 2), NO_ID, np.int64))
         for rows in world.tests.values()
     ]
-    ledger.begin_with(unfilled)
+    ledger.add(Made({}, unfilled))
     now = Progress(stage="scanning")
     api._finish(ScanWork(plan, Compute(), sink), ledger, How(), now)
     assert sink.tables["test/a.parquet"]["nn_row"].to_pylist() == [[]] * 31

@@ -51,17 +51,20 @@ def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None
     from clipgap.files.atomic import write_atomic
     from clipgap.runs.lock import PROGRESS
 
-    settings = [f"{key} = {_toml(value)}" for key, value in values.items()]
     lines = [f"{HEADER} {command}", f"# Again: {command} --config {_string(str(path))}"]
     if any(public(str(value)) != str(value) for value in values.values()):
         lines.append(
             "# *** stands for a part of an address that is not kept; type that option again"
         )
-    lines += ["", *settings]
-    text = "\n".join([*lines, ""])
+    text = "\n".join([*lines, "", content(values)])
     # Among the notes of the run, where whoever goes on finds what a kill has left.
     with write_atomic(path, out / PROGRESS) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def content(values: Mapping[str, Any]) -> str:
+    """Values as `--config` takes them."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in values.items())
 
 
 def check_replaceable(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output, required
+from clipgap.cli.frame import Dealt, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.dedup.options import DedupOptions
 from clipgap.errors import QUARANTINED
@@ -35,7 +35,7 @@ def dedup(
     shell: Shell,
     options: DedupOptions,
     compute: Compute,
-    running: Running,
+    running: Dealt,
     store: str = argument("The store to deduplicate.", metavar="STORE"),
     epsilon: tuple[float, ...] = option(
         REQUIRED,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output, required
+from clipgap.cli.frame import Dealt, Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.domains.options import FitOptions, LabelOptions
 from clipgap.errors import QUARANTINED
@@ -114,7 +114,7 @@ def label(
     shell: Shell,
     options: LabelOptions,
     compute: Annotated[Compute, Only("threads")],
-    running: Running,
+    running: Dealt,
     store: str = argument("The store to label.", metavar="STORE"),
     heads: Path = option(REQUIRED, "What `clipgap domains fit` made.", metavar="HEADS"),
     out: Path | None = output("DOMAINS"),

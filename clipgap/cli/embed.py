@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output, required
+from clipgap.cli.frame import Dealt, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.clip.embed.options import EmbedOptions
 from clipgap.errors import QUARANTINED
@@ -30,7 +30,7 @@ def embed(
     shell: Shell,
     options: EmbedOptions,
     tolerance: Tolerance,
-    running: Running,
+    running: Dealt,
     data: str = argument(
         "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; or a "
         "folder of images, flat or with subfolders.",

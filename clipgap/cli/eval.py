@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output, required
+from clipgap.cli.frame import Dealt, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.clip.eval.options import EvalOptions
 from clipgap.errors import QUARANTINED
@@ -33,7 +33,7 @@ def evaluate(
     shell: Shell,
     options: EvalOptions,
     tolerance: Tolerance,
-    running: Running,
+    running: Dealt,
     checkpoints: tuple[str, ...] = argument(
         "Checkpoint files, NAME=FILE, or pretrained tags of the model; NAME= is random weights.",
         metavar="CHECKPOINT...",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, Tolerance, command, output, required
+from clipgap.cli.frame import Dealt, Tolerance, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
@@ -31,7 +31,7 @@ def filter_shards(
     shell: Shell,
     options: FilterOptions,
     tolerance: Tolerance,
-    running: Running,
+    running: Dealt,
     shards: str = argument(
         "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL.",
         metavar="SHARDS",

@@ -8,8 +8,9 @@ group's fields on the command line and handed over whole. `Common` is added to e
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -24,9 +25,9 @@ from typing import (
 
 import typer
 
-from clipgap.cli import config
+from clipgap.cli import config, words
 from clipgap.cli.shell import Shell, set_up_logging
-from clipgap.errors import UsageError
+from clipgap.errors import ShareDone, UsageError
 from clipgap.files.addresses import require_local
 from clipgap.options import (
     REQUIRED,
@@ -91,6 +92,39 @@ class Running(Options):
 
 
 @dataclass(frozen=True)
+class Dealt(Running):
+    """Options of commands whose work can be dealt to several processes, on any machines."""
+
+    shard_index: tuple[int, ...] = option(
+        (),
+        "Do only this share of the work, counted from 0, in a folder of its own in OUT.parts. "
+        "Repeatable.",
+        metavar="I",
+    )
+    num_shards: int | None = option(
+        None, "How many shares there are; `clipgap merge` makes one of them.", metavar="K", min=1
+    )
+    parts: tuple[str, ...] = option(
+        (), "Compute nothing: put these parts together, as `clipgap merge` does.", metavar="PART"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (not self.shard_index) != (self.num_shards is None):
+            raise UsageError("--shard-index and --num-shards go together; give both or neither")
+
+    def how(self, watch: Watch | None = None) -> How:
+        from clipgap.runs.shares import Share
+
+        how, share = super().how(watch), None
+        if watch is None:
+            return how
+        if self.num_shards is not None:
+            share = Share(self.shard_index, self.num_shards, watch.call)
+        return replace(how, share=share, parts=self.parts)
+
+
+@dataclass(frozen=True)
 class Tolerance(Options):
     """Options of commands that set damaged inputs aside."""
 
@@ -118,15 +152,21 @@ def _local(out: Path | None) -> Path | None:
     return out
 
 
-_NOT_ABOUT_THE_RESULT = {field.name for group in (Common, Running) for field in fields(group)}
+_NOT_ABOUT_THE_RESULT = {field.name for group in (Common, Dealt) for field in fields(group)}
 
 
-def command(app: typer.Typer, name: str) -> Callable[[Body], Body]:
-    """Register a function as a command of `app`, with its option groups spread out."""
+def command(
+    app: typer.Typer, name: str, settings: Mapping[str, Any] | None = None
+) -> Callable[[Body], Body]:
+    """Register a function as a command of `app`, with its option groups spread out.
+
+    `settings` are for how Typer parses its call.
+    """
 
     def register(body: Body) -> Body:
         wrapper = _Spread(body)
-        app.command(name, help=inspect.getdoc(body))(wrapper.as_function())
+        help, more = inspect.getdoc(body), dict(settings or {})
+        app.command(name, help=help, context_settings=more)(wrapper.as_function())
         return body
 
     return register
@@ -150,7 +190,11 @@ class _Spread:
         def run(context: typer.Context, **values: Any) -> int | None:
             shell = self._shell(context, values)
             require_for(shell.command.partition(" ")[2])
-            return self.body(shell, **self._arguments(values))
+            try:
+                return self.body(shell, **self._arguments(values))
+            except ShareDone as done:
+                shell.result(vars(done), _describe_share(done, values["out"]))
+                return 0
 
         parameters = [
             inspect.Parameter(
@@ -184,6 +228,7 @@ class _Spread:
         }
         kept = [name for name in declared if name not in _NOT_ABOUT_THE_RESULT]
         return Shell(
+            app=context.find_root().command,
             command=context.command_path,
             json=common.json,
             quiet=common.quiet,
@@ -194,7 +239,14 @@ class _Spread:
                 if values[name] is not None and (values[name], declared[name].default) != ([], ())
             },
             all_from_config=not typed.intersection(kept),
+            is_share=values.get("num_shards") is not None,
         )
+
+
+def _describe_share(done: ShareDone, out: Path | str) -> Iterator[str]:
+    yield f"{done}: {words.plural(done.units, 'unit')}"
+    merge = shlex.join(["clipgap", "merge", str(done.folder.parent), "-o", str(out)])
+    yield f"When all shares are done: {merge}"
 
 
 def _spread(hint: Any) -> list[inspect.Parameter]:

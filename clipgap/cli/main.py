@@ -52,6 +52,11 @@ COMMANDS = {
         "keeps.",
         "eval": "Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.",
     },
+    "On many machines": {
+        "slurm": "Run a command as a Slurm array, a share a task; a last task merges them.",
+        "status": "Say how far a run is: done, running and failed, how fast, and the time left.",
+        "merge": "Make one output of the parts that the shares of a command have made.",
+    },
     "What it shows": {
         "report": "Show scans, splits and evaluations on a page: figures, tables and galleries.",
         "data": "The sets that clipgap knows by name.",

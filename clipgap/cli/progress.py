@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -57,8 +57,11 @@ def _with_notes(display: Display, say: Say) -> Display:
 class Watch:
     """Shows a run as it goes, and marks where its checks end and its work begins."""
 
-    def __init__(self, display: Display, begun: Callable[[], None]) -> None:
+    def __init__(
+        self, display: Display, begun: Callable[[], None], call: Mapping[str, str]
+    ) -> None:
         self._display, self._begun = display, begun
+        self.call = call  # as it can be made again, from another process
         self.last: Progress | None = None  # of the work
         self.stop = threading.Event()  # set by the user
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Running, command, output, required
+from clipgap.cli.frame import Dealt, command, output, required
 from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED, UsageError
@@ -57,7 +57,7 @@ def scan(
     options: ScanOptions,
     mixing: Mixing,
     compute: Compute,
-    running: Running,
+    running: Dealt,
     train: str = argument("The training store.", metavar="TRAIN"),
     test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
     gap: str | None = option(
@@ -92,7 +92,7 @@ def gap(
     options: ScanOptions,
     mixing: Mixing,
     compute: Compute,
-    running: Running,
+    running: Dealt,
     ref: str = argument("The reference store.", metavar="REF"),
     test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
     out: Path | None = output("SCAN"),
@@ -116,7 +116,7 @@ def _run(
     options: ScanOptions,
     mixing: Mixing,
     compute: Compute,
-    running: Running,
+    running: Dealt,
     out: Path | None,
 ) -> int:
     tests = tests_by_name(test)

@@ -7,6 +7,7 @@ import enum
 import json
 import logging
 import math
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +45,14 @@ class _ConsoleHandler(logging.Handler):
 class Shell:
     """What a command knows about the call that started it."""
 
+    app: Any  # all commands
     command: str
     json: bool
     quiet: bool
     config_file: Path | None
     settings: Mapping[str, Any]  # option name -> value, without those that only say how to run
     all_from_config: bool  # no setting was typed: the config file says it all
+    is_share: bool  # whoever merges the shares saves the settings
 
     @property
     def width(self) -> int | None:
@@ -98,7 +101,7 @@ class Shell:
                 self.save_settings(out, notes)
 
         with self.progress() as display:
-            watch = Watch(display, begun)
+            watch = Watch(display, begun, self.call())
             with stop_on_signals(watch.stop, self.note, stopping):
                 yield watch
 
@@ -109,9 +112,23 @@ class Shell:
 
     def save_settings(self, out: Path, notes: Path | None = None) -> None:
         """Write the resolved configuration beside the output folder."""
-        if not self._settings_are_at(out):
+        if not (self.is_share or self._settings_are_at(out)):
             config.save(settings_file(out), self.command, self.settings, notes or out)
             LOG.info("configuration saved as %s", settings_file(out))
+
+    def call(self) -> dict[str, str]:
+        """This call as plain data, for `call_again`."""
+        return {"command": self.command, "settings": config.content(self.settings)}
+
+    def call_again(self, call: Mapping[str, str], *more: str) -> int:
+        """Run a call that was noted, with more options."""
+        common = ["--json"] * self.json + ["--quiet"] * self.quiet
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "settings.toml"
+            path.write_text(call["settings"], encoding="utf-8", errors="surrogateescape")
+            arguments = [*call["command"].split()[1:], f"--config={path}", *common, *more]
+            outcome = self.app.main(arguments, prog_name="clipgap", standalone_mode=False)
+        return outcome if isinstance(outcome, int) else 0
 
     def _settings_are_at(self, out: Path) -> bool:
         """Whether the file to be written is the very --config file, and nothing was added to it."""

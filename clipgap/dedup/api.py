@@ -135,6 +135,8 @@ class _Task:
                 f"as in '{out}-{PLACE}'"
             )
         identity = self.plan.store.identity()
+        if self.how.share is not None:
+            return self._write(common_name(out), identity, [])
         with ExitStack() as opened:
             writers = [
                 opened.enter_context(
@@ -149,7 +151,7 @@ class _Task:
     def _write(self, work: Path, identity: Mapping[str, Any], writers: list[KeepWriter]) -> Dedup:
         settings = self.plan.settings
         finished = [writer.finished for writer in writers if writer.finished is not None]
-        if len(finished) == len(writers):
+        if finished and len(finished) == len(writers):
             if self.semdedup is not None:
                 require_written(self.semdedup, settings.epsilons)
             Notes.discard(work)

@@ -62,7 +62,8 @@ class Notes:
 
         When the run has ended well, nothing of them stays.
         """
-        with open_output(work_folder(out), KIND, how) as output:
+        # A share has no output beside which its folder could lie.
+        with open_output(work_folder(out) if how.share is None else out, KIND, how) as output:
             output.begin(described, marks=marks)
             notes = cls(output.path, output.ledger)
             yield notes

@@ -25,7 +25,8 @@ from clipgap.machine import thread_count
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.lock import PROGRESS
-from clipgap.runs.units import Made, run_units
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Made
 from clipgap.select.order import at_random
 
 _CENTROIDS, _LABELLED, _AUDIT = "centroids", "labelled", "audit"
@@ -65,19 +66,23 @@ class Run:
         )
         # What earlier runs have done stays done, however much memory they had for a unit.
         done = [range(*record["clusters"]) for record in self._compared()]
-        units = [Clusters(some.start, some.stop) for some in self.labels.groups(work.room, done)]
         counts = self.labels.counts()
+        left = list(self.labels.groups(work.room, done))
+        units = [
+            Clusters(some.start, some.stop, int(counts[some.start : some.stop].sum()))
+            for some in sorted([*done, *left], key=lambda some: some.start)
+        ]
         begin = Progress(
             stage="comparing",
             done=sum(int(counts[some.start : some.stop].sum()) for some in done),
             total=self.plan.store.rows,
             part=len(done),
-            parts=len(done) + len(units),
+            parts=len(units),
             parts_are=_GROUP,
         )
         tally = Tally(how, begin)
         executor = how.executor or Here(thread_count(self.compute.threads))
-        for event in run_units(work, units, notes.ledger, executor, how.is_asked_to_stop, _GROUP):
+        for event in run_units(work, units, notes.ledger, executor, how, _GROUP):
             if isinstance(event, Made):
                 tally.add(parts=len(event.records))
             elif event.more:

@@ -51,6 +51,7 @@ class Clusters:
 
     start: int
     stop: int
+    size: int = 1  # rows
 
     @property
     def name(self) -> str:

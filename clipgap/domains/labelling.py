@@ -41,7 +41,8 @@ from clipgap.options import Only, takes_options
 from clipgap.runs.executors import Threads
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output, spare
-from clipgap.runs.units import Event, Made, Slot, Step, run_units
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Event, Made, Slot, Step
 from clipgap.scan.inputs import refuse_bad_rows
 from clipgap.scan.manifest import STORE
 from clipgap.scan.sinks import part_name
@@ -162,7 +163,7 @@ def _fill(
     output: Output, work: LabelWork, described: Mapping[str, Any], threads: int | None
 ) -> dict[str, Any]:
     how, ledger = output.how, output.ledger
-    units = [Unit(shard.index) for shard in work.store.shards]
+    units = [Unit(shard.index, shard.rows) for shard in work.store.shards]
     tally = Tally(
         how,
         Progress(
@@ -174,7 +175,7 @@ def _fill(
         ),
     )
     executor = how.executor or Threads(thread_count(threads))
-    for event in run_units(work, units, ledger, executor, how.is_asked_to_stop):
+    for event in run_units(work, units, ledger, executor, how):
         if isinstance(event, Step):
             tally.add(event.done)
         else:
@@ -193,6 +194,7 @@ class Unit:
     """A shard to be labelled."""
 
     index: int
+    size: int  # rows
 
     @property
     def name(self) -> str:

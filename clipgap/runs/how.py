@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import Interrupted, UsageError
 
 if TYPE_CHECKING:
+    from clipgap.runs.shares import Share
     from clipgap.runs.units import Executor
 
 
@@ -66,6 +68,8 @@ class How:
     on_progress: OnProgress | None = None
     stop: threading.Event | None = None
     executor: Executor | None = None  # who does the units; None: as the command thinks best
+    share: Share | None = None  # of the units, done apart from all others; ends with `ShareDone`
+    parts: Sequence[str | Path] = ()  # that shares have made, to be put together: all, or `share`
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
@@ -83,6 +87,11 @@ class How:
         """Tell the user something that is worth a line."""
         self.report(Progress(stage="reading headers", note=sentence))
 
+    @property
+    def undivided(self) -> How:
+        """For what is not dealt to shares, but done by each."""
+        return replace(self, share=None, parts=())
+
     def is_asked_to_stop(self) -> bool:
         return self.stop is not None and self.stop.is_set()
 
@@ -97,6 +106,8 @@ class How:
             raise UsageError("--resume and --overwrite need an output folder")
         if self.executor is not None:
             raise UsageError("an executor needs an output folder: its workers meet in it")
+        if self.share is not None or self.parts:
+            raise UsageError("shares of a run need an output folder: they are merged in it")
 
 
 class Tally:

@@ -45,9 +45,13 @@ from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
 from clipgap.runs.lock import LOCK, PROGRESS, cannot_make, only_writer
+from clipgap.runs.run import BOARD
+from clipgap.runs.shares import SHARE, Part, bring, check_files, check_whole, find_parts
 from clipgap.runs.units import Ledger, Made
 
-_PLAN, _UNITS = "plan.json", "units.jsonl"
+_PLAN, UNITS = "plan.json", "units.jsonl"
+_SAYING = {f"{PROGRESS}/{name}" for name in (_PLAN, SHARE, BOARD, LOCK)}
+"""Notes that hold nothing which was made."""
 
 
 @dataclass(frozen=True)
@@ -132,14 +136,15 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     """The folder at `path`, ours alone while this lasts; it need not be there yet.
 
     Refuses a folder that is somebody else's, or that holds an output although neither --resume nor
-    --overwrite was given.
+    --overwrite was given. With a share it is that share's own folder beside it.
     """
     require_local(path)
-    folder = _resolved(Path(path))
+    named = Path(path) if how.share is None else how.share.folder(Path(path))
+    folder = _resolved(named)
     made = not folder.exists()
     with only_writer(folder):
         try:
-            output = Output(Path(path), folder, kind, how)
+            output = Output(named, folder, kind, how)
             output.require_flag()
             yield output
         finally:
@@ -155,7 +160,7 @@ class Output:
         self.path = path
         self.kind, self.how = kind, how
         self.progress = path / PROGRESS
-        self.ledger = Ledger(self.progress / _UNITS, kind.record)
+        self.ledger = Ledger(self.progress / UNITS, kind.record)
         self._folder = folder
         self._plan_form = Form(
             kind.form.name,
@@ -203,8 +208,14 @@ class Output:
         wanted = {**described, **({} if marks is None else {"marks": marks})}
         self._wanted = json.loads(encode(wanted))  # as it will be read back
         self._outputs = sorted(outputs)
+        parts = [part for part in find_parts(self.how.parts) if self._has_begun(part.folder)]
         if self.state == "finished" and not self.how.overwrite:
-            return self._compare_finished(json.loads(encode(described)), may_change)
+            answer = self._compare_finished(json.loads(encode(described)), may_change)
+            if isinstance(answer, Complete) or not parts:
+                return answer
+        if parts:
+            self._put_together(parts, may_change)
+            return GoesOn()
         if self.state == "unfinished" and not self.how.overwrite:
             self._go_on(may_change)
             return GoesOn()
@@ -223,7 +234,7 @@ class Output:
             remove(self.path, [MANIFEST])
             remove(self.path, earlier)
             self.prepare()
-        self.ledger.records.clear()
+        self.ledger.clear()
         self.state = "unfinished"
 
     def expect(self, outputs: Iterable[str]) -> None:
@@ -234,11 +245,11 @@ class Output:
     def reopen(self, records: Mapping[str, Mapping[str, Any]]) -> None:
         """Make a damaged output an unfinished one, of which these units are done."""
         with cannot_make(self.path):
-            remove(self.path, [f"{PROGRESS}/{_UNITS}"])
+            remove(self.path, [f"{PROGRESS}/{UNITS}"])
             make_folder(self.path, PROGRESS)
             self._note(())
             self.prepare()
-        self.ledger.records.clear()
+        self.ledger.clear()
         self.ledger.add(Made(records))
         remove(self.path, [MANIFEST])
         self.state = "unfinished"
@@ -294,9 +305,9 @@ class Output:
         name, noun = self.kind.form.name, self.kind.noun
         if format_of(self.path / MANIFEST) == name:
             return "finished"
-        if format_of(self.progress / _PLAN) == name:
+        if self._has_begun(self.path):
             # A run that ended before it had made anything left nothing to keep or to ask about.
-            made = self._notes() != [f"{PROGRESS}/{_PLAN}"] or any(
+            made = not _SAYING.issuperset(self._notes()) or any(
                 os.path.lexists(self.path / name) for name in self._own_files()
             )
             return "unfinished" if made else "empty"
@@ -349,17 +360,50 @@ class Output:
         wrong = self.damaged({name: entry for name, (_, entry) in files.items()})
         self.ledger.forget({files[name][0] for name in wrong})
 
+    def _put_together(self, parts: Iterable[Part], may_change: Callable[[Change], bool]) -> None:
+        """Make this an unfinished output that has done what all the parts have done."""
+        self.how.tell("checking")
+        ledgers = {part: self.ledger.at(part.notes / UNITS) for part in parts}
+        for part, ledger in ledgers.items():
+            wanted = self._plan(part.notes)["wanted"]
+            self._refuse_changes(wanted, self._wanted, may_change, part.folder)
+            ledger.load()
+        check_whole(ledgers, self.how.share)
+        files = {
+            part: {
+                name: entry
+                for record in ledger.records.values()
+                for name, entry in record.get("files", {}).items()
+            }
+            for part, ledger in ledgers.items()
+        }
+        for part, sums in files.items():
+            check_files(part, sums)
+        self.start()
+        self.expect({name for sums in files.values() for name in sums})
+        for number, (part, ledger) in enumerate(ledgers.items()):
+            bring(part, files[part], self.path)
+            self.ledger.add(Made(ledger.records, ledger.state, number))
+        first, ledger = next(iter(ledgers.items()))
+        known = _SAYING | files[first].keys() | {f"{PROGRESS}/{name}" for name in ledger.files}
+        bring(first, first.notes_besides(known), self.path)
+
     def _refuse_changes(
         self,
         old: Mapping[str, Any],
         new: Mapping[str, Any],
         may_change: Callable[[Change], bool],
+        folder: Path | None = None,
     ) -> None:
         found = changes(old, new, self.kind.labels, self.kind.free)
-        refuse_changes(self.path, [each for each in found if not may_change(each)])
+        refuse_changes(folder or self.path, [each for each in found if not may_change(each)])
 
-    def _plan(self) -> dict[str, Any]:
-        return read_document(self.progress / _PLAN, self._plan_form)
+    def _has_begun(self, folder: Path) -> bool:
+        """Whether a run has made plans there for what this is to be."""
+        return format_of(folder / PROGRESS / _PLAN) == self.kind.form.name
+
+    def _plan(self, notes: Path | None = None) -> dict[str, Any]:
+        return read_document((notes or self.progress) / _PLAN, self._plan_form)
 
     def _note(self, earlier: Iterable[str]) -> None:
         entries = {"wanted": self._wanted, "outputs": self._outputs, "earlier": sorted(earlier)}
@@ -377,7 +421,7 @@ class Output:
         names = {name for name in files_in(self.path) if self.kind.owned(name)}
         if format_of(self.path / MANIFEST) == self.kind.form.name:
             names |= _names(self.path / MANIFEST, "files")
-        if format_of(self.progress / _PLAN) == self.kind.form.name:
+        if self._has_begun(self.path):
             names |= _names(self.progress / _PLAN, "outputs")
             names |= _names(self.progress / _PLAN, "earlier")
         return names - {MANIFEST}

@@ -4,7 +4,8 @@ A *unit* is a part of a run that is done or not: a shard to scan, a tar file to 
 how to do units and writes their files, each whole or absent, with bytes that follow from the unit
 alone. Both are plain values that can be pickled and name their inputs by path. An *executor* deals
 units to workers, wherever these are; a unit may be done twice, in any order, and the result is the
-same. What is done stands in the ledger, which only the process that drives the run writes.
+same. What is done stands in the ledger, which only the process that drives the run writes. Runs
+that know nothing of each other may each have a share of the units: see `shares`.
 """
 
 from __future__ import annotations
@@ -14,9 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from clipgap.errors import Interrupted
 from clipgap.files import lines
 from clipgap.files.documents import FILES, SUM, Shape, checksum, misfits
 
@@ -25,6 +25,11 @@ class Unit(Protocol):
     @property
     def name(self) -> str:
         """No other unit of the run has it."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How much there is to do, beside the others: rows, bytes, images."""
         ...
 
 
@@ -82,26 +87,12 @@ class Executor(Protocol):
         ...
 
 
-def run_units(
-    work: Work,
-    units: Sequence[Any],
-    ledger: Ledger,
-    executor: Executor,
-    stop: Callable[[], bool],
-    noun: str = "shard",
-) -> Iterator[Event]:
-    """Do the units that the ledger does not have; each event is passed on once it is on record."""
-    left = [unit for unit in units if unit.name not in ledger.records]
-    if left:
-        with ledger.writing():
-            for event in executor(work, left, stop):
-                if isinstance(event, Made):
-                    ledger.add(event)
-                yield event
-    missing = sum(unit.name not in ledger.records for unit in units)
-    if missing:
-        kept = "; --resume goes on" if ledger.path is not None else ""
-        raise Interrupted(f"stopped with {missing:,} of {len(units):,} {noun}s left{kept}")
+class StateFile(NamedTuple):
+    """Where the state of all workers is kept while a run lasts, and how."""
+
+    name: str
+    save: Callable[[Path, Any], None]
+    load: Callable[[Path], Any]
 
 
 class Ledger:
@@ -113,19 +104,30 @@ class Ledger:
 
     def __init__(self, path: Path | None, record: Mapping[str, Shape] | None = None) -> None:
         self.path = path  # None: nothing is written down
-        self._shape = {"files": (None, FILES), **(record or {})}
+        self._record = record or {}
+        self._shape = {"files": (None, FILES), **self._record}
         self.records: dict[str, dict[str, Any]] = {}
         self._states: dict[int, Any] = {}
         self._merge: Callable[[Any, Any], Any] | None = None
-        self._save_state: Callable[[Any], None] | None = None
+        self._state_file: StateFile | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
 
-    def gather(
-        self, merge: Callable[[Any, Any], Any], save: Callable[[Any], None] | None = None
-    ) -> None:
-        """How the states of two workers become one, and how that is written down."""
-        self._merge, self._save_state = merge, save
+    def gather(self, merge: Callable[[Any, Any], Any], file: StateFile | None = None) -> None:
+        """How the states of two workers become one, and the file beside the ledger for it."""
+        self._merge, self._state_file = merge, file
+
+    def at(self, path: Path) -> Ledger:
+        """Another of the same kind."""
+        other = Ledger(path, self._record)
+        other._merge, other._state_file = self._merge, self._state_file
+        return other
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all that it writes."""
+        state = [] if self._state_file is None else [self._state_file.name]
+        return state if self.path is None else [self.path.name, *state]
 
     def load(self) -> None:
         """Read what earlier runs have noted."""
@@ -136,6 +138,14 @@ class Ledger:
                 self.records.pop(name, None)
             else:
                 self.records[name] = record
+        if self.records and self._state_file is not None:
+            state = self._state_file.load(self.path.with_name(self._state_file.name))
+            self._states[_EARLIER] = state
+
+    def clear(self) -> None:
+        """Nothing has been done."""
+        self.records.clear()
+        self._states.clear()
 
     def _parse(self, line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         if line[SUM] != checksum(line):
@@ -149,10 +159,6 @@ class Ledger:
         names = [name for name in names if self.records.pop(name, None) is not None]
         if names and self.path is not None:
             lines.append(self.path, [_line(name, None) for name in names])
-
-    def begin_with(self, state: Any) -> None:
-        """What earlier runs have gathered."""
-        self._states[_EARLIER] = state
 
     @property
     def state(self) -> Any:
@@ -200,8 +206,8 @@ class Ledger:
 
     def _write(self, noted: Sequence[Mapping[str, Any]], state: Any) -> None:
         assert self.path is not None
-        if state is not None and self._save_state is not None:
-            self._save_state(state)
+        if state is not None and self._state_file is not None:
+            self._state_file.save(self.path.with_name(self._state_file.name), state)
         if noted:
             lines.append(self.path, noted)
 

@@ -25,8 +25,9 @@ from clipgap.options import takes_options
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.lock import PROGRESS
-from clipgap.runs.output import Complete, Damaged, GoesOn, Output, open_output, spare
-from clipgap.runs.units import Executor, Ledger, Step, run_units
+from clipgap.runs.output import Complete, Damaged, Output, open_output, spare
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Executor, Ledger, StateFile, Step
 from clipgap.scan import quarantine
 from clipgap.scan.counts import histogram_table
 from clipgap.scan.inputs import describe_inputs, marks
@@ -132,8 +133,10 @@ def scan_into(work: ScanWork, how: How) -> dict[str, Any]:
 
 def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
     described = _describe(work, how)
-    lists = output.progress / "lists.npz"
-    output.ledger.gather(_merge, lambda topk: _save_lists(lists, topk))
+    sets = len(work.tests)
+    output.ledger.gather(
+        _merge, StateFile("lists.npz", _save_lists, lambda path: _load_lists(path, sets))
+    )
     answer = output.begin(described, marks=marks(work.plan), may_change=may_change)
     if isinstance(answer, Complete):
         doubt = sampled_since(work.plan.train.files(), output.path / MANIFEST)
@@ -148,10 +151,7 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
         if _mend(work, output, answer, how):
             return ScanResult(answer.manifest, output.path, repaired=answer.files)
         output.start()
-    elif isinstance(answer, GoesOn) and output.ledger.records:
-        topk = _load_lists(lists, len(work.tests))
-        output.ledger.begin_with(topk)
-        work = replace(work, seed=topk)
+    work = replace(work, seed=output.ledger.state)
     now = _scan(work, output.ledger, how, how.executor or Here())
     entries, files = _finish(work, output.ledger, how, now)
     manifest = output.finish({**described, **entries}, files)
@@ -170,7 +170,7 @@ def _describe(work: ScanWork, how: How) -> dict[str, Any]:
 def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> Progress:
     """Scan all shards that the ledger does not have; how fast that went."""
     plan, counters = work.plan, Counters()
-    units = [ShardUnit(shard.index) for shard in plan.train.shards]
+    units = [ShardUnit(shard.index, shard.rows) for shard in plan.train.shards]
     tally = Tally(
         how,
         Progress(
@@ -186,7 +186,7 @@ def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> Progr
         operations = 2.0 * now.new * plan.test_rows * plan.train.dim
         return counters.figures(round(now.new), operations, now.seconds)
 
-    for event in run_units(work, units, ledger, executor, how.is_asked_to_stop):
+    for event in run_units(work, units, ledger, executor, how):
         if isinstance(event, Step):
             counters.survivors += event.more["survivors"]
             counters.refined += event.more["refined"]
@@ -241,14 +241,14 @@ def _mend(work: ScanWork, output: Output, answer: Damaged, how: How) -> bool:
     need all shards.
     """
     damaged = set(answer.files)
-    units = [ShardUnit(shard.index) for shard in work.plan.train.shards]
+    units = [ShardUnit(shard.index, shard.rows) for shard in work.plan.train.shards]
     units = [unit for unit in units if unit.name in damaged]
     if len(units) < len(damaged):
         return False
     output.prepare()
     scratch = Ledger(None)
     scratch.gather(_merge)
-    for _ in run_units(work, units, scratch, how.executor or Here(), how.is_asked_to_stop):
+    for _ in run_units(work, units, scratch, how.executor or Here(), how):
         pass
     problems = [
         f"{name}: SHA-256 {record['files'][name]['sha256']} now, "

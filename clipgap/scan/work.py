@@ -46,6 +46,7 @@ class ShardUnit:
     """A shard to be scanned."""
 
     index: int
+    size: int  # rows
 
     @property
     def name(self) -> str:

@@ -26,7 +26,8 @@ from clipgap.runs.changes import Change
 from clipgap.runs.executors import Threads
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output, spare
-from clipgap.runs.units import Event, Executor, Ledger, Made, run_units
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Event, Executor, Ledger, Made
 from clipgap.shards.lookup import Findings
 from clipgap.shards.options import FilterOptions
 from clipgap.shards.plan import FilterPlan, Unit, plan_filter
@@ -159,7 +160,7 @@ def _run(plan: FilterPlan, output: Output, executor: Executor) -> FilterResult:
             parts=len(units),
         ),
     )
-    for event in run_units(work, units, output.ledger, executor, how.is_asked_to_stop):
+    for event in run_units(work, units, output.ledger, executor, how):
         tally.add(sum(record["kept"] for record in _records(event)), parts=1)
     entries, files = _finish(plan, output, units, findings)
     return FilterResult(output.path, output.finish({**described, **entries}, files))
@@ -178,7 +179,7 @@ def _find(plan: FilterPlan, output: Output, executor: Executor) -> Findings:
     work, units = FindWork(plan, output.path), plan.questions()
     begin = Progress(stage="counting", part=len(ledger.records), parts=len(units))
     tally = Tally(how, begin)
-    for _ in run_units(work, units, ledger, executor, how.is_asked_to_stop):
+    for _ in run_units(work, units, ledger, executor, how.undivided):
         tally.add(parts=1)
     found = (load_found(output.path, unit, ledger.records[unit.name]) for unit in units)
     return Findings.of(plan.selector, found)
@@ -223,7 +224,7 @@ def _mend(work: FilterWork, output: Output, answer: Damaged, executor: Executor)
     if not spoilt <= {name for unit in units for name in unit.files}:
         return False
     output.prepare()
-    for event in run_units(work, units, Ledger(None), executor, how.is_asked_to_stop):
+    for event in run_units(work, units, Ledger(None), executor, how):
         for record in _records(event):
             for name, entry in _sums(record).items():
                 if answer.sums.get(name) != entry:

@@ -41,6 +41,7 @@ class Unit:
 
     name: str
     parts: tuple[Part, ...]
+    size: int = 1  # bytes that are read, where units are not equal
 
     @property
     def tar(self) -> str:
@@ -128,7 +129,8 @@ class FilterPlan:
                 [shard.name for shard in self.shards],
                 "Filter them into several folders, or give --merge, which numbers them anew",
             )
-            return [Unit(name, (Part(i),)) for i, name in enumerate(names)]
+            sizes = [shard.file.size for shard in self.shards]
+            return [Unit(name, (Part(i),), sizes[i]) for i, name in enumerate(names)]
         if kept is None:
             raise ValueError("merging needs the number of kept samples of each shard")
         return list(_even(kept, self.options.merge))

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-RUNNERS = ("json", "verbose", "quiet", "config", "dry-run", "resume", "overwrite", "out")
+RUNNERS = (
+    *("json", "verbose", "quiet", "config", "dry-run", "resume", "overwrite", "out"),
+    *("shard-index", "num-shards", "parts"),
+)
 """Options that the runner gives or leaves out as it sees fit; no recipe may."""
 
 

@@ -43,7 +43,8 @@ from clipgap.options import takes_options
 from clipgap.runs.executors import Here, Processes
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
-from clipgap.runs.units import Executor, Step, run_units
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Executor, Step
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.provenance import EMBED, IDENTITY
@@ -337,7 +338,7 @@ def _embed(output: Output, plan: EmbedPlan) -> None:
     if not isinstance(executor, Here):
         warn_if_random(plan.model, plan.pretrained)  # workers elsewhere are not heard
     work = plan.work(output.path)
-    for event in run_units(work, plan.units, output.ledger, executor, how.is_asked_to_stop):
+    for event in run_units(work, plan.units, output.ledger, executor, how, steps="images"):
         if isinstance(event, Step):
             size += event.more["bytes"]
             done += round(event.done)

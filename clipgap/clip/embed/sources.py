@@ -45,6 +45,11 @@ class Unit(Protocol):
         """The shard, or the images of the folder as if they were one file."""
         ...
 
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         """The images in order; what is damaged is told to `on_problem` and left out."""
         ...
@@ -77,6 +82,10 @@ class TarUnit:
     @property
     def file(self) -> File:
         return self.shard.file
+
+    @property
+    def size(self) -> int:
+        return self.file.size
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         beside = (CAPTION,) if captions else ()
@@ -115,7 +124,11 @@ class FolderUnit:
 
     @property
     def file(self) -> File:
-        return LocalFile(self.source, sum(self.sizes), str(max(self.times)))
+        return LocalFile(self.source, self.size, str(max(self.times)))
+
+    @property
+    def size(self) -> int:
+        return sum(self.sizes)
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         for path, size in zip(self.paths, self.sizes, strict=True):

@@ -30,7 +30,8 @@ from clipgap.options import takes_options
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
-from clipgap.runs.units import Step, run_units
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Step
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.version import __version__
 
@@ -193,9 +194,7 @@ def _evaluate(output: Output, plan: EvalPlan) -> None:
     if executor is None:
         executor = Here(thread_count(), resolve_device(plan.options.device))
     work = EvalWork(output.path, plan)
-    for event in run_units(
-        work, units, output.ledger, executor, how.is_asked_to_stop, "evaluation"
-    ):
+    for event in run_units(work, units, output.ledger, executor, how, "evaluation", "images"):
         if isinstance(event, Step):
             tally.add(event.done, **event.more)
         else:

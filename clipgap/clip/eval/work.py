@@ -51,6 +51,7 @@ class Unit:
 
     checkpoint: str
     data: str
+    size: int = 1  # images, if that is known
 
     @property
     def name(self) -> str:
@@ -67,7 +68,11 @@ def units_of(plan: EvalPlan) -> list[Unit]:
     found = []
     for first in range(0, len(plan.checkpoints), TOGETHER):
         together = plan.checkpoints[first : first + TOGETHER]
-        found += [Unit(each.name, data.name) for data in plan.sets for each in together]
+        found += [
+            Unit(each.name, data.name, data.images.samples or 1)
+            for data in plan.sets
+            for each in together
+        ]
     return found
 
 

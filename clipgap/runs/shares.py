@@ -1,0 +1,246 @@
+"""A run dealt to processes that need not know of each other, and put together again.
+
+    OUT.parts/3-of-8/    what share 3 of 8 has made: an output folder like any other, with a plan, a
+                         ledger and a lock of its own, that is never finished. share.json among its
+                         notes says which units are its
+    OUT.parts/0-3-of-8/  the same of several shares, done together or made of their parts
+
+A share takes units by their sizes and place alone, so every process deals alike without asking the
+others. Whoever has all parts makes the output of them: their files become its files, their ledgers
+its ledger, and the command goes on there with nothing left but its last steps. So the bytes are
+those of a run that did everything itself, in whatever order parts are named and however often.
+
+Nothing here needs locks that reach beyond one folder: no two shares write into the same one, and
+what a part says to be done is held against its checksums before it counts.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from clipgap.errors import InputError, ResumeError, UsageError
+from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
+from clipgap.files.documents import Each, Form, checksum, is_count, read_document, write_document
+from clipgap.files.folders import files_in, make_folder
+from clipgap.files.sums import damaged, sums_from_json
+from clipgap.machine import versions
+from clipgap.runs.lock import PROGRESS
+
+if TYPE_CHECKING:
+    from clipgap.runs.units import Ledger
+
+SHARE = "share.json"
+_LONGEST = 40
+
+_FORM = Form(
+    "clipgap-share",
+    "share of a run",
+    {
+        "indices": [is_count],
+        "of": is_count,
+        "dealt": str,
+        "units": [str],
+        "versions": Each(str),
+        "call": {"command": (None, str), "settings": (None, str)},
+    },
+)
+_PACKAGES = (
+    *("clipgap", "numpy", "pyarrow", "pillow"),
+    *("torch", "torchvision", "open_clip_torch", "timm"),
+)
+"""Those that bytes may depend on."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One or several of all shares of a run; `call` is what `clipgap merge` calls to end it."""
+
+    indices: Sequence[int]
+    of: int
+    call: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "indices", tuple(sorted(set(self.indices))))
+        for index in self.indices:
+            if not 0 <= index < self.of:
+                raise UsageError(
+                    f"share {index} of {self.of}: shares of {self.of} are counted from 0 to "
+                    f"{self.of - 1}"
+                )
+
+    def __str__(self) -> str:
+        return f"share{'s' * (len(self.indices) > 1)} {ranges(self.indices)} of {self.of}"
+
+    def folder(self, out: Path) -> Path:
+        """Where it works for the run that makes `out`."""
+        name = ranges(self.indices).replace(",", "+")
+        if len(name) > _LONGEST:
+            name = f"{len(self.indices)}-{checksum({'indices': self.indices})[:16]}"
+        return parts_folder(out) / f"{name}-of-{self.of}"
+
+    def take(self, units: Sequence[Any], notes: Path) -> list[Any]:
+        """The units that are its own, neighbours, so that shares come out even by size.
+
+        What it takes is noted, and must be what it took when it was begun.
+        """
+        mine, before, whole = [], 0, sum(map(_size, units))
+        for unit in units:
+            # By the middle of a unit, where all stand in a row.
+            if self.of * (2 * before + _size(unit)) // (2 * whole) in self.indices:
+                mine.append(unit)
+            before += _size(unit)
+        said = {
+            "indices": list(self.indices),
+            "of": self.of,
+            "dealt": checksum({"of": self.of, "units": [[u.name, _size(u)] for u in units]}),
+            "units": [unit.name for unit in mine],
+            "versions": versions(*_PACKAGES),
+            "call": dict(self.call),
+        }
+        if (notes / SHARE).exists():
+            _refuse_others(Part(notes.parent), said, notes.parent)
+        else:
+            write_document(notes / SHARE, _FORM, said)
+        return mine
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in short: 0-3,7."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1][1:] = [number]
+        else:
+            runs.append([number])
+    return ",".join("-".join(map(str, run)) for run in runs)
+
+
+def parts_folder(out: Path) -> Path:
+    """Where the parts of an output are made."""
+    return out.with_name(f"{out.name}.parts")
+
+
+@dataclass(frozen=True)
+class Part:
+    """The folder in which a share has worked."""
+
+    folder: Path
+
+    @property
+    def notes(self) -> Path:
+        return self.folder / PROGRESS
+
+    @cached_property
+    def said(self) -> dict[str, Any]:
+        """What its share took and by which versions it was done."""
+        return read_document(self.notes / SHARE, _FORM)
+
+    @property
+    def share(self) -> Share:
+        return Share(self.said["indices"], self.said["of"])
+
+    def notes_besides(self, others: Container[str]) -> Iterator[str]:
+        """What its share has noted for itself, as all shares do alike."""
+        for name in files_in(self.notes):
+            if f"{PROGRESS}/{name}" not in others and not name.endswith(TEMPORARY_SUFFIX):
+                yield f"{PROGRESS}/{name}"
+
+    def __str__(self) -> str:
+        return f"{self.folder} ({self.share})"
+
+
+def find_parts(places: Sequence[str | Path]) -> list[Part]:
+    """The parts at some places, each a part itself or a folder of parts."""
+    found = []
+    for place in map(Path, places):
+        inside = [place, *(sorted(place.iterdir()) if place.is_dir() else ())]
+        parts = [Part(folder) for folder in inside if (folder / PROGRESS / SHARE).is_file()]
+        if not parts:
+            raise InputError(
+                f"{place} is not a part of a run and holds none. Name folders that --shard-index "
+                "has made, such as OUT.parts."
+            )
+        found += parts
+    return found
+
+
+def check_whole(ledgers: Mapping[Part, Ledger], wanted: Share | None) -> None:
+    """Refuse parts that are not one whole, or the shares wanted, by dealing, versions, overlaps and
+    gaps."""
+    first = next(iter(ledgers))
+    of = first.said["of"]
+    left = set(range(of) if wanted is None else wanted.indices)
+    made: dict[str, tuple[Part, Any]] = {}
+    problems = []
+    for part, ledger in ledgers.items():
+        _refuse_others(part, first.said, first)
+        left -= set(part.said["indices"])
+        if lacking := [name for name in part.said["units"] if name not in ledger.records]:
+            problems.append(
+                f"{part} lacks {len(lacking):,} of its {len(part.said['units']):,} units, the "
+                f"first is {lacking[0]}: run that share again with --resume"
+            )
+        for name, record in ledger.records.items():
+            other, theirs = made.setdefault(name, (part, record))
+            if theirs != record:
+                problems.append(f"{part} and {other} overlap, and differ in {name}")
+                break
+    problems += [f"{Share([index], of)} is missing" for index in sorted(left)]
+    if problems:
+        raise InputError.listing("these parts are not one whole:", problems)
+
+
+def check_files(part: Part, sums: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a part whose files are not what they were."""
+    if wrong := damaged(part.folder, sums_from_json(sums)):
+        raise InputError.listing(
+            f"{part} is damaged; run that share again with --resume. These files are missing or "
+            "not what they were:",
+            wrong,
+        )
+
+
+def bring(part: Part, names: Iterable[str], out: Path) -> None:
+    """Have files of a part in the folder `out` too, each whole; on one disk that takes no room."""
+    for name in names:
+        *inner, _ = name.split("/")
+        if inner:
+            make_folder(out, "/".join(inner))
+        source, target = part.folder / name, out / name
+        if target.exists() and target.samefile(source):
+            continue
+        with write_atomic(target) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError:  # on another disk, or one without links
+                shutil.copyfile(source, temporary)
+
+
+def _size(unit: Any) -> int:
+    return max(1, int(unit.size))
+
+
+def _refuse_others(part: Part, wanted: Mapping[str, Any], of: Part | Path) -> None:
+    """Refuse a part that was dealt otherwise, or done by other versions, than is wanted."""
+    problems = []
+    if part.said["of"] != wanted["of"]:
+        problems.append(f"it is one of {part.said['of']:,} shares, not of {wanted['of']:,}")
+    elif part.said["dealt"] != wanted["dealt"]:
+        problems.append("its units are others: --memory, --clusters or the like are not the same")
+    # What one of them lacks it has not used.
+    for name in sorted(part.said["versions"].keys() & wanted["versions"].keys()):
+        theirs, ours = part.said["versions"][name], wanted["versions"][name]
+        if theirs != ours:
+            problems.append(f"version of {name}: was {theirs}, is {ours}")
+    if problems:
+        raise ResumeError.listing(
+            f"{part} does not go together with {of}. All shares must be dealt alike and done by "
+            "the same versions. The differences:",
+            problems,
+        )

@@ -1,0 +1,201 @@
+"""A run as a Slurm array: its script, and on a true cluster of two nodes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import clipgap
+from clipgap.__main__ import main
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.run import BOARD
+from tests.slurm_cluster import cluster, missing, say, wait_for
+from tests.worlds import make_world, tree
+
+HOLD = """\
+import os, sys, time
+
+def hook(event, arguments):
+    if event == "os.rename" and "/out.parts/" in (path := os.path.abspath(arguments[1])):
+        if path.endswith(".parquet") and not os.path.exists("go"):
+            open("held-" + path.partition("/out.parts/")[2][0], "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.05)
+
+sys.addaudithook(hook)
+"""
+"""Lets every share stand still with its first table under way, until there is a file "go"."""
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Shards to scan, in the current folder; more than are read ahead, for three tasks."""
+    make_world(tmp_path / "world", shards=[9] * 24)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+SCAN = "scan world/train --test a=world/a.npy -k 3 --threads 1"
+
+
+def call(capsys: pytest.CaptureFixture[str], text: str, code: int = 0) -> Any:
+    assert main(shlex.split(text)) == code, capsys.readouterr().err
+    captured = capsys.readouterr()
+    return json.loads(captured.out) if "--json" in text and code == 0 else captured.err
+
+
+# --- the script
+
+
+def test_a_script_says_all_that_was_asked_for(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = (
+        "--tasks 9 --at-once 4 --time 2:00:00 --partition gpu --account lab --constraint a100 "
+        "--gpus 1 --cpus 8 --mem 64G --sbatch=--qos=low --setup 'module load cuda'"
+    )
+    call(capsys, f"slurm --dry-run {asked} {SCAN} --above 0.5 -o 'an out'")
+    script = (world / "an out.slurm/job.sh").read_text()
+    directives = [line[8:] for line in script.splitlines() if line.startswith("#SBATCH ")]
+    assert directives == [
+        "--job-name=clipgap-an_out",
+        "--array=0-8%4",
+        f'--output="{world}/an out.slurm/%A_%a.log"',
+        *("--open-mode=append", "--requeue", "--signal=B:USR1@120", "--ntasks=1"),
+        *("--time=2:00:00", "--partition=gpu", "--account=lab", "--constraint=a100"),
+        *("--gpus-per-task=1", "--cpus-per-task=8", "--mem=64G", "--qos=low"),
+    ]
+    assert "module load cuda\n" in script and "CLIPGAP_THREADS=8" in script
+    assert f"{SCAN} --above 0.5 -o 'an out' --shard-index" in script
+    subprocess.run(["bash", "-n", "an out.slurm/job.sh"], check=True)
+
+
+def test_several_outputs_of_one_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several = "--epsilon 0.1 --epsilon 0.2 --clusters 3 -o 'keep-{epsilon}'"
+    call(capsys, f"slurm --dry-run dedup world/train {several}")
+    script = (world / "keep-all.slurm/job.sh").read_text()
+    assert "clipgap merge keep-all.parts -o 'keep-{epsilon}' --resume" in script
+
+
+@pytest.mark.parametrize(
+    ("runtime", "program"),
+    [
+        ("apptainer", "srun apptainer exec --bind=HERE,/data --pwd=HERE clip.sif clipgap "),
+        (
+            "pyxis",
+            "srun --container-image=clip.sif --container-mounts=HERE:HERE,/data:/data "
+            "--container-workdir=HERE clipgap ",
+        ),
+    ],
+)
+def test_containers(
+    world: Path, capsys: pytest.CaptureFixture[str], runtime: str, program: str
+) -> None:
+    asked = f"--container clip.sif --runtime {runtime} --mount /data"
+    call(capsys, f"slurm --dry-run {asked} {SCAN} -o out")
+    assert program.replace("HERE", str(world)) in (world / "out.slurm/job.sh").read_text()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("slurm split out --prune a -o keep", 2, "'split' is not a command whose work can be"),
+        ("slurm nothing", 2, "such are embed, gap, scan, dedup, domains label, filter, eval"),
+        (f"slurm {SCAN}", 2, "--out is missing in COMMAND"),
+        (f"slurm {SCAN} -o out --num-shards 3", 2, "leave --num-shards out of COMMAND"),
+        (f"slurm {SCAN} -o out --resume", 2, "leave --resume out of COMMAND"),
+        (f"slurm {SCAN} -o out --no-such", 2, "No such option"),
+        (f"slurm --dry-run --mem 'a\"b' {SCAN} -o out", 2, "cannot stand in a job script"),
+    ],
+)
+def test_what_cannot_be_an_array(
+    world: Path, capsys: pytest.CaptureFixture[str], text: str, code: int, said: str
+) -> None:
+    assert said in call(capsys, text, code)
+    assert sorted(path.name for path in world.iterdir()) == ["world"]
+
+
+def test_without_slurm_it_says_so(
+    world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert "there is no scontrol here" in call(capsys, f"slurm {SCAN} -o out", 5)
+
+
+# --- on a cluster
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[None]:
+    if (reason := missing()) is not None:
+        reason = f"NOT TESTED ON SLURM: {reason} (apt install slurm-wlm munge)"
+        if os.environ.get("CLIPGAP_REQUIRE_SLURM"):
+            pytest.fail(reason)
+        warnings.warn(reason, stacklevel=1)
+        pytest.skip(reason)
+    with cluster():
+        yield
+
+
+def is_over() -> bool:
+    """Whether no task waits or runs; those that Slurm lets rest, as it were requeued, go on."""
+    tasks = [line.split() for line in say("squeue", "-h", "-r", "--format=%i %r").splitlines()]
+    for task, reason in tasks:
+        if reason == "BeginTime":
+            say("scontrol", "update", f"JobId={task}", "StartTime=now")
+    return not tasks
+
+
+def test_an_array_makes_the_whole(
+    slurm: None, world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One task is told that its time is up, one is requeued by Slurm, one is killed."""
+    call(capsys, f"{SCAN} -o out")
+    whole = tree(world / "out")
+    shutil.rmtree(world / "out")
+    (world / "hold").mkdir()
+    (world / "hold/sitecustomize.py").write_text(HOLD)
+    paths = [str(world / "hold"), str(Path(clipgap.__file__).parents[1])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+
+    array = f"slurm --json --tasks 3 {{}} {SCAN} -o out"
+    job, _merging = call(capsys, array.format(""))["jobs"]
+    wait_for("work", lambda: len(list(world.glob("held-*"))) == 3)
+    assert call(capsys, array.format("--retry"))["jobs"] == [], "nothing has failed"
+    states = [run["state"] for run in call(capsys, "status out --json")["runs"]]
+    assert states == ["running"] * 3
+    say("scancel", "--batch", "--signal=USR1", f"{job}_0")
+    say("scontrol", "requeue", f"{job}_1")
+    board = json.loads((world / "out.parts/2-of-3" / PROGRESS / BOARD).read_text())
+    os.kill(board["process"], signal.SIGKILL)
+    (world / "go").touch()
+    wait_for("an end of all tasks", is_over)
+    log = (world / f"out.slurm/{job}_0.log").read_text()
+    assert "shards left; --resume goes on" in log and "share 0 of 3 is done" in log
+    assert not (world / "out").exists(), "a share is missing, so nothing is merged"
+    states = [run["state"] for run in call(capsys, "status out --json")["runs"]]
+    assert states == ["done", "done", "running"], "as far as is known, for some minutes"
+
+    again = call(capsys, array.format("--retry"))
+    assert again["shares"] == [2]
+    wait_for("an end of all tasks", is_over)
+    assert tree(world / "out") == whole
+    assert call(capsys, "status out --json")["finished"] is True
+    assert "is finished already" in call(capsys, f"slurm {SCAN} -o out", 3)
+
+
+def test_arrays_have_a_largest_size(
+    slurm: None, world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = call(capsys, f"slurm --tasks 20 {SCAN} -o out", 2)
+    assert "arrays of this cluster have at most 19 tasks besides the one that merges" in said
