@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,7 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.errors import UsageError
-from clipgap.files.naming import read_named
+from clipgap.files.naming import read_named, read_pairs
 from clipgap.options import REQUIRED, option
 from clipgap.report.options import ReportOptions
 from clipgap.store.options import Mixing
@@ -81,7 +80,7 @@ def report(
         "reference": None if reference is None else read_named([reference], "--reference"),
         "splits": read_named(split, "--split"),
         "evals": eval,
-        "images": _images(images),
+        "images": read_pairs(images, "--images", "SHARDS", "join shards with '::'"),
         "paper": paper,
         "embeddings": read_named(embedding, "--embedding"),
         "mixing": mixing,
@@ -96,18 +95,6 @@ def report(
         result = run(**inputs, out=out, options=options, how=running.how(watch))
     shell.result(_outcome(result), _describe_outcome(result))
     return 0
-
-
-def _images(given: Sequence[str]) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for text in given:
-        name, equals, shards = text.partition("=")
-        if not equals or not name or not shards:
-            raise UsageError(f"--images {text}: write it as NAME=SHARDS")
-        if name in found:
-            raise UsageError(f"--images {name}=… is given twice; join shards with '::'")
-        found[name] = shards
-    return found
 
 
 def _plan(sources: Sources) -> dict[str, Any]:

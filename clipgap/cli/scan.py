@@ -14,7 +14,8 @@ from clipgap.cli import words
 from clipgap.cli.frame import Dealt, command, output, required
 from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
+from clipgap.files.naming import read_pairs
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
 from clipgap.scan.options import ScanOptions
@@ -145,15 +146,7 @@ def _run(
 
 def tests_by_name(pairs: Sequence[str]) -> dict[str, str]:
     """The values of --test as the Python API takes them."""
-    tests: dict[str, str] = {}
-    for pair in pairs:
-        name, equals, store = pair.partition("=")
-        if not equals or not name or not store:
-            raise UsageError(f"--test {pair}: write it as NAME=STORE, such as --test val=val.npy")
-        if name in tests:
-            raise UsageError(f"--test {name}=… is given twice; each test set needs its own name")
-        tests[name] = store
-    return tests
+    return read_pairs(pairs, "--test", "STORE", "each test set needs its own name")
 
 
 def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:

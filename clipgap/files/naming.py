@@ -98,6 +98,19 @@ def read_named(given: Sequence[str], option: str) -> dict[str, str]:
     return found
 
 
+def read_pairs(given: Sequence[str], option: str, what: str, advice: str = "") -> dict[str, str]:
+    """NAME=WHAT; `advice` is for whoever gives a name twice."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name or not value:
+            raise UsageError(f"{option} {text}: write it as NAME={what}")
+        if name in found:
+            raise UsageError(f"{option} {name}=… is given twice" + (advice and f"; {advice}"))
+        found[name] = value
+    return found
+
+
 def parse(source: str, defaults: Options) -> list[Part]:
     """Split a name at `::` and take the options off each part."""
     return [_part(text, defaults) for text in split_parts(source)]

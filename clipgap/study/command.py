@@ -15,7 +15,8 @@ from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.cli.signals import stop_on_signals
-from clipgap.errors import QUARANTINED, UsageError
+from clipgap.errors import QUARANTINED
+from clipgap.files.naming import read_pairs
 from clipgap.options import Options, argument, option
 
 if TYPE_CHECKING:
@@ -37,15 +38,7 @@ class Given(Options):
 
     def values(self) -> dict[str, str]:
         """By name."""
-        values: dict[str, str] = {}
-        for pair in self.set_:
-            name, equals, value = pair.partition("=")
-            if not equals or not name or not value:
-                raise UsageError(f"--set {pair}: write it as NAME=VALUE")
-            if name in values:
-                raise UsageError(f"--set {name}=… is given twice")
-            values[name] = value
-        return values
+        return read_pairs(self.set_, "--set", "VALUE")
 
 
 def register(app: typer.Typer) -> None:
