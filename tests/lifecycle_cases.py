@@ -278,8 +278,7 @@ def make_inputs(server: Server) -> None:
         '[mixes.half]\nrule = "ratio"\nrows = 8\nparts = { photo = 1, drawn = 1 }\n'
     )
     for command in MAKE:
-        ended = server.run(shlex.split(command))
-        assert ended.code == 0, f"{command}: {ended.said}"
+        server.prepare(shlex.split(command))
     for name in ("store", "val", "reference"):  # the same, but without sums of their own
         shards = [np.load(path) for path in sorted((folder / name / "embeddings").iterdir())]
         write_store(folder / "plain" / name, shards, lambda shard, row: f"{shard}-{row}")

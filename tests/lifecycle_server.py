@@ -32,9 +32,10 @@ from typing import Any
 import torch
 import typer
 
-from clipgap.__main__ import app, run
+from clipgap.__main__ import app, main, run
 from clipgap.study import process as stages
 from clipgap.study.server import serve as serve_stages
+from tests import clip_worlds  # noqa: F401  for its quicker open_clip
 
 WRITES = {
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
@@ -91,6 +92,11 @@ class Server:
         self._ask(arguments=list(arguments), at=at, number=number, limit=limit, env=env)
         return self._answer()
 
+    def prepare(self, arguments: Sequence[str]) -> None:
+        """Run a command in no fork, so that forks find what is made once in a process."""
+        self._ask(prepare=list(arguments))
+        assert self._read()["code"] == 0, arguments
+
     @contextlib.contextmanager
     def at_work(self, arguments: Sequence[str], at: int, **env: str) -> Iterator[list[Ended]]:
         """A command that is held at its nth write as long as this lasts; then it goes on.
@@ -135,6 +141,11 @@ def serve() -> None:
     running: dict[int, Pipes] = {}
     for line in sys.stdin:
         request = json.loads(line)
+        if "prepare" in request:
+            os.chdir(request["folder"])
+            print(json.dumps({"code": main(request["prepare"])}), file=answers, flush=True)
+            gc.freeze()
+            continue
         if "go_on" in request:
             process = request["go_on"]
             os.kill(process, signal.SIGCONT)
