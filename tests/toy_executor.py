@@ -1,8 +1,8 @@
 """An executor in a few lines, to show that any will do.
 
 Each unit is done in a Python process of its own, told by a file and answering by a file; units come
-in shuffled order, and each is done twice. Processes are forks of one that only imports, since to
-import torch takes longer than most units; there and in forks are no threads but those of a unit.
+in shuffled order, and each is done twice. The processes are forks of one that only imports, since
+to import torch takes longer than most units.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,13 @@ from clipgap.runs.units import Event, Made, Slot, Work
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
+@functools.cache
+def forking() -> Any:
+    """The process that forks; it ends with this one, which ends its input."""
+    command, pipe = [sys.executable, "-m", __name__], subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT)
+
+
 def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
     """An `Executor`."""
     left = [*units, *units]
@@ -35,55 +41,28 @@ def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[
         for number, unit in enumerate(left):
             if stop():
                 return
-            call, answer = (Path(folder) / f"{number}.{kind}" for kind in ("call", "answer"))
+            call = Path(folder) / f"{number}.pickle"
             call.write_bytes(pickle.dumps((work, unit)))
-            assert ask(f"{call}\t{answer}") == "0"
-            for event in pickle.loads(answer.read_bytes()):
+            print(call, file=forking().stdin, flush=True)
+            assert forking().stdout.readline() == "0\n"
+            for event in pickle.loads(call.read_bytes()):
                 yield replace(event, worker=number) if isinstance(event, Made) else event
 
 
-def ask(line: str) -> str:
-    """A line to the process that forks, and its answer."""
-    process = _forking()
-    assert process.stdin is not None and process.stdout is not None
-    print(line, file=process.stdin, flush=True)
-    return process.stdout.readline().strip()
-
-
-@functools.cache
-def _forking() -> subprocess.Popen[str]:
-    """It ends with this process, whose end closes its input."""
-    command = [sys.executable, "-m", __name__]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT)
-
-
 def main() -> None:
-    """The life of the process that forks: it imports what a fork found that it needs."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    """Forks a worker for each call, and imports what one had to import before the next."""
     for line in sys.stdin:
-        call, answer = map(Path, line.rstrip("\n").split("\t"))
-        imported = answer.with_suffix(".imported")
-        if (fork := os.fork()) == 0:
-            do(call, answer, imported)
-        _, status = os.waitpid(fork, 0)
-        for name in imported.read_text().split() if status == 0 else []:
-            importlib.import_module(name)
-        print(status, file=answers, flush=True)
-
-
-def do(call: Path, answer: Path, imported: Path) -> None:
-    """The life of a fork."""
-    try:
-        there = set(sys.modules)
-        work, unit = pickle.loads(call.read_bytes())
-        answer.write_bytes(pickle.dumps(list(work.do([unit], Slot()))))
-        imported.write_text(" ".join(sys.modules.keys() - there))
-    except BaseException:
-        traceback.print_exc()
-        os._exit(1)
-    os._exit(0)
+        call = Path(line[:-1])
+        if (worker := os.fork()) == 0:
+            there = set(sys.modules)
+            work, unit = pickle.loads(call.read_bytes())
+            call.write_bytes(pickle.dumps(list(work.do([unit], Slot()))))
+            call.with_suffix(".imports").write_text(" ".join(sys.modules.keys() - there))
+            os._exit(0)
+        status = os.waitpid(worker, 0)[1]
+        if status == 0:
+            list(map(importlib.import_module, call.with_suffix(".imports").read_text().split()))
+        print(status, flush=True)
 
 
 if __name__ == "__main__":
