@@ -17,7 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from clipgap.errors import InputError
+import clipgap
+from clipgap.__main__ import main
+from clipgap.errors import InputError, UsageError
+from clipgap.files.naming import allowing_missing
 from clipgap.store.base import Store
 from clipgap.store.opening import array_store, open_store
 from clipgap.store.rows import Resting
@@ -111,6 +114,59 @@ def test_a_part_that_was_killed_is_refused(tmp_path: Path) -> None:
         open_store(tmp_path)
     named = open_store(f"{tmp_path}/img_emb/img_emb_{{0,1}}.npy")
     check(named, blocks, [keys_of(0, 3), keys_of(1, 4)])
+
+
+@pytest.mark.parametrize("array", [True, False])
+def test_gaps_are_taken_where_they_are_allowed(tmp_path: Path, array: bool) -> None:
+    blocks = write_clip_retrieval(tmp_path, [4, 3, 5])
+    (tmp_path / "img_emb/img_emb_1.npy").unlink()
+    (tmp_path / "stats").mkdir()
+    (tmp_path / "stats/wip_1.json").write_text('{"sample_count": 3}')
+    for source in (tmp_path, f"{tmp_path}/img_emb/img_emb_*.npy"):
+        with pytest.raises(InputError, match="--allow-missing"):
+            open_store(source)
+    whole = [blocks[0], blocks[2]]
+    keys = [keys_of(0, 4), keys_of(2, 5)]
+    check(open_store(f"{tmp_path}?missing=allow"), whole, keys)
+    check(open_store(f"{tmp_path}/img_emb/img_emb_*.npy?missing=allow"), whole, keys)
+    if array:  # what was killed may lack samples, so an array of it is refused
+        np.save(tmp_path / "img_emb/img_emb_1.npy", blocks[1])
+        with pytest.raises(InputError, match="has not ended, or was killed"):
+            open_store(f"{tmp_path}?missing=allow")
+    with pytest.raises(UsageError, match=r"missing=yes should be missing=allow"):
+        open_store(f"{tmp_path}?missing=yes")
+
+
+def test_gaps_of_other_formats(tmp_path: Path) -> None:
+    for name in ("00000", "00002"):
+        np.save(tmp_path / f"{name}.npy", unit_rows(3))
+    with pytest.raises(InputError, match="these are missing: 1"):
+        open_store(tmp_path)
+    assert open_store(f"{tmp_path}?missing=allow").rows == 6
+    np.savez(tmp_path / "one.npz", l14_img=unit_rows(2))
+    named = allowing_missing(f"{tmp_path}::{tmp_path}/one.npz?array=l14_img")
+    assert named == f"{tmp_path}?missing=allow::{tmp_path}/one.npz?array=l14_img&missing=allow"
+    (tmp_path / "one.npz").rename(tmp_path.with_name("one.npz"))
+    parts = named.replace(f"{tmp_path}/one.npz", str(tmp_path.with_name("one.npz")))
+    assert open_store(parts).rows == 8
+
+
+def test_what_is_allowed_goes_with_the_name(tmp_path: Path) -> None:
+    """So a proof, which opens the store again, needs not be told."""
+    write_clip_retrieval(tmp_path / "store", [40, 30, 20])
+    (tmp_path / "store/img_emb/img_emb_1.npy").unlink()
+    np.save(tmp_path / "t.npy", unit_rows(5, 9))
+    given = {"tests": {"t": tmp_path / "t.npy"}, "k": 1}
+    with pytest.raises(InputError, match="--allow-missing"):
+        clipgap.scan(tmp_path / "store", **given)
+    scan = clipgap.scan(tmp_path / "store", **given, out=tmp_path / "s", allow_missing=True)
+    assert scan.rows == 60 and clipgap.verify(tmp_path / "s").ok
+    command = ["dedup", str(tmp_path / "store"), "--epsilon", "0.1", "--exact"]
+    command += ["-o", str(tmp_path / "k")]
+    assert main(command) == 3
+    assert main([*command, "--allow-missing"]) == 0
+    assert clipgap.verify(tmp_path / "k").ok
+    assert main(["store", "info", str(tmp_path / "store"), "--allow-missing"]) == 0
 
 
 def test_keys_of_an_empty_shard_have_no_type(tmp_path: Path) -> None:

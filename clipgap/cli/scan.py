@@ -19,7 +19,7 @@ from clipgap.files.naming import read_pairs
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
 from clipgap.scan.options import ScanOptions
-from clipgap.store.options import Mixing
+from clipgap.store.options import Gaps, Mixing
 
 if TYPE_CHECKING:
     from clipgap.runs.how import Progress
@@ -57,6 +57,7 @@ def scan(
     shell: Shell,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
     compute: Compute,
     running: Dealt,
     train: str = argument("The training store.", metavar="TRAIN"),
@@ -82,6 +83,7 @@ def scan(
         gap,
         options,
         mixing,
+        gaps,
         compute,
         running,
         out,
@@ -92,6 +94,7 @@ def gap(
     shell: Shell,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
     compute: Compute,
     running: Dealt,
     ref: str = argument("The reference store.", metavar="REF"),
@@ -104,7 +107,7 @@ def gap(
     """
     from clipgap.scan.api import gap as run
 
-    return _run(shell, "gap", run, ref, test, None, options, mixing, compute, running, out)
+    return _run(shell, "gap", run, ref, test, None, options, mixing, gaps, compute, running, out)
 
 
 def _run(
@@ -116,6 +119,7 @@ def _run(
     gap: str | None,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
     compute: Compute,
     running: Dealt,
     out: Path | None,
@@ -125,7 +129,9 @@ def _run(
         from clipgap.scan.api import plan_scan
         from clipgap.scan.estimate import estimate
 
-        plan = plan_scan(train, tests, kind=kind, gap=gap, options=options, mixing=mixing)
+        plan = plan_scan(
+            train, tests, kind=kind, gap=gap, options=options, mixing=mixing, gaps=gaps
+        )
         described = {**plan.describe(), "expected": asdict(estimate(plan, compute))}
         shell.result(described, _describe_plan(described))
         return 0
@@ -136,6 +142,7 @@ def _run(
             tests,
             options=options,
             mixing=mixing,
+            gaps=gaps,
             compute=compute,
             out=out,
             how=running.how(watch),

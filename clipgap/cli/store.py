@@ -13,6 +13,7 @@ from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.options import argument
+from clipgap.store.options import Gaps
 
 if TYPE_CHECKING:
     from clipgap.store.duplicates import Duplicates
@@ -28,6 +29,7 @@ def register(app: typer.Typer) -> None:
 
 def info(
     shell: Shell,
+    gaps: Gaps,
     store: str = argument(
         "A folder, file, glob, {00000..01023} pattern, a::b join or URL.", metavar="STORE"
     ),
@@ -37,7 +39,7 @@ def info(
     from clipgap.store.info import inspect
     from clipgap.store.opening import open_store
 
-    opened = open_store(store)
+    opened = open_store(gaps.named(store))
     began = time.monotonic()
     with shell.progress() as display:
 

@@ -26,6 +26,7 @@ from clipgap.machine import memory_bytes
 from clipgap.options import takes_options
 from clipgap.runs.how import How, Progress
 from clipgap.store.opening import open_store
+from clipgap.store.options import Gaps
 
 PLACE = "{epsilon}"
 
@@ -53,10 +54,12 @@ class Dedup:
 
 
 @takes_options
-def plan_dedup(store: Any, epsilon: float | Sequence[float], *, options: DedupOptions) -> DedupPlan:
+def plan_dedup(
+    store: Any, epsilon: float | Sequence[float], *, options: DedupOptions, gaps: Gaps
+) -> DedupPlan:
     """What `dedup` would do; reads headers, computes nothing."""
     settings = DedupSettings(tuple(np.atleast_1d(epsilon).tolist()), options)
-    plan = DedupPlan(open_store(store), settings)
+    plan = DedupPlan(open_store(gaps.named(store)), settings)
     plan.require_rows()
     return plan
 
@@ -70,6 +73,7 @@ def dedup(
     semdedup: str | Path | None = None,
     memory: int | None = None,
     options: DedupOptions,
+    gaps: Gaps,
     compute: Compute,
     how: How,
 ) -> Dedup:
@@ -83,7 +87,7 @@ def dedup(
     """
     resolve(compute.kernel, compute.device)  # what is missing is said before anything is written
     how.report(Progress(stage="reading headers"))
-    plan = plan_dedup(store, epsilon, options=options)
+    plan = plan_dedup(store, epsilon, options=options, gaps=gaps)
     room = memory_bytes() // 4 if memory is None else memory
     if room < 1:
         raise UsageError(f"memory is {room:,} bytes; it must be at least 1")

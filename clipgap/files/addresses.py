@@ -13,7 +13,7 @@ from pathlib import Path
 
 from clipgap.errors import UsageError
 
-SETTINGS = ("array", "dim", "paths")
+SETTINGS = ("array", "dim", "paths", "missing")
 """What a query may say to clipgap itself; see `files.naming`."""
 
 _HIDDEN = "***"

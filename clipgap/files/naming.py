@@ -25,6 +25,7 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 _GLOB = re.compile(r"[*?\[]")
 _NUMBER = re.compile(r"(.*?)([0-9]+)")
+_ALLOWED = "allow"
 _MOST_NAMES = 1_000_000
 _DEEPEST = 32
 
@@ -41,6 +42,7 @@ class Options:
     array: str | None = None  # of an .npz archive
     dim: int | None = None  # of a raw float32 memmap
     paths: str | None = None  # the S24 paths that belong to a raw memmap
+    missing: bool = False  # whether numbers may be missing from a sequence of shards
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,14 @@ def read_pairs(given: Sequence[str], option: str, what: str, advice: str = "") -
 def parse(source: str, defaults: Options) -> list[Part]:
     """Split a name at `::` and take the options off each part."""
     return [_part(text, defaults) for text in split_parts(source)]
+
+
+def allowing_missing(source: str) -> str:
+    """The same name, with leave for numbers to be missing from its sequences of shards."""
+    return "::".join(
+        f"{part}{'&' if _has_settings(part) else '?'}missing={_ALLOWED}"
+        for part in split_parts(source)
+    )
 
 
 def split_parts(source: str) -> list[str]:
@@ -285,22 +295,26 @@ def _is_there(pieces: Sequence[str]) -> bool:
 
 def _part(text: str, defaults: Options) -> Part:
     match = _OPTIONS.search(text)
-    if (
-        (match and os.path.lexists(text))
-        or not match
-        or (
-            # What follows a web address may be the server's own business, a signature say.
-            text.startswith(("http://", "https://")) and match[1].partition("=")[0] not in SETTINGS
-        )
-    ):
+    if not match or not _has_settings(text):
         return Part(text, defaults)
     given = dict(_settings(match[1], text))
     options = Options(
         given.get("array", defaults.array),
         _dim(given["dim"], text) if "dim" in given else defaults.dim,
         given.get("paths", defaults.paths),
+        _allowed(given["missing"], text) if "missing" in given else defaults.missing,
     )
     return Part(text[: match.start()], options)
+
+
+def _has_settings(text: str) -> bool:
+    """Whether a part of a name ends in settings, rather than in a query or a name with a ?."""
+    match = _OPTIONS.search(text)
+    if match is None or os.path.lexists(text):
+        return False
+    # What follows a web address may be the server's own business, a signature say.
+    is_web = text.startswith(("http://", "https://"))
+    return not is_web or match[1].partition("=")[0] in SETTINGS
 
 
 def _settings(query: str, text: str) -> Iterator[tuple[str, str]]:
@@ -309,9 +323,15 @@ def _settings(query: str, text: str) -> Iterator[tuple[str, str]]:
         if name not in SETTINGS or not value:
             raise UsageError(
                 f"{public(text)!r}: {setting!r} is no setting of a store; there are array=NAME (of "
-                "an .npz), dim=D and paths=FILE (of a raw float32 memmap)"
+                "an .npz), dim=D and paths=FILE (of a raw float32 memmap), and missing=allow"
             )
         yield name, value
+
+
+def _allowed(value: str, text: str) -> bool:
+    if value != _ALLOWED:
+        raise UsageError(f"{public(text)!r}: missing={value} should be missing={_ALLOWED}")
+    return True
 
 
 def _dim(value: str, text: str) -> int:

@@ -39,7 +39,7 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, FolderSink, MemorySink, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.scan.work import ScanWork, ShardUnit, add_up
-from clipgap.store.options import Mixing
+from clipgap.store.options import Gaps, Mixing
 
 
 @takes_options
@@ -51,6 +51,7 @@ def scan(
     out: str | Path | None = None,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
     compute: Compute,
     how: How,
 ) -> ScanResult:
@@ -63,7 +64,7 @@ def scan(
     scan ends with `Interrupted` after the current block; `resume=True` goes on from there.
     """
     how.tell("reading headers")
-    plan = plan_scan(train, tests, gap=gap, options=options, mixing=mixing)
+    plan = plan_scan(train, tests, gap=gap, options=options, mixing=mixing, gaps=gaps)
     return run_plan(plan, out, compute, how)
 
 
@@ -75,6 +76,7 @@ def gap(
     out: str | Path | None = None,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
     compute: Compute,
     how: How,
 ) -> ScanResult:
@@ -83,7 +85,7 @@ def gap(
     The result is what `scan` takes as `gap`. Arguments are those of `scan`.
     """
     how.tell("reading headers")
-    plan = plan_scan(reference, tests, kind="gap", options=options, mixing=mixing)
+    plan = plan_scan(reference, tests, kind="gap", options=options, mixing=mixing, gaps=gaps)
     return run_plan(plan, out, compute, how)
 
 
@@ -96,11 +98,13 @@ def plan_scan(
     gap: str | Path | ScanResult | None = None,
     options: ScanOptions,
     mixing: Mixing,
+    gaps: Gaps,
 ) -> ScanPlan:
     """What `scan` (or, with kind="gap", `gap`) would do; reads headers, computes nothing."""
     if gap is not None and not isinstance(gap, ScanResult):
         gap = open_scan(gap)
-    return make_plan(kind, train, tests, gap, options, mixing)
+    named = {name: gaps.named(test) for name, test in tests.items()}
+    return make_plan(kind, gaps.named(train), named, gap, options, mixing)
 
 
 # --- carrying a plan out

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from clipgap.files.naming import join_path, split_number, split_path, suffix_of
@@ -64,8 +65,9 @@ def _layout(place: Place, seen: str, files: list[File]) -> Layout:
     problems: list[str] = []
     folder_name = split_path(split_path(files[0].address)[0])[1]
     if how != "written out":
-        empty, problems = _statistics(place) if how == "folder" else (frozenset(), [])
-        problems += order(files, from_zero=how == "folder", empty=empty)
+        numbers = {number_of(file) for file in files}
+        empty, problems = _statistics(place, numbers) if how == "folder" else (frozenset(), [])
+        problems += order(files, from_zero=how == "folder", empty=empty, gaps=place.options.missing)
     pieces: list[Piece] = []
     beside = {
         folder: _keys_beside(place, folder)
@@ -84,15 +86,16 @@ def _layout(place: Place, seen: str, files: list[File]) -> Layout:
         pieces.append(Piece(file, candidates[0] if candidates else None))
     if how == "folder" and (found := beside[split_path(files[0].address)[0]]) is not None:
         embedded = {number_of(file) for file in files}
-        for number in sorted(set(found.files) - embedded):
+        for number in () if place.options.missing else sorted(set(found.files) - embedded):
             problems.append(f"{found.files[number][0].path}: no img_emb_{number}.npy belongs to it")
     return Layout(_FOLDERS.get(folder_name, "clip-retrieval"), seen, pieces, problems)
 
 
-def _statistics(place: Place) -> tuple[frozenset[int], list[str]]:
+def _statistics(place: Place, embedded: Collection[int]) -> tuple[frozenset[int], list[str]]:
     """Parts of a run that had no samples, so left no array, and parts that have not ended.
 
-    clip-retrieval writes stats/N.json when part N has ended, and until then stats/wip_N.json.
+    clip-retrieval writes stats/N.json when part N has ended, and until then stats/wip_N.json. One
+    without an array is no worse than one that is missing, where that is allowed.
     """
     inside = _STATS in place.listing.folders if place.listing is not None else False
     listing = place.beside(join_path(place.path, _STATS)) if inside else None
@@ -101,6 +104,8 @@ def _statistics(place: Place) -> tuple[frozenset[int], list[str]]:
     for name, file in (listing.files if listing is not None else {}).items():
         found = _PART.fullmatch(name)
         if found is None:
+            continue
+        if found[1] and place.options.missing and int(found[2]) not in embedded:
             continue
         if found[1]:
             problems.append(

@@ -40,7 +40,9 @@ def recognise(place: Place) -> list[Layout]:
     files = place.with_suffix(".npz")
     if not files:
         return []
-    problems = order(files, from_zero=True) if place.how == "folder" else []
+    problems: list[str] = []
+    if place.how == "folder":
+        problems = order(files, from_zero=True, gaps=place.options.missing)
     folders = dict.fromkeys(split_path(file.address)[0] for file in files)
     listings = {folder: place.listing or place.beside(folder) for folder in folders}
     pieces = []

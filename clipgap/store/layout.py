@@ -110,10 +110,16 @@ class Layout:
     model: Model | None = None  # that made the rows; None: unknown
 
 
-def order(files: list[File], *, from_zero: bool, empty: Collection[int] = frozenset()) -> list[str]:
+def order(
+    files: list[File],
+    *,
+    from_zero: bool,
+    empty: Collection[int] = frozenset(),
+    gaps: bool = False,
+) -> list[str]:
     """Sort files by number, in place; name the numbers that are missing or there twice.
 
-    Numbers that are known to be `empty` are not missed.
+    Numbers that are known to be `empty` are not missed, and with `gaps` none is.
 
     Files of one folder are a sequence if all have the same prefix before their number. Where no
     two share one, they are only sorted, since nothing tells what would be missing. A single
@@ -126,12 +132,12 @@ def order(files: list[File], *, from_zero: bool, empty: Collection[int] = frozen
     return [
         problem
         for folder, members in folders.items()
-        for problem in _sequence_problems(folder, members, from_zero, empty)
+        for problem in _sequence_problems(folder, members, from_zero, None if gaps else empty)
     ]
 
 
 def _sequence_problems(
-    folder: str, files: list[File], from_zero: bool, empty: Collection[int]
+    folder: str, files: list[File], from_zero: bool, empty: Collection[int] | None
 ) -> list[str]:
     suffix = suffix_of(files[0].path)
     splits = [split_number(Piece(file).stem) for file in files]
@@ -154,10 +160,13 @@ def _sequence_problems(
     pattern = join_path(folder, f"{prefix}N{suffix}")
     problems = [f"{pattern}: number {n} is there twice" for n, count in counts.items() if count > 1]
     first = 0 if from_zero else min(counts)
+    if empty is None:
+        return problems
     if missing := gaps(sorted({*counts, *empty}), first):
         problems.append(
             f"{pattern}: of the numbers {first:,} to {max(counts):,} these are missing: "
-            f"{show_runs(missing)}. To use only what is there, name the files with braces or '::'."
+            f"{show_runs(missing)}. To use only what is there, allow it (--allow-missing, or "
+            "PATH?missing=allow), or name the files with braces or '::'."
         )
     return problems
 

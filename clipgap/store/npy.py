@@ -62,7 +62,9 @@ def recognise(place: Place) -> list[Layout]:
             f"{other.path}: lies among img_emb_N.npy files, and it is unclear whether it is meant; "
             f"name the files, for example '{pattern}'"
         )
-    problems = order(files, from_zero=True) if place.how == "folder" else []
+    problems: list[str] = []
+    if place.how == "folder":
+        problems = order(files, from_zero=True, gaps=place.options.missing)
     if place.listing and (others := with_suffix(place.listing.files, ".parquet")):
         problems.append(
             f"{others[0].path}: it is unclear what this belongs to; beside NAME.npy files no "
