@@ -17,6 +17,7 @@ from clipgap.dedup.options import DedupOptions
 from clipgap.errors import QUARANTINED
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, argument, option
+from clipgap.store.options import Gaps
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -34,6 +35,7 @@ def register(app: typer.Typer) -> None:
 def dedup(
     shell: Shell,
     options: DedupOptions,
+    gaps: Gaps,
     compute: Compute,
     running: Dealt,
     store: str = argument("The store to deduplicate.", metavar="STORE"),
@@ -68,7 +70,7 @@ def dedup(
     from clipgap.dedup.notes import work_folder
 
     if running.dry_run:
-        shell.result(*_plan(store, epsilon, options, compute))
+        shell.result(*_plan(store, epsilon, options, gaps, compute))
         return 0
     out = required(out)
     with shell.watch(common_name(out), _STOPPING, work_folder(common_name(out))) as watch:
@@ -76,6 +78,7 @@ def dedup(
             store,
             epsilon,
             options=options,
+            gaps=gaps,
             compute=compute,
             out=out,
             semdedup=semdedup,
@@ -87,13 +90,13 @@ def dedup(
 
 
 def _plan(
-    store: str, epsilon: Sequence[float], options: DedupOptions, compute: Compute
+    store: str, epsilon: Sequence[float], options: DedupOptions, gaps: Gaps, compute: Compute
 ) -> tuple[dict[str, Any], Iterator[str]]:
     from clipgap.dedup.api import plan_dedup
     from clipgap.scan.estimate import estimate_scores
 
-    plan = plan_dedup(store, epsilon, options=options)
-    columns = options.clusters or plan.store.rows
+    plan = plan_dedup(store, epsilon, options=options, gaps=gaps)
+    columns = plan.clusters or plan.store.rows
     expected = estimate_scores(plan.operations, plan.store.dim, columns, 1, compute)
     described = {**plan.describe(), "expected": asdict(expected)}
     return described, _describe_plan(described)
@@ -109,6 +112,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     )
     if clustering is None:
         yield "  clusters  none: all rows are compared with all"
+    elif "clusters" not in clustering:
+        yield f"  clusters  those of {' and '.join(file['path'] for file in clustering.values())}"
     else:
         yield (
             f"  clusters  {words.count(clustering['clusters'])}, in at most "
@@ -169,10 +174,12 @@ def _describe_clustering(found: Dedup) -> str:
     facts = found.clustering
     assert facts is not None
     rest = "came to rest" if facts["converged"] else "stopped"
+    means = f"; k-means {rest} after {words.plural(facts['iterations'], 'iteration')}"
+    if "clusters" not in found.lists[0].rule["clustering"]:
+        means = ", as the files say"
     return (
         f"Clusters: {words.count(facts['clusters'])}, {words.count(facts['empty'])} of them empty, "
-        f"the largest of {words.plural(facts['largest'], 'row')}; k-means {rest} after "
-        f"{words.plural(facts['iterations'], 'iteration')}"
+        f"the largest of {words.plural(facts['largest'], 'row')}{means}"
     )
 
 

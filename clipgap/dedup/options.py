@@ -9,6 +9,7 @@ from clipgap.options import Options, option
 from clipgap.scan.options import BAD_ROWS
 
 MODES = ("greedy", "chain", "components")
+TIES = ("row", "curator")
 ORDERS = ("first", "centroid-far", "centroid-near", "random")
 SEEDINGS = ("random", "kmeans++")
 SAMPLE_PER_CLUSTER = 8
@@ -23,6 +24,14 @@ class DedupOptions(Options):
         None, "Compare rows within K clusters. Or give --exact.", metavar="K", min=1
     )
     exact: bool = option(False, "Compare all rows with all, without clusters.")
+    centroids: str | None = option(
+        None, "Centroids of others: a row belongs to the nearest.", metavar="FILE"
+    )
+    labels: str | None = option(
+        None,
+        "Clusters of others: the number of each row's, or NeMo Curator's folder of clusters.",
+        metavar="FILE",
+    )
     mode: str = option(
         "greedy",
         "A row goes if a kept row before it is near; if any row before it is, as SemDeDup has it; "
@@ -34,6 +43,12 @@ class DedupOptions(Options):
         "Which rows come first, and so stay: by row number, by distance from the centroid, or at "
         "random.",
         choices=ORDERS,
+    )
+    ties: str = option(
+        "row",
+        "At exactly 1 - ε rows are no duplicates, and of equally far rows the lower number comes "
+        "first; or, as NeMo Curator has it, they are, and with centroid-far the higher does.",
+        choices=TIES,
     )
     seed: int = option(0, "For all that is random.", metavar="S", min=0)
     iterations: int = option(20, "Of k-means, unless it comes to rest before.", metavar="N", min=0)
@@ -60,24 +75,31 @@ class DedupOptions(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.exact == (self.clusters is not None):
+        if [self.exact, self.clusters is not None, self.given].count(True) != 1:
             raise UsageError(
                 "give either a number of clusters (--clusters) or exact (--exact), "
-                "which compares all rows with all"
+                "which compares all rows with all, or clusters of others (--centroids, --labels)"
             )
-        if self.clusters is None:
+        if self.exact:
             if self.keep.startswith("centroid"):
                 raise UsageError(f"{self.keep} needs clusters; an exact search has none")
             if self.audit:
                 raise UsageError("an exact search misses nothing, so there is nothing to audit")
+        elif self.centroids is None and self.clusters is None and self.keep.startswith("centroid"):
+            raise UsageError(f"{self.keep} needs centroids beside the labels: give --centroids")
         elif self.sample is not None:
-            if self.seeding == "random":
+            if self.seeding == "random" or self.clusters is None:
                 raise UsageError("a sample does nothing for random seeds; it belongs to kmeans++")
             if self.sample < self.clusters:
                 raise UsageError(
                     f"a sample of {self.sample:,} rows cannot give seeds to {self.clusters:,} "
                     "clusters"
                 )
+
+    @property
+    def given(self) -> bool:
+        """Whether others made the clusters."""
+        return self.centroids is not None or self.labels is not None
 
     @property
     def sampled(self) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from clipgap.dedup.options import DedupOptions
+from clipgap.dedup.given import Given, cite
+from clipgap.dedup.options import TIES, DedupOptions
 from clipgap.errors import InputError, UsageError
 from clipgap.store.base import Store
 
@@ -33,7 +37,16 @@ class DedupSettings:
     @property
     def limits(self) -> tuple[float, ...]:
         """The scores that a pair has to exceed, one for each epsilon."""
-        return tuple(1.0 - epsilon for epsilon in self.epsilons)
+        limits = [1.0 - epsilon for epsilon in self.epsilons]
+        if self.options.ties == "curator":  # to reach one is to exceed the next number below
+            limits = [math.nextafter(limit, -math.inf) for limit in limits]
+        return tuple(limits)
+
+    @cached_property
+    def files(self) -> dict[str, dict[str, str]]:
+        """The files that the clusters are taken of, as a manifest names them."""
+        said = {"centroids": self.options.centroids, "labels": self.options.labels}
+        return {name: cite(path) for name, path in said.items() if path is not None}
 
     def described(self) -> dict[str, Any]:
         """Plain data, for the plan of a run."""
@@ -46,21 +59,38 @@ class DedupSettings:
     @classmethod
     def of_rule(cls, rule: Any) -> DedupSettings:
         """What a manifest says, without the audit, which changes no list."""
+        clustering = rule["clustering"]
+        given = {
+            name: said["path"] if name in ("centroids", "labels") else said
+            for name, said in (clustering or {}).items()
+        }
         options = DedupOptions(
-            exact=rule["clustering"] is None,
-            **(rule["clustering"] or {}),
+            exact=clustering is None,
+            **given,
             **{name: rule[name] for name in ("mode", "keep", "seed", "bad_rows")},
+            ties=rule.get("ties", TIES[0]),
         )
-        return cls((rule["epsilon"],), options)
+        settings = cls((rule["epsilon"],), options)
+        for name, file in settings.files.items():
+            if file != clustering[name]:
+                raise InputError(
+                    f"{file['path']} is no longer the file whose clusters the list was made with"
+                )
+        return settings
 
     def _described(self) -> dict[str, Any]:
         said = self.options
         names = ("clusters", "iterations", "seeding", "sample")
-        clustering = None if said.exact else {name: getattr(said, name) for name in names}
+        clustering: Mapping[str, Any] | None = None
+        if said.given:
+            clustering = self.files
+        elif not said.exact:
+            clustering = {name: getattr(said, name) for name in names}
         return {
             "clustering": clustering,
             "mode": said.mode,
             "keep": said.keep,
+            **({} if said.ties == TIES[0] else {"ties": said.ties}),
             "seed": said.seed,
             "audit": said.audit,
             "bad_rows": said.bad_rows,
@@ -74,6 +104,17 @@ class DedupPlan:
     store: Store
     settings: DedupSettings
 
+    @cached_property
+    def given(self) -> Given | None:
+        """Clusters that others made."""
+        options = self.settings.options
+        return Given.read(options, self.store) if options.given else None
+
+    @property
+    def clusters(self) -> int | None:
+        """How many there are; None where all rows are compared with all."""
+        return self.settings.options.clusters if self.given is None else self.given.count
+
     def require_rows(self) -> None:
         """Refuse a store that is too small, as far as its headers tell."""
         if self.store.rows == 0:
@@ -84,8 +125,8 @@ class DedupPlan:
         """Refuse a store of which only so many rows can be used, if that is too few."""
         if rows == 0:
             raise InputError(f"{self.store.path} has no usable row: all are zero, NaN or infinite")
-        clusters = self.settings.options.clusters
-        if clusters is not None and clusters > rows:
+        clusters = self.clusters
+        if self.given is None and clusters is not None and clusters > rows:
             raise InputError(
                 f"{clusters:,} clusters are more than the {rows:,} rows of {self.store.path}; ask "
                 "for fewer"
@@ -94,11 +135,12 @@ class DedupPlan:
     @property
     def operations(self) -> int:
         """Multiplications and additions of all scores, if clusters come out even."""
-        n, d, said = self.store.rows, self.store.dim, self.settings.options
-        if said.clusters is None:
+        n, d, said, clusters = self.store.rows, self.store.dim, self.settings.options, self.clusters
+        if clusters is None:
             return n * n * d
-        assigning = 2 * n * said.clusters * d * (said.iterations + 1)
-        return assigning + n * n * d // said.clusters + 2 * said.audit * n * d
+        passes = said.iterations + 1 if self.given is None else int(self.given.labels is None)
+        assigning = 2 * n * clusters * d * passes
+        return assigning + n * n * d // max(1, clusters) + 2 * said.audit * n * d
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain data, for `--dry-run`."""

@@ -19,6 +19,7 @@ from clipgap.dedup.notes import Notes
 from clipgap.dedup.plan import DedupPlan
 from clipgap.dedup.rows import Ids, RowSource
 from clipgap.dedup.work import Clusters, CompareWork, load_dropped
+from clipgap.errors import InputError
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
 from clipgap.machine import thread_count
@@ -93,7 +94,7 @@ class Run:
     @cached_property
     def labels(self) -> Labels:
         label, sim = self.notes.array(LABELS), self.notes.array(SIMS)
-        return Labels(label, sim, self.plan.settings.options.clusters or 1, self.notes.folder)
+        return Labels(label, sim, self.plan.clusters or 1, self.notes.folder)
 
     @cached_property
     def dropped(self) -> NDArray[np.bool_]:
@@ -181,36 +182,69 @@ class Run:
 
     def _label(self) -> dict[str, Any] | None:
         """Fill the arrays of labels; what came of the clustering."""
-        rows, exact = self.plan.store.rows, self.plan.settings.options.exact
+        rows, exact, given = self.plan.store.rows, self.plan.settings.options.exact, self.plan.given
+        has_centroids = not exact and (given is None or given.centroids is not None)
         # First of all, since a disk without room for them should not be found out after hours.
         label = self.notes.new_array(LABELS, (rows,), np.int32)
-        sim = self.notes.new_array(SIMS, (0 if exact else rows,), np.float64)
+        sim = self.notes.new_array(SIMS, (rows if has_centroids else 0,), np.float64)
         label[:] = NONE
         if exact:
             for _, ids in self.source.blocks("reading"):
                 label[ids] = 0
             self.plan.require_usable(int(self.labels.counts()[0]))
             return None
-        centroids = self._cluster()
-        for some in assign(centroids.rows, self.source, self.compute, "assigning"):
-            label[some.ids], sim[some.ids] = some.label, some.sim
+        centroids = self._cluster() if has_centroids else None
+        if given is not None and given.labels is not None:
+            self._take(given.labels, centroids, label, sim)
+        else:
+            assert centroids is not None
+            for some in assign(centroids.rows, self.source, self.compute, "assigning"):
+                label[some.ids], sim[some.ids] = some.label, some.sim
         counts = self.labels.counts()
+        self.plan.require_usable(int(counts.sum()))
+        history = centroids.history if centroids is not None else ()
         return {
             "clusters": len(counts),
-            "iterations": centroids.iterations,
-            "converged": centroids.converged,
-            "similarity": centroids.history[-1] if centroids.history else None,
+            "iterations": len(history),
+            "converged": centroids is not None and centroids.converged,
+            "similarity": history[-1] if history else None,
             "empty": int(np.count_nonzero(counts == 0)),
             "largest": int(counts.max()),
         }
 
+    def _take(
+        self,
+        given: NDArray[np.int32],
+        centroids: Centroids | None,
+        label: NDArray[np.int32],
+        sim: NDArray[np.float64],
+    ) -> None:
+        """Labels that others gave; scores with the centroids are exact in whatever order."""
+        for rows, ids in self.source.blocks("reading"):
+            of = given[ids]
+            if (of == NONE).any():
+                row = int(ids[np.flatnonzero(of == NONE)[0]])
+                raise InputError(
+                    f"{self.plan.settings.options.labels}: gives row {row:,}, counted through all "
+                    "shards, no cluster"
+                )
+            label[ids] = of
+            if centroids is not None:
+                middle = centroids.rows[of].astype(np.float64)
+                sim[ids] = np.einsum("rd,rd->r", rows.astype(np.float64), middle)
+
     def _cluster(self) -> Centroids:
-        centroids = self.centroids
+        centroids, given = self.centroids, self.plan.given
         if centroids is None:
-            centroids = Centroids(self._seeds())
+            if given is not None and given.centroids is not None:
+                centroids = Centroids(given.centroids)
+            else:
+                centroids = Centroids(self._seeds())
             self._note(centroids)
-        while not centroids.converged and (
-            centroids.iterations < self.plan.settings.options.iterations
+        while (
+            given is None
+            and not centroids.converged
+            and (centroids.iterations < self.plan.settings.options.iterations)
         ):
             stage = f"clustering, iteration {centroids.iterations + 1}"
             centroids = step(centroids, self.source, self.compute, stage)

@@ -36,7 +36,7 @@ def write_semdedup(folder: Path, run: Run, overwrite: bool) -> None:
     """Write them all; files of earlier runs in the folder are replaced only if that is wanted."""
     centroids, store = run.centroids, run.plan.store
     if centroids is None:
-        raise UsageError("SemDeDup's files tell of clusters; an exact search has none")
+        raise UsageError("SemDeDup's files tell of clusters by centroids; this search has none")
     if folder.exists() and any(folder.iterdir()) and not overwrite:
         raise InputError(f"{folder} is not empty; name another folder or give --overwrite")
     try:

@@ -185,6 +185,8 @@ class CompareWork:
         else:
             sim = self.labels.sim[ids]
             key = sim if keep == "centroid-far" else -sim
+            if keep == "centroid-far" and self.settings.options.ties == "curator":
+                return np.lexsort((-ids, key, label))
         return np.lexsort((ids, key, label))
 
     def _decision(self, ids: Ids) -> Decision:
