@@ -16,7 +16,7 @@ help:
 	@echo "make demo    the main job on data it makes itself (a few minutes)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
-	@echo "make clients tests with software of others, each at a version of its own (2 minutes)"
+	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"
 	@echo "make bench   our kernels and their peers side by side"
 	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
 	@echo "make clean   remove $(VENV) and everything built"
