@@ -18,6 +18,7 @@ import typer
 
 import clipgap
 from clipgap.__main__ import app, main
+from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.main import STUDIES
 from clipgap.select.rules import Far, Prune
 from clipgap.study.commands import Command, commands
@@ -72,6 +73,17 @@ def test_every_call_is_one_that_the_command_line_takes(snippet: Snippet) -> None
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
         command = Command(name, group.commands[name]) if name in STUDIES else known[name]
         command.check(words[len(name.split()) :])
+
+
+def test_every_help_ends_with_an_example_that_parses() -> None:
+    group = typer.main.get_command(app)
+    studies = {name: Command(name, group.commands[name]) for name in STUDIES}
+    known = {**commands(), **studies}
+    assert known.keys() == EXAMPLES.keys()
+    for name, call in EXAMPLES.items():
+        words = shlex.split(call)
+        assert " ".join(words[: len(name.split())]) == name
+        known[name].check(words[len(name.split()) :])
 
 
 @pytest.mark.parametrize(

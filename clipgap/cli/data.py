@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the commands to `app`."""
     group = typer.Typer(
-        help="The sets that clipgap knows by name.", no_args_is_help=True, rich_markup_mode=None
+        name="data",
+        help="The sets that clipgap knows by name.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
     )
     command(group, "list")(list_sets)
     command(group, "check")(check)
     command(group, "link")(link)
-    app.add_typer(group, name="data")
+    app.add_typer(group)
 
 
 def list_sets(shell: Shell) -> None:

@@ -29,11 +29,13 @@ _STOPPING = "Stopping: nothing is kept, fitting starts again."
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to `app`."""
-    group = typer.Typer(help="Tell natural images from renditions.", rich_markup_mode=None)
+    group = typer.Typer(
+        name="domains", help="Tell natural images from renditions.", rich_markup_mode=None
+    )
     command(group, "fit")(fit)
     command(group, "label")(label)
     command(group, "composition")(composed)
-    app.add_typer(group, name="domains")
+    app.add_typer(group)
 
 
 def fit(

@@ -26,6 +26,7 @@ from typing import (
 import typer
 
 from clipgap.cli import config, words
+from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.errors import ShareDone, UsageError
 from clipgap.files.addresses import require_local
@@ -166,7 +167,13 @@ def command(
     def register(body: Body) -> Body:
         wrapper = _Spread(body)
         help, more = inspect.getdoc(body), dict(settings or {})
-        app.command(name, help=help, context_settings=more)(wrapper.as_function())
+        group = app.info.name  # of a command of its own it is no text
+        example = EXAMPLES.get(f"{group} {name}" if isinstance(group, str) else name)
+        # The mark keeps lines as they are; without it a call would be wrapped like prose.
+        lines = words.command_line(f"clipgap {example}", 76)
+        epilog = f"\b\nExample:\n{lines}" if example else None
+        add = app.command(name, help=help, epilog=epilog, context_settings=more)
+        add(wrapper.as_function())
         return body
 
     return register

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the group and its commands to `app`."""
-    group = typer.Typer(help="Look into stores of embeddings.", rich_markup_mode=None)
+    group = typer.Typer(name="store", help="Look into stores of embeddings.", rich_markup_mode=None)
     command(group, "info")(info)
-    app.add_typer(group, name="store")
+    app.add_typer(group)
 
 
 def info(

@@ -157,10 +157,10 @@ class Images:
         """Every shard, or every image of the folder, by its name."""
         if self.folder is None:
             return [(shard.name, shard.file) for shard in self.shards]
-        return [
-            (path, LocalFile.found(str(self.folder / path), status))
-            for path, status in find_images(self.folder)
-        ]
+        found = find_images(self.folder)
+        if not found:
+            raise InputError(f"{self.path}: holds no .tar files, nor images in it or below it")
+        return [(path, LocalFile.found(str(self.folder / path), status)) for path, status in found]
 
     def identity(self) -> dict[str, str]:
         return {"path": self.path, "sha256": digest_of_group(self.files)}

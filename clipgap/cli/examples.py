@@ -1,0 +1,33 @@
+"""An example of every command, shown at the end of its help."""
+
+EXAMPLES = {
+    "demo": "demo -o demo",
+    "check": "check photos/train --against val=photos/val -o out",
+    "run": "run paper-table1 --dry-run",
+    "doctor": "doctor",
+    "embed": "embed 'laion/{00000..00127}.tar' --model ViT-B-32 --pretrained openai -o store",
+    "store info": "store info laion400m",
+    "gap": "gap imagenet-train --test val=val.npy -o gap",
+    "scan": "scan laion400m --test val=val.npy --gap gap -o scan",
+    "verify": "verify scan",
+    "emulate": "emulate scan",
+    "status": "status scan",
+    "merge": "merge scan.parts -o scan",
+    "slurm": "slurm --tasks 64 --dry-run scan laion400m --test val=val.npy -o scan",
+    "split": "split scan --prune val -o pruned",
+    "dedup": "dedup laion400m --epsilon 0.05 --clusters 50000 -o dedup",
+    "domains fit": "domains fit labelled --labels labels.parquet -o heads",
+    "domains label": "domains label laion400m --heads heads -o laion-domains",
+    "domains composition": "domains composition laion-domains --keep pruned=split-pruned",
+    "mix": "mix mixes.toml --labels laion-domains -o mix",
+    "filter": "filter 'laion/{00000..00127}.tar' --keep pruned -o laion-pruned",
+    "train": "train --train-data 'laion/{00000..00127}.tar' --keep pruned --recipe vit-b-32-paper "
+    "--logs logs --name pruned",
+    "eval": "eval pruned=pruned.pt --model ViT-B-32 --data imagenet-val=/data/val -o eval",
+    "report": "report --scan scan --reference gap --split pruned -o report",
+    "data list": "data list",
+    "data check": "data check imagenet-sketch /data/sketch",
+    "data link": "data link objectnet /data/objectnet -o objectnet",
+    "render": "render shapes -o shapes",
+    "bench": "bench --quick",
+}
