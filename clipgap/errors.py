@@ -79,6 +79,10 @@ class OutOfResources(ClipgapError):
             where = f": {error.filename}" if error.filename else ""
             return cls(f"{error.strerror}{where}. {_REMEDIES[error.errno]}")
         cause = error.__cause__ if isinstance(error, ClipgapError) else None
+        if isinstance(cause, OSError) and cause.errno in _REMEDIES and str(cause.strerror) in said:
+            # Up to there it says of which file; what follows is advice for a full disk.
+            where = said.partition(str(cause.strerror))[0]
+            return cls(f"{where}{cause.strerror}. {_REMEDIES[cause.errno]}")
         if isinstance(cause, OSError) or (cause and isinstance(error, MissingDependency)):
             return cls.behind(cause)
         return None

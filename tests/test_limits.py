@@ -103,6 +103,7 @@ def _caused(error: Exception, cause: Exception) -> Exception:
 
 
 NOT_MAPPED = ImportError("libtorch.so: failed to map segment from shared object")
+TOO_LARGE = OSError(errno.EFBIG, "File too large")
 NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
 
 
@@ -119,6 +120,10 @@ NO_MEMORY = OSError(errno.ENOMEM, "Cannot allocate memory")
         (NOT_MAPPED, "memory ran out: libtorch.so"),
         (_caused(MissingDependency("torch is not installed"), NOT_MAPPED), "memory ran out"),
         (_caused(InputError("cannot write part-0"), NO_MEMORY), "Cannot allocate memory. Free"),
+        (
+            _caused(InputError("cannot write a.npy: File too large. Free disk"), TOO_LARGE),
+            "error: cannot write a.npy: File too large. Raise the limit",
+        ),
     ],
 )
 def test_what_ran_out_is_exit_5(
