@@ -45,7 +45,7 @@ from clipgap.report.tables import Cell, Column, Table, beside, to_csv, to_latex,
 from clipgap.select.rules import Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
-from tests.worlds import edited_manifest, flip_bit, tree
+from tests.worlds import edited_document, edited_manifest, flip_bit, tree
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -647,6 +647,37 @@ def test_certificates(study: Study, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"holds": true', '"holds": false'))
     with pytest.raises(InputError, match=r"certificate\.json was damaged or edited"):
         clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "t")
+
+
+@pytest.mark.parametrize(
+    ("place", "lie"),
+    [
+        ("settings gallery", 3),
+        ("settings gallery", None),
+        ("settings format", "md"),
+        ("inputs scans", {"web": "0" * 64}),
+        ("inputs reference", None),
+        ("inputs splits", {}),
+        ("inputs evaluations", []),
+        ("inputs paper", None),
+        ("inputs images", {}),
+        ("inputs images", {"nobody": {"path": "x", "sha256": "0" * 64}}),
+        ("gallery sets val", 1),
+        ("gallery pictures found", 0),
+        ("gallery pictures wanted", 0),
+    ],
+)
+def test_what_a_manifest_says_follows_from_the_pages(
+    study: Study, tmp_path: Path, place: str, lie: Any
+) -> None:
+    folder = clipgap.report(**study.inputs, out=tmp_path / "r", gallery=2).path
+    assert clipgap.verify(folder).ok
+    with edited_document(folder / MANIFEST) as document:
+        *path, last = place.split()
+        for name in path:
+            document = document[name]
+        document[last] = lie
+    assert not clipgap.verify(folder).ok
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from clipgap.files.documents import FILES, MANIFEST, Form, encode
+from clipgap.files.documents import FILES, MANIFEST, Each, Form, encode, is_count
 from clipgap.files.identity import sampled_since
 from clipgap.files.naming import Given, Named
 from clipgap.files.staging import Staging
@@ -28,8 +28,14 @@ KIND = Kind(
         "clipgap-report",
         "report",
         {
-            "settings": {"format": str, "title": str},
-            "inputs": dict,
+            "settings": {"format": str, "title": str, "gallery": (None, is_count)},
+            "inputs": {
+                **dict.fromkeys(("scans", "splits", "embeddings"), Each(str)),
+                "reference": (None, Each(str)),
+                "evaluations": [str],
+                "images": Each({"path": str, "sha256": str}),
+                "paper": (None, str),
+            },
             "gallery": dict,
             "files": FILES,
         },
@@ -37,7 +43,7 @@ KIND = Kind(
     free=("path",),
 )
 DATA = "report.json"
-_PAGES = {"html": "index.html", "md": "report.md", "json": DATA}
+PAGES = {"html": "index.html", "md": "report.md", "json": DATA}
 """Formats, and what to open of each."""
 
 
@@ -52,7 +58,7 @@ class ReportResult:
     @property
     def page(self) -> Path:
         """What to open."""
-        return self.path / _PAGES[self.manifest["settings"]["format"]]
+        return self.path / PAGES[self.manifest["settings"]["format"]]
 
 
 @takes_options
@@ -144,7 +150,7 @@ def _make(output: Output, sources: Sources, described: Mapping[str, Any]) -> dic
             how.tell("writing pages", works=True)
             write_pages(findings, shown, write)
         output.expect(pages.sums)
-        pages.publish(last=_PAGES[settings["format"]])
+        pages.publish(last=PAGES[settings["format"]])
     entries = {
         "kind": "report",
         **described,

@@ -27,6 +27,7 @@ from clipgap.report.sources import Sources, TrainingSet
 from clipgap.scan.lists import entries_of, lengths_of, numbers_of, take_strings
 
 PAGE = 100
+INDEX = "data/gallery.js"
 DIGITS = 6
 SHOWN = 6  # neighbours of a list
 KEYS_AT_ONCE = 1 << 14  # an Arrow array of strings ends at 2 GiB
@@ -204,7 +205,7 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
         "page": PAGE,
         "sets": [_describe(gallery, sources) for gallery in galleries],
     }
-    write("data/gallery.js", script("gallery", described))
+    write(INDEX, script("gallery", described))
     for number, gallery in enumerate(galleries):
         write(f"data/{number}/index.js", script(f"index/{number}", _index(gallery)))
         for page, points in enumerate(_pages(gallery, pictures)):

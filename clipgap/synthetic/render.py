@@ -59,14 +59,7 @@ def render(
 
     `classes` are its first so many; all of them by default.
     """
-    if world not in WORLDS:
-        raise UsageError(f"there is no world {world!r}; choose {' or '.join(WORLDS)}")
-    drawn = WORLDS[world]()
-    if options.classes is not None and not 2 <= options.classes <= len(drawn.names):
-        raise UsageError(
-            f"world {world!r} has 2 to {len(drawn.names)} classes, not {options.classes:,}"
-        )
-    drawn = drawn.first(options.classes or len(drawn.names))
+    drawn = chosen_world(world, options.classes)
     settings = {"world": world, **asdict(options), "classes": len(drawn.names)}
     shards = (shard_names(name, size) for name, size in drawn.sizes(options).items())
     names = [*chain.from_iterable(shards), CLASSES_FILE, TEMPLATES_FILE]
@@ -77,6 +70,16 @@ def render(
         if not isinstance(answer, New):
             output.start()  # what is not whole is drawn again
         return _outcome(output.path, _draw(output, drawn, options, settings), False)
+
+
+def chosen_world(name: str, classes: int | None) -> World:
+    """A world with so many of its classes."""
+    if name not in WORLDS:
+        raise UsageError(f"there is no world {name!r}; choose {' or '.join(WORLDS)}")
+    world = WORLDS[name]()
+    if classes is not None and not 2 <= classes <= len(world.names):
+        raise UsageError(f"world {name!r} has 2 to {len(world.names)} classes, not {classes:,}")
+    return world.first(classes or len(world.names))
 
 
 def _draw(

@@ -46,15 +46,18 @@ def write_shards(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str
     return written
 
 
-def _add(archive: tarfile.TarFile, sample: Sample) -> None:
+def described(sample: Sample) -> dict[str, bytes]:
+    """The members beside the picture."""
     known = {"key": sample.key, "origin": sample.origin}
-    members = {
-        "jpg": _jpeg(sample.picture),
+    return {
         "txt": sample.caption.encode(),
         "cls": str(sample.label).encode(),
         "json": json.dumps(known, sort_keys=True).encode(),
     }
-    for suffix, content in members.items():
+
+
+def _add(archive: tarfile.TarFile, sample: Sample) -> None:
+    for suffix, content in {"jpg": _jpeg(sample.picture), **described(sample)}.items():
         header = tarfile.TarInfo(f"{sample.key}.{suffix}")
         header.size = len(content)
         archive.addfile(header, io.BytesIO(content))

@@ -27,13 +27,13 @@ from clipgap.verify.folders import (
     prove_embeddings,
     prove_links,
     prove_rendered,
-    prove_report,
     prove_shards,
     prove_store,
 )
 from clipgap.verify.heads import prove_domains, prove_heads
 from clipgap.verify.models import prove_evaluation, prove_training
 from clipgap.verify.options import ScanChecks
+from clipgap.verify.reports import prove_report
 from clipgap.verify.scans import prove_scan
 from clipgap.verify.splits import prove_split
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, read_manifest
 from clipgap.files.folders import files_in
 from clipgap.files.parquet import FileSum, read_table
@@ -152,3 +154,11 @@ def quarantined(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any
         return []
     listed: list[dict[str, Any]] = read_table(folder / QUARANTINE, FileSum(**entry)).to_pylist()
     return listed
+
+
+def json_of(path: Path) -> Any:
+    """What a file of a folder says that a manifest knows."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error

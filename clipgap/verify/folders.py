@@ -1,9 +1,8 @@
-"""Folders of shards, stores, reports, rendered images and links: held against what they say."""
+"""Folders of shards, stores, rendered images and links: held against what they say."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +11,14 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from clipgap.clip.data.parts import KIND as LINKS
+from clipgap.clip.data.parts import plan_part
+from clipgap.clip.data.registry import find_set
 from clipgap.clip.embed.api import KIND as EMBED
-from clipgap.errors import InputError
+from clipgap.errors import MissingDependency
 from clipgap.files.documents import MANIFEST, checksum, encode
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.kernels.admit import Status, admit
-from clipgap.report.api import DATA
-from clipgap.report.api import KIND as REPORT
-from clipgap.report.contents import FORMAT as REPORT_DATA
 from clipgap.shards.api import KIND as SHARDS
 from clipgap.shards.api import SIZES
 from clipgap.shards.finding import SUFFIX, find_shards
@@ -32,9 +30,12 @@ from clipgap.shards.work import statistics
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.store.own import STORE_FILE
-from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE
+from clipgap.synthetic.options import RenderOptions
+from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE, chosen_world
 from clipgap.synthetic.render import KIND as RENDERED
-from clipgap.verify.checks import Asked, Checks, Problems, quarantined, read_checked
+from clipgap.synthetic.samples import described
+from clipgap.verify.checks import Asked, Checks, Problems, json_of, quarantined, read_checked
+from clipgap.version import __version__
 
 _ROWS = 1 << 16
 
@@ -55,7 +56,7 @@ def _check_samples(
 ) -> str:
     """Members of each tar, read strictly, against the files beside it and sizes.json."""
     files = manifest["files"]
-    sizes = _json(folder / SIZES)
+    sizes = json_of(folder / SIZES)
     tars = sorted(name for name in files if name.endswith(SUFFIX))
     problems.differ(f"shards of {SIZES}", sorted(sizes), tars)
     for tar in tars:
@@ -65,7 +66,7 @@ def _check_samples(
         keys[tar] = [sample.key for sample in read]
         problems.add_all(f"{tar}: {problem}" for problem in found)
         problems.differ(f"{tar} in {SIZES}", sizes.get(tar), len(keys[tar]))
-        stats = _json(folder / unit.stats) if unit.stats in files else None
+        stats = json_of(folder / unit.stats) if unit.stats in files else None
         if stats != statistics(len(keys[tar])):
             problems.add(f"{unit.stats} does not count the {len(keys[tar]):,} samples of {tar}")
         if unit.parquet in files:
@@ -155,7 +156,7 @@ def prove_store(asked: Asked, checks: Checks) -> None:
 
 def _check_catalogue(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
     """The manifest says of the shards what their catalogue says, and counts them right."""
-    catalogue, made = _json(folder / STORE_FILE), manifest["shards"]
+    catalogue, made = json_of(folder / STORE_FILE), manifest["shards"]
     counts, files = manifest["counts"], manifest["files"]
     problems.differ("shards", [each["entry"] for each in made], catalogue["shards"])
     problems.differ("dimensions", manifest["dim"], catalogue["dim"])
@@ -218,34 +219,6 @@ def _check_rows(folder: Path, problems: Problems) -> str:
     return f"{store.rows:,} rows in {len(store.shards):,} shards"
 
 
-def prove_report(asked: Asked, checks: Checks) -> None:
-    """Every file that was written is there, and the numbers can be read."""
-    manifest = read_checked(asked, checks, REPORT)
-    if checks.all_good:
-        checks.make("numbers", _check_numbers, asked.path, manifest)
-
-
-def _check_numbers(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
-    settings, files = manifest["settings"], manifest["files"]
-    data = _json(folder / DATA)
-    problems.differ("kind", manifest["kind"], "report")
-    problems.differ(f"format of {DATA}", REPORT_DATA, data.get("format"))
-    problems.differ("title", settings["title"], data.get("title"))
-    pages = {"html": "index.html", "md": "report.md", "json": DATA}
-    if pages.get(settings["format"]) not in files:
-        problems.add(f"{MANIFEST}: there is no page of the format {settings['format']!r}")
-    numbers = _numbers_in(data)
-    if not data.get("training") or not numbers:
-        problems.add(f"{DATA} holds no numbers")
-    return f"{numbers:,} numbers in {DATA}"
-
-
-def _numbers_in(value: Any) -> int:
-    if isinstance(value, (dict, list)):
-        return sum(map(_numbers_in, value.values() if isinstance(value, dict) else value))
-    return int(isinstance(value, (int, float)) and not isinstance(value, bool))
-
-
 def prove_rendered(asked: Asked, checks: Checks) -> None:
     """A drawn world: as many samples, classes and prompts as it says."""
     manifest = read_checked(asked, checks, RENDERED)
@@ -254,21 +227,39 @@ def prove_rendered(asked: Asked, checks: Checks) -> None:
 
 
 def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    """Samples are as many as the settings ask for, and say what is drawn by them."""
     sets, settings, classes = manifest["sets"], manifest["settings"], manifest["classes"]
-    tars = {name for name in manifest["files"] if name.endswith(SUFFIX)}
-    found = dict.fromkeys(sets, 0)
-    for tar in sorted(tars):
-        name = tar.rpartition("/")[0]
-        found[name] = found.get(name, 0) + sum(1 for _ in read_samples(str(folder / tar)))
-    problems.differ("samples", sets, found)
+    tars = sorted(name for name in manifest["files"] if name.endswith(SUFFIX))
+    found: dict[str, list[tuple[str, dict[str, bytes]]]] = {name: [] for name in sets}
+    for tar in tars:
+        samples = found.setdefault(tar.rpartition("/")[0], [])
+        for sample in read_samples(str(folder / tar)):
+            words = {name: text for name, text in sample.contents.items() if name != "jpg"}
+            samples.append((sample.key, words))
+    problems.differ("samples", sets, {name: len(samples) for name, samples in found.items()})
     problems.differ("kind", manifest["kind"], "rendered")
-    problems.differ("number of classes", settings["classes"], len(classes))
     for name, lines in ((CLASSES_FILE, classes), (TEMPLATES_FILE, TEMPLATES)):
         if (folder / name).read_text(encoding="utf-8") != "".join(f"{line}\n" for line in lines):
             problems.add(f"{name} holds other lines than {MANIFEST} says")
     expected = {*tars, CLASSES_FILE, TEMPLATES_FILE}
     problems.differ("files", sorted(manifest["files"]), sorted(expected))
-    return f"{sum(found.values()):,} samples of {len(classes):,} classes"
+    options = RenderOptions(**{name: of for name, of in settings.items() if name != "world"})
+    count = f"{sum(sets.values()):,} samples of {len(classes):,} classes"
+    try:
+        world = chosen_world(settings["world"], options.classes)
+    except MissingDependency as error:
+        return f"{count}; what they say is as stated: {error}"
+    problems.differ("classes", classes, list(world.names))
+    problems.differ("samples by the settings", sets, world.sizes(options))
+    if problems.count:
+        return ""
+    if manifest["versions"].get("clipgap") != __version__:
+        return f"{count}; what they say is as stated, since another version of clipgap drew them"
+    for name, drawn in world.sets(options).items():
+        for row, (one, said) in enumerate(zip(drawn, found[name], strict=True)):
+            if (one.key, described(one)) != said:
+                problems.add(f"{name}, sample {row:,}: says something else than the seed draws")
+    return count
 
 
 def prove_links(asked: Asked, checks: Checks) -> None:
@@ -292,11 +283,21 @@ def _check_targets(folder: Path, manifest: Mapping[str, Any], problems: Problems
             problems.add(f"{name} leads to {targets[name]}, which is not there")
     now = hashlib.sha256(encode(targets)).hexdigest()
     problems.differ("where the links lead", manifest["links"], now)
-    return f"{len(files):,} links"
+    if problems.count:
+        return ""
+    return f"{len(files):,} links, {_check_part(manifest, targets, problems)}"
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+def _check_part(manifest: Mapping[str, Any], targets: Mapping[str, str], problems: Problems) -> str:
+    """The part, chosen anew from where the links lead, is the one that is linked."""
+    name, where = manifest["set"], manifest["where"]
+    entry = find_set(name)
+    inside = "" if entry.table is None else f"{entry.table.images}/"
+    link = min(targets)
+    if not targets[link].endswith(f"/{inside}{link}"):
+        return f"to images that lie otherwise than those of {name}, so which they are is as stated"
+    root = targets[link].removesuffix(f"/{inside}{link}")
+    part = {link: str(at.resolve()) for link, at in plan_part(name, root, where).items()}
+    if part != targets:
+        problems.add(f"{MANIFEST}: the links are not those to {name} in {root} that it names")
+    return f"those of {name}"

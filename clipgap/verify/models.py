@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -23,12 +23,14 @@ from clipgap.clip.eval.tables import (
 from clipgap.clip.eval.work import SAMPLES
 from clipgap.clip.train.api import KIND as TRAINING
 from clipgap.clip.train.api import open_train
-from clipgap.clip.train.logs import LOSSES
-from clipgap.clip.train.plan import TrainPlan
+from clipgap.clip.train.logs import KEYS, LOSSES
+from clipgap.clip.train.plan import PARAMETERS, TrainPlan, parameters_of, planned_again
+from clipgap.errors import InputError, MissingDependency
 from clipgap.files import lines
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import open_keep
+from clipgap.shards.finding import find_shards
 from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.checks import Asked, Checks, Problems, check_files, quarantined
 
@@ -137,6 +139,8 @@ def prove_training(asked: Asked, checks: Checks) -> None:
     checks.make("checksums", look, folder, files, "training run")
     checks.make("counts", _check_counts, folder, manifest)
     checks.make("losses", _check_losses, folder, manifest)
+    if checks.all_good:
+        checks.make("plan", _check_plan, folder, manifest)
 
 
 def _check_counts(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
@@ -184,3 +188,64 @@ def _check_losses(folder: Path, manifest: Mapping[str, Any], problems: Problems)
     loss = float(log[-1]["loss"])
     problems.differ("final loss", manifest["final_loss"], loss if isfinite(loss) else None)
     return f"{len(log):,} losses, the last is {loss:.6g}"
+
+
+def _check_plan(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    """The plan is what follows from its inputs; what open_clip noted is what it asks for."""
+    plan = TrainPlan.of_json(manifest["plan"])
+    problems.differ("plan: kind", manifest["plan"].get("kind"), "train")
+    problems.differ("plan: device", plan.options.device, plan.device)
+    problems.differ("plan: devices", plan.options.devices, None)
+    problems.differ(f"plan: {KEYS}", plan.options.log_keys, (folder / KEYS).is_dir())
+    try:
+        if plan.options.objective == "clip":
+            _check_parameters(folder, plan, problems)
+        if (absent := _absent(plan)) is not None:
+            return f"{absent} is not there, so the plan is as stated"
+        again = planned_again(plan, folder)
+    except MissingDependency as error:
+        return f"as stated: {error}"
+    stated, found = (dict(_leaves(one.to_json())) for one in (plan, again))
+    for name in sorted(stated.keys() | found.keys()):
+        problems.differ(f"plan: {name}", stated.get(name), found.get(name))
+    return f"{len(found):,} values planned anew"
+
+
+def _check_parameters(folder: Path, plan: TrainPlan, problems: Problems) -> None:
+    noted = dict(
+        line.partition(": ")[::2] for line in (folder / PARAMETERS).read_text().splitlines()
+    )
+    wanted = {
+        **parameters_of(plan, folder),
+        "world_size": str(plan.batches.world),
+        "device": plan.device,
+    }
+    for name, value in wanted.items():
+        said = noted.get(name, "nothing")
+        if name == "device":
+            said = said.partition(":")[0]
+        if said != value:
+            problems.add(f"{PARAMETERS}: {name} was {said}, by the plan {value}")
+
+
+def _absent(plan: TrainPlan) -> str | None:
+    """An input of the plan that is no longer there; None if all of them are."""
+    if not plan.is_folder:
+        try:
+            find_shards(plan.train_data)
+        except InputError:
+            return plan.train_data
+    model = plan.options.model or ""
+    files = [shard.name for shard in plan.shards if shard.reference]
+    files += [] if plan.keep is None else [plan.keep]
+    files += [model] if model.endswith(".json") else []
+    return next((file for file in files if not Path(file).exists()), None)
+
+
+def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of a document, and its name in it."""
+    if not isinstance(value, (dict, list, tuple)):
+        yield name, value
+        return
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from _leaves(inner, f"{name}.{key}" if name else str(key))

@@ -19,7 +19,7 @@ from typing import Any
 from clipgap.clip.train.logs import KEYS, LOSSES, Quarantine, reached
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
-from clipgap.clip.train.plan import Ranks, TrainPlan, plan_train
+from clipgap.clip.train.plan import PARAMETERS, Ranks, TrainPlan, plan_train
 from clipgap.clip.train.worker import PLAN
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, Form, is_count, is_number, read_manifest, write_json
@@ -46,7 +46,7 @@ KIND = Kind(
     ),
     owns=(
         *("checkpoints/epoch_*.pt", "checkpoints/results.jsonl", LOSSES, f"{KEYS}/rank-*.jsonl"),
-        *(QUARANTINE, "out.log", "params.txt", "processes.log", "tensorboard/*"),
+        *(QUARANTINE, "out.log", PARAMETERS, "processes.log", "tensorboard/*"),
     ),
     labels={
         "plan": "plan:",
@@ -177,7 +177,8 @@ def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
     problems = Quarantine(output.path).problems()
     files = {QUARANTINE: write_quarantine(output.path, problems)} if problems else {}
     checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"
-    files[checkpoint] = FileSum.of(output.path / checkpoint)
+    for name in (checkpoint, LOSSES, *([PARAMETERS] if plan.options.objective == "clip" else [])):
+        files[name] = FileSum.of(output.path / name)
     last = reached(output.path)
     entries = {
         "kind": "train",

@@ -49,6 +49,9 @@ _OWNED = {
 """Flags of open_clip_train that must not come behind `--`, and what to use instead."""
 
 
+PARAMETERS = "params.txt"
+"""Where open_clip_train notes by what it trains, a line each."""
+
 LOOPBACK = "127.0.0.1"
 _RANK_NAMES = {
     "rank": ("RANK", "SLURM_PROCID", "PMI_RANK", "OMPI_COMM_WORLD_RANK"),
@@ -174,6 +177,36 @@ class TrainPlan:
         arguments += ["--local-loss"] if options.local_loss else []
         arguments += ["--gather-with-grad"] if options.gather_with_grad else []
         return [*arguments, *options.arguments]
+
+
+def planned_again(plan: TrainPlan, folder: Path) -> TrainPlan:
+    """What would be planned of the same options, data and keep-list, as they are now."""
+    reference = "::".join(shard.name for shard in plan.shards if shard.reference)
+    place = Place(
+        plan.train_data,
+        folder.absolute().parent,
+        folder.absolute().name,
+        None if plan.keep is None else Path(plan.keep),
+        reference or None,
+    )
+    said = plan.options
+    workers = plan.batches.workers if said.workers is None else said.workers  # cores differ
+    options = replace(said, device="cpu", workers=workers)  # nor need its device be here
+    again = plan_train(place, options, Ranks(launched=True, world=plan.batches.world))
+    same = {name: getattr(said, name) for name in ("device", "workers")}
+    return replace(again, device=plan.device, options=replace(again.options, **same))
+
+
+def parameters_of(plan: TrainPlan, folder: Path) -> dict[str, str]:
+    """What open_clip_train notes in `PARAMETERS` of the flags that this plan gives it."""
+    place = Place(plan.train_data, folder.absolute().parent, folder.absolute().name)
+    arguments = plan.open_clip_arguments(place)
+    parsed = vars(_parse(arguments))
+    flags = (argument.partition("=")[0] for argument in arguments if argument.startswith("--"))
+    names = {flag.removeprefix("--").replace("-", "_") for flag in flags}
+    # Where the folder lies, what it is called, and the device of one rank are not the plan's.
+    given = names & parsed.keys() - {"logs", "name", "resume", "device"}
+    return {name: str(parsed[name]) for name in sorted(given)}
 
 
 def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) -> TrainPlan:
