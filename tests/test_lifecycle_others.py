@@ -15,8 +15,14 @@ from typing import Any
 
 import pytest
 
+from clipgap.clip.embed.api import KIND as EMBED
+from clipgap.clip.eval.api import KIND as EVAL
+from clipgap.errors import InputError
 from clipgap.files.documents import SUM, checksum
 from clipgap.runs.lock import PROGRESS
+from clipgap.runs.units import Ledger
+from clipgap.scan.manifest import KIND as SCAN
+from clipgap.shards.api import KIND as SHARDS
 from tests.lifecycle import (
     BAD_INPUT,
     House,
@@ -248,22 +254,35 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
                 assert is_untouched(precious), what
 
 
-@every(names=("gap", "scan", "filter", "embed", "embed-folder", "eval"))
+KIND_OF = {
+    "gap": SCAN,
+    "scan": SCAN,
+    "filter": SHARDS,
+    "embed": EMBED,
+    "embed-folder": EMBED,
+    "eval": EVAL,
+}
+
+
+@every(names=KIND_OF)
 def test_records_that_lack_something(house: House, case: Case) -> None:
     """Records of units with an entry missing or of another type, their checksums mended."""
-    ledger = house.out / PROGRESS / "units.jsonl"
-    house.begun_with(case, ledger)
-    kept = ledger.read_bytes()
-    line = json.loads(kept.splitlines()[-1])
+    path = house.out / PROGRESS / "units.jsonl"
+    house.begun_with(case, path)
+    *earlier, last = path.read_bytes().splitlines(keepends=True)
+    line = json.loads(last)
     places = [place for place in places_of(line["record"]) if len(place) == 1 or "entry" in place]
-    for place in places:
-        for mutant in without(line["record"], place), replaced(line["record"], [place], odd):
-            house.begun_with(case, ledger)
-            earlier = kept[: kept.rindex(b"\n", 0, -1) + 1] if kept.count(b"\n") > 1 else b""
-            forged = json.dumps(signed({**line, "record": mutant})).encode()
-            ledger.write_bytes(earlier + forged + b"\n")
+    mutants = [without(line["record"], place) for place in places]
+    mutants += [replaced(line["record"], [place], odd) for place in places]
+    for number, mutant in enumerate(mutants):
+        house.begun_with(case, path)
+        forged = json.dumps(signed({**line, "record": mutant})).encode()
+        path.write_bytes(b"".join(earlier) + forged + b"\n")
+        with pytest.raises(InputError, match=r"units\.jsonl: line"):
+            Ledger(path, KIND_OF[case.name].record).load()
+        if number in (0, len(mutants) - 1):  # the command reads them so; it takes its time
             ended = house.resume(case)
-            assert ended.code == BAD_INPUT and "units.jsonl: line" in ended.said, (place, ended)
+            assert ended.code == BAD_INPUT and "units.jsonl: line" in ended.said, (mutant, ended)
             assert "Traceback" not in ended.said
 
 
