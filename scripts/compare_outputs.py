@@ -78,7 +78,7 @@ MEANT: list[tuple[str, str, str]] = [
         "one rule tells inputs apart, by all of their content",
     ),
     ("filter*/manifest.json", "inputs.beside*", "files beside the shards are inputs, too"),
-    ("*/manifest.json", "files", "a training names its checkpoints with their sums"),
+    ("*/manifest.json", "files", "a training has sums of its checkpoint, losses, parameters"),
     ("link/manifest.json", "only after", "data link fills a folder like any other command"),
     ("*/manifest.json", "*models", "the models that stores were made by are known"),
     ("*.json", "*manifest_sha256", "follows from what the manifests of inputs hold"),

@@ -190,7 +190,6 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
         size = sizes[n - 1]
         ended = house.run(case, limit=size - 1)
         assert ended.code in (BAD_INPUT, NO_ROOM), f"limit {size}: {ended}"
-        assert OUT in ended.said, f"limit {size}: names no file: {ended.said}"
         check_nothing_half(house, case, inputs)
         ended = house.resume(case)
         assert ended.code == case.code, f"limit {size}: {ended.said}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, product
 from pathlib import Path
@@ -23,7 +23,9 @@ from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Ledger
 from clipgap.scan.manifest import KIND as SCAN
 from clipgap.shards.api import KIND as SHARDS
+from tests.guarded_site import PASSWORD, guarded_site
 from tests.lifecycle import (
+    BAD_CALL,
     BAD_INPUT,
     House,
     every,
@@ -31,7 +33,8 @@ from tests.lifecycle import (
     open_house,
     without_lock,
 )
-from tests.lifecycle_cases import OUT, Case
+from tests.lifecycle_cases import CASES, OUT, Case
+from tests.lifecycle_server import Ended
 
 
 @pytest.fixture(scope="module")
@@ -293,3 +296,65 @@ def without(document: Any, place: tuple[Any, ...]) -> Any:
 def odd(value: Any) -> Any:
     """Not of the type of this value, nor of one that would do."""
     return 7 if isinstance(value, (str, dict, list)) else "seven"
+
+
+# --- passwords ------------------------------------------------------------------------------
+
+SHELVES = {
+    "plain/store": "plain/store/img_emb/img_emb_{0..2}.npy",
+    "plain/val": "plain/val/img_emb/img_emb_0.npy",
+    "plain/reference": "plain/reference/img_emb/img_emb_0.npy",
+    "val-shards": "val-shards/00000.tar",
+    "shards": "shards/{00000..00002}.tar",
+}
+"""Stores and shards of the commands, as they are named by address: a site has no folders."""
+BY_ADDRESS = {case.name for case in CASES} - {"split", "combine", "render", "embed-folder", "link"}
+
+
+KEY, WRONG = "key-of-a-bucket", "not-the-password"
+
+
+@pytest.fixture(scope="module")
+def site(_house: House) -> Iterator[str]:
+    with guarded_site(_house.folder) as address:
+        yield address
+
+
+@every(names=BY_ADDRESS)
+def test_a_password_in_an_address_stays_out(house: House, site: str, case: Case) -> None:
+    """Of files, of what is said, of errors; the same for a key in the environment."""
+    recipes = {path: path.read_text() for path in house.folder.glob("*.toml")}
+    wrong = site.replace(PASSWORD, WRONG)
+
+    def run(command: Sequence[str], site: str) -> Ended:
+        for path, text in recipes.items():
+            path.unlink()  # it is a link to the file that all tests share
+            path.write_text(at_site(text, site))
+        arguments = [at_site(each, site) for each in command]
+        ended = house.server.run(arguments, **dict(case.environment), AWS_SECRET_ACCESS_KEY=KEY)
+        assert not any(secret in ended.said for secret in (PASSWORD, WRONG, KEY)), ended.said
+        return ended
+
+    if case.name == "train":  # each rank would have to be told, and open_clip logs it
+        refused = run(case.arguments, site)
+        assert refused.code == BAD_CALL and "must hold no password" in refused.said, refused
+        assert not house.out.exists()
+        return
+    refused = run(case.arguments, wrong)
+    assert refused.code == BAD_INPUT and "401" in refused.said, refused
+    assert run(case.arguments, site).code == case.code
+    if case.flags:
+        assert run([*case.arguments, *case.resume], site).code == case.code
+    assert run(["verify", OUT], site).code in (0, BAD_INPUT)
+    for path in house.folder.rglob("*"):
+        if path.is_file() and path not in recipes:
+            content = path.read_bytes()
+            assert not any(each.encode() in content for each in (PASSWORD, WRONG, KEY)), path
+    documents = [*house.folder.glob(f"{OUT}.toml"), *house.out.rglob("*.json")]
+    assert any(b"***@127.0.0.1" in path.read_bytes() for path in documents)
+
+
+def at_site(text: str, site: str) -> str:
+    """The same with stores and shards named by address."""
+    names = "|".join(map(re.escape, SHELVES))
+    return re.sub(rf"(?<![\w/-])({names})(?![\w/-])", lambda m: f"{site}/{SHELVES[m[1]]}", text)

@@ -126,6 +126,11 @@ def allowing_missing(source: str) -> str:
     )
 
 
+def beside(file: Path, named: str) -> str:
+    """What a file names: as seen from its folder, or an address."""
+    return named if "://" in named else str(file.parent / named)
+
+
 def split_parts(source: str) -> list[str]:
     """The parts of a name between `::`; `a::b` is one part where it is there."""
     pieces, parts = source.split("::"), []

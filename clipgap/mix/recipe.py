@@ -16,10 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.naming import beside
 from clipgap.files.toml import Lines, ParseError, nearest, parse
 from clipgap.mix.options import MixOptions
 
@@ -208,10 +210,10 @@ class _Reader:
             draw.get("order", "hash"),
         )
         plan.chain()
-        beside = self.file.parent
-        store = options.store or (str(beside / pool["store"]) if "store" in pool else None)
-        labels = options.labels or tuple(str(beside / path) for path in pool.get("labels", []))
-        within = options.within or (str(beside / pool["within"]) if "within" in pool else None)
+        here = partial(beside, self.file)
+        store = options.store or (here(pool["store"]) if "store" in pool else None)
+        labels = options.labels or tuple(map(here, pool.get("labels", [])))
+        within = options.within or (here(pool["within"]) if "within" in pool else None)
         if store is None:
             raise UsageError(
                 f"no store is named: neither --store, nor `store` of [pool] in {self.file}"

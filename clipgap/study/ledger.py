@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from clipgap.files.addresses import public
 from clipgap.files.documents import (
     MANIFEST,
     Each,
@@ -125,7 +126,7 @@ def fingerprint(named: str) -> str:
     digest = hashlib.sha256()
     for part in split_parts(named) if named else [""]:
         if "://" in part:
-            digest.update(part.encode())
+            digest.update(public(part).encode())
             continue
         files = list(_expanded(part))
         if not files:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
+from clipgap.files.naming import beside
 from clipgap.files.toml import Lines, ParseError, nearest, parse
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -158,7 +159,7 @@ class _Reader:
         if not given.get("about"):
             raise self._error(f"{name!r} lacks `about`: what data is meant?", "paths", name)
         default = given.get("default", "")
-        return Place(given["about"], str(self.file.parent / default) if default else "")
+        return Place(given["about"], beside(self.file, default) if default else "")
 
     def _value(self, name: str) -> Scalar:
         given = self._table("values")[name]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from clipgap.errors import QUARANTINED, ClipgapError, InputError, Interrupted, UsageError
-from clipgap.files.addresses import require_local
+from clipgap.files.addresses import public, require_local
 from clipgap.files.atomic import write_atomic
 from clipgap.files.toml import nearest
 from clipgap.keep.lists import open_keep
@@ -283,7 +283,7 @@ class Study:
         try:
             inner.mkdir(parents=True, exist_ok=True)
             with write_atomic(inner / "recipe.toml") as temporary:
-                temporary.write_text(self.recipe.text, encoding="utf-8")
+                temporary.write_text(public(self.recipe.text), encoding="utf-8")
         except OSError as error:
             raise InputError(f"cannot write to {self.folder}: {error.strerror}") from error
         with only_writer(self.folder):

@@ -21,6 +21,7 @@ from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_globa
 from clipgap.clip.train.patches import check_promises, import_trainer
 from clipgap.clip.train.shards import Counted, count_classes, count_folder, count_shards
 from clipgap.errors import InputError, MissingDependency, UsageError
+from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.keep.lists import open_keep
 from clipgap.machine import cores
@@ -211,6 +212,13 @@ def parameters_of(plan: TrainPlan, folder: Path) -> dict[str, str]:
 
 def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) -> TrainPlan:
     """Check everything that can be checked beforehand, and count samples and steps."""
+    for address in filter(None, (place.train_data, place.add_reference)):
+        if public(address) != address:
+            raise UsageError(
+                f"{public(address)}: a training writes down where its shards lie, for its ranks "
+                "and in its logs, so an address must hold no password. Put it where the file "
+                "system looks for it, or train on a copy."
+            )
     options = options.resolved()
     ranks = ranks or Ranks.of_environment()
     device = resolve_device(options.device).partition(":")[0]
