@@ -16,7 +16,8 @@ namespace {
 constexpr int64_t kLargestBlock = 1536;
 // Above this share of survivors a panel is decided densely; below it pairs are cheaper one by one.
 constexpr double kFlood = 0.3;
-constexpr int64_t kAhead = 4;  // pairs whose columns are on their way from memory
+constexpr int64_t kHeld = 256;  // survivors of a second look that are worth deciding
+constexpr int64_t kAhead = 4;   // pairs whose vectors are on their way from memory
 constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
 constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
 
@@ -52,7 +53,7 @@ class Worker {
         tile_(kernels_.tile_rows * kernels_.tile_columns),
         column_bounds_(kernels_.tile_columns, kNever),
         head_bounds_(kernels_.tile_columns, kNever),
-        queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns),
+        queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns + kHeld),
         pairs_(head ? queue_.size() + kBeyond : 0) {}
 
   void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
@@ -67,17 +68,17 @@ class Worker {
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
         topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
         // In the first panel all may survive, for want of bounds, and the best of a row ends that.
-        if (head_ && (bounded || p > first_panel)) {
-          filter_twice(p);
-        } else {
-          filter(p);
-        }
-        if (p > first_panel && double(found_) > kFlood * double(n * kernels_.tile_columns)) {
+        const bool twice = head_ && (bounded || p > first_panel);
+        const int64_t held = found_;
+        twice ? filter_twice(p) : filter(p);
+        if (p > first_panel && double(found_ - held) > kFlood * double(n * kernels_.tile_columns)) {
+          found_ = held;
           decide_densely(p, set);
-        } else {
-          settle(set);
         }
+        // Where few survive, those of several panels hide better that their rows and columns are far away.
+        if (!twice || found_ >= kHeld) settle(set);
       }
+      settle(set);
       for (int64_t i = 0; i < n; ++i) {
         const int64_t to = (first + i) * columns_.sets + set;
         out.sim[to] = block_.best[i], out.nn[to] = block_.best_column[i];
@@ -89,6 +90,7 @@ class Worker {
   // The pairs of these rows with columns of one test set whose score exceeds `limit`.
   void pairs(const uint16_t* rows, int64_t n, int64_t first, int64_t set, double limit,
              std::vector<Pair>& found) {
+    rows_ = rows;
     block_.take(rows, n);
     block_.begin_search(limit);
     found.clear();
@@ -104,6 +106,7 @@ class Worker {
         found.push_back({int32_t(first + queue_[i].row), int32_t(column), score});
       }
       refined += found_;
+      found_ = 0;
     }
   }
 
@@ -154,8 +157,7 @@ class Worker {
         }
       }
       topk_.read_bounds(panels[at] * kernels_.tile_columns, column_bounds_);
-      filter_heads(head, int64_t(at));
-      found += found_;
+      found += filter_heads(head, int64_t(at));
     }
     return found;
   }
@@ -184,8 +186,7 @@ class Worker {
 
   // One panel of columns, hot in the first-level cache, against all rows of the block.
   void filter(int64_t p) {
-    const int64_t place = p * kernels_.tile_columns;
-    found_ = 0;
+    const int64_t place = p * kernels_.tile_columns, held = found_;
     for (int64_t q = 0; q < block_.panels(); ++q) {
       compute_tile(p, q);
       const int64_t row = q * kernels_.tile_rows;
@@ -195,14 +196,14 @@ class Worker {
       found_ += kernels_.survivors(tile_.data(), bounds, int32_t(row), int32_t(place),
                                    block_.rows_in_panel(q), &queue_[found_]);
     }
-    survivors += found_;
+    survivors += found_ - held;
     const int32_t* start = &columns_.start[place];
     full_depth += block_.size() * std::count_if(start, start + kernels_.tile_columns,
                                                 [](int32_t at) { return at != kPadding; });
   }
 
-  // The same with heads.
-  void filter_heads(const Head& head, int64_t at) {
+  // The same with heads; returns how many pairs are left.
+  int64_t filter_heads(const Head& head, int64_t at) {
     const int64_t width = kernels_.tile_columns, lanes = head.padded() / kernels_.group;
     for (int64_t c = 0; c < width; ++c) {
       const int32_t bound = column_bounds_[c];
@@ -210,30 +211,32 @@ class Worker {
                             ? bound
                             : bound_below(double(bound) * (columns_.unit / head.unit));
     }
-    found_ = 0;
+    int64_t left = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
                               &block_.first.offset[row], head_bounds_.data(),
                               &head.tau_floor[at * width]};
-      found_ += kernels_.sift(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
+      left += kernels_.sift(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
                               &head.start[at * width], bounds, int32_t(row),
-                              block_.rows_in_panel(q), &pairs_[found_]);
+                              block_.rows_in_panel(q), &pairs_[left]);
     }
+    return left;
   }
 
   // Heads first; whoever survives that is looked at in full.
   void filter_twice(int64_t p) {
     const int64_t place = p * kernels_.tile_columns;
-    filter_heads(*head_, p);
-    full_depth += found_;
+    const int64_t left = filter_heads(*head_, p);
+    full_depth += left;
     const TileBounds bounds{block_.full.best.data(), block_.full.margin.data(),
                             block_.full.offset.data(), column_bounds_.data(),
                             &columns_.tau_floor[place]};
-    found_ = kernels_.look_again(block_.units(), &head_->units[place * columns_.lanes()],
+    const int64_t alive = kernels_.look_again(block_.units(), &head_->units[place * columns_.lanes()],
                                  columns_.lanes(), &columns_.start[place], bounds, int32_t(place),
-                                 pairs_.data(), found_, queue_.data());
-    survivors += found_;
+                                 pairs_.data(), left, &queue_[found_]);
+    found_ += alive;
+    survivors += alive;
   }
 
   // Gives every row a bound: the score of the most promising column of the nearest cell.
@@ -296,12 +299,14 @@ class Worker {
         if (still_alive(*run)) refine(*run, set);
       }
     }
+    found_ = 0;
   }
 
-  // Columns to refine lie anywhere in memory; asked for a few pairs ahead, they are there in time.
+  // Vectors to refine lie anywhere in memory; asked for a few pairs ahead, they are there in time.
   void prefetch(const Survivor& pair) const {
-    const char* column = reinterpret_cast<const char*>(&columns_.halves[pair.column * columns_.d]);
-    for (int64_t byte = 0; byte < columns_.d * 2; byte += 64) __builtin_prefetch(column + byte);
+    const int64_t d = columns_.d;
+    const uint16_t *row = rows_ + pair.row * d, *column = &columns_.halves[pair.column * d];
+    for (int64_t i = 0; i < d; i += 32) __builtin_prefetch(row + i), __builtin_prefetch(column + i);
   }
 
   bool still_alive(const Survivor& pair) const {
