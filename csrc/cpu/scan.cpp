@@ -275,7 +275,9 @@ class Worker {
         if (best.column >= 0) prefetch(best);
       }
       for (int32_t r = 0; r < rows; ++r) {
-        if (promising[r].column >= 0) refine(promising[r], set);
+        if (promising[r].column < 0) continue;
+        ++survivors;
+        refine(promising[r], set);
       }
     }
   }
