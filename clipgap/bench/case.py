@@ -89,5 +89,7 @@ def cases(preset: Preset) -> list[Case]:
         *(Case("clip-like", d, m) for d in dims for m in sizes),
         *(Case("isotropic", 640, m) for m in sizes),
         *(Case("isotropic", d, 16_384) for d in dims if d != 640),
+        Case("spectrum-0.55", 640, 16_384),
+        Case("spectrum-0.35", 640, 16_384),
         *(Case(kind, 640, 16_384) for kind in hard),
     ]

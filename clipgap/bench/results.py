@@ -137,6 +137,9 @@ def print_kernels(rows: Iterable[Row], console: Any) -> None:
     def times(row: Row) -> str:
         return f"{row['rows']:,} × {row['rounds']}" if row["rows"] else f"{row['rounds']}"
 
+    def full_depth(row: Row) -> str:
+        return f"{row['full_depth_share']:.1%}" if "full_depth_share" in row else ""
+
     columns: Columns = (
         ("", lambda row: row["contender"]),
         ("computes", lambda row: row["does"]),
@@ -144,6 +147,7 @@ def print_kernels(rows: Iterable[Row], console: Any) -> None:
         ("p20–p80", lambda row: "{p20:,.1f}–{p80:,.1f}".format(**row["gflops"])),
         ("× sgemm", lambda row: _shown(row["of_sgemm"])),
         ("× FMA peak", lambda row: _shown(row["of_fma_peak"])),
+        ("full depth", full_depth),
         ("rows × rounds", times),
     )
     for case, group in groupby(rows, key=lambda row: (row["data"], row["d"], row["tests"])):

@@ -241,6 +241,7 @@ class CpuScanner(OneAtATime):
             raise MemoryError("not enough memory for the test sets")
         self._sample = columns[:: max(1, len(columns) // _SAMPLE)].copy()
         self._directions: NDArray[np.float32] | None = None
+        self.may_look_first = True
         # Pairs until the filter is tried with a first look: tens of times what trying costs.
         self._look_at = 700_000_000 + 12_000 * len(columns)
 
@@ -277,14 +278,16 @@ class CpuScanner(OneAtATime):
         ):
             raise MemoryError("not enough memory for a block of rows")
         _tell_missing_threads(self._library)
-        self._look_for_directions(rows, result)
+        # Now and then, so that it costs little beside what was scanned since the last time.
+        if self.counters.pairs >= self._look_at:
+            self.choose_looks(rows, result)
         return result
 
-    def _look_for_directions(self, rows: NDArray[np.float16], known: BlockResult) -> None:
-        """Now and then, so that it costs little beside what was scanned since the last time."""
-        if self.d < 2 * _DIRECTIONS or self.counters.pairs < self._look_at:
+    def choose_looks(self, rows: NDArray[np.float16], known: BlockResult) -> None:
+        """Let a trial on rows that were scanned decide whether the filter looks at heads first."""
+        self._look_at = max(self._look_at, 4 * self.counters.pairs)
+        if self.d < 2 * _DIRECTIONS or not self.may_look_first:
             return
-        self._look_at = 4 * self.counters.pairs
         if self._directions is None:
             count = min(8, self.d // (2 * _DIRECTIONS)) * _DIRECTIONS
             self._directions = main_directions(self._sample, count)

@@ -25,7 +25,16 @@ from numpy.typing import NDArray
 
 from clipgap.machine import thread_count
 
-Kind = Literal["clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"]
+Kind = Literal[
+    "clip-like",
+    "isotropic",
+    "equal",
+    "duplicates",
+    "near-ties",
+    "window",
+    "spectrum-0.55",
+    "spectrum-0.35",
+]
 Hard = Literal["equal", "duplicates", "near-ties", "window"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -108,6 +117,7 @@ class _World:
     """What all rows of one world share."""
 
     d: int
+    cone: NDArray[np.float32]  # (d,)
     clusters: NDArray[np.float32]  # (CLUSTERS, d), the cone included
     popularity: NDArray[np.float64]  # (CLUSTERS,), cumulative
     traits: NDArray[np.float32]  # (TRAITS, TRAIT_VALUES, d)
@@ -132,6 +142,7 @@ def _world(d: int, world: int) -> _World:
     popularity = np.arange(1, CLUSTERS + 1) ** -POPULARITY
     return _World(
         d,
+        cone.astype(np.float32),
         (cone + clusters).astype(np.float32),
         np.cumsum(popularity) / popularity.sum(),
         (traits @ directions).astype(np.float32),
@@ -176,6 +187,19 @@ def _isotropic(world: _World, random: np.random.Generator) -> NDArray[np.float16
     return _unit(_noise(random, world.d))
 
 
+def _spectrum(
+    exponent: float,
+) -> Callable[[_World, np.random.Generator], NDArray[np.float16]]:
+    """Normal rows in the cone, the i-th coordinate of a size that falls as 1 / i^exponent."""
+
+    def make(world: _World, random: np.random.Generator) -> NDArray[np.float16]:
+        size = np.arange(1, world.d + 1) ** -exponent
+        size *= np.sqrt((1 - CONE) / (size**2).sum())
+        return _unit(_noise(random, world.d) * size.astype(np.float32) + world.cone)
+
+    return make
+
+
 def _some(world: _World) -> NDArray[np.float16]:
     """A few clip-like vectors that every seed has in common."""
     return _clip_like(world, np.random.Generator(np.random.SFC64(0)))[:DISTINCT]
@@ -211,4 +235,6 @@ _MAKERS: dict[Kind, Callable[[_World, np.random.Generator], NDArray[np.float16]]
     "duplicates": _duplicates,
     "near-ties": _near_ties,
     "window": _window,
+    "spectrum-0.55": _spectrum(0.55),
+    "spectrum-0.35": _spectrum(0.35),
 }
