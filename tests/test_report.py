@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,9 @@ from clipgap.report.sections.pruning import describe_rule, family_of
 from clipgap.report.sources import Images
 from clipgap.report.svg import Drawing, linear
 from clipgap.report.tables import Cell, Column, Table, beside, to_csv, to_latex, to_markdown
-from clipgap.select.rules import Rand
+from clipgap.report.thresholds import Thresholds
+from clipgap.scan.tables import SetColumns
+from clipgap.select.rules import Prune, Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
 from tests.worlds import edited_document, edited_manifest, flip_bit, tree
@@ -737,6 +740,45 @@ def test_rules_in_words() -> None:
 
 def test_classes_have_names(report: Path) -> None:
     assert gallery(report, "gallery.js")["sets"][0]["classes"] == list(CLASSES)
+
+
+def test_counts_of_thresholds_are_those_of_splits(study: Study, report: Path) -> None:
+    found = gallery(report, "thresholds.js")
+    scan = clipgap.open_scan(study.folder / "scan")
+    table = scan.train_table().to_pydict()
+    for one in found["sets"]:
+        name = one["name"]
+        margins, sims = (np.array(table[f"{c}_{name}"], np.float64) for c in ("margin", "sim"))
+        steps = [Fraction(n, 1000) for n in range(-300, 301)]
+        assert one["offsets"] == [
+            sum(Fraction(m) > step for m in margins) for step in map(Fraction, map(float, steps))
+        ]
+        assert one["similarities"] == [int((sims > n / 1000).sum()) for n in range(1001)]
+        for step in (-0.1, 0.0, 0.05):
+            sizes = clipgap.split(scan, Prune((name,), step)).sizes
+            assert one["offsets"][300 + round(1000 * step)] == scan.rows - sizes["kept"]
+        assert one["all_listed"] is True
+        rows = {row[0]: row[1:3] for row in one["rows"]}
+        assert rows == dict(
+            zip(table["key"], map(list, zip(margins, sims, strict=True)), strict=True)
+        )
+        near = dict(zip(table["key"], table[f"witness_{name}"], strict=True))
+        keys = scan.test(name)["key"].to_pylist()
+        assert all(row[5] == keys[near[row[0]]] for row in one["rows"])
+
+
+def test_of_many_rows_some_of_each_height_are_listed() -> None:
+    columns = SetColumns("t", False)
+    one = Thresholds(columns, most=2)
+    sims = np.repeat(np.array([0.101, 0.102, 0.5], np.float32), 3)
+    for start in (0, 9):
+        batch = pa.RecordBatch.from_pydict(
+            {"sim_t": pa.array(sims), "nn_t": pa.array(range(9), pa.int32())}
+        )
+        one.add(batch, start)
+    assert [row[0] for row in one.listed] == [0, 1, 6, 7]
+    assert one.scored == 18
+    assert one.similarities[[0, 101, 102, 499, 500]].tolist() == [18, 18, 6, 6, 0]
 
 
 def test_rows_at_their_threshold_do_not_lie_above_it() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 
 import clipgap
+from clipgap.__main__ import main
+from clipgap.keep.lists import open_keep
+from clipgap.select.labels import Condition, Where
 from tests.report_worlds import HOSTILE, Study, shared_study
 
 REQUIRED = "CLIPGAP_REQUIRE_CHROMIUM"
@@ -24,7 +28,7 @@ ARGUMENTS = (
 ).split()
 TITLE = 'A study <script>document.title="owned"</script>'
 
-PAGES = ("index.html", "gallery.html", "split-1.html")
+PAGES = ("index.html", "gallery.html", "thresholds.html", "split-1.html")
 
 sync_api = pytest.importorskip("playwright.sync_api")
 
@@ -78,9 +82,12 @@ class Watched:
         self.page.on("request", lambda request: self.asked.append(request.url))
 
     def open(self, name: str) -> Any:
-        self.page.goto((self.folder / name).as_uri())
-        if name == "gallery.html":
+        file, _, state = name.partition("#")
+        self.page.goto(f"{(self.folder / file).as_uri()}#{state}")
+        if name.startswith("gallery.html"):
             self.page.wait_for_selector(".point")
+        if name.startswith("thresholds.html"):
+            self.page.wait_for_selector(".pair")
         return self.page
 
     def check(self) -> None:
@@ -178,7 +185,7 @@ def test_dark_and_light(watched: Watched, browser: Any, report: Path, tmp_path: 
 
 
 def test_gallery_turns_by_keyboard(watched: Watched) -> None:
-    page = watched.open("gallery.html")
+    page = watched.open("gallery.html#set=val")
     keys = [first_key(page)]
     assert page.locator(".point").count() == 8
     for key in ("ArrowRight", "PageDown"):
@@ -198,7 +205,7 @@ def test_gallery_turns_by_keyboard(watched: Watched) -> None:
     focused = page.evaluate("document.activeElement.querySelector('.id').textContent")
     assert focused == page.locator(".point .id").nth(1).text_content()
     page.keyboard.press("/")
-    assert page.evaluate("document.activeElement.id") == "low"
+    assert page.evaluate("document.activeElement.id") == "find"
     page.keyboard.press("ArrowRight")  # belongs to the field now
     page.keyboard.press("Escape")
     assert first_key(page) == keys[0]
@@ -228,6 +235,136 @@ def test_gallery_filters(watched: Watched, study: Study) -> None:
     highest = first_key(page)
     turned(page, lambda: page.select_option("#order", "rising"))
     assert first_key(page) != highest
+
+
+def test_gallery_opens_on_the_largest_gap(watched: Watched, report: Path) -> None:
+    page = watched.open("gallery.html")
+    tests = json.loads((report / "report.json").read_text())["tests"]
+    gaps = {
+        t["name"]: t["training"]["web"]["mean"] - t["training"]["curated"]["mean"] for t in tests
+    }
+    shown = str(page.locator("#set option:checked").text_content())
+    assert shown.startswith(f"{max(gaps, key=lambda name: gaps[name])} (")
+
+
+def test_every_state_of_the_gallery_has_an_address(watched: Watched) -> None:
+    page = watched.open("gallery.html#set=val")
+    turned(page, lambda: page.select_option("#label", label="ring"))
+    turned(page, lambda: page.fill("#low", "0.5"))
+    turned(page, lambda: page.select_option("#order", "gap"))
+    turned(page, lambda: page.select_option("#split", label="near-90"))
+    page.locator("#next").click()
+    page.wait_for_function("location.hash.includes('page=2')")
+    before = (first_key(page), page.locator("#status").text_content(), page.url)
+    page.goto("about:blank")
+    page.goto(before[2])
+    page.wait_for_selector(".point")
+    assert (first_key(page), page.locator("#status").text_content(), page.url) == before
+    assert page.locator("#split option:checked").text_content() == "near-90"
+    # What makes no sense is left aside.
+    turned(page, lambda: watched.open("gallery.html#set=nope&label=x&split=y&order=z&page=w"))
+    assert page.locator("#place").text_content() == "1 / 14"
+
+
+def test_gallery_finds_keys_and_captions(watched: Watched, report: Path) -> None:
+    page = watched.open("gallery.html#set=val")
+    turned(page, lambda: page.fill("#find", "VAL-000007"))
+    assert page.locator("#status").text_content() == "1 of 90 test points"
+    assert first_key(page) == "val-000007"
+    near = page.locator("[data-key]").first.get_attribute("data-key")
+    turned(page, lambda: page.fill("#find", str(near)))
+    assert "val-000007" in page.locator(".point .id").all_text_contents()
+    turned(page, lambda: page.fill("#find", "picture of a cross"))
+    for strips in page.locator(".point").all():
+        captions = strips.locator(".caption").all_text_contents()
+        assert any("picture of a cross" in caption for caption in captions)
+    turned(page, lambda: page.fill("#find", "nobody wrote this"))
+    assert "No test point" in str(page.locator("#points").text_content())
+
+
+def test_gallery_is_reviewed_by_keyboard(watched: Watched, study: Study, tmp_path: Path) -> None:
+    """The decisions are labels by which `split` cuts."""
+    page = watched.open("gallery.html#set=sketch")
+    looks = page.locator("[data-key] .look")
+    keys = [str(k.get_attribute("data-key")) for k in page.locator("[data-key]").all()[:3]]
+    for n, letter in enumerate("dkd"):
+        looks.nth(n).focus()
+        page.keyboard.press(letter)
+    page.keyboard.press("u")
+    assert page.locator("#decided").text_content() == "Reviewed: 1 to drop, 1 to keep."
+    assert page.locator(f"[data-key='{keys[0]}'] .decision").first.text_content() == "✗ drop"
+    page.reload()
+    page.wait_for_selector(".point")
+    assert page.locator("#decided").text_content() == "Reviewed: 1 to drop, 1 to keep."
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    download.value.save_as(tmp_path / "review.csv")
+    labels = Where(str(tmp_path / "review.csv"), (Condition.parse("decision=drop"),))
+    dropped = clipgap.split(study.folder / "scan", labels, out=tmp_path / "dropped")
+    assert dropped.keep is not None
+    kept = [k for shard in dropped.keep.shards for k in dropped.keep.keys(shard.index).to_pylist()]
+    assert kept == [keys[0]]
+    page.locator("#forget").click()
+    assert page.locator("#review").is_hidden()
+
+
+def test_gallery_enlarges_and_marks_what_is_removed(watched: Watched) -> None:
+    page = watched.open("gallery.html#set=sketch&moved=1")
+    gone = page.locator(".gone").first
+    assert gone.locator(".mark").text_content() == "removed"
+    assert gone.locator("img").evaluate("e => getComputedStyle(e).opacity") == "1"
+    gone.locator(".look").focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#enlarged figure").count() == 2
+    assert page.locator("#enlarged .id").last.text_content() == gone.get_attribute("data-key")
+    before = page.evaluate("document.body.dataset.turned")
+    page.keyboard.press("ArrowRight")  # belongs to the dialog
+    page.keyboard.press("Escape")
+    assert page.locator("#large").is_hidden()
+    assert page.evaluate("document.body.dataset.turned") == before
+    assert "the list ends here" in str(page.locator("#points").text_content())
+
+
+def test_the_slider_counts_what_a_split_removes(
+    watched: Watched, study: Study, tmp_path: Path
+) -> None:
+    page = watched.open("thresholds.html#set=sketch")
+
+    def move(steps: int) -> str:
+        slide = f"e => {{ e.value = {steps}; e.dispatchEvent(new Event('input')); }}"
+        page.locator("#at").evaluate(slide)
+        page.wait_for_function(f"document.body.dataset.shown.endsWith(' {steps}')")
+        return str(page.locator("#command").text_content())
+
+    for steps in (0, 20, -150, 300):
+        typed = shlex.split(move(steps))
+        out = tmp_path / f"offset{steps}"
+        typed[typed.index("KEEP")] = str(out)
+        assert main([*typed[1:], "-q"]) == 0
+        keep = open_keep(out)
+        assert page.locator("#count").text_content() == f"{keep.rows - keep.kept} of 900 rows"
+    page.select_option("#mode", "similarity")
+    typed = shlex.split(move(900))
+    typed[typed.index("KEEP")] = str(tmp_path / "near")
+    assert main([*typed[1:], "-q"]) == 0
+    keep = open_keep(tmp_path / "near")
+    removed = keep.rows - keep.kept
+    assert page.locator("#count").text_content() == f"{removed} of 900 rows"
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    rows = list(csv.DictReader(download.value.path().open()))
+    assert len(rows) == removed
+    assert all(float(row["similarity"]) > 0.9 for row in rows)
+    gone = {row["key"] for row in rows}
+    kept = {k for shard in keep.shards for k in keep.keys(shard.index).to_pylist()}
+    assert not gone & kept
+    first = page.locator(".pair").first
+    assert first.locator("img").count() == 2
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    page.wait_for_selector(".pair")
+    assert page.locator("#count").text_content() == f"{removed} of 900 rows"
 
 
 def test_what_strangers_wrote_stays_text(watched: Watched) -> None:

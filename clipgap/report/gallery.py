@@ -24,6 +24,7 @@ from clipgap.keep.lists import KeepList
 from clipgap.report.pictures import Pictures, Wanted, read_pictures
 from clipgap.report.sections.accuracy import Answers, answers
 from clipgap.report.sources import Sources, TrainingSet
+from clipgap.report.thresholds import ThresholdPage
 from clipgap.scan.lists import entries_of, lengths_of, numbers_of, take_strings
 
 PAGE = 100
@@ -200,9 +201,14 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
     """Write everything; gives what there is, for the page."""
     made = [TestGallery.of(sources, test, most) for test in sources.tests]
     galleries = [gallery for gallery in made if gallery is not None and len(gallery.order)]
-    pictures = _pictures(sources, galleries, write)
+    thresholds = ThresholdPage.of(sources)
+    pictures = _pictures(sources, galleries, thresholds, write)
+    if thresholds is not None:
+        write("data/thresholds.js", script("thresholds", thresholds.data(pictures)))
     described = {
         "page": PAGE,
+        "most": SHOWN,
+        "opens": _furthest(galleries),
         "sets": [_describe(gallery, sources) for gallery in galleries],
     }
     write(INDEX, script("gallery", described))
@@ -215,6 +221,7 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
     found = sum(bool(p.file) for one in pictures.values() for p in one.found.values())
     return {
         "sets": {gallery.name: len(gallery.order) for gallery in galleries},
+        "thresholds": thresholds is not None,
         "pictures": {"wanted": wanted, "found": found, "problems": problems},
     }
 
@@ -226,8 +233,23 @@ def script(name: str, data: Any) -> bytes:
     return f"clipgapData({json.dumps(name)},{text});\n".encode()
 
 
-def _pictures(sources: Sources, galleries: list[TestGallery], write: Write) -> dict[str, Pictures]:
+def _furthest(galleries: list[TestGallery]) -> int:
+    """The test set that lies furthest above its thresholds: what people came to see."""
+    above = [gallery.similarity - gallery.thresholds for gallery in galleries]
+    means = [float(np.nanmean(of)) if not np.isnan(of).all() else -np.inf for of in above]
+    return means.index(max(means)) if means else 0
+
+
+def _pictures(
+    sources: Sources,
+    galleries: list[TestGallery],
+    thresholds: ThresholdPage | None,
+    write: Write,
+) -> dict[str, Pictures]:
     wanted: dict[str, set[Wanted]] = {name: set() for name in sources.images}
+    for name, one in thresholds.wanted() if thresholds else ():
+        if name in wanted:
+            wanted[name].add(one)
     for gallery in galleries:
         if gallery.name in wanted:
             points = (gallery.keys[point] for point in gallery.order.tolist())

@@ -28,7 +28,7 @@ from clipgap.report.tables import (
 
 Write = Callable[[str, bytes], None]
 _STYLES = ("chart.css", "style.css")
-_SCRIPTS = ("page.js", "gallery.js")
+_SCRIPTS = ("page.js", "gallery.js", "thresholds.js")
 
 
 def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) -> None:
@@ -49,6 +49,7 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
     common = {
         "findings": findings,
         "has_gallery": bool(gallery["sets"]),
+        "has_thresholds": bool(gallery.get("thresholds")),
         "split_pages": split_pages,
     }
 
@@ -61,6 +62,8 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
     render("index.html", "index.html", opening=opening, sections=titled)
     if gallery["sets"]:
         render("gallery.html", "gallery.html")
+    if gallery.get("thresholds"):
+        render("thresholds.html", "thresholds.html")
     for split in findings["splits"]:
         render("split.html", split_pages[split["name"]], split=split)
 
