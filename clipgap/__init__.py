@@ -11,7 +11,9 @@ Names are loaded when first used, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from clipgap.version import __version__
@@ -93,12 +95,20 @@ __all__ = ["__version__", *_HOMES]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(_HOMES[name])
-    if module.__name__ == f"clipgap.{name}.api":
-        # `clipgap.scan` is a package that can be called like the function it is named for.
-        return import_module(f"clipgap.{name}")
-    return getattr(module, name)
+    return getattr(import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
+
+
+class _Face(ModuleType):
+    """`clipgap.scan` is the function, although there is a package of that name too."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Importing a package puts it into the one above it.
+        if name not in _HOMES or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Face

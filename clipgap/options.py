@@ -101,6 +101,8 @@ class Options:
         for field in dataclasses.fields(self):
             value = _meant(getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
+            if wrong := _misfit(field.name, value, hints[field.name]):
+                raise UsageError(wrong)
             if refusal := declaration(field).refusal(field.name, value):
                 raise UsageError(refusal)
 
@@ -117,6 +119,18 @@ def _meant(value: Any, hint: Any) -> Any:
     if isinstance(value, str) and Path in get_args(hint):
         return Path(value)
     return value
+
+
+def _misfit(name: str, value: Any, hint: Any) -> str | None:
+    """Why a number cannot be one; whatever else is wrong is found where it is used."""
+    wanted = {int: "a whole number", float: "a number"}
+    kinds = [kind for kind in (int, float) if kind is hint or kind in get_args(hint)]
+    if not kinds or value is None or is_repeatable(hint) or str in get_args(hint):
+        return None
+    fits = not isinstance(value, bool) and hasattr(value, "__float__")
+    if fits and (float in kinds or hasattr(value, "__index__")):
+        return None
+    return f"{name} is {value!r}; it must be {wanted[kinds[-1]]}"
 
 
 @dataclasses.dataclass(frozen=True, init=False)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import pydoc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -341,13 +343,15 @@ def test_the_plan_says_what_will_be_done(world: World) -> None:
     json.dumps(described)
 
 
-def test_the_package_can_be_called_and_imported(world: World) -> None:
-    import clipgap.scan as package
+def test_what_is_named_like_a_package_is_a_function() -> None:
+    """For `help`, for type checkers, and whatever was imported before."""
+    from clipgap.scan import api, result
 
-    assert (
-        package.scan(world.train, world.tests, k=1).rows
-        == clipgap.scan(world.train, world.tests, k=1).rows
-    )
+    for name in ("scan", "report", "mix", "dedup", "verify"):
+        assert inspect.isfunction(getattr(clipgap, name)), name
+    assert clipgap.scan is api.scan
+    assert clipgap.open_scan is result.open_scan
+    assert "one pass" in pydoc.render_doc(clipgap.scan)
     assert set(clipgap.__all__) <= set(dir(clipgap))
     assert all(hasattr(clipgap, name) for name in clipgap.__all__)
 

@@ -14,21 +14,15 @@ from clipgap.cli.shell import Shell
 from clipgap.errors import UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, argument, option
-from clipgap.select.options import OPERATIONS, Operation, ReferenceOptions, RuleOptions
+from clipgap.select.options import ReferenceOptions, RuleOptions
 from clipgap.store.options import Mixing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.select.reference import Reference
-    from clipgap.select.rules import Rule
     from clipgap.select.splitting import Split
 
-_RULES = (
-    "--prune, --below, --near, --far, --core, --rand, --where, --union, --intersection, "
-    "--difference"
-)
-_BY = ("below", "near", "far", "core")
 
 _STOPPING = "Stopping: nothing is kept, a split starts again."
 
@@ -60,9 +54,10 @@ def split(
     of rows kept.
     """
     from clipgap.select.algebra import combine
+    from clipgap.select.splitting import rule_of
     from clipgap.select.splitting import split as run
 
-    chosen = _rule(rule)
+    chosen = rule_of(rule)
     out = None if running.dry_run else required(out)
     with shell.watch(out, _STOPPING) as watch:
         how = running.how(watch)
@@ -82,49 +77,6 @@ def split(
                 how=how,
             )
     shell.result(outcome(found, out), describe(found, out))
-
-
-def _rule(options: RuleOptions) -> Rule | Operation:
-    """The one rule that was asked for; refuses options that would do nothing."""
-    from clipgap.select.labels import Condition, Where
-    from clipgap.select.rules import Below, Core, Far, Near, Prune, Rand
-
-    given = options.given()
-    if len(given) != 1:
-        asked = " and ".join(f"--{name}" for name in given) or "none"
-        raise UsageError(f"give exactly one of {_RULES}; given: {asked}")
-    name = given[0]
-    _refuse_idle("--by", options.by, name, *_BY)
-    _refuse_idle("--offset", options.offset, name, "prune")
-    _refuse_idle("--seed", options.seed, name, "rand")
-    _refuse_idle("--labels", options.labels, name, "where")
-    by = options.by
-    if name in _BY and not by:
-        raise UsageError(f"--{name} needs --by NAME: the test sets whose similarity counts")
-    if options.prune:
-        return Prune(options.prune, options.offset)
-    if options.where:
-        if options.labels is None:
-            raise UsageError("--where needs --labels FILE: the table that has its columns")
-        return Where(options.labels, tuple(map(Condition.parse, options.where)))
-    if options.below is not None:
-        return Below(options.below, by)
-    if options.near is not None:
-        return Near(options.near, by)
-    if options.far is not None:
-        return Far(options.far, by)
-    if options.core is not None:
-        return Core(options.core, by)
-    if options.rand is not None:
-        return Rand(options.rand, options.seed)
-    return next(operation for operation in OPERATIONS if operation == name)
-
-
-def _refuse_idle(option: str, value: object, rule: str, *uses: str) -> None:
-    if value and rule not in uses:
-        raise UsageError(
-            f"{option} does nothing with --{rule}; it belongs to --{', --'.join(uses)}"
-        )
 
 
 def _reference(options: ReferenceOptions) -> Reference | None:

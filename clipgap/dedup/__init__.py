@@ -2,7 +2,3 @@
 
 Clusters by the scan kernel, pairs by the pair kernel, a keep-list for each epsilon.
 """
-
-from clipgap.callable import make_callable
-
-make_callable(__name__)

@@ -2,7 +2,3 @@
 
 A recipe names the rule; counts come first, then the rows, by hash; a keep-list is the result.
 """
-
-from clipgap.callable import make_callable
-
-make_callable(__name__)

@@ -2,7 +2,3 @@
 
 A section computes, tabulates and draws in one file; the page shows whatever there is.
 """
-
-from clipgap.callable import make_callable
-
-make_callable(__name__)

@@ -2,7 +2,3 @@
 
 A plan names what is compared; the pass reads blocks, scores them and writes tables as it goes.
 """
-
-from clipgap.callable import make_callable
-
-make_callable(__name__)

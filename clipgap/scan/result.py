@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,28 @@ from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
 
 
 @dataclass(frozen=True)
+class TrainingRows:
+    """The training table on disk, in row order: it need not fit into memory.
+
+    pandas gets it by `to_pandas()`; Polars, DuckDB and Arrow take it as it is. All else that a
+    `pyarrow.dataset.Dataset` can do it can, too.
+    """
+
+    dataset: Any
+
+    def to_pandas(self) -> Any:
+        return self.dataset.to_table().to_pandas()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return self.dataset.scanner().to_reader().__arrow_c_stream__(requested_schema)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+
+@dataclass(frozen=True)
 class ScanResult:
     """Tables are read when asked for; `docs/scan-tables.md` explains their columns."""
 
@@ -27,6 +50,27 @@ class ScanResult:
     tables: Mapping[str, Any] = field(default_factory=dict, repr=False)
     repaired: Sequence[str] = ()  # files that a resumed run found damaged and computed again
     already_complete: bool = False  # True: a resumed run found nothing to do
+
+    def __repr__(self) -> str:
+        tests = ", ".join(f"{t['name']} {t['rows']:,}" for t in self.manifest["inputs"]["tests"])
+        counts = self.manifest["counts"]
+        pruned = f"; {counts['pruned_by_any']:,} pruned" if "pruned_by_any" in counts else ""
+        kind = self.manifest["kind"]
+        return f"<{kind} {self.label}: {self.rows:,} rows against {tests}{pruned}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: a line a test set."""
+        counts = self.manifest["counts"].get("pruned", {})
+        lines = []
+        for one in self.set_columns:
+            pruned = f"{counts[one.name]:,}" if one.has_gap else "–"
+            points = f"{self.test_input(one.name)['rows']:,}"
+            cells = "".join(f"<td>{text}</td>" for text in (escape(one.name), points, pruned))
+            lines.append(f"<tr>{cells}</tr>")
+        return (
+            f"<p>{escape(repr(self))}</p><table><thead><tr><th>test set</th><th>points</th>"
+            f"<th>rows pruned</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        )
 
     @property
     def label(self) -> str:
@@ -71,8 +115,8 @@ class ScanResult:
             f"{self.label} has no test set {name!r}; it has {', '.join(self.test_names)}"
         )
 
-    def train(self) -> Any:
-        """The training table as a pyarrow dataset, in row order: it need not fit into memory.
+    def train(self) -> TrainingRows:
+        """The training table, which need not fit into memory.
 
         Its files are held against their checksums first, each once.
         """
@@ -81,11 +125,25 @@ class ScanResult:
         names = self._parts()
         if self.path is None:
             parts = [self.tables[name] for name in names]
-            return ds.dataset(pa.concat_tables([self.train_schema.empty_table(), *parts]))
+            whole = pa.concat_tables([self.train_schema.empty_table(), *parts])
+            return TrainingRows(ds.dataset(whole))
         for name in names:
             check_file(self.path / name, self.sum_of(name))
         files = [str(self.path / name) for name in names]
-        return ds.dataset(files, schema=self.train_schema, format="parquet")
+        return TrainingRows(ds.dataset(files, schema=self.train_schema, format="parquet"))
+
+    def pruned(self, name: str) -> Any:
+        """The training rows that a test set prunes, with their margins and witnesses."""
+        self.test_input(name)
+        (own,) = (columns for columns in self.set_columns if columns.name == name)
+        if not own.has_gap:
+            raise UsageError(
+                f"{self.label} prunes nothing for {name!r}: it was made without a gap for it"
+            )
+        import pyarrow.dataset as ds
+
+        columns = ["shard", "row", "key", own.sim, own.margin, own.witness]
+        return self.train().to_table(columns=columns, filter=ds.field(own.pruned))
 
     def train_table(self) -> Any:
         """The whole training table in memory."""

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
@@ -19,13 +20,20 @@ from clipgap.runs.how import How
 from clipgap.runs.output import spare
 from clipgap.scan.result import ScanResult
 from clipgap.select.columns import Block, ScanTables, open_tables
+from clipgap.select.labels import Condition, Where
+from clipgap.select.options import OPERATIONS, Operation, RuleOptions
 from clipgap.select.reference import Reference
-from clipgap.select.rules import Decision, Rule
+from clipgap.select.rules import Below, Core, Decision, Far, Near, Prune, Rand, Rule
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
 from clipgap.store.options import Mixing
 
 Scan = str | Path | ScanResult
+_RULES = (
+    "--prune, --below, --near, --far, --core, --rand, --where, --union, --intersection, "
+    "--difference"
+)
+_BY = ("below", "near", "far", "core")
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,11 @@ class Split:
     already_complete: bool = False  # True: a resumed run found nothing to do
     mask: Callable[[int], NDArray[np.bool_]] = field(repr=False, kw_only=True)
     """Which rows of a shard are kept."""
+
+    def __repr__(self) -> str:
+        where = "counted only" if self.keep is None else str(self.keep.path)
+        kept, rows = self.sizes["kept"], self.sizes["rows"]
+        return f"<split {self.rule['name']}: {kept:,} of {rows:,} rows kept; {where}>"
 
     @classmethod
     def written(cls, writer: KeepWriter, write: Callable[[KeepWriter], Mapping[str, Any]]) -> Split:
@@ -53,21 +66,24 @@ class Split:
 @takes_options
 def split(
     scans: Scan | Sequence[Scan],
-    rule: Rule,
+    rule: Rule | None = None,
     *,
     out: str | Path | None = None,
     within: str | Path | KeepList | None = None,
     reference: Reference | None = None,
+    named: RuleOptions,
     mixing: Mixing,
     compute: Annotated[Compute, Only("threads")],
     how: How,
 ) -> Split:
     """Apply a rule to the rows that some scans of one store scored.
 
+    The rule is one of `clipgap.select.rules`, or is named with its options: `prune=["val"]`.
     The keep-list goes to the folder `out`; without it the split is only counted. `within` narrows
     the split to the rows of another keep-list, whatever the rule. `reference` adds the samples of a
     reference set. Rows without scores are never kept.
     """
+    rule = _one_rule(rule, named)
     several = [scans] if isinstance(scans, str | Path | ScanResult) else list(scans)
     tables = open_tables(several, within)
     described: dict[str, Any] = {
@@ -95,6 +111,59 @@ def split(
         return sizes
 
     return Split.written(KeepWriter(out, tables.store, described, tables.sources(), how), write)
+
+
+def _one_rule(rule: Rule | None, named: RuleOptions) -> Rule:
+    if rule is None:
+        chosen = rule_of(named)
+        if isinstance(chosen, str):
+            raise UsageError(f"{chosen} is of keep-lists: clipgap.combine({chosen!r}, [KEEP, …])")
+        return chosen
+    if not hasattr(rule, "ready"):
+        raise UsageError(f"{rule!r} is no rule; give one, or its name, as in prune=['val']")
+    if named.given():
+        raise UsageError(f"{named.given()[0]} is given beside a rule; give one of them")
+    return rule
+
+
+def rule_of(options: RuleOptions) -> Rule | Operation:
+    """The one rule that was asked for; refuses options that would do nothing."""
+    given = options.given()
+    if len(given) != 1:
+        asked = " and ".join(f"--{name}" for name in given) or "none"
+        raise UsageError(f"give exactly one of {_RULES}; given: {asked}")
+    name = given[0]
+    _refuse_idle("--by", options.by, name, *_BY)
+    _refuse_idle("--offset", options.offset, name, "prune")
+    _refuse_idle("--seed", options.seed, name, "rand")
+    _refuse_idle("--labels", options.labels, name, "where")
+    by = options.by
+    if name in _BY and not by:
+        raise UsageError(f"--{name} needs --by NAME: the test sets whose similarity counts")
+    if options.prune:
+        return Prune(options.prune, options.offset)
+    if options.where:
+        if options.labels is None:
+            raise UsageError("--where needs --labels FILE: the table that has its columns")
+        return Where(options.labels, tuple(map(Condition.parse, options.where)))
+    if options.below is not None:
+        return Below(options.below, by)
+    if options.near is not None:
+        return Near(options.near, by)
+    if options.far is not None:
+        return Far(options.far, by)
+    if options.core is not None:
+        return Core(options.core, by)
+    if options.rand is not None:
+        return Rand(options.rand, options.seed)
+    return next(operation for operation in OPERATIONS if operation == name)
+
+
+def _refuse_idle(option: str, value: object, rule: str, *uses: str) -> None:
+    if value and rule not in uses:
+        raise UsageError(
+            f"{option} does nothing with --{rule}; it belongs to --{', --'.join(uses)}"
+        )
 
 
 @dataclass(frozen=True)

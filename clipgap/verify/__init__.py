@@ -2,7 +2,3 @@
 
 Every kind of folder that clipgap writes has its checks here; a certificate is what they leave.
 """
-
-from clipgap.callable import make_callable
-
-make_callable(__name__)

@@ -74,7 +74,7 @@ _STUMBLES = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError
 
 @takes_options
 def verify(
-    path: str | Path,
+    path: Any,
     *,
     train: Any = None,
     tests: Mapping[str, Any] | None = None,
@@ -85,13 +85,14 @@ def verify(
 ) -> VerifyReport:
     """Check any folder that clipgap has filled, by what its manifest says that it is.
 
-    Of a scan: checksums, schemas, counts, a sample of `sample` training rows and test points
-    derived anew by the oracle, and every tie; with `full`, everything derived anew. Of a split:
-    every row, by its rule; `certify` is where to write the certificate, as JSON, if all is right.
-    Of a study: each stage's output. `train` and `tests` say where the inputs lie now, if not where
-    the manifest says.
+    `path` is the folder, or what made it: a scan, a split, a keep-list, a report. Of a scan:
+    checksums, schemas, counts, a sample of `sample` training rows and test points derived anew by
+    the oracle, and every tie; with `full`, everything derived anew. Of a split: every row, by its
+    rule; `certify` is where to write the certificate, as JSON, if all is right. Of a study: each
+    stage's output. `train` and `tests` say where the inputs lie now, if not where the manifest
+    says.
     """
-    folder = Path(path)
+    folder = _folder_of(path)
     asked = Asked(
         folder,
         train,
@@ -114,7 +115,20 @@ def verify(
         problems = Problems()
         problems.add(f"it says something that makes no sense ({type(error).__name__}: {error})")
         checks.add(MANIFEST, problems, "")
-    return VerifyReport(str(path), tuple(checks.done), certificate)
+    return VerifyReport(str(folder), tuple(checks.done), certificate)
+
+
+def _folder_of(made: Any) -> Path:
+    """The folder of a result, or a path as it is."""
+    if isinstance(made, str | Path):
+        return Path(made)
+    made = getattr(made, "keep", made)  # of a split
+    path = getattr(made, "path", None)
+    if not isinstance(path, str | Path):
+        raise UsageError(
+            f"{made!r} lies in no folder that could be verified; give a path, or what was written"
+        )
+    return Path(path)
 
 
 def noun_of(folder: Path) -> str:
