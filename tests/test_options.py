@@ -213,8 +213,8 @@ def test_help_shows_every_option() -> None:
     for group in (ScanOptions, Compute):
         for field in dataclasses.fields(group):
             assert f"{field.name}: {declaration(field).help.split(',')[0][:40]}" in text
-    assert "k=32" in text
-    assert "resume=False" in text
+    assert "k: 'int' = 32" in text
+    assert "resume: 'bool' = False" in text
     assert "size: How large. Default: 3." in (function.__doc__ or "")
     assert "folder: Where. Default: nowhere." in (function.__doc__ or "")
 

@@ -68,7 +68,8 @@ def test_a_rule_is_named(scan: ScanResult, tmp_path: Path) -> None:
     for verified in (made, made.keep, tmp_path / "near", str(tmp_path / "near")):
         with pytest.raises(UsageError, match="does nothing for a split"):
             clipgap.verify(verified, full=True)
-    assert clipgap.verify(scan).ok
+    tests = {"val": rows(1, 20), "sketch": rows(2, 30)}
+    assert clipgap.verify(scan, train=rows(4, 300), tests=tests).ok
 
 
 @pytest.mark.parametrize(

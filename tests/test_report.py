@@ -778,6 +778,10 @@ def test_of_many_rows_some_of_each_height_are_listed() -> None:
         one.add(batch, start)
     assert [row[0] for row in one.listed] == [0, 1, 6, 7]
     assert one.scored == 18
+    one.finish(None)
+    assert [row[0] for row in one.listed] == [6, 7, 0, 1]
+    one.finish(2)
+    assert [row[0] for row in one.listed] == [6, 1]
     assert one.similarities[[0, 101, 102, 499, 500]].tolist() == [18, 18, 6, 6, 0]
 
 

@@ -201,7 +201,7 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
     """Write everything; gives what there is, for the page."""
     made = [TestGallery.of(sources, test, most) for test in sources.tests]
     galleries = [gallery for gallery in made if gallery is not None and len(gallery.order)]
-    thresholds = ThresholdPage.of(sources)
+    thresholds = ThresholdPage.of(sources, most)
     pictures = _pictures(sources, galleries, thresholds, write)
     if thresholds is not None:
         write("data/thresholds.js", script("thresholds", thresholds.data(pictures)))

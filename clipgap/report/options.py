@@ -20,7 +20,8 @@ class ReportOptions(Options):
     title: str = option("Similarity report", "What the page is called.", metavar="TEXT")
     gallery: int | None = option(
         None,
-        "Show N points of each test set in the gallery, spread over all similarities.",
+        "Show N points of each test set in the gallery, and N rows beside thresholds, spread over "
+        "all similarities.",
         metavar="N",
         min=1,
         shown="all",

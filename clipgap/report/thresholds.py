@@ -78,6 +78,13 @@ class Thresholds:
         np.add.at(self._filled, height[chosen], 1)
         return np.sort(chosen)
 
+    def finish(self, most: int | None) -> None:
+        """Put the highest first; of too many rows keep some, evenly spread over all heights."""
+        self.listed.sort(key=_highest_first)
+        if most is not None and most < len(self.listed):
+            places = np.linspace(0, len(self.listed) - 1, most).round().astype(np.int64)
+            self.listed = [self.listed[place] for place in places.tolist()]
+
     def counts(self) -> list[int]:
         """Rows that each offset removes; at 0 the column `pruned` decides, as in a split."""
         found = self.offsets.tolist()
@@ -94,18 +101,20 @@ class ThresholdPage:
     names: dict[int, tuple[str, str]]  # shard and key of listed rows, by their place in the table
 
     @classmethod
-    def of(cls, sources: Sources) -> ThresholdPage | None:
-        """None if there is no training table."""
+    def of(cls, sources: Sources, most: int | None) -> ThresholdPage | None:
+        """None if there is no training table; `most` limits the rows listed of each test set."""
         training = sources.scans[0]
         if not training.scan.manifest["settings"]["train_table"] or not training.scan.rows:
             return None
-        most = FEW if training.scan.rows <= FEW else AT_ONE_HEIGHT
-        sets = [Thresholds(columns, most) for columns in training.scan.set_columns]
+        each = FEW if training.scan.rows <= FEW else AT_ONE_HEIGHT
+        sets = [Thresholds(columns, each) for columns in training.scan.set_columns]
         table, start = training.scan.train(), 0
         for batch in table.to_batches(columns=[name for one in sets for name in one.needs]):
             for one in sets:
                 one.add(batch, start)
             start += batch.num_rows
+        for one in sets:
+            one.finish(most)
         places = sorted({row[0] for one in sets for row in one.listed})
         rows = table.take(pa.array(places, pa.int64()), columns=["shard", "row", "key"]).to_pydict()
         shards = [shard["name"] for shard in training.scan.manifest["inputs"]["train"]["shards"]]
@@ -142,7 +151,7 @@ class ThresholdPage:
         test, keys = one.columns.name, self._test_keys(one)
         ours, theirs = pictures.get(self.training.name), pictures.get(test)
         rows = []
-        for place, margin, sim, near in sorted(one.listed, key=_highest_first):
+        for place, margin, sim, near in one.listed:
             shard, key = self.names[place]
             mine = ours.get(shard, key) if ours else None
             point = theirs.get("", keys[near]) if theirs else None
