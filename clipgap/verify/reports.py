@@ -15,7 +15,7 @@ from clipgap.report.contents import FORMAT
 from clipgap.report.gallery import INDEX, script
 from clipgap.verify.checks import Asked, Checks, Problems, json_of, read_checked
 
-_POINTS = re.compile(r"data/\d+/\d+\.js")
+_POINTS = re.compile(r"data/(\d+/\d+|thresholds)\.js")
 _PICTURE = re.compile(rb'"(thumbs/[^"]+)"')
 _OPTIONAL = {"splits": "splits", "embeddings": "embeddings", "evaluations": "accuracy"}
 """Inputs, and the numbers that there are of them."""
@@ -88,6 +88,8 @@ def _check_gallery(
     points = {test["name"]: test["points"] for test in data["tests"]}
     asked = {name: points[name] if most is None else min(most, points[name]) for name in shown}
     problems.differ("points by the settings", asked, shown)
+    listed = "data/thresholds.js" in manifest["files"]
+    problems.differ("whether there are thresholds", said["thresholds"], listed)
     names = filter(_POINTS.fullmatch, manifest["files"])
     found = {file for name in names for file in _PICTURE.findall((folder / name).read_bytes())}
     pictures = said["pictures"]
