@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from clipgap.__main__ import main
 from clipgap.errors import ClipgapError, InputError, UsageError
 from clipgap.files.toml import Lines
 from clipgap.keep.lists import open_keep
+from clipgap.study import run as study_run
 from clipgap.study.ledger import fingerprint
+from clipgap.study.process import Stages, start_stages
 from clipgap.study.recipe import Recipe, read_recipe, shipped_recipes
 from clipgap.study.run import Study, run_study
 from tests.worlds import make_world, tree
@@ -78,8 +81,16 @@ path = "{all-pruned}"
 ALL = {"scan", "gap", "a-pruned", "b-pruned", "all-pruned", "rand", "far", "proof"}
 
 
+@pytest.fixture(scope="module")
+def _stages() -> Iterator[Stages]:
+    with start_stages() as stages:
+        yield stages
+
+
 @pytest.fixture
-def recipe(tmp_path: Path) -> Path:
+def recipe(tmp_path: Path, _stages: Stages, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Its stages are forked from a process that has forked those of other tests."""
+    monkeypatch.setattr(study_run, "start_stages", lambda: nullcontext(_stages))
     make_world(tmp_path / "world")
     file = tmp_path / "recipe.toml"
     file.write_text(RECIPE)
