@@ -344,6 +344,18 @@ def test_an_output_must_have_a_name_that_is_text(
     assert sorted(data.iterdir()) == before
 
 
+def test_an_output_behind_links_in_a_circle(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (data / "one").symlink_to("two")
+    (data / "two").symlink_to("one")
+    before = sorted(data.iterdir())
+    for out in ("one", "one/s"):
+        command = ["scan", "train", "--test", "a=a.npy", "-o", out, "--threads", "1"]
+        assert main(command) == 3
+        said = capsys.readouterr().err
+        assert f"cannot use {out}: " in said
+    assert sorted(data.iterdir()) == before
+
+
 def test_a_fork_neither_holds_up_the_end_nor_tells_of_its_signals() -> None:
     """As loaders of images are: they outlive the run by a moment, and Ctrl-C goes to all."""
     stop, said = threading.Event(), list[str]()
