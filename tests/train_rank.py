@@ -58,6 +58,8 @@ def run(plan: object, folder: Path, stop: Callable[[], bool]) -> None:
     checkpoint = folder / "checkpoints" / "epoch_1.pt"
     if os.environ["RANK"] == "0":
         checkpoint.parent.mkdir(exist_ok=True)
+        for name in ("losses.jsonl", "params.txt"):
+            (folder / name).touch()
         checkpoint.write_bytes(b"weights")
     until(checkpoint.exists)  # ranks do their last step together
     at("the last step has ended")
