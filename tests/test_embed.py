@@ -552,4 +552,4 @@ def test_command_line(
     assert (tmp_path / "out.toml").exists()
     assert main([*command, "-o", str(tmp_path / "out")]) == 3
     assert main([*command, "-o", str(tmp_path / "out"), "--resume"]) == 0
-    assert "complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out

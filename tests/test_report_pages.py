@@ -333,7 +333,7 @@ def test_the_slider_counts_what_a_split_removes(
     def move(steps: int) -> str:
         slide = f"e => {{ e.value = {steps}; e.dispatchEvent(new Event('input')); }}"
         page.locator("#at").evaluate(slide)
-        page.wait_for_function(f"document.body.dataset.shown.endsWith(' {steps}')")
+        page.wait_for_selector(f"body[data-shown$=' {steps}']")
         return str(page.locator("#command").text_content())
 
     for steps in (0, 20, -150, 300):

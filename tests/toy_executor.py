@@ -42,7 +42,7 @@ def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[
             if stop():
                 return
             call = Path(folder) / f"{number}.pickle"
-            call.write_bytes(pickle.dumps((work, unit)))
+            call.write_bytes(pickle.dumps((Path.cwd(), work, unit)))
             print(call, file=forking().stdin, flush=True)
             assert forking().stdout.readline() == "0\n"
             for event in pickle.loads(call.read_bytes()):
@@ -55,7 +55,8 @@ def main() -> None:
         call = Path(line[:-1])
         if (worker := os.fork()) == 0:
             there = set(sys.modules)
-            work, unit = pickle.loads(call.read_bytes())
+            place, work, unit = pickle.loads(call.read_bytes())
+            os.chdir(place)
             call.write_bytes(pickle.dumps(list(work.do([unit], Slot()))))
             call.with_suffix(".imports").write_text(" ".join(sys.modules.keys() - there))
             os._exit(0)

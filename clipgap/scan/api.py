@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from clipgap.errors import InputError
+from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST
 from clipgap.files.identity import sampled_since
@@ -103,6 +103,11 @@ def plan_scan(
     """What `scan` (or, with kind="gap", `gap`) would do; reads headers, computes nothing."""
     if gap is not None and not isinstance(gap, ScanResult):
         gap = open_scan(gap)
+    if not isinstance(tests, Mapping):
+        raise UsageError(
+            f"tests is a {type(tests).__name__}; give stores by name, as in "
+            "{'val': 'val-embeddings'}"
+        )
     named = {name: gaps.named(test) for name, test in tests.items()}
     return make_plan(kind, gaps.named(train), named, gap, options, mixing)
 

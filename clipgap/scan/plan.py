@@ -79,11 +79,6 @@ def make_plan(
     mixing: Mixing,
 ) -> ScanPlan:
     """Open every store and check that they fit together; read headers, write nothing."""
-    if not isinstance(tests, Mapping):
-        raise UsageError(
-            f"tests is a {type(tests).__name__}; give stores by name, as in "
-            "{'val': 'val-embeddings'}"
-        )
     _check_names(list(tests))
     store = open_store(train)
     test_stores = {name: open_store(source) for name, source in tests.items()}
