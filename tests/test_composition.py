@@ -152,6 +152,19 @@ def test_heads_and_stores_must_agree(world: Path, tmp_path: Path) -> None:
         clipgap.composition(other / "domains", keep=world / "few")
 
 
+def test_damage_is_refused(world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world / "domains", tmp_path / "domains"))
+    part = folder / "train" / "part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"part-00001\.parquet is damaged"):
+        clipgap.composition(folder, keep=world / "few")
+    mend(folder, lambda said: said["counts"]["both"].pop("natural"))
+    with pytest.raises(InputError, match="manifest"):
+        clipgap.composition(folder)
+    with pytest.raises(InputError, match="manifest"):
+        clipgap.composition(world / "heads")
+
+
 def test_a_confusion_that_is_wrong_is_found(world: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(world / "domains", tmp_path / "domains"))
 

@@ -24,8 +24,8 @@ from clipgap.dedup.options import DedupOptions
 from clipgap.errors import InputError
 from clipgap.files.atomic import sha256_file
 from clipgap.kernels.admit import admit
-from clipgap.select.labels import KEY_NAMES
 from clipgap.store.base import Store
+from clipgap.store.keys import KEY_NAMES
 from clipgap.store.opening import open_store
 
 _PARTITION = re.compile(r"[a-z_]+=([0-9]{1,9})")

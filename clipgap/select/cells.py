@@ -26,9 +26,10 @@ from clipgap.errors import InputError
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.runs.how import How
 from clipgap.select.columns import require_same_store
-from clipgap.select.labels import KEY_NAMES, cite_labels, key_column, read_any
+from clipgap.select.labels import cite_labels, key_column, read_any
 from clipgap.select.work import Workers
 from clipgap.store.base import Store
+from clipgap.store.keys import KEY_NAMES
 from clipgap.store.opening import open_store
 
 DOMAIN, CLASS, SOURCE = "domain", "class", "source"

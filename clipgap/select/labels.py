@@ -20,8 +20,8 @@ from clipgap.select.columns import Block, ScanTables
 from clipgap.select.rules import Choose, Decision
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
+from clipgap.store.keys import KEY_NAMES
 
-KEY_NAMES = ("key", "uid", "image_path", "__key__", "image_id")
 _SHOWN = 20
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,12 +25,12 @@ from clipgap.files.identity import digest_of
 from clipgap.files.naming import join_path, suffix_of
 from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.memory import blank
-from clipgap.store.keys import KeySource, ListedKeys, open_parquet_keys
+from clipgap.store.keys import KEY_NAMES, KeySource, ListedKeys, decoding, open_parquet_keys
 from clipgap.store.layout import Layout, Piece, Place
 from clipgap.store.rows import Resting, RowSource
 
 KNOWN = "NAME.parquet with a column of embeddings"
-KEYS = ("key", "uid", "image_path", "__key__", "image_id", "id")
+KEYS = (*KEY_NAMES, "id")
 """Columns of keys, the first that is there counts."""
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
@@ -86,7 +85,7 @@ def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
         raise InputError(f"has no column of keys ({', '.join(KEYS)}), but other files here have")
     if suffix_of(file.path) == ".parquet":
         return open_parquet_keys(file, column, resting)
-    with _decoding("not a readable Arrow file"):
+    with decoding("not a readable Arrow file"):
         return ListedKeys.of(_table(file)[column].combine_chunks())
 
 
@@ -108,7 +107,7 @@ class ColumnRows:
     def read(self, start: int, stop: int) -> NDArray[Any]:
         block = blank((stop - start, self.dim), self.dtype)
         resting_place = f"{self.file.path}?{self.column}"  # keys of the same file rest elsewhere
-        with _decoding(f"{self.file.path}: the column {self.column} is damaged near row {start:,}"):
+        with decoding(f"{self.file.path}: the column {self.column} is damaged near row {start:,}"):
             cursor = self.resting.take(resting_place)
             if cursor is None or cursor.start > start:
                 cursor = _Cursor(self, start)
@@ -212,14 +211,14 @@ def _choose(columns: list[str], asked: str | None) -> str:
 
 
 def _schema_of(file: File) -> Any:
-    with _decoding("not a readable table"):
+    with decoding("not a readable table"):
         if suffix_of(file.path) == ".parquet":
             return pq.ParquetFile(RangeReader(file)).schema_arrow
         return _table(file).schema
 
 
 def _groups_of(file: File) -> tuple[int, ...]:
-    with _decoding("not a readable table"):
+    with decoding("not a readable table"):
         if suffix_of(file.path) != ".parquet":
             return 0, _table(file).num_rows
         metadata = pq.ParquetFile(RangeReader(file)).metadata
@@ -247,14 +246,3 @@ def _table(file: File) -> Any:
         raise InputError(f"{file.path}: Arrow files are read from local folders only")
     with pa.memory_map(file.path) as mapped:
         return pa.ipc.open_stream(mapped).read_all()
-
-
-@contextmanager
-def _decoding(what: str) -> Iterator[None]:
-    """Whatever the libraries make of a damaged file is the file's fault."""
-    try:
-        yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # ArrowException, OSError, ValueError, …
-        raise InputError(f"{what}: {error or type(error).__name__}") from error

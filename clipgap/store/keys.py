@@ -19,6 +19,9 @@ from clipgap.files.identity import digest_of
 from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.rows import FileProof, Resting
 
+KEY_NAMES = ("key", "uid", "image_path", "__key__", "image_id")
+"""What the column of keys is called in tables of others, the likeliest first."""
+
 _BATCH = 65_536
 _LONGEST = 16 << 10
 """Bytes of a key. A batch of such keys is a GiB, half of what an Arrow array of strings holds."""
@@ -54,7 +57,7 @@ class ParquetKeys:
     def read(self, start: int, stop: int) -> pa.Array:
         if self.proof is not None:
             self.proof.check()
-        with _decoding(
+        with decoding(
             f"{self.file.path}: the column {self.column} cannot be read near row {start:,}"
         ):
             cursor = self.resting.take(self.file.path)
@@ -199,7 +202,7 @@ class FixedKeys:
 
 def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:
     """The key column of a parquet file, after a look at its footer only."""
-    with _decoding("not a readable parquet file"):
+    with decoding("not a readable parquet file"):
         parquet = pq.ParquetFile(RangeReader(file))
         schema = parquet.schema_arrow
         groups = [
@@ -251,8 +254,8 @@ def _first_long(keys: Any) -> int | None:
 
 
 @contextmanager
-def _decoding(what: str) -> Iterator[None]:
-    """Whatever the parquet library makes of a damaged file is the file's fault."""
+def decoding(what: str) -> Iterator[None]:
+    """Whatever a library makes of a damaged file is the file's fault."""
     try:
         yield
     except (InputError, MemoryError):
