@@ -300,6 +300,13 @@ def test_a_killed_run_falls_silent_whatever_the_clocks_say(
     assert status_of(tmp_path / "out").runs[1].state == "silent"
 
 
+@pytest.mark.parametrize("said", ["[]", "{", '{"seconds": "x"}', '{"units": null}', "[" * 100_000])
+def test_a_board_that_says_nothing(parts: list[Path], tmp_path: Path, said: str) -> None:
+    """It is there for people alone, so nothing ends for it."""
+    (parts[1] / PROGRESS / run.BOARD).write_text(said)
+    assert [each.state for each in status_of(tmp_path / "out").runs][1] == "done"
+
+
 def test_a_run_that_is_not_dealt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Interrupted):
         fill(tmp_path / "out", stop_after=1)

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.run import BOARD
+from clipgap.runs.slurm import Array, SlurmOptions
 from tests.slurm_cluster import cluster, missing, say, wait_for
 from tests.worlds import make_world, tree
 
@@ -126,6 +128,22 @@ def test_what_cannot_be_an_array(
     assert sorted(path.name for path in world.iterdir()) == ["world"]
 
 
+def test_a_retry_takes_the_same_options(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call(capsys, f"slurm --dry-run --tasks 3 {SCAN} -o out")
+    call(capsys, f"slurm --dry-run --retry --tasks 3 {SCAN} -o out")
+    for other in (f"--tasks 4 {SCAN}", f"--tasks 3 --mem 9G {SCAN}", f"--tasks 3 {SCAN} -v"):
+        assert "was written for another call" in call(
+            capsys, f"slurm --dry-run --retry {other} -o out", 3
+        )
+
+
+def test_a_cluster_that_names_itself(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipgap.runs.slurm._slurm", lambda *call: "417;north")
+    array = Array(world / "out", "out", ["scan"], SlurmOptions())
+    array.write()
+    assert array._submit("--array=0-15") == "417"
+
+
 def test_without_slurm_it_says_so(
     world: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +177,7 @@ def is_over() -> bool:
     tasks = [line.split() for line in say("squeue", "-h", "-r", "--format=%i %r").splitlines()]
     for task, reason in tasks:
         if reason == "BeginTime":
+            time.sleep(5)  # until its node is rid of what it was; else it fails before it begins
             say("scontrol", "update", f"JobId={task}", "StartTime=now")
     return not tasks
 
@@ -186,8 +205,18 @@ def test_an_array_makes_the_whole(
     board = json.loads((world / "out.parts/2-of-3" / PROGRESS / BOARD).read_text())
     os.kill(board["process"], signal.SIGKILL)
     (world / "go").touch()
+
+    def said(task: int) -> str:
+        return (world / f"out.slurm/{job}_{task}.log").read_text()
+
+    # While a task is being requeued it may be in no queue, so an empty one is not yet the end.
+    def requeued_are_done() -> bool:
+        is_over()
+        return all(f"share {task} of 3 is done" in said(task) for task in (0, 1))
+
+    wait_for("an end of what was requeued", requeued_are_done)
     wait_for("an end of all tasks", is_over)
-    log = (world / f"out.slurm/{job}_0.log").read_text()
+    log = said(0)
     assert "shards left; --resume goes on" in log and "share 0 of 3 is done" in log
     assert not (world / "out").exists(), "a share is missing, so nothing is merged"
     states = [run["state"] for run in call(capsys, "status out --json")["runs"]]

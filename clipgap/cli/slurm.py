@@ -47,7 +47,9 @@ def slurm(
     array = Array(common_name(typed), typed, call, options)
     if not dry_run:
         array.check_size()
-    if not retry:
+    if retry:
+        array.check_written()
+    else:
         if (array.out / MANIFEST).exists():
             raise InputError(f"{array.out} is finished already. Remove it or name another --out.")
         array.write()

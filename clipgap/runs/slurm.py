@@ -9,6 +9,7 @@ Slurm is asked by its programs alone. A task that is requeued, for whatever reas
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
@@ -81,14 +82,27 @@ class Array:
     def script(self) -> Path:
         return self.folder / "job.sh"
 
+    @property
+    def text(self) -> bytes:
+        """The script; names in it are the bytes that they are on disk."""
+        return os.fsencode("\n".join([*self._lines(), ""]))
+
+    def check_written(self) -> None:
+        """Refuse to go on by a script that deals otherwise: its tasks would do other shares."""
+        if self.script.read_bytes() != self.text:
+            raise InputError(
+                f"{self.script} was written for another call; --retry takes the same options, in "
+                "the same folder"
+            )
+
     def write(self) -> None:
         """Write the script."""
-        text, folder = "\n".join([*self._lines(), ""]), self.folder.absolute()
+        text, folder = self.text, self.folder.absolute()
         with cannot_make(folder):
             folder.parent.mkdir(parents=True, exist_ok=True)
             make_folder(folder.parent, folder.name)
         with write_atomic(self.script) as temporary:
-            temporary.write_text(text)
+            temporary.write_bytes(text)
 
     def _lines(self) -> Iterator[str]:
         options, of = self.options, self.options.tasks
@@ -120,9 +134,8 @@ class Array:
 
     def _directives(self) -> Iterator[str]:
         options, of = self.options, self.options.tasks
-        most = "" if options.at_once is None else f"%{options.at_once}"
         yield f"--job-name=clipgap-{re.sub('[^A-Za-z0-9_.-]', '_', self.out.name)}"
-        yield f"--array=0-{of - 1}{most}"
+        yield f"--array=0-{of - 1}{self._most}"
         yield f"--output={_directive(f'{self.folder.absolute()}/%A_%a.log')}"
         yield "--open-mode=append"
         yield "--requeue"
@@ -143,6 +156,11 @@ class Array:
             if value is not None
         )
         yield from options.sbatch
+
+    @property
+    def _most(self) -> str:
+        """How many tasks may run at a time, as --array wants it."""
+        return "" if self.options.at_once is None else f"%{self.options.at_once}"
 
     def _program(self) -> str:
         options, here = self.options, str(Path.cwd())
@@ -177,15 +195,16 @@ class Array:
         after = [f"{job}_{share}" for job, share in active if share != merging]
         jobs = []
         if shares:
-            which = ranges(shares)
-            most = "" if self.options.at_once is None else f"%{self.options.at_once}"
-            jobs = [_slurm("sbatch", "--parsable", f"--array={which}{most}", str(self.script))]
+            jobs = [self._submit(f"--array={ranges(shares)}{self._most}")]
             after += jobs
         needed = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
-        merge = ["sbatch", "--parsable", f"--array={merging}", *(needed if after else ())]
-        jobs.append(_slurm(*merge, str(self.script)))
+        jobs.append(self._submit(f"--array={merging}", *(needed if after else ())))
         lines.append(self.folder / "jobs.jsonl", [{"job": job} for job in jobs])
         return jobs
+
+    def _submit(self, *asked: str) -> str:
+        """The number of the job; a federation tells its cluster behind it."""
+        return _slurm("sbatch", "--parsable", *asked, str(self.script)).partition(";")[0]
 
     def active(self) -> list[tuple[str, int]]:
         """The tasks that wait or run: of which job, and which of its array."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.files.documents import MANIFEST
+from clipgap.files.documents import MANIFEST, is_count, is_number, misfits
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import UNITS
 from clipgap.runs.run import BOARD
@@ -21,6 +21,13 @@ from clipgap.runs.units import Ledger
 
 _SILENT = 300.0
 """Seconds after which a run that says nothing is no longer called running."""
+
+_BOARD = {
+    **dict.fromkeys(("state", "said", "noun", "counted", "host"), str),
+    **dict.fromkeys(("units", "done"), is_count),
+    **dict.fromkeys(("size", "size_done", "size_new", "new", "seconds"), is_number),
+}
+"""What is read of a board; one that says it otherwise is as good as none."""
 
 
 @dataclass(frozen=True)
@@ -143,8 +150,10 @@ def _read(notes: Path) -> tuple[Mapping[str, Any], float | None]:
     path = notes / BOARD
     try:
         board = json.loads(path.read_bytes())
+        if any(misfits(board, _BOARD)):
+            return {}, None
         return board, max(0.0, _now(notes) - path.stat().st_mtime)
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}, None
 
 
