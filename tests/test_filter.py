@@ -392,14 +392,21 @@ def test_captions_are_replaced_only_where_asked(tmp_path: Path) -> None:
                 filter_shards(path, keep, tmp_path / "bad", captions=given, overwrite=True)
 
 
-def test_shards_behind_a_url(tmp_path: Path) -> None:
+@pytest.mark.parametrize("beside", [(), (".parquet",), (".parquet", "_stats.json")])
+def test_shards_behind_a_url(tmp_path: Path, beside: tuple[str, ...]) -> None:
+    """With nothing beside them, with a table, and with one that can be trusted."""
     fsspec = pytest.importorskip("fsspec")
     keys = {"0": ["a", "b", "c"]}
     path = write_keys(tmp_path / "in", keys) / "0.tar"
-    with fsspec.open("memory://filter/0.tar", "wb") as file:
-        file.write(path.read_bytes())
+    if ".parquet" in beside:
+        pq.write_table(pa.table({"key": keys["0"]}), tmp_path / "in" / "0.parquet")
+    if "_stats.json" in beside:
+        (tmp_path / "in" / "0_stats.json").write_text(json.dumps({"count": 3, "successes": 3}))
+    for name in (".tar", *beside):
+        with fsspec.open(f"memory://filter{len(beside)}/0{name}", "wb") as file:
+            file.write((tmp_path / "in" / f"0{name}").read_bytes())
     keep = write_keep(tmp_path / "keep", keys, {("0", 0), ("0", 2)})
-    filter_shards("memory://filter/{0..0}.tar", keep, tmp_path / "far")
+    filter_shards(f"memory://filter{len(beside)}/{{0..0}}.tar", keep, tmp_path / "far")
     filter_shards(path, keep, tmp_path / "near")
     far, near = tree(tmp_path / "far"), tree(tmp_path / "near")
     assert far == near

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.files.volumes import File
 from clipgap.shards.finding import TarShard
 from clipgap.shards.matching import KeepSelector, SortedKeys
 from clipgap.shards.names import KEY, Names, names_in
@@ -111,10 +112,11 @@ class ByName:
         return self.chooser.guess([name.encode() for name in names])
 
 
-def chooser_for(selector: KeepSelector, shard: TarShard) -> Chooser:
-    """What is to be kept of a tar file."""
+def chooser_for(selector: KeepSelector, shard: TarShard, file: File) -> Chooser:
+    """What is to be kept of a tar file, whose content is at hand as `file`."""
     if selector.match != KEY:
-        return ByName(names_in(shard, selector.match), ByKey(selector.sorted_keys()))
+        names = names_in(replace(shard, file=file), selector.match)
+        return ByName(names, ByKey(selector.sorted_keys()))
     if selector.by == "key":
         return ByKey(selector.sorted_keys())
     index = selector.shard_of(shard.path)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
+from clipgap.files.volumes import File
 from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.finding import TarShard
 from clipgap.shards.index import index_shard
@@ -25,17 +27,26 @@ class Found:
     places: Rows  # by key: where in the sorted keys each kept sample stands
 
 
-def find_kept(selector: KeepSelector, shard: TarShard) -> Found:
+def _where_it_lies(shard: TarShard) -> AbstractContextManager[File]:
+    return nullcontext(shard.file)
+
+
+def find_kept(
+    selector: KeepSelector,
+    shard: TarShard,
+    at_hand: Callable[[TarShard], AbstractContextManager[File]] = _where_it_lies,
+) -> Found:
     """Look for what is kept, in the table beside the shard if that can be trusted.
 
-    Where it lists less than it should, and where there is none, the shard itself is asked.
+    Where it lists less than it should, and where there is none, the shard itself is asked, which
+    `at_hand` may bring nearer.
     """
-    chooser = chooser_for(selector, shard)
     if (listed := keys_listed(shard)) is not None:
-        choice = chooser.choose(listed)
+        choice = chooser_for(selector, shard, shard.file).choose(listed)
         if not choice.missing:
             return Found(int(choice.kept.sum()), [], choice.places)
-    index = index_shard(shard, shard.file, chooser, {})
+    with at_hand(shard) as file:
+        index = index_shard(shard, file, chooser_for(selector, shard, file), {})
     return Found(len(index.keys), index.missing, index.places)
 
 

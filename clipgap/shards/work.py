@@ -5,7 +5,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ class FilterWork:
     def _copy(self, unit: Unit, part: Part, file: File, archive: ArchiveWriter) -> ShardIndex:
         """Append the samples of a part."""
         shard, captions = self.plan.shards[part.shard], self.plan.captions
-        chooser = chooser_for(self.plan.selector, shard)
+        chooser = chooser_for(self.plan.selector, shard, file)
         new_captions = {} if captions is None else captions.of(shard.name)
         draft = Draft(archive, chooser) if unit.parts == (Part(part.shard),) else None
         index = index_shard(shard, file, chooser, new_captions, draft)
@@ -127,8 +128,7 @@ class FindWork:
             if slot.stop():
                 return
             shard = self.plan.shards[unit.parts[0].shard]
-            with at_hand(shard, self.folder) as file:
-                found = find_kept(self.plan.selector, replace(shard, file=file))
+            found = find_kept(self.plan.selector, shard, partial(at_hand, folder=self.folder))
             path = self.folder / _places_name(unit)
             with write_atomic(path) as temporary, temporary.open("wb") as out:
                 np.save(out, found.places)
