@@ -227,6 +227,8 @@ def test_centroids_that_do_not_fit(made: Path, tmp_path: Path) -> None:
         kept(made, centroids=str(path), labels=str(made / "nearest_cent.npy"))
     with pytest.raises(InputError, match="cannot read"):
         kept(made, labels=str(tmp_path / "nothing.npy"))
+    with pytest.raises(InputError, match="is a folder; name the file of centroids"):
+        kept(made, centroids=str(tmp_path))
     with pytest.raises(UsageError, match="needs centroids beside the labels"):
         DedupOptions(labels="x", keep="centroid-far")
     with pytest.raises(UsageError, match="clusters of others"):

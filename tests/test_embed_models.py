@@ -231,7 +231,9 @@ def test_what_is_no_checkpoint(
     assert why in message(InputError, str(tiny[0]), str(path), "cpu")
 
 
-def test_names_that_are_none(tiny: tuple[Path, Path], tmp_path: Path) -> None:
+def test_names_that_are_none(
+    tiny: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = str(tiny[0])
     assert "did you mean ViT-B-32" in message(UsageError, "ViT-B-33", "", "cpu")
     assert "laion2b_e16" in message(UsageError, "ViT-B-32", "laion2b", "cpu")
@@ -239,6 +241,12 @@ def test_names_that_are_none(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     assert "IMAGENET1K_V1" in message(UsageError, "torchvision:resnet18", "V1", "cpu")
     assert "timm has no model" in message(UsageError, "timm:resnet10", "", "cpu")
     assert "name its weights" in message(UsageError, "ViT-B-32", None, "cpu")
+    assert "cannot import" in message(UsageError, ":RN50", "", "cpu")
+    assert "cannot import" in message(UsageError, ".x:tower", "", "cpu")
+    assert "lies in no file" in message(UsageError, "time:time", "", "cpu")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "odd_tower.py").write_text("def tower(:")
+    assert "odd_tower: SyntaxError" in message(InputError, "odd_tower:tower", "", "cpu")
     assert "no such checkpoint" in message(InputError, config, "nowhere.pt", "cpu")
     assert "no such model configuration" in message(InputError, "nowhere.json", "", "cpu")
     assert "fp32, amp" in message(UsageError, config, "", "cpu", "fp64")

@@ -308,6 +308,7 @@ def mend(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
         (lambda tensors: tensors.update({"natural.weight": np.ones(7)}), "of 8 dimensions"),
         (lambda tensors: tensors["natural.weight"].__iadd__(1e-13), "finer than exact scores"),
         (lambda tensors: tensors["natural.weight"].fill(np.nan), "finer than exact scores"),
+        (lambda tensors: tensors["natural.weight"].fill(1e200), "finer than exact scores"),
     ],
 )
 def test_weights_that_cannot_be_used(
@@ -325,7 +326,13 @@ def test_weights_that_cannot_be_used(
         open_heads(folder)
 
 
-@pytest.mark.parametrize("content", [b"", b"\x09" + bytes(7) + b"[1, 2, 3]", b"\xff" * 90])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(b"", b"\x09" + bytes(7) + b"[1, 2, 3]", b"\xff" * 90),
+        b"\x00\x00\x01" + bytes(5) + b"[" * (1 << 16),
+    ],
+)
 def test_files_that_are_no_safetensors(content: bytes) -> None:
     with pytest.raises(InputError, match="is not a file of safetensors"):
         read_tensors(content, "it")

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import clipgap
 from clipgap.__main__ import main
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import ClipgapError, InputError, UsageError
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.keep.writing import KeepWriter
 from clipgap.mix import ranks
@@ -560,6 +560,7 @@ def test_a_recipe_that_cannot_be_met(tmp_path: Path, text: str, words: str) -> N
         ("key,domain\n000001,natural\n000001,rendition", "1 keys have labels that contradict"),
         ("key,domain\n1,natural", "1 keys are of no row of"),
         ("shard,row,domain\n0,1,", "no row has a domain"),
+        ("shard,row,domain,domain\n0,1,natural,natural", "the column 'domain' more than once"),
         ("", "cannot read"),
     ],
 )
@@ -580,6 +581,40 @@ def test_a_key_that_names_two_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="of several rows") as error:
         clipgap.mix(recipe)
     assert "  - a" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"key": ["000001", None]}, "1 of its rows have no 'key'"),
+        ({"key": [["a"], ["b"]]}, "the column 'key' must be of text"),
+        ({"key": ["000001", "000002"], "class": [["a"], ["b"]]}, "the column 'class' must be of"),
+    ],
+)
+def test_tables_of_labels_that_cannot_be_used(
+    tmp_path: Path, columns: dict[str, Any], words: str
+) -> None:
+    folder = write_world(tmp_path)
+    pq.write_table(pa.table({**columns, "domain": ["natural"] * 2}), folder / "n.parquet")
+    with pytest.raises(InputError, match=words):
+        clipgap.mix(folder / "recipe.toml", labels=(str(folder / "n.parquet"),))
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        'rule = ["random"]\nrows = 3',
+        'rule = "share-seen"\nshare = nan',
+        'rule = "share-seen"\nshare = 1e-999999999',
+        'rule = "ratio"\nrows = 3\nparts = { natural = 9e999999, rendition = 9e999999 }',
+    ],
+)
+def test_numbers_that_no_recipe_means(tmp_path: Path, mix: str) -> None:
+    folder = write_world(tmp_path)
+    recipe = folder / "odd.toml"
+    recipe.write_text(f'[pool]\nstore = "store"\nlabels = ["labels.parquet"]\n[mixes.a]\n{mix}\n')
+    with pytest.raises(ClipgapError, match=r"odd\.toml"):
+        clipgap.mix(recipe)
 
 
 def test_numbers_are_no_keys(tmp_path: Path) -> None:

@@ -130,6 +130,15 @@ def test_safetensors_are_read_where_they_lie(tmp_path: Path) -> None:
         (struct.pack("<Q", 1 << 60) + b"{}", "no safetensors file"),
         (struct.pack("<Q", 2) + b"[]", "header at byte 8 is damaged"),
         (struct.pack("<Q", 2) + b"{}", "0 tables"),
+        *(
+            (struct.pack("<Q", len(header)) + header, "header at byte 8 is damaged|is of \\[")
+            for header in (
+                b'{"x": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0]}}',
+                b'{"x": {"dtype": "F32", "shape": [1, 1], "data_offsets": [0, 4, 8]}}',
+                b'{"x": {"dtype": ["F32"], "shape": [1, 1], "data_offsets": [0, 4]}}',
+                b'{"x": {"dtype": "F32", "shape": [1e400, 1], "data_offsets": [0, 4]}}',
+            )
+        ),
     ],
 )
 def test_what_is_no_safetensors_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

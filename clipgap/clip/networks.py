@@ -97,7 +97,13 @@ def source_file(model: str) -> Path | None:
     if _is_script(model):
         return _existing(model, "TorchScript file")
     if is_own(model):
-        return Path(str(_module_of(model).__file__))
+        where = model.rpartition(":")[0]
+        if where.endswith(".py"):  # that it can be imported has been checked
+            return _existing(where, "Python file").resolve()
+        file = getattr(_module_of(model), "__file__", None)
+        if file is None:
+            raise UsageError(f"{model}: {where} lies in no file, so nothing tells what it is")
+        return Path(file)
     return None
 
 
@@ -323,12 +329,14 @@ def _module_of(name: str) -> ModuleType:
     if not where.endswith(".py"):
         try:
             return importlib.import_module(where)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # also of "" and of ".x"
             raise UsageError(
                 f"{name}: cannot import {where}: {error}. A model is a name of open_clip's, "
                 "timm:NAME, torchvision:NAME, or a function of yours: PACKAGE.MODULE:FUNCTION or "
                 "FILE.py:FUNCTION"
             ) from error
+        except Exception as error:
+            raise InputError(f"{where}: {type(error).__name__}: {_first_line(error)}") from error
     file = _existing(where, "Python file").resolve()
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None, "it ends in .py"

@@ -76,6 +76,8 @@ def cite(path: str) -> dict[str, str]:
 
 def _centroids(path: str, store: Store) -> NDArray[np.float16]:
     """Centroids as rows of a store are taken: of norm 1, rounded to float16 once."""
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; name the file of centroids in it")
     found = open_store(path)
     if found.dim != store.dim:
         raise InputError(
@@ -133,9 +135,11 @@ def _of_partitions(path: Path, store: Store) -> NDArray[np.int32]:
     if len({one.type for one in ids}) > 1:
         raise InputError(f"{path}: names rows by ids of several types")
     named, of = pa.concat_arrays(ids), np.concatenate(clusters)
-    rows = _numbers(path, named, store) if pa.types.is_integer(named.type) else None
-    if rows is None:
-        rows = _rows_of_keys(path, named, store)
+    find = _numbers if pa.types.is_integer(named.type) else _rows_of_keys
+    try:
+        rows = find(path, named, store)
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: ids must be whole numbers or keys: {error}") from error
     if len(np.unique(rows)) != len(rows):
         raise InputError(f"{path}: names rows more than once")
     label[rows] = of

@@ -121,7 +121,7 @@ class Head:
     def is_exact(self) -> bool:
         """Whether no score can be rounded."""
         values = np.append(self.weight, self.bias)
-        if not np.isfinite(values).all():
+        if not np.abs(values).max() < 2.0**_BITS:  # nor are NaN and infinity
             return False
         steps = values * 2.0 ** _places(self.weight, self.bias)
         return bool((steps == np.round(steps)).all())
@@ -270,5 +270,7 @@ def read_tensors(content: bytes, file: str) -> dict[str, NDArray[np.float64]]:
             numbers = np.frombuffer(content[8 + size :][start:end], "<f8")
             tensors[name] = numbers.reshape(entry["shape"]).astype(np.float64)
         return tensors
-    except (ValueError, LookupError, TypeError, AttributeError, struct.error) as error:
+    except (
+        *(ValueError, LookupError, TypeError, AttributeError, RecursionError, struct.error),
+    ) as error:
         raise InputError(f"{file} is not a file of safetensors: {error}") from error

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import is_count
 from clipgap.files.naming import beside
 from clipgap.files.toml import Lines, ParseError, nearest, parse
 from clipgap.mix.options import MixOptions
@@ -128,19 +129,21 @@ def read_recipe(file: Path, options: MixOptions) -> Recipe:
 
 _Shape = Callable[[Any], bool]
 
-
-def _is_rows(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+_FINEST = -64
+"""Decimal places of a weight."""
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Decimal | int) and not isinstance(value, bool) and 0 <= value <= 1
+    return _is_weight(value) and bool(value <= 1)
 
 
 def _is_weight(value: Any) -> bool:
+    """A number that a fraction of whole numbers can stand for without filling the memory."""
     if not isinstance(value, Decimal | int) or isinstance(value, bool):
         return False
-    return Decimal(value).is_finite() and value >= 0
+    number = Decimal(value)
+    exponent = number.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= _FINEST and 0 <= number < 1 << 63
 
 
 def _is_text(value: Any) -> bool:
@@ -157,15 +160,15 @@ def _by_domain(each: _Shape) -> _Shape:
 
 _SHAPES: Mapping[str, tuple[_Shape, str]] = {
     "rule": (_is_text, "the name of a rule"),
-    "rows": (_is_rows, "a number of rows"),
+    "rows": (is_count, "a number of rows"),
     "like": (_is_text, "the name of another mix"),
     "parts": (_by_domain(_is_weight), "a table of domains with a number each"),
-    "fixed": (_by_domain(_is_rows), "a table of domains with a number of rows each"),
-    "added": (lambda v: _is_rows(v) or _by_domain(_is_rows)(v), "a number of rows, or a table"),
-    "step": (_is_rows, "which step it is, from 0"),
+    "fixed": (_by_domain(is_count), "a table of domains with a number of rows each"),
+    "added": (lambda v: is_count(v) or _by_domain(is_count)(v), "a number of rows, or a table"),
+    "step": (is_count, "which step it is, from 0"),
     "domains": (_are_texts, "a list of domains, each once"),
     "share": (_is_share, "a share from 0 to 1"),
-    "classes": (lambda v: _is_rows(v) or _is_share(v), "a number, or a share such as 0.25"),
+    "classes": (lambda v: is_count(v) or _is_share(v), "a number, or a share such as 0.25"),
     "diversity": (lambda v: v in DIVERSITIES, " or ".join(map(repr, DIVERSITIES))),
     "source": (_is_text, "one of the extra sources"),
     "store": (_is_text, "a path"),
@@ -177,7 +180,7 @@ _SHAPES: Mapping[str, tuple[_Shape, str]] = {
     "natural": (_is_text, "a domain"),
     "test": (_is_text, "a domain"),
     "queried": (_are_texts, "a list of classes, each once"),
-    "seed": (_is_rows, "a number from 0"),
+    "seed": (is_count, "a number from 0"),
     "order": (lambda v: v in ORDERS, " or ".join(map(repr, ORDERS))),
 }
 
@@ -249,7 +252,7 @@ class _Reader:
         at = ("mixes", name)
         given = self.document["mixes"][name]
         rule = given.get("rule")
-        if rule not in RULES:
+        if not isinstance(rule, str) or rule not in RULES:
             raise self._error(
                 f"mix {name!r} needs `rule`, one of: {', '.join(RULES)}"
                 if rule is None
@@ -274,7 +277,7 @@ class _Reader:
 
     def _check_parts(self, rule: str, given: Mapping[str, Any], *at: str) -> None:
         """What the shape of single values does not tell."""
-        if rule == "counts" and not all(map(_is_rows, given["parts"].values())):
+        if rule == "counts" and not all(map(is_count, given["parts"].values())):
             raise self._error("`parts` must be whole numbers of rows", *at, "parts")
         if rule == "ratio" and not sum(given["parts"].values()):
             raise self._error("`parts` must not all be 0", *at, "parts")

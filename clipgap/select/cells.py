@@ -165,6 +165,9 @@ class _Labels:
         for table in pieces:
             self._workers.check()
             names = table.column_names
+            for name in (*_PLACE, *KEY_NAMES, *self._columns):
+                if names.count(name) > 1:
+                    raise InputError(f"{path} has the column {name!r} more than once")
             if (domain := self._columns[1]) not in names:
                 raise InputError(f"{path} has no column {domain!r}; it has {', '.join(names)}")
             if set(_PLACE) <= set(names):
@@ -181,7 +184,9 @@ class _Labels:
                     f"{self._pool.store.path} has no keys, so {path} must name rows by the columns "
                     f"{' and '.join(_PLACE)}"
                 )
-            keys = table[key].cast(pa.string()).combine_chunks()
+            keys = _texts(path, table, key)
+            if keys.null_count:
+                raise InputError(f"{path}: {keys.null_count:,} of its rows have no {key!r}")
             self._keyed.append((path, keys, self._codes_of(path, table)))
 
     def _place(self, path: Path, table: pa.Table) -> None:
@@ -223,7 +228,7 @@ class _Labels:
         keys = pa.concat_arrays([keys for _, keys, _ in self._keyed]).dictionary_encode()
         of = keys.indices.to_numpy(zero_copy_only=False)
         codes = np.concatenate([codes for *_, codes in self._keyed])
-        names = " and ".join(str(path) for path, *_ in self._keyed)
+        names = " and ".join(dict.fromkeys(str(path) for path, *_ in self._keyed))
         unique: Codes = np.zeros(len(keys.dictionary), np.uint32)
         unique[of] = codes
         torn = np.unique(of[unique[of] != codes])
@@ -268,7 +273,7 @@ class _Labels:
         for name in self._columns:
             values: list[str | None] = [""]
             if name in table.column_names:
-                column = table[name].cast(pa.string()).combine_chunks().dictionary_encode()
+                column = _texts(path, table, name).dictionary_encode()
                 values = [*column.dictionary.to_pylist(), ""]
                 index = column.indices.fill_null(len(values) - 1).to_numpy(zero_copy_only=False)
                 combined = combined * len(values) + index
@@ -311,6 +316,13 @@ def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
                 yield file.read_row_group(group, wanted, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
+
+
+def _texts(path: Path, table: pa.Table, name: str) -> pa.Array:
+    try:
+        return table[name].cast(pa.string()).combine_chunks()
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: the column {name!r} must be of text: {error}") from error
 
 
 def _whole_numbers(path: Path, table: pa.Table, name: str) -> NDArray[np.int64]:

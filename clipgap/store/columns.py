@@ -72,7 +72,9 @@ def open_rows(piece: Piece, resting: Resting) -> RowSource:
     if not dim:
         if not rows.rows:
             raise InputError(f"holds no rows, so nothing says how long those of {column!r} are")
-        dim = len(next(_batches(piece.file, column, 0)).column(0)[0].as_py() or ())
+        with decoding(f"the column {column!r} cannot be read near row 0"):
+            first = next(batch for batch in _batches(piece.file, column, 0) if batch.num_rows)
+            dim = len(first.column(0)[0].as_py() or ())
         rows = ColumnRows(piece.file, column, groups, dim, rows.dtype, resting)
     if not dim:
         raise InputError(f"row 0 of the column {column!r} has length 0")
@@ -168,7 +170,7 @@ def _saved(place: Place) -> list[File]:
     state = place.listing.files[_STATE]
     try:
         named = json.loads(read_bytes(state, 0, min(state.size, 1 << 24)))["_data_files"]
-        names = [each["filename"] for each in named]
+        names = [str(each["filename"]) for each in named]
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
     missing = [name for name in names if name not in place.listing.files]

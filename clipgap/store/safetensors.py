@@ -36,12 +36,14 @@ def open_rows(piece: Piece, resting: Resting) -> RowSource:
         )
     try:
         header = json.loads(read_bytes(file, 8, length))
-        tables = {
-            name: (said["dtype"], *map(int, said["shape"]), *map(int, said["data_offsets"]))
-            for name, said in header.items()
-            if name != "__metadata__" and len(said["shape"]) == 2
-        }
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        tables = {}
+        for name, said in header.items():
+            if name != "__metadata__" and len(said["shape"]) == 2:
+                (rows, dim), (start, stop) = map(int, said["shape"]), map(int, said["data_offsets"])
+                tables[name] = (str(said["dtype"]), rows, dim, start, stop)
+    except (
+        *(ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError),
+    ) as error:
         raise InputError(
             f"the header at byte 8 is damaged: {error or type(error).__name__}"
         ) from error
