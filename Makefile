@@ -13,7 +13,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 .PHONY: help demo test check clients bench oldest-triton clean
 
 help:
-	@echo "make demo    the main job on data it makes itself (a few minutes)"
+	@echo "make demo    the main job on data it makes itself (ten minutes or so)"
 	@echo "make test    checks (lint, format, types), then all tests"
 	@echo "make check   the checks alone"
 	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"

@@ -220,7 +220,7 @@ def require_model(heads: Heads, store: Any, said: str | None) -> None:
 
 def model_of(store: Any, said: str | None) -> str:
     """Which model made the embeddings of a store: what it tells itself, or else what was said."""
-    told = _told(Path(store.path))
+    told = _told(store)
     if told is not None and said not in (None, told):
         raise InputError(f"{store.path} was embedded with {told}, not with {said} as --model says")
     if told is None and said is None:
@@ -231,15 +231,13 @@ def model_of(store: Any, said: str | None) -> str:
     return told or str(said)
 
 
-def _told(folder: Path) -> str | None:
-    try:
-        document = json.loads((folder / "manifest.json").read_bytes())
-        if document["format"] != "clipgap-embed":
-            return None
-        model = document["model"]
-        return f"{model['model']}/{model['checkpoint_sha256'] or model['pretrained']}"
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+def _told(store: Any) -> str | None:
+    """The one model that the parts of a store name, if each does."""
+    named = {
+        model and f"{model['model']}/{model.get('checkpoint_sha256') or model.get('pretrained')}"
+        for model in store.models
+    }
+    return named.pop() if len(named) == 1 else None
 
 
 def write_tensors(tensors: Mapping[str, NDArray[np.float64]], about: Mapping[str, str]) -> bytes:

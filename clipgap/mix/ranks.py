@@ -133,8 +133,9 @@ def _cut(
     groups, of = np.unique(cuts.group[drawn], return_inverse=True)
     edge = np.zeros(len(groups), np.int64)  # the bin in which each group's last row falls
     left = np.zeros(len(groups), np.int64)  # and how many rows of it are kept
-    for place, which in enumerate(groups):
-        ends = np.cumsum(bins[of == place].sum(axis=0))
+    members = np.split(np.argsort(of, kind="stable"), np.cumsum(np.bincount(of))[:-1])
+    for place, (which, mine) in enumerate(zip(groups, members, strict=True)):
+        ends = np.cumsum(bins[mine].sum(axis=0))
         edge[place] = np.searchsorted(ends, wanted[which])
         before = ends[edge[place] - 1] if edge[place] else 0
         left[place] = wanted[which] - before
@@ -154,8 +155,9 @@ def _cut(
     workers.each("finding the cut", gather)
     cell, rank, place_ = (np.concatenate(each) for each in zip(*gathered, strict=True))
     order = np.lexsort((place_, rank, of[cell]))
-    starts = np.searchsorted(of[cell][order], np.arange(len(groups)))
-    for index, which in enumerate(groups):
-        kept = order[starts[index] : starts[index] + left[index]]
-        cuts.rank[which], cuts.place[which] = rank[kept[-1]], place_[kept[-1]]
-        cuts.after[drawn] += np.bincount(cell[kept], minlength=len(drawn))
+    group = of[cell][order]
+    starts = np.searchsorted(group, np.arange(len(groups)))
+    last = order[starts + left - 1]
+    cuts.rank[groups], cuts.place[groups] = rank[last], place_[last]
+    kept = order[np.arange(len(order)) - starts[group] < left[group]]
+    cuts.after[drawn] += np.bincount(cell[kept], minlength=len(drawn))

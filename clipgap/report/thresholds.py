@@ -140,7 +140,6 @@ class ThresholdPage:
         picture of the test point]; the highest come first.
         """
         return {
-            "training": self.training.name,
             "scan": public(self.training.scan.label),
             "rows": self.training.scan.rows,
             "steps": STEPS,
@@ -171,7 +170,6 @@ class ThresholdPage:
             "scored": one.scored,
             "offsets": one.counts() if one.columns.has_gap else None,
             "similarities": one.similarities.tolist(),
-            "all_listed": len(rows) == one.scored,
             "rows": rows,
         }
 

@@ -19,6 +19,7 @@ from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.clip.embed.options import EmbedOptions
 from clipgap.errors import InputError, UsageError
+from clipgap.files.naming import read_pairs
 from clipgap.options import REQUIRED, Only, argument, option
 from clipgap.study.command import run_and_show
 
@@ -145,17 +146,13 @@ def _inputs(train: str, against: Sequence[str], reference: str | None) -> dict[s
     from clipgap.study.recipe import NAME
 
     places = {TRAIN: train}
-    for pair in against:
-        name, equals, where = pair.partition("=")
-        if not equals or not name or not where:
-            raise UsageError(f"--against {pair}: write it as NAME=IMAGES, such as val=photos/val")
+    advice = "each test set needs its own name"
+    for name, where in read_pairs(against, "--against", "IMAGES", advice).items():
         if name in _STAGES or not NAME.fullmatch(name):
             raise UsageError(
                 f"--against {name}=…: a test set cannot be called that; take a letter and then "
                 f"letters, digits, - and _, and none of {', '.join(_STAGES)}"
             )
-        if name in places:
-            raise UsageError(f"--against {name}=… is given twice; each test set needs its own name")
         places[name] = where
     if reference is not None:
         places[REFERENCE] = reference

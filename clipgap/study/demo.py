@@ -38,7 +38,7 @@ def demo(
 
     Runs the recipe `demo` and ends with its finding: renders a web-like training set with
     near-duplicates of test images, trains a tiny CLIP on all of it and on pruned parts, and
-    compares. Needs the extras [train] and [report]; takes a few minutes on two cores.
+    compares. Needs the extras [train] and [report]; takes ten minutes or so on two cores.
     """
     from clipgap.study.run import Study
 
@@ -85,8 +85,8 @@ def finding(accuracy: dict[tuple[str, str], float], paired: list[dict[str, Any]]
             sign = 1 if pair[0] == "rand-pruned" else -1
             points = [100 * sign * row[key] for key in ("difference", "low", "high")]
             middle, low, high = points[0], min(points[1:]), max(points[1:])
-            certain = "is" if low > 0 else "may be chance that it is"
+            chance = "" if low > 0 else ", which may be chance"
             yield (
-                f"That {certain} {middle:.1f} points more than any loss of images costs (95 %: "
-                f"{low:.1f} to {high:.1f})."
+                f"That is {middle:.1f} points more than any loss of as many images costs (95 %: "
+                f"{low:.1f} to {high:.1f}){chance}."
             )

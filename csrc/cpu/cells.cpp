@@ -10,7 +10,7 @@ constexpr int64_t kCellSize = 32;       // of columns, about
 constexpr int64_t kMostRepresentatives = 1024;
 constexpr int64_t kMostPanels = 8;  // of a cell; of thousands of copies any will do
 
-// The heads of some columns, in float32 and as integers.
+// Projects columns onto the directions of the first look.
 class Heads {
  public:
   Heads(const Columns& columns, const Head& head)

@@ -38,7 +38,7 @@ struct Head {
     double tail, tail_kept;           // its length, and how much of it the slots hold
   };
   Taken take(const Kernels&, const float* y, float norm_sq, int16_t* integers) const;
-  // `excess` of a tail that its slots cannot hold is charged to the row.
+  // What the slots of a tail cannot hold is charged to the row.
   double slack_of_row(const Taken&) const;
 };
 
