@@ -8,7 +8,6 @@ group's fields on the command line and handed over whole. `Common` is added to e
 from __future__ import annotations
 
 import inspect
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -252,8 +251,7 @@ class _Spread:
 
 def _describe_share(done: ShareDone, out: Path | str) -> Iterator[str]:
     yield f"{done}: {words.plural(done.units, 'unit')}"
-    merge = shlex.join(["clipgap", "merge", str(done.folder.parent), "-o", str(out)])
-    yield f"When all shares are done: {merge}"
+    yield f"When all shares are done: {words.to_merge(done.folder.parent, out)}"
 
 
 def _spread(hint: Any) -> list[inspect.Parameter]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,7 +91,9 @@ def _next(found: Status) -> Iterator[str]:
     shares = sum(len(run.shares) for run in found.runs)
     broken = [run for run in found.runs if run.state in ("failed", "silent", "stopped")]
     if shares and found.count("done") == shares:
-        call = shlex.join(["clipgap", "merge", f"{found.out}.parts", "-o", str(found.out)])
+        from clipgap.runs.shares import parts_folder
+
+        call = words.to_merge(parts_folder(found.out), found.out)
         yield f"All shares are done: {call}"
     elif broken:
         yield "To go on, run the same command again with --resume."

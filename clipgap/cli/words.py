@@ -66,6 +66,11 @@ def complete(folder: object) -> str:
     return f"{folder} is already complete; every checksum holds."
 
 
+def to_merge(parts: object, out: object) -> str:
+    """The call that makes one output of its parts."""
+    return shlex.join(["clipgap", "merge", str(parts), "-o", str(out)])
+
+
 def to_prove(folder: object) -> str:
     """What to do next."""
     return f"Prove it right: clipgap verify {shlex.quote(str(folder))}"
