@@ -141,6 +141,18 @@ def test_sums_come_together_from_any_pieces(data: st.DataObject) -> None:
             wrong.add(start, rows[start:stop])
 
 
+@pytest.mark.parametrize(
+    ("dim", "expected"),
+    [(3, 0x8DE28B3D00C461D0), (12, 0xEB5B21DB603C0528), (640, 0x06A268A1EA383D20)],
+)
+def test_a_sum_stays_what_it_is(dim: int, expected: int) -> None:
+    """Catalogues hold it."""
+    rows = (np.arange(300 * dim) % 251).astype(np.float16).reshape(300, dim)
+    assert sum_of_rows(5, rows) == expected
+    assert sum_of_rows(5, rows[:100]) + sum_of_rows(105, rows[100:]) & (1 << 64) - 1 == expected
+    assert sum_of_rows(5, rows[:0]) == 0
+
+
 def test_threads_check_one_shard_together(own: Path) -> None:
     flip(own / "embeddings" / "00000.npy", 1_000)
     store = open_store(own)

@@ -125,10 +125,13 @@ class ParquetCursor:
             folded = pq.ParquetFile(
                 RangeReader(self._keys.file), read_dictionary=[self._keys.column]
             )
-            first = next(folded.iter_batches(_BATCH, use_threads=False, **wanted)).column(0)
-            long = pc.greater(pc.binary_length(first.dictionary), _LONGEST)
+
+            def first(rows: int) -> Any:
+                return next(folded.iter_batches(rows, use_threads=False, **wanted)).column(0)
+
+            long = pc.greater(pc.binary_length(first(1).dictionary), _LONGEST)
             if pc.any(long).as_py():
-                row = pc.index(long.take(first.indices), True).as_py()
+                row = pc.index(long.take(first(_BATCH).indices), True).as_py()
                 raise self._too_long(rows if row < 0 else f"the key of row {start + row:,}")
         self._group = group
         self._batches = self._parquet.iter_batches(_BATCH, use_threads=False, **wanted)

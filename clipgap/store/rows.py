@@ -209,8 +209,6 @@ def sum_of_rows(start: int, rows: NDArray[Any]) -> int:
     malice: for that there is SHA-256, which takes several times as long without help from the
     processor, and cannot be made by several threads.
     """
-    if not len(rows):
-        return 0
     count, width = len(rows), rows.shape[1] * rows.itemsize
     content = rows.view(np.uint8)
     if width % 8:
@@ -219,16 +217,15 @@ def sum_of_rows(start: int, rows: NDArray[Any]) -> int:
     factors = _odd(np.arange(1, words.shape[1] + 1, dtype=np.uint64))
     step = max(1, _SUMMED // (8 * words.shape[1]))
     folded = np.empty((min(step, count), words.shape[1]), np.uint64)
-    total = 0
+    sums = np.empty(count, np.uint64)
     for first in range(0, count, step):
         part = words[first : first + step]
         work = folded[: len(part)]
         np.right_shift(part, np.uint64(32), out=work)
         np.bitwise_xor(work, part, out=work)
-        np.multiply(work, factors, out=work)
-        places = np.arange(start + first, start + first + len(part), dtype=np.uint64)
-        total += int((work.sum(axis=1) * _odd(places + np.uint64(1 << 40))).sum())
-    return total & _WORD
+        np.matmul(work, factors, out=sums[first : first + step])
+    places = np.arange(start, start + count, dtype=np.uint64)
+    return int(sums @ _odd(places + np.uint64(1 << 40)))
 
 
 def _odd(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
