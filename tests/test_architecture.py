@@ -12,7 +12,7 @@ ROOT = Path(clipgap.__file__).parent
 
 FLOORS = """
 errors version intervals triton_kernels
-machine memory options packages
+machine memory options packages sheets
 files
 kernels runs
 keep store synthetic heads

@@ -213,6 +213,10 @@ def test_the_whole_bench_keeps_and_shows_its_rows(
     assert "clipgap numpy" in shown
     assert "time at 4N / at N" in shown
 
+    monkeypatch.setattr(bench, "cases", lambda preset: [])
+    monkeypatch.setattr(results, "append", lambda folder, rows: pytest.fail(f"wrote to {folder}"))
+    assert bench.run_bench(minutes=0.01, threads=1), "rows are kept where that is asked for"
+
 
 def test_the_order_rotates_and_each_is_made_ready_and_warm() -> None:
     seen: list[str] = []

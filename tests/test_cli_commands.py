@@ -374,3 +374,37 @@ def test_a_fork_neither_holds_up_the_end_nor_tells_of_its_signals() -> None:
     assert not stop.is_set() and said == []
     os.close(there[1])
     assert os.waitpid(child, 0)[1] == 0
+
+
+def offered(
+    typed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> list[str]:
+    """What bash is told when tab is pressed."""
+    monkeypatch.setenv("_CLIPGAP_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", typed)
+    monkeypatch.setenv("COMP_CWORD", str(len(typed.split(" ")) - 1))
+    with pytest.raises(SystemExit) as left:
+        main([])
+    assert left.value.code == 0
+    return capsys.readouterr().out.split()
+
+
+def test_what_a_shell_offers(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["gap", "ref.npy", *SETS, "-o", "gap", "-q"]) == 0
+    (data / "empty").mkdir()
+    capsys.readouterr()
+    for typed, words in (
+        ("clipgap sca", ["scan"]),
+        ("clipgap scan --kernel t", ["triton", "triton-float16", "torch"]),
+        ("clipgap scan ", ["a.npy", "b.npy", "ref.npy", "train"]),
+        ("clipgap scan train --test x=train/00001", ["x=train/00001.npy"]),
+        ("clipgap scan train --gap ", ["gap"]),
+        ("clipgap split g", ["gap"]),
+        ("clipgap scan train -o ", []),  # what is there would be in the way
+        ("clipgap run paper-table", ["paper-table1", "paper-table3-core", "paper-table4"]),
+        ("clipgap embed --model ViT-B-32-q", ["ViT-B-32-quickgelu"]),
+        ("clipgap dedup train --epsilon ", []),
+    ):
+        assert offered(typed, capsys, monkeypatch) == words, typed

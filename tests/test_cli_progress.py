@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import io
 import logging
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from clipgap.cli import words
+import clipgap
+from clipgap.cli import emulate, words
+from clipgap.cli.doctor import _describe_built
+from clipgap.cli.domains import _table
 from clipgap.cli.progress import PlainLines, bar, make_display
+from clipgap.cli.split import _removed
+from clipgap.kernels.gpu.compiled import BuiltKernel
 from clipgap.runs.how import Progress
+from clipgap.sheets import Sheet
+from clipgap.verify.emulate import Emulation, Shortfall
 
 
 def at(done: int, **more: object) -> Progress:
@@ -174,3 +183,72 @@ def test_other_words() -> None:
     assert words.binary_size(512 << 10) == "512 KiB"
     assert words.binary_size(3 << 29) == "1.5 GiB"
     assert (words.plural(1, "row"), words.plural(1_234, "row")) == ("1 row", "1,234 rows")
+
+
+# --- tables
+
+
+def printed(width: int, *lines: Any) -> str:
+    text = io.StringIO()
+    console = Console(file=text, width=width)
+    for line in lines:
+        console.print(line)
+    assert all(len(line) <= width for line in text.getvalue().splitlines())
+    return text.getvalue()
+
+
+SETS = ["imagenet-sketch", "imagenet-rendition", "imagenet-val", "imagenet-v2", "objectnet", "a"]
+
+
+def tables() -> dict[str, Any]:
+    """Those of commands that grow with names and sets, as large as they get."""
+    counts = {
+        name: {
+            "removed": 123_456_789,
+            "by_no_other": 12_345_678,
+            "also_by": dict.fromkeys(SETS, 1_234_567),
+        }
+        for name in SETS
+    }
+    short = [Shortfall(name, 123_456_789, 123_456_789, 1_234_567, 12_345, 678) for name in SETS]
+    shares = ("precision", "precision_at_least", "precision_at_prevalence", "recall")
+    head = {"accepted": 123_456, "wrong": 1_234, **dict.fromkeys(shares, 0.98765)}
+    points = ("balanced", "strict")
+    heads = {
+        name: {"thresholds": dict.fromkeys(points, -0.1234), "found": dict.fromkeys(points, head)}
+        for name in ("natural", "rendition")
+    }
+    kernel = BuiltKernel(
+        "score_and_select_int8", "128x256x64", 90, 255, 232_448, 16, 2, 2, {"IMMA": 64}, [], False
+    )
+    return {
+        "split": [_removed(counts, 400_000_000)],
+        "emulate": [*emulate.describe(Emulation("float32", 20_000, tuple(short), short[0]))],
+        "domains": [_table(heads)],
+        "doctor": [*_describe_built([kernel])],
+    }
+
+
+@pytest.mark.parametrize("command", ["split", "emulate", "domains", "doctor"])
+def test_tables_are_readable_at_80_columns(command: str) -> None:
+    lines = tables()[command]
+    wide = printed(1_000, *lines)
+    assert sorted(set(wide.split()) - set(printed(80, *lines).split())) == []
+
+
+def test_a_table_too_wide_becomes_lines() -> None:
+    sheet = Sheet(("set", "by", "rows", "share"), words=2, title="Kept")
+    sheet.add("x" * 30, "strict", "1,234", "")
+    sheet.add("", "truly", "5", "1 %")
+    assert printed(60, sheet).split("\n")[0].strip() == "Kept"
+    narrow = printed(40, sheet).splitlines()
+    said = [line.strip() for line in narrow]
+    name = "x" * 30
+    assert said == ["Kept", f"{name} · strict", "rows 1,234", "truly", "rows 5 · share 1 %"]
+
+
+def test_every_table_is_made_by_the_one_that_fits() -> None:
+    """Tables that rich lays out alone cut words; a bar's grid has one line."""
+    root = Path(clipgap.__file__).parent
+    users = {path.name for path in root.rglob("*.py") if "rich.table" in path.read_text()}
+    assert users == {"sheets.py", "progress.py"}

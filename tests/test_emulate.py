@@ -17,6 +17,7 @@ import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, UsageError
 from clipgap.keep.lists import open_keep
+from clipgap.runs.how import Progress
 from clipgap.select.rules import Prune
 from clipgap.verify import emulate as emulation
 from clipgap.verify.rounding import Arithmetic
@@ -215,7 +216,11 @@ def test_what_cannot_be_emulated(made: Path, tmp_path: Path) -> None:
 def test_what_the_shortcuts_keep(made: Path, tmp_path: Path, candidates: int) -> None:
     """As a keep-list; verify makes it again, and the points with full lists have names."""
     out = tmp_path / "keep"
-    found = clipgap.emulate(made / "scan", out=out, candidates=candidates)
+    seen: list[Progress] = []
+    found = clipgap.emulate(made / "scan", out=out, candidates=candidates, on_progress=seen.append)
+    emulating = [one for one in seen if one.stage == "emulating"]
+    assert emulating[-1].done == emulating[-1].total == sum(SHARDS)
+    assert emulating[-1].seconds_left is not None
     keep = open_keep(out)
     assert keep.rows - keep.kept == found.any.emulated
     assert keep.manifest["rule"]["candidates"] == candidates
@@ -249,3 +254,6 @@ def test_from_the_command_line(made: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(["emulate", str(made / "scan"), "--undefined"]) == 0
     assert "that nothing filled" in capsys.readouterr().out
     assert main(["emulate", str(made / "scan"), "--arithmetic", "x"]) == 2
+    out = made / "kept"
+    assert main(["emulate", str(made / "scan"), "--candidates", "2", "-o", str(out)]) == 0
+    assert "candidates = 2" in (made / "kept.toml").read_text(), "a folder's settings lie beside it"

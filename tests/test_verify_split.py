@@ -22,6 +22,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
 from clipgap.keep.lists import open_keep
 from clipgap.keep.writing import KeepWriter
+from clipgap.runs.how import Progress
 from clipgap.select.columns import open_tables
 from clipgap.select.labels import Condition, Where
 from clipgap.select.rules import Below, Core, Far, Near, Prune, Rand
@@ -378,3 +379,29 @@ def test_from_gap_to_certificate(
     for shard in keep.shards:
         left = [sample.key for sample in read_samples(f"kept/{shard.name}.tar")]
         assert left == keep.keys(shard.index).to_pylist()
+
+
+def test_a_proof_says_when_it_ends(world: World, tmp_path: Path) -> None:
+    """Whatever counts something counts all of it, with the time that is left."""
+    clipgap.split(world.folder / "scan", Prune(SETS), out=tmp_path / "k")
+    counted: dict[str, Progress] = {}
+    timed: set[str] = set()
+
+    def watch(progress: Progress) -> None:
+        if progress.total:
+            step = f"{progress.stage} {progress.at}".strip()
+            counted[step] = progress
+            if progress.seconds_left is not None:
+                timed.add(step)
+
+    for folder in (world.folder / "scan", tmp_path / "k"):
+        assert clipgap.verify(folder, on_progress=watch).ok
+    assert counted.keys() >= {
+        "verifying",
+        "verifying witnesses",
+        "verifying the reference",
+        *(f"verifying {name}" for name in ("checksums", "histograms and counts", "training rows")),
+        "verifying neighbours and ties",
+    }
+    assert timed == counted.keys()
+    assert all(progress.done == pytest.approx(progress.total) for progress in counted.values())

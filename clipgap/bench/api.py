@@ -36,14 +36,13 @@ def run_bench(
     on_note: Callable[[str], None] = _ignore,
     on_rows: Callable[[list[Row]], None] = _ignore,
 ) -> list[Row]:
-    """Measure, append each row to a file in `folder`, and give all rows.
+    """Measure, and give all rows; each is appended to a file in `folder`, if one is named.
 
     `minutes` bounds the whole, roughly: less time means fewer rows a round. `on_note` hears what
     is being done, `on_rows` gets the rows of each part as soon as they are there.
     """
     seconds = 60 * (MINUTES[preset] if minutes is None else minutes)
     threads = thread_count(threads)
-    folder = folder or results.default_folder()
     origin = results.origin()
     rows: list[Row] = []
 
@@ -55,7 +54,8 @@ def run_bench(
             on_note(text)
 
     def keep(fresh: list[Row]) -> None:
-        results.append(folder, fresh)
+        if folder is not None:
+            results.append(folder, fresh)
         rows.extend(fresh)
         on_rows(fresh)
 

@@ -16,6 +16,7 @@ from clipgap.bench.kernels import FMA, SGEMM, Measured
 from clipgap.bench.race import percentiles
 from clipgap.bench.scans import D, Figure
 from clipgap.machine import machine, versions
+from clipgap.sheets import Sheet
 
 PACKAGES = ("clipgap", "numpy", "pyarrow", "torch", "triton", "faiss-cpu", "usearch")
 
@@ -121,13 +122,10 @@ def print_table(
 ) -> None:
     """Rows as a table; the first `left` columns are words, the others figures."""
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    for number, (heading, _) in enumerate(columns):
-        table.add_column(heading, justify="left" if number < left else "right")
+    table = Sheet([heading for heading, _ in columns], words=left, title=title)
     for row in rows:
-        table.add_row(*(shown(row) for _, shown in columns), style=style(row))
+        table.add(*(shown(row) for _, shown in columns), style=style(row))
     (console or Console()).print(table)
 
 

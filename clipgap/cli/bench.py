@@ -33,10 +33,9 @@ def bench(
     ),
     out: Path | None = option(
         None,
-        "Append the rows to a file there.",
+        "Append the rows to a file there, one for each machine.",
         flags=("--out", "-o"),
         metavar="FOLDER",
-        shown="benchmarks/results in a source tree, else clipgap-bench",
     ),
 ) -> None:
     """Measure our kernels and their peers side by side.

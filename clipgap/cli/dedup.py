@@ -17,6 +17,7 @@ from clipgap.dedup.options import DedupOptions
 from clipgap.errors import QUARANTINED
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, argument, option
+from clipgap.sheets import Sheet
 from clipgap.store.options import Gaps
 
 if TYPE_CHECKING:
@@ -146,20 +147,16 @@ def _outcome(found: Dedup) -> dict[str, Any]:
 
 def describe(found: Dedup) -> Iterator[RenderableType]:
     """How many rows stay at each ε, how the clustering went, and what it missed."""
-    from rich.table import Table
-
     if found.already_complete:
         yield words.complete("Everything")
     if found.clustering is not None:
         yield _describe_clustering(found)
-    table = Table()
-    for name in ("ε", "rows", "removed", "kept", "share"):
-        table.add_column(name, justify="right")
+    table = Sheet(("ε", "rows", "removed", "kept", "share"), words=0)
     for one in found.lists:
         sizes = one.sizes
         share = f"{sizes['kept'] / sizes['rows']:.2%}" if sizes["rows"] else ""
         numbers = [words.count(sizes[name]) for name in ("rows", "removed", "kept")]
-        table.add_row(f"{one.epsilon:g}", *numbers, share)
+        table.add(f"{one.epsilon:g}", *numbers, share)
     yield table
     if quarantined := found.lists[0].sizes["quarantined"]:
         yield f"  set aside, never kept: {words.plural(quarantined, 'row')} (zero, NaN or infinite)"

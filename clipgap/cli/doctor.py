@@ -12,8 +12,11 @@ from clipgap.cli import words
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.options import option
+from clipgap.sheets import Sheet
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from clipgap.doctor import Diagnosis
     from clipgap.kernels.gpu.compiled import BuiltKernel
 
@@ -42,24 +45,25 @@ def doctor(
     shell.result(asdict(found), _describe(found))
 
 
-def _describe_built(built: list[BuiltKernel]) -> Iterator[str]:
+def _describe_built(built: list[BuiltKernel]) -> Iterator[RenderableType]:
     from clipgap.kernels.gpu.compiled import CHIPS
 
-    wide = max(len(one.kernel) for one in built)
+    figures = ("registers", "shared", "spilled", "resident", "matrix instructions")
     for capability, name in CHIPS.items():
-        yield f"sm_{capability} ({name})"
-        yield (
-            f"  {'kernel':<{wide}} {'tile':<18} {'registers':>9} {'shared':>10} {'spilled':>8}"
-            f" {'resident':>8}  matrix instructions"
-        )
+        table = Sheet(("kernel", "tile", *figures), words=2, title=f"sm_{capability} ({name})")
         for one in (one for one in built if one.capability == capability):
             resident = f"{one.per_processor:,} / {one.planned:,}"
             instructions = ", ".join(f"{n:,} {what}" for what, n in one.instructions.items())
-            yield (
-                f"  {one.kernel:<{wide}} {one.config or '-':<18} {one.registers:>9,}"
-                f" {words.binary_size(one.shared):>10} {one.spilled:>6,} B {resident:>8}"
-                f"  {instructions or '-'}{'' if one.as_planned else '  NOT AS PLANNED'}"
+            table.add(
+                one.kernel,
+                one.config or "-",
+                words.count(one.registers),
+                words.binary_size(one.shared),
+                f"{one.spilled:,} B",
+                resident,
+                f"{instructions or '-'}{'' if one.as_planned else '  NOT AS PLANNED'}",
             )
+        yield table
     yield (
         "Registers of a thread; shared memory of a program; spilled: bytes of a thread that lie\n"
         "in memory for want of registers; resident: programs that fit on a multiprocessor / that\n"

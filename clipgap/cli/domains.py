@@ -16,6 +16,7 @@ from clipgap.errors import QUARANTINED
 from clipgap.files.naming import read_named
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Only, argument, option
+from clipgap.sheets import Sheet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -90,18 +91,12 @@ def describe(found: Fitted) -> Iterator[RenderableType]:
 
 
 def _table(heads: Mapping[str, Any]) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(title="On the test part", title_justify="left")
-    table.add_column("head")
-    table.add_column("point")
-    columns = ("score from", "accepted", "wrong", "precision", "at least", "there", "recall")
-    for name in columns:
-        table.add_column(name, justify="right")
+    figures = ("score from", "accepted", "wrong", "precision", "at least", "there", "recall")
+    table = Sheet(("head", "point", *figures), words=2, title="On the test part")
     for name, head in heads.items():
         for point, said in head["found"].items():
             shares = ("precision", "precision_at_least", "precision_at_prevalence", "recall")
-            table.add_row(
+            table.add(
                 name,
                 point,
                 f"{head['thresholds'][point]:.4f}",
@@ -199,28 +194,22 @@ def composed(
 
 def describe_composition(found: list[Composition]) -> Iterator[RenderableType]:
     """A few lines for each set, and what they rest on."""
-    from rich.table import Table
-
     from clipgap.heads.heads import LABELS
 
-    table = Table(box=None, pad_edge=False)
-    for name in ("set", "by"):
-        table.add_column(name)
-    for name in ("rows", *LABELS):
-        table.add_column(name, justify="right")
+    table = Sheet(("set", "by", "rows", *LABELS), words=2)
     for each in found:
         name = each.name
         for point, said in each.said.items():
             shares = [_percent(said[label] / max(each.rows, 1)) for label in LABELS]
-            table.add_row(name, point, words.count(each.rows), *shares)
+            table.add(name, point, words.count(each.rows), *shares)
             name = ""
         if each.truly is not None:
             bounds = (each.truly[label] for label in LABELS)
             spans = [f"{100 * bound.low:.1f} – {_percent(bound.high, 1)}" for bound in bounds]
-            table.add_row("", "truly", "", *spans)
+            table.add("", "truly", "", *spans)
         for point, printed in (each.paper or {}).items():
             shares = [_percent(printed[label]) for label in LABELS]
-            table.add_row("", f"paper, {point}", "", *shares)
+            table.add("", f"paper, {point}", "", *shares)
     yield table
     if any(each.truly is not None for each in found):
         yield "Truly: 95 %, if heads err here as they did on their test part."

@@ -14,6 +14,7 @@ from clipgap.cli.frame import Running, command, output
 from clipgap.cli.scan import Moved
 from clipgap.cli.shell import Shell
 from clipgap.options import Only, argument
+from clipgap.sheets import Sheet
 from clipgap.verify.options import Shortcuts
 
 if TYPE_CHECKING:
@@ -60,16 +61,12 @@ def emulate(
 
 def describe(found: Emulation, out: Path | None = None) -> Iterator[RenderableType]:
     """A line a test set, and what the columns mean where that is not plain."""
-    from rich.table import Table
-
     title = f"Rows pruned with {found.arithmetic} and lists of {found.candidates:,} a shard"
-    table = Table(title=title, title_justify="left")
-    table.add_column("by")
-    for name in ("exactly", "emulated", "missed: list full", "missed: rounding", "for nothing"):
-        table.add_column(name, justify="right")
+    reasons = ("missed: list full", "missed: rounding", "for nothing")
+    table = Sheet(("by", "exactly", "emulated", *reasons), title=title)
     for one in (*found.sets, found.any):
         numbers = (one.exact, one.emulated, one.missed_by_list, one.missed_by_rounding, one.wrong)
-        table.add_row(one.name, *map(words.count, numbers))
+        table.add(one.name, *map(words.count, numbers))
     yield table
     for one in found.sets:
         yield from _notes(one)

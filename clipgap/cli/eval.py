@@ -14,6 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.clip.eval.options import EvalOptions
 from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
+from clipgap.sheets import Sheet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -119,13 +120,8 @@ def _describe_outcome(result: EvalResult) -> Iterator[RenderableType]:
 
 
 def _accuracies(result: EvalResult) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("set", "group", "checkpoint"):
-        table.add_column(name)
-    for name in ("images", "top-1", "95 %", "top-5"):
-        table.add_column(name, justify="right")
+    figures = ("images", "top-1", "95 %", "top-5")
+    table = Sheet(("set", "group", "checkpoint", *figures), words=3)
     rows = result.summary.to_pylist()
     top5 = {_place(row): row["accuracy"] for row in rows if row["metric"] == "top5"}
     worst = _worst_groups(rows)
@@ -134,7 +130,7 @@ def _accuracies(result: EvalResult) -> RenderableType:
         key=lambda row: (row["set"], row["group"] or ""),
     ):
         place = _place(row)
-        table.add_row(
+        table.add(
             row["set"],
             (row["group"] or "all") + (" (worst)" if place in worst else ""),
             row["checkpoint"],
@@ -147,16 +143,10 @@ def _accuracies(result: EvalResult) -> RenderableType:
 
 
 def _differences(result: EvalResult) -> RenderableType:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("set", "difference in top-1"):
-        table.add_column(name)
-    for name in ("points", "95 %"):
-        table.add_column(name, justify="right")
+    table = Sheet(("set", "difference in top-1", "points", "95 %"), words=2)
     for row in result.paired.to_pylist():
         if row["group"] is None:
-            table.add_row(
+            table.add(
                 row["set"],
                 f"{row['first']} − {row['second']}",
                 f"{100 * row['difference']:+.2f}",

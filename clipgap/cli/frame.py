@@ -25,6 +25,7 @@ from typing import (
 import typer
 
 from clipgap.cli import config, words
+from clipgap.cli.completion import completion
 from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.errors import ShareDone, UsageError
@@ -274,6 +275,7 @@ def _parameter(name: str, hint: Any, field: Any) -> inspect.Parameter:
         "help": said.help,
         "metavar": said.metavar,
         "callback": _checked(name, said),
+        "autocompletion": completion(said),
         **said.more,
     }
     if said.shown is not True:

@@ -15,6 +15,7 @@ from clipgap.errors import UsageError
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, argument, option
 from clipgap.select.options import ReferenceOptions, RuleOptions
+from clipgap.sheets import Sheet
 from clipgap.store.options import Mixing
 
 if TYPE_CHECKING:
@@ -139,16 +140,12 @@ def _describe_sizes(sizes: Mapping[str, Any]) -> Iterator[str]:
 
 def _removed(by_set: Mapping[str, Any], candidates: int) -> RenderableType:
     """What each test set removes, and how much of that others remove too."""
-    from rich.table import Table
-
-    table = Table(title="Removed", title_justify="left")
-    table.add_column("by")
-    for name in ("rows", "share", "by no other", *(f"also by {name}" for name in by_set)):
-        table.add_column(name, justify="right")
+    columns = ("by", "rows", "share", "by no other", *(f"also by {name}" for name in by_set))
+    table = Sheet(columns, title="Removed")
     for name, counts in by_set.items():
         share = f"{counts['removed'] / candidates:.3%}" if candidates else ""
         also = ["" if other == name else words.count(n) for other, n in counts["also_by"].items()]
-        table.add_row(
+        table.add(
             name, words.count(counts["removed"]), share, words.count(counts["by_no_other"]), *also
         )
     return table

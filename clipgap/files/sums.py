@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,8 +89,10 @@ def sums_from_json(saved: Mapping[str, Mapping[str, Any]]) -> dict[str, AnySum]:
     return {name: types[name](**entry) for name, entry in saved.items()}
 
 
-def damaged(folder: Path, files: Mapping[str, AnySum]) -> list[str]:
-    """Which of these files are missing or differ from their checksum."""
+def damaged(
+    folder: Path, files: Mapping[str, AnySum], on_file: Callable[[AnySum], None] | None = None
+) -> list[str]:
+    """Which of these files are missing or differ from their checksum; `on_file` hears of each."""
 
     def check(name: str) -> bool:
         path, wanted = folder / name, files[name]
@@ -100,6 +102,11 @@ def damaged(folder: Path, files: Mapping[str, AnySum]) -> list[str]:
         right_size = path.is_file() and path.stat().st_size == wanted.size
         return right_size and wanted.of(path) == wanted
 
+    wrong = []
     with ThreadPoolExecutor(_THREADS) as pool:
-        whole = pool.map(check, files)
-    return [name for name, good in zip(files, whole, strict=True) if not good]
+        for name, whole in zip(files, pool.map(check, files), strict=True):
+            if not whole:
+                wrong.append(name)
+            if on_file is not None:
+                on_file(files[name])
+    return wrong

@@ -21,6 +21,7 @@ from clipgap.clip.embed.options import EmbedOptions
 from clipgap.errors import InputError, UsageError
 from clipgap.files.naming import read_pairs
 from clipgap.options import REQUIRED, Only, argument, option
+from clipgap.sheets import Sheet
 from clipgap.study.command import run_and_show
 
 if TYPE_CHECKING:
@@ -302,7 +303,6 @@ def _finding(
 ) -> Iterator[RenderableType]:
     """What leaks of each test set, what is left, and where to look."""
     import numpy as np
-    from rich.table import Table
 
     from clipgap.clip.images.reading import is_image_folder
     from clipgap.keep.lists import open_keep
@@ -310,10 +310,7 @@ def _finding(
 
     scan, keep = open_scan(folder / "scan"), open_keep(folder / "keep")
     how = f"more similar than {limit}" if limit is not None else "nearer than any reference image"
-    table = Table(box=None, pad_edge=False)
-    table.add_column("test set")
-    for title in ("images", "leaked", "share", "training images"):
-        table.add_column(title, justify="right")
+    table = Sheet(("test set", "images", "leaked", "share", "training images"))
     leaks = 0
     for name in tests:
         near = scan.tau(name)
@@ -322,7 +319,7 @@ def _finding(
         leaks += leaked
         rows = keep.sizes["by_set"][name]["removed"]
         share = f"{leaked / points:.1%}" if points else ""
-        table.add_row(name, *map(words.count, (points, leaked)), share, words.count(rows))
+        table.add(name, *map(words.count, (points, leaked)), share, words.count(rows))
     yield table
     removed = int(keep.sizes["removed"])
     yield (

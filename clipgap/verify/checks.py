@@ -14,14 +14,17 @@ from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, read_manifest
 from clipgap.files.folders import files_in
 from clipgap.files.parquet import FileSum, read_table
-from clipgap.files.sums import damaged, sums_from_json
+from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.kernels.options import Compute
-from clipgap.runs.how import OnProgress, Progress
+from clipgap.runs.how import How, OnProgress, Progress, Tally
 from clipgap.runs.output import Kind
 from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.options import ScanChecks
 
 SHOWN = 20
+
+Count = Callable[[float, str], Tally]
+"""Counts what a check looks at, so that it can be told when it ends: how much of what there is."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Checks:
 
     def __init__(self, report: OnProgress) -> None:
         self.done: list[Check] = []
-        self._report = report
+        self._how, self._name = How(on_progress=report), ""
 
     @property
     def all_good(self) -> bool:
@@ -104,10 +107,15 @@ class Checks:
 
     def make(self, name: str, look: Callable[..., str], *arguments: object) -> None:
         """`look` adds to the problems that it is given, and says what it looked at."""
-        self._report(Progress(stage="verifying", at=name))
-        problems = Problems()
+        self._how.tell("verifying", at=name)
+        self._name, problems = name, Problems()
         seen = look(*arguments, problems)
         self.add(name, problems, seen)
+
+    def count(self, total: float, noun: str = "rows") -> Tally:
+        """A `Count` of the check at hand."""
+        begin = Progress(stage="verifying", at=self._name, total=total, noun=noun)
+        return Tally(self._how, begin, works=False)
 
     def add(self, name: str, problems: Problems, seen: str) -> None:
         self.done.append(Check(name, not problems.count, str(problems) or seen))
@@ -117,30 +125,36 @@ def check_files(
     folder: Path,
     files: Mapping[str, Mapping[str, Any]],
     noun: str,
+    count: Count,
     problems: Problems,
     owned: Callable[[str], bool] = lambda name: False,
 ) -> str:
     """Every file of a manifest is there with its checksum; others only if they are owned."""
-    problems.add_all(damaged_files(folder, files))
+    size = sum(int(entry["size"]) for entry in files.values())
+    read = count(size / 1e6, "MB")
+    problems.add_all(damaged_files(folder, files, lambda entry: read.add(entry.size / 1e6)))
     strangers = set(files_in(folder)) - files.keys() - {MANIFEST}
     problems.add_all(
         f"{name} does not belong to the {noun}" for name in sorted(strangers) if not owned(name)
     )
-    size = sum(int(entry["size"]) for entry in files.values())
     return f"{len(files):,} files, {size:,} bytes"
 
 
 def read_checked(asked: Asked, checks: Checks, kind: Kind) -> dict[str, Any]:
     """The manifest of a folder of this kind; whether its files are those of it is a check."""
     manifest = read_manifest(asked.path, kind.form, "Run the same command again with --resume.")
-    checks.make("checksums", check_files, asked.path, manifest["files"], kind.noun)
+    checks.make("checksums", check_files, asked.path, manifest["files"], kind.noun, checks.count)
     return manifest
 
 
-def damaged_files(folder: Path, files: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def damaged_files(
+    folder: Path,
+    files: Mapping[str, Mapping[str, Any]],
+    on_file: Callable[[AnySum], None] | None = None,
+) -> list[str]:
     """What is wrong with files that are not those of the manifest."""
     found = []
-    for name in damaged(folder, sums_from_json(files)):
+    for name in damaged(folder, sums_from_json(files), on_file):
         there = (folder / name).exists()
         what = "damaged: its checksum or size is not that of the manifest" if there else "missing"
         found.append(f"{name} is {what}")

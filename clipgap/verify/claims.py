@@ -16,7 +16,7 @@ from clipgap.keep.lists import KeepList
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import BlockResult
 from clipgap.kernels.options import Compute
-from clipgap.runs.how import OnProgress, Progress, ignore
+from clipgap.runs.how import How, OnProgress, Progress, Tally, ignore
 from clipgap.scan.inputs import Block, BlockReader, LoadedTest
 from clipgap.scan.options import ScanOptions
 from clipgap.scan.plan import ScanPlan
@@ -42,6 +42,11 @@ class Means:
 
     compute: Compute
     on_progress: OnProgress = ignore
+
+    def count(self, stage: str, rows: int) -> Tally:
+        """Counts rows as they are looked at."""
+        begin = Progress(stage=stage, total=rows)
+        return Tally(How(on_progress=self.on_progress), begin, works=False)
 
 
 class Feed:
@@ -77,14 +82,11 @@ class Feed:
 def read_blocks(store: Store, bad_rows: str, means: Means, stage: str) -> Iterator[Block]:
     """All rows of a store in order, admitted as a scan admits them."""
     plan = ScanPlan("scan", store, {}, ScanOptions(1, bad_rows, False, ()))
-    shards, done = len(store.shards), 0
+    tally = means.count(stage, store.rows)
     with BlockReader(plan, means.compute.block_rows or _BLOCK, workers=1) as reader:
-        for block, _ in reader.blocks(range(shards)):
+        for block, _ in reader.blocks(range(len(store.shards))):
             yield block
-            done += len(block.status)
-            means.on_progress(
-                Progress(stage=stage, done=done, total=store.rows, part=block.shard, parts=shards)
-            )
+            tally.add(len(block.status))
 
 
 def best_scores(
@@ -251,15 +253,21 @@ _ROWS = 2_048
 
 
 def check_witnesses(
-    keep: KeepList, tables: ScanTables, evidence: Evidence, tests: Mapping[str, LoadedTest]
+    keep: KeepList,
+    tables: ScanTables,
+    evidence: Evidence,
+    tests: Mapping[str, LoadedTest],
+    means: Means,
 ) -> Claim:
     """For each removed row the scan names a test point; its exact margin must be high enough."""
     rule = keep.manifest["rule"]
     sets = tables.set_columns(rule["sets"], with_gap=True)
     columns = [name for names in sets for name in (names.margin, names.witness)]
     claim = Claim("b", "every removed row has a witness: the test point that the scan names")
+    tally = means.count("verifying witnesses", keep.rows)
     for shard in range(len(keep.shards)):
         for block in tables.blocks(shard, columns):
+            tally.add(block.rows)
             bits = keep.bits(shard, block.start, block.start + block.rows)
             rows = np.flatnonzero(~bits if block.ok is None else ~bits & block.ok)
             claim.rows += len(rows)

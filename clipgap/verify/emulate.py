@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.options import takes_options
-from clipgap.runs.how import How, Progress
+from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import spare
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.tables import SetColumns
@@ -131,7 +131,7 @@ def emulate(
     run = _Run(tables, evidence, sets, emulated, numbers, options.candidates, unfilled)
     if out is None:
         how.without_folder()
-        return run.all(how, lambda shard, pruned: None)
+        return run.all(how)
     spare(Path(out), [result.path])
     rule = {
         "name": RULE,
@@ -141,7 +141,7 @@ def emulate(
     }
     with KeepWriter(out, tables.store, rule, tables.sources(), how) as writer:
         if writer.finished is not None:  # what is counted stands in no keep-list
-            return run.all(how, lambda shard, pruned: None)
+            return run.all(how)
         return run.all(how, lambda shard, pruned: writer.write(shard, run.kept(shard, pruned)))
 
 
@@ -202,7 +202,7 @@ class _Run:
             mask = left if block.ok is None else left & block.ok
             yield mask, block.keys.filter(pa.array(mask))  # type: ignore[union-attr]
 
-    def all(self, how: How, on_shard: Callable[[int, Mask], None]) -> Emulation:
+    def all(self, how: How, on_shard: Callable[[int, Mask], None] | None = None) -> Emulation:
         """Count all shards; `on_shard` gets the rows of each that the shortcuts prune."""
         found = [
             Shortfall(
@@ -220,21 +220,20 @@ class _Run:
             tau_unsure=sum(one.tau_unsure for one in found),
         )
         full = {name: np.zeros(len(test.tau), np.int64) for name, test in self.emulated.items()}
-        done, shards = 0, len(self.tables.shard_rows)
+        begin = Progress(
+            stage="emulating", total=self.tables.rows, parts=len(self.tables.shard_rows)
+        )
+        tally = Tally(how, begin, works=on_shard is not None)
         for shard, rows in enumerate(self.tables.shard_rows):
             how.check()
-            how.report(
-                Progress(
-                    stage="emulating", done=done, total=self.tables.rows, part=shard, parts=shards
-                )
-            )
             masks = [self._shard(shard, names, full[names.name]) for names in self.sets]
             for one, mask in zip(found, masks, strict=True):
                 one.count(*mask)
             joint = [np.logical_or.reduce(part) for part in zip(*masks, strict=True)]
             together.count(*joint)
-            on_shard(shard, joint[-1])
-            done += rows
+            if on_shard is not None:
+                on_shard(shard, joint[-1])
+            tally.add(rows, 1)
         for one in found:
             one.full_lists = int(full[one.name].sum())
             one.full = self._named(one.name, full[one.name])

@@ -27,16 +27,16 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
 from clipgap.store.options import Mixing
-from clipgap.verify.checks import Problems, check_files, damaged_files
+from clipgap.verify.checks import Count, Problems, check_files, damaged_files
 
 
-def check_scan_files(result: ScanResult, problems: Problems) -> str:
+def check_scan_files(result: ScanResult, count: Count, problems: Problems) -> str:
     """Every file is there with its checksum, and no other."""
     assert result.path is not None
     files, expected = result.manifest["files"], _expected(result)
     problems.add_all(f"{n} is not in the manifest" for n in sorted(expected - files.keys()))
     problems.add_all(f"{n} is no file of this scan" for n in sorted(files.keys() - expected))
-    return check_files(result.path, files, "scan", problems)
+    return check_files(result.path, files, "scan", count, problems)
 
 
 def check_schemas(result: ScanResult, problems: Problems) -> str:
@@ -75,7 +75,7 @@ def _expected(result: ScanResult) -> set[str]:
     return names | ({QUARANTINE} if result.quarantined else set())
 
 
-def check_counts(result: ScanResult, problems: Problems) -> str:
+def check_counts(result: ScanResult, count: Count, problems: Problems) -> str:
     """The training table is in order, and its histograms and counts are those of its columns.
 
     Counted by searching the edges: slower than the way of the scan, and another one.
@@ -85,12 +85,14 @@ def check_counts(result: ScanResult, problems: Problems) -> str:
     totals = Totals.zero(result.columns)
     assert result.path is not None
     totals.of("rows")[1] = result.manifest["counts"]["normalised"]
+    read = count(result.manifest["counts"]["rows"], "rows")
     for index in range(len(result.manifest["inputs"]["train"]["shards"])):
         file = pq.ParquetFile(result.path / part_name(index))
         start = 0
         for batch in file.iter_batches(ROW_GROUP):
             _count(result, index, start, batch, totals, problems)
             start += len(batch)
+            read.add(len(batch))
     if not result.hist().equals(histogram_table(totals)):
         problems.add(f"{HIST} does not count what the training table holds")
     counted = totals.described()

@@ -34,7 +34,7 @@ from clipgap.synthetic.options import RenderOptions
 from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE, chosen_world
 from clipgap.synthetic.render import KIND as RENDERED
 from clipgap.synthetic.samples import described
-from clipgap.verify.checks import Asked, Checks, Problems, json_of, quarantined, read_checked
+from clipgap.verify.checks import Asked, Checks, Count, Problems, json_of, quarantined, read_checked
 from clipgap.version import __version__
 
 _ROWS = 1 << 16
@@ -45,20 +45,25 @@ def prove_shards(asked: Asked, checks: Checks) -> None:
     manifest = read_checked(asked, checks, SHARDS)
     keys: dict[str, list[str]] = {}
     if checks.all_good:
-        checks.make("samples", _check_samples, asked.path, manifest, keys)
+        checks.make("samples", _check_samples, asked.path, manifest, keys, checks.count)
         checks.make("counts", _check_shard_counts, asked.path, manifest, keys)
     if checks.all_good:
         checks.make("keep-list", _check_kept, asked.path, manifest, keys)
 
 
 def _check_samples(
-    folder: Path, manifest: Mapping[str, Any], keys: dict[str, list[str]], problems: Problems
+    folder: Path,
+    manifest: Mapping[str, Any],
+    keys: dict[str, list[str]],
+    count: Count,
+    problems: Problems,
 ) -> str:
     """Members of each tar, read strictly, against the files beside it and sizes.json."""
     files = manifest["files"]
     sizes = json_of(folder / SIZES)
     tars = sorted(name for name in files if name.endswith(SUFFIX))
     problems.differ(f"shards of {SIZES}", sorted(sizes), tars)
+    read_tars = count(len(tars), "shards")
     for tar in tars:
         unit = Unit(tar.removesuffix(SUFFIX), ())
         found: list[Problem] = []
@@ -73,6 +78,7 @@ def _check_samples(
             listed = pq.read_table(folder / unit.parquet, partitioning=None)["key"].to_pylist()
             if strangers := set(map(str, listed)) - set(keys[tar]):
                 problems.add(f"{unit.parquet} has {min(strangers)!r}, which {tar} has not")
+        read_tars.add(1)
     owned = {name for tar in tars for name in Unit(tar.removesuffix(SUFFIX), ()).files}
     others = files.keys() - owned - {SIZES, QUARANTINE}
     problems.add_all(f"{name} belongs to no shard" for name in sorted(others))
@@ -146,12 +152,12 @@ def prove_embeddings(asked: Asked, checks: Checks) -> None:
     manifest = read_checked(asked, checks, EMBED)
     if checks.all_good:
         checks.make("catalogue", _check_catalogue, asked.path, manifest)
-        checks.make("rows and keys", _check_rows, asked.path)
+        checks.make("rows and keys", _check_rows, asked.path, checks.count)
 
 
 def prove_store(asked: Asked, checks: Checks) -> None:
     """A store with nothing but its catalogue."""
-    checks.make("rows and keys", _check_rows, asked.path)
+    checks.make("rows and keys", _check_rows, asked.path, checks.count)
 
 
 def _check_catalogue(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
@@ -202,9 +208,10 @@ def _captions(folder: Path, files: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _check_rows(folder: Path, problems: Problems) -> str:
+def _check_rows(folder: Path, count: Count, problems: Problems) -> str:
     """Every row has norm 1 and its key; sums of rows and keys are checked on the way."""
     store: Store = open_store(folder)
+    rows = count(store.rows, "rows")
     for shard in store.shards:
         for start in range(0, shard.rows, _ROWS):
             stop = min(start + _ROWS, shard.rows)
@@ -216,6 +223,7 @@ def _check_rows(folder: Path, problems: Problems) -> str:
             keys = store.keys(shard.index, start, stop)
             if keys is not None and keys.null_count:
                 problems.add(f"shard {shard.name}: {keys.null_count:,} rows have no key")
+            rows.add(stop - start)
     return f"{store.rows:,} rows in {len(store.shards):,} shards"
 
 

@@ -26,7 +26,7 @@ from clipgap.scan.sinks import part_name
 from clipgap.select.cells import open_pool
 from clipgap.select.labels import cite_labels
 from clipgap.store.opening import open_store
-from clipgap.verify.checks import Asked, Checks, Problems, read_checked
+from clipgap.verify.checks import Asked, Checks, Count, Problems, read_checked
 from clipgap.verify.evidence import named
 
 
@@ -124,10 +124,10 @@ def prove_domains(asked: Asked, checks: Checks) -> None:
     """All rows, scored again by the same heads, have the domains that the tables say."""
     manifest = read_checked(asked, checks, DOMAINS)
     if checks.all_good:
-        checks.make("rows", _check_rows, asked.path, manifest)
+        checks.make("rows", _check_rows, asked.path, manifest, checks.count)
 
 
-def _check_rows(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+def _check_rows(folder: Path, manifest: Mapping[str, Any], begin: Count, problems: Problems) -> str:
     inputs, counts = manifest["inputs"], zero()
     heads = open_heads(named(inputs["heads"]["path"]))
     if checksum(heads.manifest) != inputs["heads"]["manifest_sha256"]:
@@ -142,6 +142,7 @@ def _check_rows(folder: Path, manifest: Mapping[str, Any], problems: Problems) -
     if problems.count:
         return ""
     work = LabelWork(folder, store, heads, manifest["settings"]["bad_rows"])
+    scored = begin(store.rows, "rows")
     for shard, name in zip(store.shards, names, strict=True):
         start = 0
         for table in read_row_groups(folder / name, FileSum(**manifest["files"][name])):
@@ -158,6 +159,7 @@ def _check_rows(folder: Path, manifest: Mapping[str, Any], problems: Problems) -
                     if was != now
                 )
             add(counts, count(again))
+            scored.add(stop - start)
             start = stop
         problems.differ(f"rows of {name}", start, shard.rows)
     problems.differ("counts", manifest["counts"], counts)

@@ -38,7 +38,9 @@ from clipgap.verify.checks import Asked, Checks, Problems, check_files, quaranti
 def prove_evaluation(asked: Asked, checks: Checks) -> None:
     """Accuracies and differences follow from the table of samples; that one agrees with itself."""
     result = open_evaluation(asked.path)
-    checks.make("checksums", check_files, result.path, result.manifest["files"], "evaluation")
+    checks.make(
+        "checksums", check_files, result.path, result.manifest["files"], "evaluation", checks.count
+    )
     tables: dict[str, dict[str, pa.Table]] = {}
     if checks.all_good:
         checks.make("samples", _check_units, result, tables)
@@ -136,7 +138,7 @@ def prove_training(asked: Asked, checks: Checks) -> None:
     manifest = open_train(folder).manifest
     files = manifest["files"]
     look = partial(check_files, owned=TRAINING.owned)
-    checks.make("checksums", look, folder, files, "training run")
+    checks.make("checksums", look, folder, files, "training run", checks.count)
     checks.make("counts", _check_counts, folder, manifest)
     checks.make("losses", _check_losses, folder, manifest)
     if checks.all_good:

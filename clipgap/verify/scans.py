@@ -26,7 +26,7 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import MemorySink, part_name, test_name
 from clipgap.scan.tables import Part
 from clipgap.scan.work import ScanWork
-from clipgap.verify.checks import Asked, Checks, Problems
+from clipgap.verify.checks import Asked, Checks, Count, Problems
 from clipgap.verify.evidence import (
     Evidence,
     Lists,
@@ -46,19 +46,19 @@ _SCORES = 1 << 23
 def prove_scan(asked: Asked, checks: Checks) -> None:
     """What can be checked without the inputs, then a sample of rows and points, or everything."""
     result, options = open_scan(asked.path), asked.options
-    checks.make("checksums", check_scan_files, result)
+    checks.make("checksums", check_scan_files, result, checks.count)
     checks.make("schemas and row counts", check_schemas, result)
     # Tables that cannot be trusted to be tables are not read any further.
     if not checks.all_good:
         return
-    checks.make("histograms and counts", check_counts, result)
+    checks.make("histograms and counts", check_counts, result, checks.count)
     checks.make("order of neighbours", check_lists, result)
     evidence = Evidence.load(result, asked.train, asked.tests)
     checks.make("inputs", check_inputs, result, evidence)
     checks.make("thresholds", check_gap, result)
     if not checks.all_good:
         return
-    sample = options.sample, options.seed
+    sample = options.sample, options.seed, checks.count
     checks.make("training rows", check_rows, result, evidence, *sample)
     checks.make("neighbours and ties", check_neighbours, result, evidence, *sample)
     if options.full:
@@ -66,7 +66,12 @@ def prove_scan(asked: Asked, checks: Checks) -> None:
 
 
 def check_neighbours(
-    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+    result: ScanResult,
+    evidence: Evidence,
+    sample: int,
+    seed: int,
+    count: Count,
+    problems: Problems,
 ) -> str:
     """The oracle scores anew: the lists of sampled points, and every entry of a tie."""
     random = np.random.default_rng([seed, 1])
@@ -80,9 +85,11 @@ def check_neighbours(
         order = np.lexsort((lists.shard_row[point, place], lists.shard[point, place]))
         point, place = point[order], place[order]
         scored += len(point)
+        entries = count(len(point), f"entries of {test.name}")
         for start, stop in runs(lists.shard[point, place]):
             at = point[start:stop], place[start:stop]
             _score_shard(evidence, g, lists, at, problems)
+            entries.add(stop - start)
     return f"{scored:,} entries scored anew"
 
 
@@ -122,7 +129,12 @@ class _Last:
 
 
 def check_rows(
-    result: ScanResult, evidence: Evidence, sample: int, seed: int, problems: Problems
+    result: ScanResult,
+    evidence: Evidence,
+    sample: int,
+    seed: int,
+    count: Count,
+    problems: Problems,
 ) -> str:
     """The oracle scores sampled training rows against all test points."""
     plan, offsets = evidence.plan, evidence.plan.offsets
@@ -131,11 +143,13 @@ def check_rows(
     lasts = [_last(Lists.read(result, test.name), test, offsets) for test in evidence.tests]
     step = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
     shards = np.searchsorted(offsets, ids, side="right") - 1
+    scored = count(len(ids), "rows")
     for shard in np.unique(shards):
         rows = ids[shards == shard] - offsets[shard]
         for start in range(0, len(rows), step):
             some = rows[start : start + step]
             _check_some(result, evidence, lasts, int(shard), some, problems)
+            scored.add(len(some))
     return f"{len(ids):,} rows scored anew against {plan.test_rows:,} test points"
 
 

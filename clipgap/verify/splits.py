@@ -65,7 +65,9 @@ def prove_split(asked: Asked, checks: Checks) -> Path | None:
     """Check a keep-list by its rule; if all of it is right, write the certificate."""
     keep = read_keep(asked.path)
     proof = _Proof(keep, asked, Means(asked.compute, asked.on_progress), checks)
-    checks.make("checksums", check_files, keep.path, keep.manifest["files"], "keep-list")
+    checks.make(
+        "checksums", check_files, keep.path, keep.manifest["files"], "keep-list", checks.count
+    )
     for name, look in (
         ("bitmaps", check_bitmaps),
         ("uids", check_uids),
@@ -207,7 +209,7 @@ class _Scored:
         prune = LimitClaims.pruned(self.keep, self.tests)
         best = dict(zip([test.name for test in self.tests], self._rescan(prune), strict=True))
         tests = {test.name: test for test in self.tests}
-        witnesses = check_witnesses(self.keep, self.tables, self.evidence[0], tests)
+        witnesses = check_witnesses(self.keep, self.tables, self.evidence[0], tests, self.means)
         clean, maximal = prune.finish()
         found = [clean, witnesses, maximal]
         if rule["offset"] <= 0:

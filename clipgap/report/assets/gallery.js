@@ -244,10 +244,7 @@
         made.classList.add("gone");
         made.append(element("span", "mark", "removed"));
       }
-      if (reviewed) {
-        made.dataset.key = neighbours[list[i]][0];
-        mark(made);
-      }
+      if (reviewed) made.dataset.key = neighbours[list[i]][0];
       box.append(made);
     }
     if (!list.length) box.append(element("p", "note", empty));

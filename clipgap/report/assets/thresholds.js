@@ -72,7 +72,7 @@
     $("at").setAttribute("aria-valuetext", $("value").textContent);
     $("count").textContent = `${count(removed)} of ${count(state.about.rows)} rows`;
     $("share").textContent = `removed for ${about().name}: ${((100 * removed) / Math.max(1, state.about.rows)).toFixed(2)} %`;
-    $("command").textContent = command(removed);
+    $("command").textContent = command();
     const rows = removedRows();
     if ($("order").value === "edge") rows.reverse(); // they come with the highest first
     $("listed").textContent = rows.length === removed
@@ -86,10 +86,10 @@
 
   const quoted = (text) => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 
-  const command = (removed) => {
+  const command = () => {
     const rule = byOffset()
       ? `--prune ${quoted(about().name)}${threshold() ? ` --offset=${threshold()}` : ""}`
-      : `--near ${about().scored - removed} --by ${quoted(about().name)}`;
+      : `--below ${threshold()} --by ${quoted(about().name)}`;
     return `clipgap split ${quoted(state.about.scan)} ${rule} -o KEEP`;
   };
 
