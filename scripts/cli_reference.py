@@ -23,8 +23,8 @@ Written by `scripts/cli_reference.py` from the commands themselves; change those
 Results go to stdout, everything else (progress, notes, errors) to stderr. With `--json` stdout is
 one JSON document and nothing else; a number that is not finite is `null` there.
 
-`clipgap --install-completion` teaches bash, zsh, fish or PowerShell to complete commands, options and
-their values: choices, recipes, models, stores, and of folders those that fit.
+`clipgap --install-completion` teaches bash, zsh, fish or PowerShell to complete commands, options
+and their values: choices, recipes, models, stores, and of folders those that fit.
 
 Every command also has these options:
 """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -275,7 +276,9 @@ def test_a_benchmark_runs_in_small(name: str, tmp_path: Path) -> None:
     command = [*script, "--dry-run", "--results", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("└"), done.stdout
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    title = next(n for n, line in enumerate(lines) if re.sub("[ -]", "_", line) == name)
+    assert len(lines) >= title + 2, f"no row is under the title: {done.stdout}"
     assert list(tmp_path.iterdir()) == [], "a dry run keeps no row"
 
 
