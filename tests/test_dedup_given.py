@@ -201,6 +201,7 @@ def test_labels_that_do_not_fit(
         ([0, 150], "no row of"),
         ([0, 0], "more than once"),
         (["0-000", "nobody"], "'nobody'"),
+        (["/x/0-000"], "if '/x/0-000' is '0-000', take '/x/' off them"),
         ([0, 1], "gives row 2"),
     ],
 )

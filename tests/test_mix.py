@@ -573,6 +573,28 @@ def test_labels_that_cannot_be_used(tmp_path: Path, table: str, words: str) -> N
     assert "labels.csv" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("n1/b.jpg", "if 'n1/b.jpg' is '/data/n1/b.jpg', put '/data/' before them):"),
+        ("val/n1/b.jpg", "put '/data/' before them in place of 'val/'):"),
+        ("n1/c.jpg", "keys are of no row of {store}:"),
+        ("/data/n1/b.jpg,natural\nc", "keys are of no row of {store}:"),
+    ],
+)
+def test_labels_of_the_same_images_in_another_folder(
+    tmp_path: Path, given: str, words: str
+) -> None:
+    """Refused like other strangers, with what would make them fit."""
+    store = write_pool(tmp_path / "store", [[], ["/data/n1/b.jpg", "/data/n2/b.jpg"]])
+    (tmp_path / "labels.csv").write_text(f"key,domain\n{given},natural\n")
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('[pool]\nstore = "store"\nlabels = ["labels.csv"]\n' + GOOD)
+    with pytest.raises(InputError) as error:
+        clipgap.mix(recipe)
+    assert words.format(store=store) in str(error.value)
+
+
 def test_a_key_that_names_two_rows_is_refused(tmp_path: Path) -> None:
     write_pool(tmp_path / "store", [["a", "b"], ["a"]])
     (tmp_path / "labels.csv").write_text("key,domain\na,natural\nb,natural")

@@ -156,6 +156,7 @@ def test_labels_in_a_parquet(labelled: Path, tmp_path: Path) -> None:
         ("key,x\n000001,1\n", "y=1", "no column 'y'"),
         ("key,x\n", "x=1", "holds no labels"),
         ("key,x\n000001\n", "x=1", "cannot read"),
+        ("key,x\n/x/000000,1\n", "x=1", "none of the first 20 keys of .*, take '/x/' off them"),
     ],
 )
 def test_labels_that_cannot_be_used(

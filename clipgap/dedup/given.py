@@ -25,7 +25,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import sha256_file
 from clipgap.kernels.admit import admit
 from clipgap.store.base import Store
-from clipgap.store.keys import KEY_NAMES
+from clipgap.store.keys import KEY_NAMES, called_otherwise
 from clipgap.store.opening import open_store
 
 _PARTITION = re.compile(r"[a-z_]+=([0-9]{1,9})")
@@ -171,7 +171,8 @@ def _rows_of_keys(path: Path, ids: pa.Array, store: Store) -> NDArray[np.int64]:
     if (times != 1).any():
         wrong = ids.take(pa.array(np.flatnonzero(times != 1)[:_SHOWN])).to_pylist()
         raise InputError.listing(
-            f"{path}: these ids are the key of no row of {store.path}, or of several:",
+            f"{path}: these ids are the key of no row of {store.path}, or of several"
+            f"{called_otherwise(store.first_key(), ids)}:",
             [repr(key) for key in wrong],
         )
     return rows

@@ -29,7 +29,7 @@ from clipgap.select.columns import require_same_store
 from clipgap.select.labels import cite_labels, key_column, read_any
 from clipgap.select.work import Workers
 from clipgap.store.base import Store
-from clipgap.store.keys import KEY_NAMES
+from clipgap.store.keys import KEY_NAMES, called_otherwise
 from clipgap.store.opening import open_store
 
 DOMAIN, CLASS, SOURCE = "domain", "class", "source"
@@ -252,8 +252,9 @@ class _Labels:
                 self._set(Path(names), self._offsets[shard] + start + known, unique[at[known]])
 
         self._workers.each("matching keys", match)
+        hint = called_otherwise(store.first_key(), keys.dictionary)
         for wrong, words in (
-            (found == 0, f"are of no row of {store.path}"),
+            (found == 0, f"are of no row of {store.path}{hint}"),
             (
                 found > 1,
                 f"are of several rows of {store.path}, so they name none; name them by the columns "

@@ -20,7 +20,7 @@ from clipgap.select.columns import Block, ScanTables
 from clipgap.select.rules import Choose, Decision
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
-from clipgap.store.keys import KEY_NAMES
+from clipgap.store.keys import KEY_NAMES, called_otherwise
 
 _SHOWN = 20
 
@@ -67,6 +67,7 @@ class Where:
         table = read_labels(Path(self.labels), [condition.column for condition in self.conditions])
         met = np.logical_and.reduce([condition.holds(table) for condition in self.conditions])
         keys, met = _once(self.labels, table["key"].combine_chunks(), met)
+        self._require_likeness(tables, keys)
 
         def shard(number: int, sizes: Sizes) -> Choose:
             def choose(block: Block) -> NDArray[np.bool_]:
@@ -79,6 +80,18 @@ class Where:
             return choose
 
         return Decision((), shard, keys=True)
+
+    def _require_likeness(self, tables: ScanTables, keys: pa.Array) -> None:
+        """A table may label some rows alone, but not all of them by names of another folder."""
+        shards = range(len(tables.shard_rows))
+        for block in (block for n in shards for block in tables.blocks(n, (), keys=True)):
+            hint = called_otherwise(block.keys[0].as_py(), keys)
+            if hint and not pc.any(pc.is_in(block.keys, value_set=keys)).as_py():
+                raise InputError(
+                    f"{self.labels}: has none of the first {block.rows:,} keys of "
+                    f"{tables.store['path']}{hint}"
+                )
+            return
 
     def to_json(self) -> dict[str, Any]:
         return {

@@ -18,6 +18,7 @@ from clipgap.keep.writing import KeepWriter
 from clipgap.select.labels import cite_labels, read_labels
 from clipgap.select.options import CAPTION
 from clipgap.store.base import Store
+from clipgap.store.keys import called_otherwise
 from clipgap.store.opening import open_store
 from clipgap.store.options import Mixing
 from clipgap.store.provenance import Meeting, meet, models_in
@@ -97,7 +98,8 @@ class Reference:
         if names.null_count:
             unknown = keys.filter(pc.is_null(names)).slice(0, 20).to_pylist()
             raise InputError.listing(
-                f"{self.classes} does not say the class of {names.null_count:,} reference samples:",
+                f"{self.classes} does not say the class of {names.null_count:,} reference samples"
+                f"{called_otherwise(unknown[0], labels['key'].combine_chunks())}:",
                 unknown,
             )
         before, _, after = self.caption.partition(_PLACE)

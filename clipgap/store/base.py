@@ -77,6 +77,12 @@ class Store:
         source = self.contents[shard].keys
         return None if source is None else source.read(start, stop)
 
+    def first_key(self) -> str | None:
+        """A key, to show what those of the store are like."""
+        shard = next((shard.index for shard in self.shards if shard.rows), None)
+        keys = None if shard is None else self.keys(shard, 0, 1)
+        return None if keys is None else keys.to_pylist()[0]
+
     def take_keys(self, shard: int, rows: NDArray[np.int64]) -> pa.Array | None:
         """The keys of some rows of a shard, given in ascending order; read block by block."""
         source = self.contents[shard].keys

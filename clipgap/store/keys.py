@@ -226,6 +226,26 @@ def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:
     return ParquetKeys(file, column, tuple(starts), resting)
 
 
+def called_otherwise(key: str | None, theirs: pa.Array) -> str:
+    """How a table's keys would fit a store with this key, if they only lie in another folder.
+
+    clip-retrieval and clip-ood call an image by its whole path, most tables by its path in a
+    folder of images. Tables of labels are not guessed about: a label may miss, or be another's.
+    """
+    parts = [] if key is None else key.split("/")
+    for at in range(len(parts)):
+        end = "/".join(parts[at:])
+        same = pc.or_(pc.equal(theirs, end), pc.ends_with(theirs, f"/{end}"))
+        if (found := pc.index(same, True).as_py()) >= 0:
+            if (match := theirs[found].as_py()) == key:
+                break
+            ours, other = "/".join([*parts[:at], ""]), match.removesuffix(end)
+            put = f"put {ours!r} before them" if ours else f"take {other!r} off them"
+            instead = f" in place of {other!r}" if ours and other else ""
+            return f" (keys are compared as text; if {match!r} is {key!r}, {put}{instead})"
+    return ""
+
+
 def _require_strings(kind: pa.DataType, what: str) -> bool:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(values) or pa.types.is_large_string(values):
