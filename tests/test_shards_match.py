@@ -14,10 +14,12 @@ import pytest
 
 from clipgap.cli.main import main
 from clipgap.errors import InputError
+from clipgap.shards import names
 from clipgap.shards.api import filter_shards
 from clipgap.shards.finding import find_shards
 from clipgap.shards.matching import KeepSelector
 from clipgap.shards.names import names_in
+from clipgap.shards.plan import plan_filter
 from clipgap.shards.samples import KeepStage, kept_samples, read_samples
 from clipgap.verify.api import verify
 from tests.shards import contents, member, sample, tar_bytes, write_datacomp, write_keep
@@ -134,6 +136,26 @@ def test_which_field_is_meant_must_be_plain(tmp_path: Path, keep: Path) -> None:
         filter_shards(shards, keep, tmp_path / "other", match="hash")
 
 
+def test_a_table_that_lists_all_samples_tells_what_is_meant(
+    tmp_path: Path, keep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are not read for it; beside a table that lists something else they are."""
+    shards = write_datacomp(tmp_path / "in", SHARDS)
+    names._footer.cache_clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(names, "TarReader", None)
+        plan = plan_filter(shards, keep)
+        assert plan.selector.match == "uid" and plan.findings().missing == 0
+    assert filter_shards(shards, keep, tmp_path / "out").kept == len(WANTED)
+    assert names._footer.cache_info().misses == len(SHARDS)
+    for stats in shards.glob("*_stats.json"):
+        stats.write_text(json.dumps({"successes": 1}))
+    assert plan_filter(shards, keep).selector.match == "uid"
+    with monkeypatch.context() as patch, pytest.raises(TypeError):
+        patch.setattr(names, "TarReader", None)
+        plan_filter(shards, keep)
+
+
 def test_keys_go_before_fields(tmp_path: Path) -> None:
     keys = {name: [f"{i:011d}" for i in range(len(uids))] for name, uids in SHARDS.items()}
     write_datacomp(tmp_path / "in", SHARDS)
@@ -180,7 +202,7 @@ def test_tables_of_every_make(tmp_path: Path) -> None:
     entries = [e for key, note in zip("abc", notes, strict=True) for e in [*sample(key), note]]
     (tmp_path / "0.tar").write_bytes(tar_bytes(entries))
     table = tmp_path / "0.parquet"
-    for columns, names in [
+    for columns, called in [
         ({"key": list("abc"), "uid": [1, 2, 3]}, {"a": "1", "b": "2", "c": "3"}),
         ({"key": list("aab"), "uid": list("xyz")}, {"b": "z"}),
         ({"key": list("aab"), "uid": ["x", "x", None]}, {"a": "x"}),
@@ -188,7 +210,7 @@ def test_tables_of_every_make(tmp_path: Path) -> None:
         ({"key": list("abc"), "id": list("xyz")}, {"a": "a", "b": "b", "c": "c"}),
     ]:
         pq.write_table(pa.table(columns), table)
-        assert names_in(find_shards(tmp_path / "0.tar")[0], "uid") == names
+        assert names_in(find_shards(tmp_path / "0.tar")[0], "uid") == called
     table.write_bytes(b"PAR1")
     with pytest.raises(InputError, match=r"0\.parquet: cannot be read"):
         names_in(find_shards(tmp_path / "0.tar")[0], "uid")

@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TypeGuard
 
 import pyarrow as pa
@@ -85,20 +86,39 @@ def keys_in(shard: TarShard) -> list[str]:
 
 
 def fields_that_find(shard: TarShard, count: Callable[[Sequence[str]], int]) -> Counter[str]:
-    """How many samples of a shard are found by their keys, and by each field that finds any."""
+    """How many samples of a shard are found by their keys, and by each field that finds any.
+
+    All of a shard is read only where the table beside it finds none of them, or may be another's.
+    """
+
+    def hits(found: Mapping[str, Sequence[str]]) -> Counter[str]:
+        return +Counter({field: count(values) for field, values in found.items()})
+
+    listed = {} if shard.parquet is None else _fields_listed(shard.parquet)
+    keys = keys_listed(shard)
+    if keys is not None and (by_table := hits({KEY: keys, **listed})):
+        return by_table
     found: dict[str, list[str]] = {KEY: []}
     for key, content in _described(shard):
         found[KEY].append(key)
         for field, value in _texts_of(content):
             found.setdefault(field, []).append(value)
-    if shard.parquet is not None:
-        schema = _open(shard.parquet).schema_arrow
-        for field in schema.names:
-            is_text = pa.types.is_string(schema.field(field).type)
-            if is_text and field != KEY and (names := names_listed(shard.parquet, field)):
-                found[field] = list(names.values())
-    hits = Counter({field: count(values) for field, values in found.items()})
-    return +hits
+    return hits({**found, **listed})
+
+
+def _fields_listed(table: File) -> dict[str, list[str]]:
+    """What each column of text in the table beside a shard calls its samples."""
+    schema = open_table(table).schema_arrow
+    texts = [one.name for one in schema if _holds_text(one.type) and one.name not in (KEY, _STATUS)]
+    found = _read(table, [KEY, *(name for name in texts if texts.count(name) == 1)])
+    if found is None:
+        return {}
+    keys, *columns = map(_texts, found.columns)
+    listed = {
+        name: list(_unique(zip(keys, column, strict=True)).values())
+        for name, column in zip(found.column_names[1:], columns, strict=True)
+    }
+    return {name: values for name, values in listed.items() if values}
 
 
 def _is_text(value: object) -> TypeGuard[str]:
@@ -143,7 +163,7 @@ def _unique(pairs: Iterator[tuple[str | None, str | None]]) -> Names:
 
 def _read(table: File, columns: Sequence[str]) -> Any | None:
     """Columns of the samples that a table's shard holds; None if it has not one of each."""
-    file = _open(table)
+    file = open_table(table)
     names = file.schema_arrow.names
     if any(names.count(column) != 1 for column in columns):
         return None
@@ -157,18 +177,28 @@ def _read(table: File, columns: Sequence[str]) -> Any | None:
         raise InputError(f"{table.path}: cannot be read: {error}") from error
 
 
-def _open(table: File) -> Any:
+def open_table(table: File) -> Any:
+    """The table beside a shard, of which the shards at hand need several columns in turn."""
     try:
-        return pq.ParquetFile(RangeReader(table))
+        return pq.ParquetFile(RangeReader(table), metadata=_footer(table))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{table.path}: cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=64)
+def _footer(table: File) -> Any:
+    return pq.read_metadata(RangeReader(table))
+
+
+def _holds_text(kind: Any) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 def _texts(column: Any) -> list[str | None]:
     """Text, or whole numbers as text; anything else is no name."""
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if not _holds_text(column.type):
         return [None] * len(column)
     texts: list[str | None] = column.to_pylist()
     return texts

@@ -19,7 +19,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
 from clipgap.files.documents import write_json
 from clipgap.files.sums import AnySum, FileSum
-from clipgap.files.volumes import File, LocalFile, RangeReader, file_at
+from clipgap.files.volumes import File, LocalFile, file_at
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Made, Slot
 from clipgap.shards.archive import ArchiveWriter
@@ -27,6 +27,7 @@ from clipgap.shards.choosing import chooser_for
 from clipgap.shards.finding import TarShard
 from clipgap.shards.index import Draft, ShardIndex, index_shard
 from clipgap.shards.lookup import Found, find_kept
+from clipgap.shards.names import open_table
 from clipgap.shards.plan import FilterPlan, Part, Unit
 from clipgap.shards.problems import Problem
 
@@ -186,7 +187,7 @@ def statistics(samples: int) -> dict[str, Any]:
 def _kept_rows(parquet: File, keys: Sequence[str]) -> tuple[pa.Table, list[Problem]]:
     """The rows of a shard's table that belong to these samples, in their own order."""
     try:
-        table = pq.ParquetFile(RangeReader(parquet)).read()
+        table = open_table(parquet).read()
         if table.schema.names.count(_KEY) != 1:
             raise InputError(f"{parquet.path}: has not one column {_KEY!r}")
         found = table[_KEY].cast(pa.string())
