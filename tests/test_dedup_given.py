@@ -22,14 +22,23 @@ from tests import dedup_oracle
 from tests.test_dedup import DATA
 from tests.worlds import edited_manifest, write_store
 
-ROWS = DATA["crowd"]
+ROWS = DATA["crowd"].copy()
+ROWS[[10, 60]] = np.float16([3, -1] * 6) / np.float16(60**0.5)  # equal, and far from all others
 SHARDS = (70, 0, 80)
-K = 5
+CENTROIDS = np.concatenate([ROWS[[3, 40, 90, 120]], -ROWS[:1]])
+K = len(CENTROIDS)
 
 
 def labels_by(centroids: NDArray[Any]) -> NDArray[np.int64]:
     scores = ROWS.astype(np.float64) @ centroids.astype(np.float64).T
     return scores.argmax(axis=1)
+
+
+def clusters() -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """The cluster of each row, and how far the row is from its centroid."""
+    label = labels_by(CENTROIDS)
+    own = CENTROIDS[label].astype(np.float64)
+    return label, 1.0 - np.einsum("ij,ij->i", ROWS.astype(np.float64), own)
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +47,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("given")
     parts = np.split(ROWS, np.cumsum(SHARDS)[:-1])
     write_store(folder / "store", parts, lambda shard, row: f"{shard}-{row:03d}")
-    centroids = np.concatenate([ROWS[[3, 40, 90, 120]], -ROWS[:1]]).astype(np.float32)
-    np.save(folder / "kmeans_centroids.npy", centroids)
-    label = labels_by(centroids.astype(np.float16))
+    label, _ = clusters()
+    np.save(folder / "kmeans_centroids.npy", CENTROIDS.astype(np.float32))
     np.save(folder / "nearest_cent.npy", label)
     np.save(folder / "faiss.npy", label[:, None].astype(np.int32))
     keys = [f"{s}-{row:03d}" for s, rows in enumerate(SHARDS) for row in range(rows)]
@@ -100,32 +108,35 @@ def test_labels_need_not_be_those_of_the_centroids(made: Path, tmp_path: Path) -
     assert np.array_equal(kept(made, **files, **rule), expected)
 
 
-def curator(rows: NDArray[Any], far: NDArray[Any], order: int) -> NDArray[np.float64]:
-    """What Curator's pairwise stage says of a cluster, from a description of its behaviour.
+def curator(order: int, label: NDArray[Any], far: NDArray[Any]) -> NDArray[np.float64]:
+    """What NeMo Curator says of each row: its highest score with a row of its cluster before it.
 
-    Ranked by distance from the centroid, then id, both falling ("hard") or both rising ("easy"),
-    each row has its highest score with one before it. It goes if that is at least 1 - epsilon.
+    Rows of a cluster are ranked by distance from the centroid, then by id, both falling ("hard",
+    order -1) or both rising ("easy", 1). A row goes if what is said of it is at least 1 - epsilon.
+    Curator itself is held against this in tests/clients/test_curator.py.
     """
-    ids = np.arange(len(rows))
-    ranked = np.lexsort((order * ids, order * far))
-    scores = rows[ranked].astype(np.float64) @ rows[ranked].astype(np.float64).T
-    best = np.empty(len(rows))
-    best[ranked] = np.triu(scores, 1).max(axis=0, initial=0.0)
+    best = np.zeros(len(label))
+    for cluster in range(K):
+        ids = np.flatnonzero(label == cluster)
+        ids = ids[np.lexsort((order * ids, order * far[ids]))]
+        scores = ROWS[ids].astype(np.float64) @ ROWS[ids].astype(np.float64).T
+        best[ids] = np.triu(scores, 1).max(axis=0, initial=0.0)
     return best
+
+
+def reached(best: NDArray[np.float64]) -> float:
+    """An epsilon such that a row scores exactly 1 - epsilon."""
+    return 1.0 - next(
+        score for score in best if 0.9 < score < 0.99 and 1.0 - (1.0 - score) == score
+    )
 
 
 @pytest.mark.parametrize(("keep", "order"), [("centroid-far", -1), ("centroid-near", 1)])
 def test_ties_as_curator_has_them(made: Path, tmp_path: Path, keep: str, order: int) -> None:
-    """Epsilon is such that a row scores exactly 1 - epsilon, and there are copies of a row."""
-    label = np.load(made / "nearest_cent.npy")
-    centroids = np.load(made / "kmeans_centroids.npy").astype(np.float64)
-    best = np.zeros(len(ROWS))
-    for cluster in range(K):
-        ids = np.flatnonzero(label == cluster)
-        far = 1.0 - ROWS[ids].astype(np.float64) @ centroids[cluster]
-        best[ids] = curator(ROWS[ids], far, order)
-    limit = next(score for score in best if 0.9 < score < 0.99 and 1.0 - (1.0 - score) == score)
-    epsilon, expected = 1.0 - limit, best < limit
+    """There are copies of a row, too."""
+    best = curator(order, *clusters())
+    epsilon = reached(best)
+    expected = best < 1.0 - epsilon
     files = {
         name: str(made / f"{file}.npy")
         for name, file in (("labels", "nearest_cent"), ("centroids", "kmeans_centroids"))

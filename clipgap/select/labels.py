@@ -84,14 +84,14 @@ class Where:
     def _require_likeness(self, tables: ScanTables, keys: pa.Array) -> None:
         """A table may label some rows alone, but not all of them by names of another folder."""
         shards = range(len(tables.shard_rows))
-        for block in (block for n in shards for block in tables.blocks(n, (), keys=True)):
-            hint = called_otherwise(block.keys[0].as_py(), keys)
-            if hint and not pc.any(pc.is_in(block.keys, value_set=keys)).as_py():
-                raise InputError(
-                    f"{self.labels}: has none of the first {block.rows:,} keys of "
-                    f"{tables.store['path']}{hint}"
-                )
-            return
+        blocks = (block for n in shards for block in tables.blocks(n, (), keys=True))
+        first: Any = next((block.keys for block in blocks), None)
+        hint = "" if first is None else called_otherwise(first[0].as_py(), keys)
+        if hint and not pc.any(pc.is_in(first, value_set=keys)).as_py():
+            raise InputError(
+                f"{self.labels}: has none of the first {len(first):,} keys of "
+                f"{tables.store['path']}{hint}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {

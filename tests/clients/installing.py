@@ -38,7 +38,7 @@ def environment(name: str, *requirements: str) -> Path:
     if not (folder / _DONE).exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        _pip([str(python), "-m", "pip", "install", "-q", *requirements])
+        _pip([str(python), "-m", "pip", "install", "-q", "--no-compile", *requirements])
         (folder / _DONE).touch()
     return python
 
