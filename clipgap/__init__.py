@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from clipgap.version import __version__
 
 if TYPE_CHECKING:
+    from clipgap.bench.plan import plan as plan
     from clipgap.clip.embed.api import embed as embed
     from clipgap.clip.embed.api import plan_embed as plan_embed
     from clipgap.clip.eval.api import EvalResult as EvalResult
@@ -78,6 +79,7 @@ _HOMES = {
     "open_scan": "clipgap.scan.result",
     "open_store": "clipgap.store.opening",
     "open_train": "clipgap.clip.train.api",
+    "plan": "clipgap.bench.plan",
     "plan_dedup": "clipgap.dedup.api",
     "plan_embed": "clipgap.clip.embed.api",
     "plan_scan": "clipgap.scan.api",

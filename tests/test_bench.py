@@ -188,7 +188,9 @@ def test_the_whole_bench_keeps_and_shows_its_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def run(self: Workshop, what: Any, rows: int, tests: int) -> Run:
-        return Run(what, rows, tests, seconds=rows * tests * 1e-9, peak_mib=100.0)
+        return Run(
+            what, rows, tests, seconds=rows * tests * 1e-9, peak_mib=100.0, processor=rows * 2e-6
+        )
 
     monkeypatch.setattr(Workshop, "run", run)
     monkeypatch.setattr(bench, "cases", lambda preset: [CASE])

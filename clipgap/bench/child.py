@@ -1,9 +1,10 @@
 """One scan in a process of its own, so that its peak memory is its own.
 
-    python -m clipgap.bench.child scan|kernel TRAIN TEST OUT THREADS
+    python -m clipgap.bench.child scan|six|kernel TRAIN TEST OUT THREADS
 
-prints {"seconds": …, "peak_mib": …}. `scan` goes from files to tables; `kernel` feeds the same
-blocks from memory to the same kernel and writes nothing.
+prints {"seconds": …, "processor": …, "peak_mib": …}. `scan` goes from files to tables, `six` with
+six test sets that are the same; `kernel` feeds the same blocks from memory to the same kernel and
+writes nothing.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.bench.processes import peak_mib
+from clipgap.bench.processes import own_use
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.scan.api import scan
@@ -24,9 +27,9 @@ from clipgap.store.opening import open_store
 K = 32
 
 
-def scan_seconds(train: str, test: str, out: str, threads: int) -> float:
+def scan_seconds(train: str, test: str, out: str, threads: int, sets: int = 1) -> float:
     start = time.perf_counter()
-    scan(train, {"test": test}, k=K, out=out, threads=threads)
+    scan(train, {f"test{n}": test for n in range(sets)}, k=K, out=out, threads=threads)
     return time.perf_counter() - start
 
 
@@ -49,9 +52,13 @@ def _all_rows(path: str) -> NDArray[np.float16]:
 
 
 def main(what: str, train: str, test: str, out: str, threads: str) -> None:
-    measure = {"scan": scan_seconds, "kernel": kernel_seconds}[what]
-    seconds = measure(train, test, out, int(threads))
-    print(json.dumps({"seconds": seconds, "peak_mib": peak_mib()}))
+    measure: dict[str, Callable[[str, str, str, int], float]] = {
+        "scan": scan_seconds,
+        "six": partial(scan_seconds, sets=6),
+        "kernel": kernel_seconds,
+    }
+    seconds = measure[what](train, test, out, int(threads))
+    print(json.dumps({"seconds": seconds, **own_use()}))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ from clipgap.bench.race import Spent, Stopwatch
 from clipgap.errors import ClipgapError
 
 WHOLE = """
+import json
 import sys
+
 from clipgap.__main__ import main
 
 code = main(sys.argv[1:])
@@ -38,10 +40,10 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
 
 
-def own_use() -> str:
-    """Processor time and peak memory of this process so far, as JSON."""
+def own_use() -> dict[str, float]:
+    """Processor time and peak memory of this process so far."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return json.dumps({"processor": used.ru_utime + used.ru_stime, "peak_mib": peak_mib()})
+    return {"processor": used.ru_utime + used.ru_stime, "peak_mib": peak_mib()}
 
 
 def fresh(command: Sequence[str]) -> Any:

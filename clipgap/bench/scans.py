@@ -17,10 +17,18 @@ from clipgap.bench.race import Racer, race
 from clipgap.store.writer import StoreWriter
 from clipgap.synthetic.rows import blocks
 
+What = Literal["scan", "six", "kernel"]
+"""A scan, the same against the test set under six names, or the kernel fed from memory."""
+
 D = 640
 SHARD_ROWS = 16_384
 KERNEL_M = 16_384
 MEMORY_M, GROWTH_M = 1024, 4096
+HOST_FIGURES: dict[What, str] = {
+    "scan": "reading and writing, one test set",
+    "six": "reading and writing, six test sets",
+}
+"""What a row costs the host, by a scan against one point of each set."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +51,12 @@ SIZES: dict[Preset, Sizes] = {
 class Run:
     """One child process: what it did, on how much, and what it took."""
 
-    what: Literal["scan", "kernel"]
+    what: What
     rows: int
     tests: int
     seconds: float
     peak_mib: float
+    processor: float  # seconds of it
 
     @property
     def gflops(self) -> float:
@@ -70,7 +79,7 @@ class Workshop:
     def __init__(self, folder: Path, threads: int, on_note: Callable[[str], None]) -> None:
         self.folder, self.threads, self.on_note = folder, threads, on_note
 
-    def run(self, what: Literal["scan", "kernel"], rows: int, tests: int) -> Run:
+    def run(self, what: What, rows: int, tests: int) -> Run:
         train = self._store("train", rows, TRAIN_SEED)
         test = self._store("test", tests, TEST_SEED)
         out = self.folder / "out"
@@ -107,12 +116,11 @@ def files_to_tables(
             *_rate(workshop, sizes),
             *_memory(workshop, sizes),
             *_growth(workshop, sizes),
+            *_host(workshop, sizes),
         ]
 
 
-def _in_turns(
-    workshop: Workshop, rounds: int, *jobs: tuple[Literal["scan", "kernel"], int, int]
-) -> list[list[Run]]:
+def _in_turns(workshop: Workshop, rounds: int, *jobs: tuple[What, int, int]) -> list[list[Run]]:
     """The runs of each job."""
     runs: list[list[Run]] = [[] for _ in jobs]
     racers = [
@@ -158,3 +166,10 @@ def _growth(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
     for factor in (2, 4):
         run = workshop.run("scan", sizes.growth, factor * GROWTH_M)
         yield Figure(f"time at {factor}M / at M", run.seconds / base.seconds, "×", (run,))
+
+
+def _host(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
+    for what, name in HOST_FIGURES.items():
+        few, many = (workshop.run(what, n * sizes.memory, 1) for n in (1, 8))  # both start once
+        seconds = (many.processor - few.processor) / (many.rows - few.rows)
+        yield Figure(name, 1e6 * seconds, "core-µs a row", (few, many))

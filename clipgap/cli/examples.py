@@ -11,6 +11,7 @@ EXAMPLES = {
     "scan": "scan laion400m --test val=val.npy --gap gap -o scan",
     "verify": "verify scan",
     "emulate": "emulate scan",
+    "plan": "plan --rows 2.3B --tests 166963 --dim 640 --on 8xA100",
     "status": "status scan",
     "merge": "merge scan.parts -o scan",
     "slurm": "slurm --tasks 64 --dry-run scan laion400m --test val=val.npy -o scan",

@@ -53,6 +53,7 @@ COMMANDS = {
         "eval": "Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.",
     },
     "On many machines": {
+        "plan": "Say what a scan would take: bytes, time, memory, disk, GPU-hours, what binds.",
         "slurm": "Run a command as a Slurm array, a share a task; a last task merges them.",
         "status": "Say how far a run is: done, running and failed, how fast, and the time left.",
         "merge": "Make one output of the parts that the shares of a command have made.",

@@ -1,0 +1,200 @@
+"""What a scan would take: sums by hand, of rates that are kept, typed or assumed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import clipgap
+from clipgap.__main__ import main
+from clipgap.errors import UsageError
+from tests.stores import unit_rows
+
+HERE = {"cpu": "made up", "cores": 2}
+BASE = {"run": "2026-01-01T00:00:00Z", "machine": HERE}
+TABLES = {**BASE, "suite": "files to tables", "d": 500}
+KERNEL = {
+    **BASE,
+    "suite": "kernels",
+    "data": "clip-like",
+    "d": 500,
+    "tests": 1000,
+    "threads": 2,
+    "contender": "clipgap cpu/avx2",
+    "gflops": {"p50": 100.0},
+}
+GPU = {
+    **BASE,
+    "suite": "gpu",
+    "device": "NVIDIA A100-SXM4-80GB",
+    "d": 640,
+    "tests": 1024,
+    "contender": "clipgap cuda, streamed",
+    "tflops": {"p50": 200.0},
+}
+
+
+def memory(figure: str, tests: int, peak: float) -> dict[str, Any]:
+    return {**TABLES, "figure": figure, "runs": [{"tests": tests, "peak_mib": peak}]}
+
+
+ROWS = [
+    KERNEL,
+    {**KERNEL, "contender": "clipgap cpu/avx2, k=1", "gflops": {"p50": 900.0}},
+    {**KERNEL, "contender": "faiss", "gflops": {"p50": 900.0}},
+    {**KERNEL, "tests": 9000, "gflops": {"p50": 900.0}},
+    {**TABLES, "figure": "reading and writing, one test set", "value": 2.0},
+    {**TABLES, "figure": "reading and writing, six test sets", "value": 7.0},
+    memory("peak memory at 8N", 1000, 200.0),
+    memory("time at N, M", 2000, 100.0),
+    memory("time at 4M / at M", 8000, 160.0),
+    {
+        **BASE,
+        "suite": "split",
+        "case": "prune by six",
+        "does": "write",
+        "keys": "numbers",
+        "threads": 1,
+        "mrows_per_second_and_core": 0.5,
+    },
+    {**BASE, "suite": "filter", "case": "cp and sync", "gb_read_per_second": 1.0},
+]
+SIZE = {"rows": "1M", "points": "1,000", "dim": 500, "sets": 3}
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    return keep(tmp_path, ROWS)
+
+
+def keep(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    path = folder / "made-up.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return path
+
+
+def test_a_scan_on_cores_by_kept_rates(kept: Path) -> None:
+    found = clipgap.plan(**SIZE, on="10cores", measured=kept)
+    (stage,) = found.stages
+    assert (stage.name, stage.rows, stage.operations) == ("scan", 10**6, 1e12)
+    assert stage.bytes_read == 10**6 * (2 * 500 + 12)
+    assert stage.bytes_written == found.disk_bytes == 10**6 * (12 + 3 * 8)
+    # 50 GFLOP/s a core; 2 µs a row and 1 more for each set after the first; 1 GB/s.
+    assert stage.working == pytest.approx({"compute": 2.0, "writer": 0.4})
+    assert stage.waiting == pytest.approx({"disk": 1.048})
+    assert stage.seconds == pytest.approx(2.4), "the same cores compute and write"
+    assert stage.binds == "compute"
+    assert found.device_hours == pytest.approx(24 / 3600)
+    assert found.memory_bytes == 200 * 2**20
+    more = clipgap.plan(**{**SIZE, "points": "11000"}, on="10cores", measured=kept)
+    assert more.memory_bytes == 300 * 2**20
+
+
+def test_what_binds_is_named(kept: Path) -> None:
+    def binds(**more: Any) -> str:
+        found = clipgap.plan(**{**SIZE, "on": "10cores", "measured": kept, **more})
+        return found.stages[0].binds
+
+    assert binds(disk="100MB/s") == "disk"
+    assert binds(network="20M") == "network"
+    assert binds(rate="5T", disk="1TB/s") == "writer"
+    assert binds(on="1xA100", cores=1) == "writer"
+    assert binds(on="1xA100", cores=9999, rate="1T", disk="1TB/s") == "compute"
+
+
+def test_a_reference_adds_its_gap_and_the_split(kept: Path) -> None:
+    found = clipgap.plan(**{**SIZE, "sets": 6}, reference="100k", on="10cores", measured=kept)
+    gap, scan, split = found.stages
+    assert (gap.rows, gap.bytes_written) == (100_000, 100_000 * (12 + 6 * 8))
+    assert scan.bytes_written == 10**6 * (12 + 6 * 16), "with margins and witnesses"
+    assert split.working == {"writer": pytest.approx(0.2)}
+    assert found.seconds == gap.seconds + scan.seconds + split.seconds
+
+
+def test_a_gpu_has_the_rate_of_a_row_or_of_an_assumption_that_says_so(tmp_path: Path) -> None:
+    unknown = clipgap.plan(**SIZE, on="8xA100", measured=keep(tmp_path, ROWS))
+    assert unknown.rates["compute"].value == pytest.approx(0.3 * 624e12)
+    assert unknown.rates["compute"].why.startswith("ASSUMED, 30% of the 624 TOPS")
+    typed = clipgap.plan(**SIZE, on="8xV100", rate="30T", measured=tmp_path)
+    assert typed.rates["compute"].value == 30e12
+    with pytest.raises(UsageError, match="no row has the rate of V100"):
+        clipgap.plan(**SIZE, on="8xV100", measured=tmp_path)
+    resident = {**GPU, "contender": "clipgap cuda, resident", "tflops": {"p50": 900.0}}
+    other = {**GPU, "device": "NVIDIA H100", "tflops": {"p50": 900.0}}
+    known = clipgap.plan(
+        **SIZE, on="8xA100", efficiency=0.9, measured=keep(tmp_path, [*ROWS, resident, other, GPU])
+    )
+    assert known.rates["compute"].value == 200e12
+    assert "NVIDIA A100-SXM4-80GB" in known.rates["compute"].why
+
+
+def test_what_nobody_measured_is_left_out_and_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = "plan --rows 1M --tests 1000 --dim 500 --on 8xA100 --measured".split()
+    assert main([*call, str(keep(tmp_path, []))]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("Projected, not measured, for 8 × A100:")
+    for name in ("writer", "disk", "memory"):
+        assert f"  {name:8} no row tells it, so it is left out" in said
+
+
+def test_stores_say_their_sizes(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = kept.parent
+    for seed, (name, rows) in enumerate({"train": 50, "a": 7, "b": 5, "ref": 9}.items()):
+        np.save(folder / f"{name}.npy", unit_rows(rows, seed).astype(np.float32))
+    call = ["plan", str(folder / "train.npy"), f"--test=a={folder / 'a.npy'}"]
+    call += [f"--test=b={folder / 'b.npy'}", f"--reference={folder / 'ref.npy'}", "--json"]
+    assert main([*call, f"--measured={kept}"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    dim = np.load(folder / "train.npy").shape[1]
+    gap, scan, _ = found["stages"]
+    assert (gap["rows"], scan["rows"]) == (9, 50)
+    assert scan["operations"] == 2 * 50 * 12 * dim
+    assert scan["bytes_read"] == 50 * (4 * dim + 12)
+    assert scan["bytes_written"] == 50 * (12 + 2 * 16)
+    assert found["projection"] is True
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--rows", "many"], "--rows many: expected a number"),
+        (["--rows", "0"], "--rows 0: expected a number"),
+        (["--on", "A100"], "--on A100"),
+        (["--on", "0cores"], "--on 0cores"),
+        (["--disk", "fast"], "--disk fast"),
+        (["--rows", ""], "--rows"),
+        (["--efficiency", "7"], "between 0.001 and 2"),
+    ],
+)
+def test_numbers_that_are_none(
+    kept: Path, more: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = f"plan --rows 5 --tests 5 --dim 5 --on 4cores --measured {kept}".split()
+    assert main([*call, *more]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_is_missing_or_said_twice(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(kept.parent / "train.npy", unit_rows(5, 0))
+    store = str(kept.parent / "train.npy")
+    for call, said in (
+        (["--tests", "5", "--dim", "5"], "--rows is missing"),
+        ([store], "--tests is missing"),
+        (["--rows", "5", "--tests", "5"], "--dim is missing"),
+        ([store, "--tests", "5", "--rows", "5"], "--rows is given beside a store"),
+        ([store, "--tests", "5", "--dim", "5"], "--dim is given beside a store"),
+    ):
+        assert main(["plan", *call, "--measured", str(kept)]) == 2
+        assert said in capsys.readouterr().err
+    typed = ["plan", "--rows", "5", "--tests", "5", "--dim", "5"]
+    assert main([*typed, "--measured", str(kept.parent / "none")]) == 2
+    assert "clipgap bench" in capsys.readouterr().err
+    kept.write_text(kept.read_text() + '{"suite": "kernels"}\n')
+    assert main([*typed, "--measured", str(kept)]) == 3
+    assert f"{kept}, line {len(ROWS) + 1}: not a row" in capsys.readouterr().err
