@@ -115,8 +115,8 @@ CASES = [
     ),
     Case(
         "scan",
-        "scan plain/store --test val=plain/val --test b=reference -k 3 --threads 1 --block-rows 3 "
-        "-o out",
+        "scan plain/store --test val=plain/val --test b=reference --heads heads --model m -k 3 "
+        "--threads 1 --block-rows 3 -o out",
         Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["train/part-00001.parquet", "test/val.parquet", "hist.parquet", "manifest.json"],
     ),

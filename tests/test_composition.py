@@ -14,9 +14,8 @@ import pytest
 import clipgap
 from clipgap.__main__ import main
 from clipgap.domains.composition import PAPER, estimate
-from clipgap.domains.labelling import POINTS
 from clipgap.errors import InputError
-from clipgap.heads.heads import LABELS
+from clipgap.heads.heads import DOMAIN_COLUMNS, LABELS
 from tests.test_heads import MODEL, fitted, mend, planted, write_world
 from tests.test_verify import failures
 
@@ -52,7 +51,7 @@ def test_stores_and_keep_lists_are_counted(world: Path) -> None:
     whole, few = clipgap.composition(world / "domains", keep=world / "few")
     for found, mine in ((whole, rows), (few, [r for r in rows if (r["shard"], r["row"]) in kept])):
         assert (found.rows, found.without) == (len(mine), 0)
-        for column, point in POINTS.items():
+        for column, point in DOMAIN_COLUMNS.items():
             counts = {label: sum(row[column] == label for row in mine) for label in LABELS}
             assert found.said[point] == counts
     assert few.said["default"] == {"natural": 30, "ambiguous": 0, "rendition": 20}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -23,22 +24,26 @@ from clipgap.domains.api import described_head, shares_of
 from clipgap.domains.fitting import fit
 from clipgap.domains.labelled import PARTS, Labelled, deal
 from clipgap.domains.precision import Scored
-from clipgap.errors import InputError, UsageError
+from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.documents import MANIFEST, SUM, checksum, encode
 from clipgap.files.sums import FileSum
 from clipgap.heads.heads import (
+    COUNTS,
+    DOMAIN_COLUMNS,
     HEADS,
     LABELS,
     WEIGHTS,
     Head,
+    Heads,
     open_heads,
     read_tensors,
     require_model,
     write_tensors,
 )
 from clipgap.intervals import lower_bound, trials_for
+from clipgap.kernels import cpu
 from clipgap.store.opening import open_store
-from tests.test_verify import failures
+from tests.test_verify import failures, next_float32, tamper
 from tests.worlds import tree
 
 MODEL = "a-model/its-weights"
@@ -299,6 +304,141 @@ def mend(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     change(manifest)
     manifest[SUM] = checksum(manifest)
     path.write_bytes(encode(manifest))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 7, 600])
+@pytest.mark.parametrize("dim", [3, 8, 33])
+def test_scores_of_both_heads_are_those_of_each(
+    rows: int, dim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By every instruction set of this machine, on any number of threads, and without a library."""
+    random = np.random.default_rng(rows)
+    x = random.normal(size=(rows, dim))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    each = [Head.rounded(name, random.normal(size=dim) * 3, -0.7) for name in HEADS]
+    heads = Heads(Path("heads"), {}, {head.name: head for head in each})
+    right = np.stack([head.scores(x) for head in each], axis=1)
+    for isa, supported in (cpu.instruction_sets() if cpu.is_built() else {}).items():
+        if supported:
+            monkeypatch.setenv("CLIPGAP_CPU_ISA", isa)
+            assert np.array_equal(heads.scores(x, 1), right)
+            assert np.array_equal(heads.scores(x, 3), right)
+    monkeypatch.setattr(cpu, "is_built", lambda: False)
+    assert np.array_equal(heads.scores(x), right)
+
+
+# --- in a scan
+
+
+def scanned(folder: Path, out: Path, **more: Any) -> clipgap.ScanResult:
+    tests = {"a": str(folder / "store" / "0.npy"), "b": str(folder / "store" / "1.npy")}
+    more = {"heads": folder / "heads", "model": MODEL, "k": 2, **more}
+    return clipgap.scan(str(folder / "store"), tests, out=out, **more)
+
+
+def _with_bad_rows(world: Path, folder: Path) -> Path:
+    """The same world; two rows of its store have no scores."""
+    copied = Path(shutil.copytree(world, folder))
+    rows = np.load(copied / "store" / "0.npy")
+    rows[5], rows[6] = 0, np.nan
+    np.save(copied / "store" / "0.npy", rows)
+    return copied
+
+
+def test_a_scan_says_what_labelling_says(world: Path, tmp_path: Path) -> None:
+    folder = _with_bad_rows(world, tmp_path / "world")
+    bad = {"bad_rows": "quarantine"}
+    labelled = clipgap.label_domains(
+        str(folder / "store"), folder / "heads", out=tmp_path / "domains", model=MODEL, **bad
+    )
+    columns = ["shard", "row", *HEADS, *DOMAIN_COLUMNS]
+    parts = ("train/part-00000.parquet", "train/part-00001.parquet")
+    said = pa.concat_tables(
+        pq.read_table(tmp_path / "domains" / part, columns=columns) for part in parts
+    )
+    assert said["domain"].null_count == said["natural"].null_count == 2
+    for name, how in (("scan", {"threads": 2}), ("slow", {"kernel": "numpy", "block_rows": 7})):
+        result = scanned(folder, tmp_path / name, **bad, **how)
+        assert result.train_table().select(columns).equals(said)
+        counts = result.manifest["counts"]
+        assert {key: counts[key] for key in COUNTS} == {
+            key: labelled.manifest["counts"][key] for key in COUNTS
+        }
+    assert tree(tmp_path / "scan") == tree(tmp_path / "slow")
+    assert clipgap.verify(tmp_path / "scan", full=True).ok
+    bare = scanned(folder, tmp_path / "bare", train_table=False, **bad)
+    assert bare.manifest["counts"] == counts
+
+
+def test_what_a_scan_says_is_composed_and_drawn_by(world: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(world, tmp_path / "world"))
+    store = str(folder / "store")
+    clipgap.label_domains(store, folder / "heads", out=folder / "domains", model=MODEL)
+    scanned(folder, folder / "scan")
+    for labels in ("domains", "scan/train"):
+        (folder / "mix.toml").write_text(
+            f'[pool]\nstore = "store"\nlabels = ["{labels}"]\n[mixes.few]\nrule = "counts"\n'
+            "parts = { natural = 30, rendition = 20 }\n"
+        )
+        clipgap.mix(folder / "mix.toml", out=folder / f"by-{labels[:4]}")
+    kept = [tree(folder / name / "keep") for name in ("by-doma", "by-scan")]
+    assert kept[0] == kept[1]
+    by_label, by_scan = (
+        [replace(each, name="", path=folder) for each in clipgap.composition(path, keep=keep)]
+        for path, keep in (
+            (folder / "domains", folder / "by-doma"),
+            (folder / "scan", folder / "by-scan"),
+        )
+    )
+    assert by_label == by_scan
+    scanned(folder, folder / "bare", train_table=False)
+    with pytest.raises(InputError, match="made without a training table"):
+        clipgap.composition(folder / "bare", keep=folder / "by-doma")
+    scanned(folder, folder / "plain", heads=None, model=None)
+    with pytest.raises(InputError, match="is a scan without heads"):
+        clipgap.composition(folder / "plain")
+
+
+def test_a_scan_refuses_heads_of_other_embeddings(
+    world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more, words in (
+        ({"model": "another"}, "are heads for embeddings of a-model/its-weights"),
+        ({"model": None}, "does not tell which model"),
+        ({"heads": tmp_path}, "is not a finished folder of heads"),
+    ):
+        with pytest.raises(InputError, match=words):
+            scanned(world, tmp_path / "scan", **more)
+    with pytest.raises(UsageError, match="is said for heads"):
+        scanned(world, tmp_path / "scan", heads=None)
+    assert not (tmp_path / "scan").exists()
+    scanned(world, tmp_path / "scan")
+    fitted(world, tmp_path / "other", seed=1)
+    with pytest.raises(ResumeError, match="heads manifest_sha256"):
+        scanned(world, tmp_path / "scan", heads=tmp_path / "other", resume=True)
+    call = ["scan", str(world / "store"), "--test", f"a={world / 'store' / '0.npy'}"]
+    call += ["--heads", str(world / "heads"), "--model", MODEL]
+    assert main([*call, "--dry-run"]) == 0
+    assert f"heads  {world / 'heads'}" in capsys.readouterr().out.replace("\n", "")
+    assert main([*call, "-o", str(tmp_path / "cli")]) == 0
+    assert "domain_strict" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("column", "lie", "check", "words"),
+    [
+        ("natural", next_float32, "training rows", "row 4: natural is"),
+        ("domain", lambda x: "sketch", "histograms and counts", "domain is none of natural, am"),
+        ("domain", lambda x: LABELS[LABELS.index(x) - 1], "histograms and counts", "domain"),
+    ],
+)
+def test_a_lie_of_a_scan_about_domains_is_found(
+    world: Path, tmp_path: Path, column: str, lie: Callable[[Any], Any], check: str, words: str
+) -> None:
+    scanned(world, tmp_path / "scan")
+    part = "train/part-00001.parquet"
+    tamper(tmp_path / "scan", part, column, lambda v: v.__setitem__(4, lie(v[4])))
+    assert words in failures(clipgap.verify(tmp_path / "scan", sample=400))[check]
 
 
 @pytest.mark.parametrize(

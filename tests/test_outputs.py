@@ -18,6 +18,7 @@ from clipgap.errors import Interrupted
 from clipgap.scan import tables
 from clipgap.scan.counts import BINS, Totals
 from clipgap.scan.outputs.base import Column, RowOutput, SetOutput, Values
+from clipgap.scan.outputs.domain import Domain
 from clipgap.scan.tables import SetColumns, TrainTable
 from tests.test_verify import failures, next_float32, tamper
 from tests.worlds import World, make_world, tree
@@ -217,6 +218,9 @@ def test_the_docs_list_every_column() -> None:
         if isinstance(output, SetOutput)
         for column in output.columns
     ]
+    for column in Domain.columns:
+        name = "text" if column.words else column.dtype.name
+        assert f"| `{column.stem}` | {name} | {column.meaning} |" in docs
     kinds = [
         column
         for output in tables.OUTPUTS

@@ -151,11 +151,7 @@ def describe_labels(found: Domains) -> Iterator[str]:
     """The share of each domain."""
     if found.already_complete:
         yield words.complete(found.path)
-    counts = found.manifest["counts"]
-    rows = counts["rows"] - counts["quarantined"]
-    for column in ("domain", "domain_strict"):
-        shares = (f"{_percent(n / rows)} {name}" for name, n in counts[column].items() if rows)
-        yield f"{column:<13}  {', '.join(shares) or 'no rows'}"
+    yield from words.domains(found.manifest["counts"])
     if found.quarantined:
         yield f"{words.plural(found.quarantined, 'row')} have no domain: zero, NaN or infinite"
     yield f"Domains: {found.path}"
@@ -200,22 +196,18 @@ def describe_composition(found: list[Composition]) -> Iterator[RenderableType]:
     for each in found:
         name = each.name
         for point, said in each.said.items():
-            shares = [_percent(said[label] / max(each.rows, 1)) for label in LABELS]
+            shares = [words.percent(said[label] / max(each.rows, 1)) for label in LABELS]
             table.add(name, point, words.count(each.rows), *shares)
             name = ""
         if each.truly is not None:
             bounds = (each.truly[label] for label in LABELS)
-            spans = [f"{100 * bound.low:.1f} – {_percent(bound.high, 1)}" for bound in bounds]
+            spans = [f"{100 * bound.low:.1f} – {words.percent(bound.high, 1)}" for bound in bounds]
             table.add("", "truly", "", *spans)
         for point, printed in (each.paper or {}).items():
-            shares = [_percent(printed[label]) for label in LABELS]
+            shares = [words.percent(printed[label]) for label in LABELS]
             table.add("", f"paper, {point}", "", *shares)
     yield table
     if any(each.truly is not None for each in found):
         yield "Truly: 95 %, if heads err here as they did on their test part."
     if without := sum(each.without for each in found):
         yield f"Left out: {words.plural(without, 'row')} without a domain (zero, NaN or infinite)."
-
-
-def _percent(share: float, places: int = 2) -> str:
-    return f"{100 * share:.{places}f} %"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from clipgap.cli.progress import speed
 from clipgap.cli.shell import Shell
 from clipgap.errors import QUARANTINED
 from clipgap.files.naming import read_pairs
+from clipgap.heads.options import ByHeads
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
 from clipgap.scan.options import ScanOptions
@@ -56,6 +56,7 @@ _TEST = "A test set: its name in the tables, and where its embeddings are. Repea
 def scan(
     shell: Shell,
     options: ScanOptions,
+    by: ByHeads,
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
@@ -70,17 +71,17 @@ def scan(
     """Compare every training row with every test point, exactly.
 
     One pass over TRAIN gives each row its most similar test point and each test point its most
-    similar rows; with --gap also which rows are pruned.
+    similar rows; with --gap also which rows are pruned, with --heads the domain of each row.
     """
     from clipgap.scan.api import scan as run
 
     return _run(
         shell,
         "scan",
-        partial(run, gap=gap),
+        run,
         train,
         test,
-        gap,
+        {"gap": gap, "by": by},
         options,
         mixing,
         gaps,
@@ -107,7 +108,7 @@ def gap(
     """
     from clipgap.scan.api import gap as run
 
-    return _run(shell, "gap", run, ref, test, None, options, mixing, gaps, compute, running, out)
+    return _run(shell, "gap", run, ref, test, {}, options, mixing, gaps, compute, running, out)
 
 
 def _run(
@@ -116,7 +117,7 @@ def _run(
     run: Callable[..., ScanResult],
     train: str,
     test: Sequence[str],
-    gap: str | None,
+    more: Mapping[str, Any],
     options: ScanOptions,
     mixing: Mixing,
     gaps: Gaps,
@@ -129,9 +130,7 @@ def _run(
         from clipgap.scan.api import plan_scan
         from clipgap.scan.estimate import estimate
 
-        plan = plan_scan(
-            train, tests, kind=kind, gap=gap, options=options, mixing=mixing, gaps=gaps
-        )
+        plan = plan_scan(train, tests, kind=kind, options=options, mixing=mixing, gaps=gaps, **more)
         described = {**plan.describe(), "expected": asdict(estimate(plan, compute))}
         shell.result(described, _describe_plan(described))
         return 0
@@ -146,6 +145,7 @@ def _run(
             compute=compute,
             out=out,
             how=running.how(watch),
+            **more,
         )
     shell.result(_outcome(result, watch.last), _describe_outcome(result, watch.last))
     return QUARANTINED if result.quarantined else 0
@@ -162,6 +162,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     for name, store in plan["tests"].items():
         pruning = " with a gap" if store["gap"] else ""
         yield f"  test   {name}{pruning}: {_describe_store(store)}"
+    if "heads" in plan:
+        yield f"  heads  {plan['heads']}: the domain of each training row"
     yield f"  work   {words.operations(plan['operations'])} (2·N·M·d)"
     expected = plan["expected"]
     yield (
@@ -209,6 +211,8 @@ def _describe_outcome(result: ScanResult, last: Progress | None) -> Iterator[str
     elif result.repaired:
         yield f"Computed again: {', '.join(result.repaired)}."
     yield from _describe_pruned(result)
+    if "domain" in counts:
+        yield from words.domains(counts)
     if result.manifest["kind"] == "gap":
         yield from _describe_thresholds(result)
     if last is not None and last.new:

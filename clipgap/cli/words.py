@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 _SECOND_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
@@ -59,6 +60,19 @@ def duration(seconds: float) -> str:
 def plural(value: int, noun: str) -> str:
     """1 -> "1 row", 1234 -> "1,234 rows"."""
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
+
+
+def percent(share: float, places: int = 2) -> str:
+    """0.1234 -> "12.34 %"."""
+    return f"{100 * share:.{places}f} %"
+
+
+def domains(counts: Mapping[str, Any]) -> Iterator[str]:
+    """The share of each domain, from the counts of a manifest; a line for each threshold."""
+    rows = counts["rows"] - counts["quarantined"]
+    for column in ("domain", "domain_strict"):
+        shares = (f"{percent(n / rows)} {name}" for name, n in counts[column].items() if rows)
+        yield f"{column:<13}  {', '.join(shares) or 'no rows'}"
 
 
 def complete(folder: object) -> str:

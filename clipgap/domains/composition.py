@@ -15,18 +15,19 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.domains.labelling import KIND, POINTS, Domains, add, count, zero
+from clipgap.domains.labelling import KIND, add, count, zero
 from clipgap.errors import InputError, UsageError
-from clipgap.files.documents import read_manifest
+from clipgap.files.documents import MANIFEST, format_of, read_manifest
 from clipgap.files.naming import Named, named
 from clipgap.files.parquet import FileSum, read_row_groups
-from clipgap.heads.heads import LABELS
+from clipgap.heads.heads import DOMAIN_COLUMNS, LABELS
 from clipgap.intervals import Interval
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, takes_options
 from clipgap.runs.how import How
-from clipgap.scan.manifest import differences
+from clipgap.scan.manifest import FORMAT, differences
+from clipgap.scan.result import open_scan
 from clipgap.scan.sinks import part_name
 from clipgap.select.work import Workers
 
@@ -70,14 +71,15 @@ def composition(
 ) -> list[Composition]:
     """How much of each store, and of what each keep-list keeps of it, is of which domain.
 
-    `domains` are folders that `label_domains` made, `keep` are keep-lists of their stores; both may
-    be mappings of names to paths. All must have been labelled by the same heads.
+    `domains` are folders that `label_domains` made, or scans with heads; `keep` are keep-lists of
+    their stores. Both may be mappings of names to paths. All must have been labelled by the same
+    heads.
     """
     folders = {name: _open(Path(path)) for name, path in named(domains, "folder").items()}
     if not folders:
-        raise UsageError("name at least one folder that `clipgap domains label` made")
+        raise UsageError("name at least one folder that `clipgap domains label` made, or a scan")
     _require_same_heads(folders)
-    found = [_composed(name, each, each.manifest["counts"]) for name, each in folders.items()]
+    found = [_composed(name, each, each.counts) for name, each in folders.items()]
     for name, path in named(keep, "keep-list").items():
         if name in folders:
             raise UsageError(f"two parts are called {name!r}; write one as NAME=PATH")
@@ -88,29 +90,44 @@ def composition(
     return found
 
 
-def _open(path: Path) -> Domains:
-    return Domains(path, read_manifest(path, KIND.form, "Run the same command with --resume."))
+@dataclass(frozen=True)
+class _Domains:
+    """A finished folder that says the domain of each row of a store."""
+
+    path: Path
+    store: Mapping[str, Any]
+    heads: Mapping[str, Any]
+    counts: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, Any]]
 
 
-def _require_same_heads(folders: Mapping[str, Domains]) -> None:
+def _open(path: Path) -> _Domains:
+    if format_of(path / MANIFEST) == FORMAT:
+        manifest = open_scan(path).manifest
+        store, heads = manifest["inputs"]["train"], manifest["inputs"].get("heads")
+        if heads is None:
+            raise InputError(f"{path} is a scan without heads; make it with --heads")
+    else:
+        manifest = read_manifest(path, KIND.form, "Run the same command with --resume.")
+        store, heads = manifest["inputs"]["store"], manifest["inputs"]["heads"]
+    return _Domains(path, store, heads, manifest["counts"], manifest["files"])
+
+
+def _require_same_heads(folders: Mapping[str, _Domains]) -> None:
     """Shares that different heads say cannot be compared."""
     first, *others = folders.values()
-    heads = first.manifest["inputs"]["heads"]
     for other in others:
-        theirs = other.manifest["inputs"]["heads"]
-        if theirs["manifest_sha256"] != heads["manifest_sha256"]:
+        if other.heads["manifest_sha256"] != first.heads["manifest_sha256"]:
             raise InputError(
-                f"{other.path} was labelled by {theirs['path']}, {first.path} by other heads, "
-                f"{heads['path']}; their shares cannot be compared. Label both by the same."
+                f"{other.path} was labelled by {other.heads['path']}, {first.path} by other heads, "
+                f"{first.heads['path']}; their shares cannot be compared. Label both by the same."
             )
 
 
-def _labels_of(keep: KeepList, folders: Sequence[Domains]) -> Domains:
+def _labels_of(keep: KeepList, folders: Sequence[_Domains]) -> _Domains:
     """The domains of the store that a keep-list is of."""
     found = [
-        folder
-        for folder in folders
-        if not any(differences(folder.manifest["inputs"]["store"], keep.manifest["store"]))
+        folder for folder in folders if not any(differences(folder.store, keep.manifest["store"]))
     ]
     if len(found) != 1:
         names = ", ".join(str(folder.path) for folder in found or folders)
@@ -122,13 +139,18 @@ def _labels_of(keep: KeepList, folders: Sequence[Domains]) -> Domains:
     return found[0]
 
 
-def _count(domains: Domains, keep: KeepList, threads: int | None, how: How) -> dict[str, Any]:
+def _count(domains: _Domains, keep: KeepList, threads: int | None, how: How) -> dict[str, Any]:
     """The counts of the rows that are kept."""
-    files = domains.manifest["files"]
 
     def of_shard(shard: int) -> dict[str, Any]:
         counts, name, start = zero(), part_name(shard), 0
-        groups = read_row_groups(domains.path / name, FileSum(**files[name]), list(POINTS))
+        if name not in domains.files:
+            raise InputError(
+                f"{domains.path} was made without a training table, so what is said "
+                "of the rows of a keep-list is not known"
+            )
+        file = FileSum(**domains.files[name])
+        groups = read_row_groups(domains.path / name, file, list(DOMAIN_COLUMNS))
         for group in groups:
             add(counts, count(group, keep.bits(shard, start, start + group.num_rows)))
             start += group.num_rows
@@ -142,18 +164,18 @@ def _count(domains: Domains, keep: KeepList, threads: int | None, how: How) -> d
 
 
 def _composed(
-    name: str, domains: Domains, counts: Mapping[str, Any], path: Path | None = None
+    name: str, domains: _Domains, counts: Mapping[str, Any], path: Path | None = None
 ) -> Composition:
     return Composition(
         name,
         path or domains.path,
         rows=counts["rows"] - counts["quarantined"],
         without=counts["quarantined"],
-        said={point: counts[column] for column, point in POINTS.items()},
+        said={point: counts[column] for column, point in DOMAIN_COLUMNS.items()},
         truly=estimate(
             counts["both"],
-            domains.manifest["counts"]["both"],
-            domains.manifest["inputs"]["heads"]["confusion"],
+            domains.counts["both"],
+            domains.heads["confusion"],
         ),
         paper=_printed(name),
     )

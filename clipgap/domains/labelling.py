@@ -21,18 +21,20 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipgap.domains.options import LabelOptions
-from clipgap.files.documents import FILES, Each, Form, checksum, is_count
+from clipgap.files.documents import FILES, Each, Form, is_count
 from clipgap.files.parquet import FileSum, write_tables
 from clipgap.heads.heads import (
-    CONFUSION,
+    CELLS,
+    CITED,
+    COUNTS,
+    DOMAIN_COLUMNS,
     HEADS,
     LABELS,
-    SAID,
     Heads,
-    domains,
+    cells,
+    counts_of,
     open_heads,
     require_model,
-    tally,
 )
 from clipgap.kernels.admit import admit
 from clipgap.kernels.options import Compute
@@ -50,20 +52,15 @@ from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.version import __version__
 
-POINTS = {"domain": "default", "domain_strict": "strict"}
-"""Columns of domains, and the thresholds that they go by."""
-
 SCHEMA = pa.schema(
     [
         ("shard", pa.int32()),
         ("row", pa.int64()),
         ("key", pa.string()),
         *((name, pa.float32()) for name in HEADS),
-        *((column, pa.string()) for column in POINTS),
+        *((column, pa.string()) for column in DOMAIN_COLUMNS),
     ]
 )
-
-_COUNTS = {column: dict.fromkeys(LABELS, is_count) for column in POINTS}
 
 KIND = Kind(
     Form(
@@ -73,10 +70,10 @@ KIND = Kind(
             "kind": "domains",
             "inputs": {
                 "store": STORE,
-                "heads": {"path": str, "manifest_sha256": str, "confusion": CONFUSION},
+                "heads": CITED,
             },
             "settings": {"bad_rows": str},
-            "counts": {"rows": is_count, "quarantined": is_count, **_COUNTS, "both": SAID},
+            "counts": {"rows": is_count, "quarantined": is_count, **COUNTS},
             "versions": Each(str),
             "files": FILES,
         },
@@ -130,11 +127,7 @@ def label_domains(
         "kind": "domains",
         "inputs": {
             "store": opened.identity(),
-            "heads": {
-                "path": str(loaded.path),
-                "manifest_sha256": checksum(loaded.manifest),
-                "confusion": loaded.manifest["confusion"],
-            },
+            "heads": loaded.cite(),
         },
         "settings": {"bad_rows": options.bad_rows},
     }
@@ -241,9 +234,7 @@ class LabelWork:
         """What is said of some rows of a shard."""
         admitted = admit(self.store.read(shard, start, stop))
         refuse_bad_rows(self.bad_rows, self.store, shard, start, admitted)
-        wide = admitted.rows.astype(np.float64)  # which takes longer than all the rest
-        scores = {name: head.scores(wide) for name, head in self.heads.heads.items()}
-        bad = ~admitted.ok
+        scores, bad = self.heads.scores(admitted.rows), ~admitted.ok
         keys = self.store.keys(shard, start, stop)
         n = stop - start
         columns = [
@@ -251,16 +242,15 @@ class LabelWork:
             pa.array(np.arange(start, stop)),
             pa.nulls(n, pa.string()) if keys is None else keys,
         ]
-        columns += [pa.array(scores[name].astype(np.float32), mask=bad) for name in HEADS]
-        for point in POINTS.values():
-            accepted = [scores[name] >= self.heads.threshold(name, point) for name in HEADS]
-            columns.append(pa.array(np.array(LABELS, object)[domains(*accepted)], mask=bad))
+        columns += [pa.array(column, mask=bad) for column in scores.astype(np.float32).T]
+        for said in self.heads.domains(scores):
+            columns.append(pa.array(np.array(LABELS, object)[said], mask=bad))
         return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
 def zero() -> dict[str, Any]:
     """The counts of no rows."""
-    return _counts(0, np.zeros((len(POINTS), 0), np.int64))
+    return _counts(0, np.zeros((len(DOMAIN_COLUMNS), 0), np.int64))
 
 
 def add(counts: dict[str, Any], more: Mapping[str, Any]) -> None:
@@ -273,7 +263,7 @@ def add(counts: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 def count(table: pa.Table, kept: NDArray[np.bool_] | None = None) -> dict[str, Any]:
     """The counts of a table's rows, or of those that are kept."""
-    said = np.stack([_places(table[column]) for column in POINTS])
+    said = np.stack([_places(table[column]) for column in DOMAIN_COLUMNS])
     if kept is not None:
         said = said[:, kept]
     return _counts(said.shape[1], said[:, said[0] >= 0])
@@ -289,15 +279,5 @@ def _places(said: pa.ChunkedArray) -> NDArray[np.int64]:
 
 def _counts(rows: int, said: NDArray[np.int64]) -> dict[str, Any]:
     """The counts of so many rows, of which some have domains."""
-    both = tally(*said)
-    margins = np.array([list(row.values()) for row in both.values()])
-    totals = (margins.sum(axis=1), margins.sum(axis=0))
-    return {
-        "rows": rows,
-        "quarantined": rows - said.shape[1],
-        **{
-            column: dict(zip(LABELS, total.tolist(), strict=True))
-            for column, total in zip(POINTS, totals, strict=True)
-        },
-        "both": both,
-    }
+    counts = np.bincount(cells(*said), minlength=CELLS)
+    return {"rows": rows, "quarantined": rows - said.shape[1], **counts_of(counts)}

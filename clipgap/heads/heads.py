@@ -26,8 +26,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
-from clipgap.files.documents import FILES, Each, Form, is_count, is_number, read_manifest
+from clipgap.files.documents import (
+    FILES,
+    Each,
+    Form,
+    checksum,
+    is_count,
+    is_number,
+    read_manifest,
+)
 from clipgap.files.sums import FileSum
+from clipgap.kernels.sums import weigh
 from clipgap.runs.output import Kind
 
 NATURAL, RENDITION, AMBIGUOUS = "natural", "rendition", "ambiguous"
@@ -65,6 +74,18 @@ SAID = dict.fromkeys(LABELS, dict.fromkeys(LABELS, is_count))
 
 CONFUSION = dict.fromkeys(LABELS, SAID)
 """Test rows by what they are labelled, and by what heads say of them."""
+
+DOMAIN_COLUMNS = {"domain": "default", "domain_strict": "strict"}
+"""Columns of tables that hold domains, and the thresholds that they go by."""
+
+COUNTS = {
+    **{column: dict.fromkeys(LABELS, is_count) for column in DOMAIN_COLUMNS},
+    "both": SAID,
+}
+"""What a manifest says of the domains of rows: as `counts_of` has it."""
+
+CITED = {"path": str, "manifest_sha256": str, "confusion": CONFUSION}
+"""Heads as a manifest names those that it follows from."""
 
 KIND = Kind(
     Form(
@@ -153,13 +174,63 @@ class Heads:
     def threshold(self, head: str, point: str) -> float:
         return float(self.manifest["heads"][head]["thresholds"][point])
 
+    def scores(self, rows: NDArray[np.float16], threads: int = 1) -> NDArray[np.float64]:
+        """(n, heads), exact, of admitted rows."""
+        weights = np.stack([self.heads[name].weight for name in HEADS])
+        scores: NDArray[np.float64] = weigh(rows, weights, threads)
+        scores += [self.heads[name].bias for name in HEADS]
+        return scores
+
+    def domains(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(points, n): what rows with these scores are by each of POINTS, as places in LABELS."""
+        accepted = [
+            [
+                column >= self.threshold(name, point)
+                for name, column in zip(HEADS, scores.T, strict=True)
+            ]
+            for point in POINTS
+        ]
+        return np.stack([domains(*both) for both in accepted])
+
+    def cite(self) -> dict[str, Any]:
+        """As CITED has it."""
+        return {
+            "path": str(self.path),
+            "manifest_sha256": checksum(self.manifest),
+            "confusion": self.manifest["confusion"],
+        }
+
+
+CELLS = len(LABELS) ** len(POINTS)
+"""How many things heads can say of a row, by all their points."""
+
+
+def cells(default: NDArray[np.int64], strict: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which of CELLS is said of each row; from places in LABELS."""
+    return default * len(LABELS) + strict
+
 
 def tally(default: NDArray[np.int64], strict: NDArray[np.int64]) -> dict[str, dict[str, int]]:
     """Counts as `SAID` has them, of places in LABELS."""
-    cells = np.bincount(default * len(LABELS) + strict, minlength=len(LABELS) ** 2)
+    return _by_label(np.bincount(cells(default, strict), minlength=CELLS))
+
+
+def _by_label(counts: NDArray[np.int64]) -> dict[str, dict[str, int]]:
     return {
         label: dict(zip(LABELS, row, strict=True))
-        for label, row in zip(LABELS, cells.reshape(-1, len(LABELS)).tolist(), strict=True)
+        for label, row in zip(LABELS, counts.reshape(-1, len(LABELS)).tolist(), strict=True)
+    }
+
+
+def counts_of(counts: NDArray[np.int64]) -> dict[str, Any]:
+    """The rows of each of CELLS, as COUNTS has them."""
+    square = counts.reshape(len(LABELS), len(LABELS))
+    return {
+        **{
+            column: dict(zip(LABELS, square.sum(axis=axis).tolist(), strict=True))
+            for column, axis in zip(DOMAIN_COLUMNS, (1, 0), strict=True)
+        },
+        "both": _by_label(counts),
     }
 
 

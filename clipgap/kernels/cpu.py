@@ -61,6 +61,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         ctypes.c_int,
         [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
     ),
+    "cg_weigh": (
+        None,
+        [ctypes.c_int, ctypes.c_int, _Pointer, _Size, _Size, _Pointer, _Size, _Pointer],
+    ),
     "cg_upper_bounds": (ctypes.c_int, [_Pointer, _Pointer, _Size, _Pointer]),
     "cg_refine": (None, [ctypes.c_int, _Size, _Size, _Pointer, _Pointer, _Pointer]),
     "cg_peak_fma": (ctypes.c_double, [ctypes.c_int, ctypes.c_double]),
@@ -175,6 +179,26 @@ def add_to_sums(
     ):
         raise MemoryError("not enough memory for the sums of a block of rows")
     _tell_missing_threads(library())
+
+
+def weigh(
+    rows: NDArray[np.float16], weights: NDArray[np.float64], threads: int | None = None
+) -> NDArray[np.float64]:
+    """Scalar products (n, heads) of rows (n, d) with weights (heads, d)."""
+    assert rows.flags.c_contiguous and rows.dtype == np.float16
+    weights, sums = np.ascontiguousarray(weights), np.empty((len(rows), len(weights)))
+    library().cg_weigh(
+        list(instruction_sets()).index(chosen_isa()),
+        thread_count(threads),
+        _address(rows),
+        len(rows),
+        rows.shape[1],
+        _address(weights),
+        len(weights),
+        _address(sums),
+    )
+    _tell_missing_threads(library())
+    return sums
 
 
 def _tell_missing_threads(loaded: ctypes.CDLL) -> None:

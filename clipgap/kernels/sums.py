@@ -1,7 +1,7 @@
-"""Sums of rows by group, exact.
+"""Sums that are exact: of rows by group, and of rows times weights.
 
 Every float16 is a multiple of 2^-24 and at most about 1 here, so a float64 holds the sum of 2^28 of
-them exactly. Sums therefore do not depend on the order of rows, on blocks or on threads.
+them exactly. Sums by group therefore do not depend on the order of rows, on blocks or on threads.
 """
 
 from __future__ import annotations
@@ -29,3 +29,17 @@ def add_to_sums(
         starts = np.flatnonzero(np.diff(group[order], prepend=-1))
         wide = rows[order].astype(np.float64)
         sums[group[order[starts]]] += np.add.reduceat(wide, starts, axis=0)
+
+
+def weigh(
+    rows: NDArray[np.float16], weights: NDArray[np.float64], threads: int | None = None
+) -> NDArray[np.float64]:
+    """Scalar products (n, heads) of rows (n, d) with weights (heads, d).
+
+    Exact, and so the same everywhere, where weights are coarse enough for every partial sum to fit
+    into float64.
+    """
+    if cpu.is_built():
+        return cpu.weigh(np.ascontiguousarray(rows), weights, threads)
+    products: NDArray[np.float64] = rows.astype(np.float64) @ weights.T
+    return products

@@ -16,6 +16,7 @@ from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST
 from clipgap.files.identity import sampled_since
 from clipgap.files.sums import FileSum
+from clipgap.heads.options import ByHeads
 from clipgap.kernels.choose import fallback_note
 from clipgap.kernels.interface import Counters, TopK
 from clipgap.kernels.options import Compute
@@ -50,6 +51,7 @@ def scan(
     gap: str | Path | ScanResult | None = None,
     out: str | Path | None = None,
     options: ScanOptions,
+    by: ByHeads,
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
@@ -59,12 +61,13 @@ def scan(
 
     `train` and the values of `tests` are whatever `open_store` takes: paths, arrays, tensors,
     stores. `gap` is a scan of a reference set; its scores become the thresholds of the columns
-    margin, witness and pruned. Without `out` the tables stay in memory. Results depend on the
-    inputs, `k`, `bad_rows`, `train_table` and `above`, and on nothing else. When `stop` is set the
-    scan ends with `Interrupted` after the current block; `resume=True` goes on from there.
+    margin, witness and pruned. `heads` say the domain of each training row. Without `out` the
+    tables stay in memory. Results depend on the inputs, `k`, `bad_rows`, `train_table` and `above`,
+    and on nothing else. When `stop` is set the scan ends with `Interrupted` after the current
+    block; `resume=True` goes on from there.
     """
     how.tell("reading headers")
-    plan = plan_scan(train, tests, gap=gap, options=options, mixing=mixing, gaps=gaps)
+    plan = plan_scan(train, tests, gap=gap, options=options, by=by, mixing=mixing, gaps=gaps)
     return run_plan(plan, out, compute, how)
 
 
@@ -97,6 +100,7 @@ def plan_scan(
     kind: str = "scan",
     gap: str | Path | ScanResult | None = None,
     options: ScanOptions,
+    by: ByHeads,
     mixing: Mixing,
     gaps: Gaps,
 ) -> ScanPlan:
@@ -109,7 +113,7 @@ def plan_scan(
             "{'val': 'val-embeddings'}"
         )
     named = {name: gaps.named(test) for name, test in tests.items()}
-    return make_plan(kind, gaps.named(train), named, gap, options, mixing)
+    return make_plan(kind, gaps.named(train), named, gap, options, mixing, by)
 
 
 # --- carrying a plan out
@@ -126,7 +130,7 @@ def run_plan(plan: ScanPlan, out: str | Path | None, compute: Compute, how: How)
         entries = scan_into(ScanWork(plan, compute, sink), how)
         return ScanResult({"format": FORMAT, "version": 1, **entries}, None, sink.tables)
     gap = None if plan.gap is None else plan.gap.path
-    spare(Path(out), [gap])
+    spare(Path(out), [gap, None if plan.heads is None else plan.heads.path])
     with open_output(out, KIND, how) as output:
         return _run_in_folder(ScanWork(plan, compute, FolderSink(output.path)), output, how)
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.scan import tables
-from clipgap.scan.outputs.base import Column, Output, SetOutput
+from clipgap.scan.outputs.base import Column, Output, RowOutput, SetOutput
 from clipgap.scan.tables import HIST_SCHEMA, TRAIN, TrainTable
 
 # Hundredths from -1.05 to 1.05, and one open bin at each end for margins that leave that range.
@@ -86,6 +86,9 @@ class Totals:
                     anywhere[stem] = anywhere.get(stem, False) | column
         for stem, flags in anywhere.items():
             self.of("any", stem)[0] += np.count_nonzero(flags)
+        for output in _sorting(self.table):
+            cell = output.cell(tuple(values[column.of(None)] for column in output.columns))
+            self.of("cells", type(output).__name__)[:] += np.bincount(cell, minlength=output.cells)
 
     def to_json(self) -> str:
         """As text, of some hundred letters a test set."""
@@ -115,6 +118,8 @@ class Totals:
                 found[f"{column.stem}_by_any"] = int(self.of("any", column.stem)[0])
             else:
                 found[column.stem] = self._flag(column.stem)
+        for output in _sorting(self.table):
+            found |= output.counted(self.of("cells", type(output).__name__))
         return found
 
     def _flag(self, name: str) -> int:
@@ -135,7 +140,14 @@ def _entries(table: TrainTable) -> list[tuple[tuple[str, str], int]]:
     entries += [
         (("any", column.stem), 1) for output, column in _flags() if isinstance(output, SetOutput)
     ]
+    entries += [(("cells", type(output).__name__), output.cells) for output in _sorting(table)]
     return entries
+
+
+def _sorting(table: TrainTable) -> list[RowOutput]:
+    """The outputs that sort rows into cells."""
+    outputs = (part.output for part in table.parts)
+    return [output for output in outputs if isinstance(output, RowOutput) and output.cells]
 
 
 def _flags() -> list[tuple[Output, Column]]:

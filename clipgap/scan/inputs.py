@@ -226,6 +226,7 @@ def describe_inputs(plan: ScanPlan, tests: Sequence[LoadedTest]) -> dict[str, An
             "train": plan.train.identity(),
             "tests": [_describe_test(test) for test in tests],
             "gap": _describe_gap(plan),
+            **({} if plan.heads is None else {"heads": plan.heads.cite()}),
             **({"mixed_models": True} if plan.is_mixed else {}),
         },
         "settings": {**asdict(plan.settings), "above": list(plan.settings.above)},

@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from clipgap.files import documents
 from clipgap.files.documents import FILES, Each, Form, is_count, is_number
+from clipgap.heads.heads import CITED, COUNTS
 from clipgap.runs.changes import Change, changes
 from clipgap.runs.output import Kind
 from clipgap.scan.sinks import HIST, QUARANTINE
@@ -32,6 +33,7 @@ _LABELS = {
     "inputs train shards": "training shard",
     "inputs tests": "test set",
     "inputs gap": "gap",
+    "inputs heads": "heads",
     "marks": "last change of training shard",
 }
 
@@ -53,6 +55,7 @@ KIND = Kind(
                     }
                 ],
                 "gap": (None, {"path": str, "manifest_sha256": str, "sets": [str]}),
+                "heads": (None, CITED),
                 "mixed_models": (None, True),
             },
             "settings": {
@@ -67,6 +70,8 @@ KIND = Kind(
                 "quarantined": is_count,
                 "pruned": Each(is_count),
                 "pruned_by_any": is_count,
+                # The domains of rows, where heads said them.
+                **{name: (None, shape) for name, shape in COUNTS.items()},
             },
             "versions": Each((str, int)),
             "files": FILES,

@@ -11,7 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
+from clipgap.heads.heads import Heads, open_heads, require_model
+from clipgap.heads.options import ByHeads
 from clipgap.scan.options import ScanOptions
+from clipgap.scan.outputs.base import RowOutput
+from clipgap.scan.outputs.domain import Domain
 from clipgap.scan.tables import TRAIN
 from clipgap.store.base import Store
 from clipgap.store.opening import open_store
@@ -34,6 +38,7 @@ class ScanPlan:
     tests: Mapping[str, Store]
     settings: ScanOptions
     gap: ScanResult | None = None  # its nn_sim[0] are the thresholds
+    heads: Heads | None = None  # say the domain of each training row
     notes: tuple[str, ...] = ()
     is_mixed: bool = False  # stores of different models meet, as was asked for
 
@@ -54,6 +59,10 @@ class ScanPlan:
     def has_gap(self, name: str) -> bool:
         return self.gap is not None and name in self.gap.test_names
 
+    def added(self, threads: int = 1) -> tuple[RowOutput, ...]:
+        """What the training table has besides the outputs of each scan."""
+        return () if self.heads is None else (Domain(self.heads, threads),)
+
     def describe(self) -> dict[str, Any]:
         """The plan as plain data, for `--dry-run`."""
         return {
@@ -64,6 +73,7 @@ class ScanPlan:
                 for name, store in self.tests.items()
             },
             "gap": None if self.gap is None else self.gap.label,
+            **({} if self.heads is None else {"heads": str(self.heads.path)}),
             "settings": asdict(self.settings),
             "operations": self.operations,
             "notes": list(self.notes),
@@ -77,6 +87,7 @@ def make_plan(
     gap: ScanResult | None,
     settings: ScanOptions,
     mixing: Mixing,
+    by: ByHeads | None = None,
 ) -> ScanPlan:
     """Open every store and check that they fit together; read headers, write nothing."""
     _check_names(list(tests))
@@ -91,6 +102,10 @@ def make_plan(
             )
         if test.rows == 0:
             raise InputError(f"test set {name!r} ({test.path}) has no rows")
+    heads = None
+    if by is not None and by.heads is not None:
+        heads = open_heads(by.heads)
+        require_model(heads, store, by.model)
     meeting = {f"{'reference' if kind == 'gap' else 'training store'} {store.path}": store.models}
     meeting |= {f"test set {name!r} ({s.path})": s.models for name, s in test_stores.items()}
     notes: tuple[str, ...] = ()
@@ -99,7 +114,7 @@ def make_plan(
         reference = gap.manifest["inputs"]["train"]
         meeting[f"reference {reference['path']} (of {gap.label})"] = models_in(reference)
     met = meet(meeting, mixing)
-    return ScanPlan(kind, store, test_stores, settings, gap, notes + met.notes, met.is_mixed)
+    return ScanPlan(kind, store, test_stores, settings, gap, heads, notes + met.notes, met.is_mixed)
 
 
 def _check_names(names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum, check_file, read_table
 from clipgap.scan.manifest import read_manifest
+from clipgap.scan.outputs.domain import Domain
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
 
@@ -100,7 +101,8 @@ class ScanResult:
     @property
     def columns(self) -> TrainTable:
         """What the training table says of a row, and what was counted of it."""
-        return TrainTable(self.set_columns, tuple(self.manifest["settings"]["above"]))
+        added = (Domain(),) if self.manifest["inputs"].get("heads") else ()
+        return TrainTable(self.set_columns, tuple(self.manifest["settings"]["above"]), added)
 
     @property
     def train_schema(self) -> Any:

@@ -119,7 +119,10 @@ class RowGroups:
         keys = pa.concat_arrays(self._keys) if self._keys else pa.nulls(n, pa.string())
         arrays = [pa.array(np.full(n, self._shard, np.int32)), pa.array(rows), keys]
         # Copied, since the buffers are filled again while the row group lives on.
-        arrays += [pa.array(held[:n].copy(), mask=missing) for held in self._columns]
+        arrays += [
+            field.column.as_arrow(held[:n].copy(), missing)
+            for field, held in zip(self._layout.table.fields, self._columns, strict=True)
+        ]
         self._start, self._filled, self._keys = self._start + n, 0, []
         return pa.Table.from_arrays(arrays, schema=self._schema)
 

@@ -19,7 +19,7 @@ TABLES_VERSION = 1
 """Raised when a column changes its name, type or meaning."""
 
 OUTPUTS: tuple[Output, ...] = (Nearest(), Margin())
-"""Everything that a scan says of a training row, in the order of the columns."""
+"""Everything that each scan says of a training row, in the order of the columns."""
 
 TRAIN = "train"
 """What tables call the training rows where they name a test set, so no set may be called that."""
@@ -99,6 +99,7 @@ class TrainTable:
 
     sets: tuple[SetColumns, ...]
     above: tuple[float, ...] = ()  # thresholds above which rows are counted
+    added: tuple[RowOutput, ...] = ()  # outputs of this scan, behind those of each
 
     @cached_property
     def parts(self) -> tuple[Part, ...]:
@@ -109,7 +110,8 @@ class TrainTable:
             for output in OUTPUTS
             if isinstance(output, SetOutput) and (columns.has_gap or not output.needs_gap)
         ]
-        of_rows = [Part(output, None, None) for output in OUTPUTS if isinstance(output, RowOutput)]
+        alone = [output for output in OUTPUTS if isinstance(output, RowOutput)]
+        of_rows = [Part(output, None, None) for output in (*alone, *self.added)]
         return (*of_sets, *of_rows)
 
     @cached_property

@@ -80,7 +80,9 @@ class ScanWork:
     def layout(self) -> RowLayout:
         sets = tuple(SetColumns(test.name, test.gap is not None) for test in self.tests)
         return RowLayout(
-            TrainTable(sets, self.plan.settings.above),
+            TrainTable(
+                sets, self.plan.settings.above, self.plan.added(thread_count(self.compute.threads))
+            ),
             tuple(test.mapped for test in self.tests),
         )
 

@@ -16,6 +16,8 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import is_masked
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import ROW_GROUP
+from clipgap.heads.heads import open_heads
+from clipgap.heads.options import ByHeads
 from clipgap.kernels.admit import admit
 from clipgap.scan.counts import BINS, EDGES, Totals, histogram_table
 from clipgap.scan.inputs import LOAD_ROWS, LoadedTest, describe_inputs, load_tests
@@ -25,7 +27,7 @@ from clipgap.scan.options import ScanOptions
 from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
-from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
+from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA, Field
 from clipgap.store.options import Mixing
 from clipgap.verify.checks import Count, Problems, check_files, damaged_files
 
@@ -118,15 +120,19 @@ def _count(
     rows = start + np.flatnonzero(ok)
     totals.of("rows")[:] += (n, 0, n - len(rows))
 
-    def values(name: str) -> NDArray[Any]:
-        found = columns[name]
+    def values(field: Field) -> NDArray[Any]:
+        found, name = columns[field.name], field.name
         if not np.array_equal(_is_null(found), ~ok):
             problems.add(f"{where}: column {name} is null in other rows than {fields[0].name}")
         zero = pa.scalar(0, pa.int8()).cast(found.type)
-        taken: NDArray[Any] = found.filter(pa.array(ok)).fill_null(zero).to_numpy(False)
+        taken = field.column.from_arrow(found.filter(pa.array(ok)).fill_null(zero))
+        if known := field.column.words:
+            wrong = f"{name} is none of {', '.join(known)}"
+            problems.at(rows[taken < 0], lambda row: f"{where}, row {row:,}: {wrong}")
+            taken = np.maximum(taken, 0)
         return taken
 
-    held = {field.name: values(field.name) for field in fields}
+    held = {field.name: values(field) for field in fields}
     totals.add_rows(held, bins=_bins)
     for part in totals.table.parts:
         points = 0 if part.test is None else result.test_input(part.test)["rows"]
@@ -178,6 +184,7 @@ class Evidence:
                 None,
                 ScanOptions(**settings),
                 Mixing(mixed_models=True),  # whether they may meet was settled by the scan
+                _by_heads(inputs),
             )
             loaded = load_tests(plan)
         except InputError as error:
@@ -212,6 +219,14 @@ def named(address: str) -> str:
     return address
 
 
+def _by_heads(inputs: Mapping[str, Any]) -> ByHeads:
+    """The heads that a scan had, whose model it found to be that of its store."""
+    if inputs.get("heads") is None:
+        return ByHeads()
+    heads = open_heads(named(inputs["heads"]["path"]))
+    return ByHeads(heads=heads.path, model=heads.model)
+
+
 def runs_of_rows(rows: NDArray[np.int64]) -> Iterator[slice]:
     """Cuts ascending row numbers into runs that are each worth reading in one go."""
     start = 0
@@ -228,8 +243,8 @@ def check_inputs(result: ScanResult, evidence: Evidence, problems: Problems) -> 
     manifest = result.manifest
     described = describe_inputs(evidence.plan, evidence.tests)
     was, now = manifest["inputs"], described["inputs"]
-    for part in ("train", "tests"):
-        found = differences(was[part], now[part], f"inputs {part}")
+    for part in ("train", "tests", "heads"):
+        found = differences(was.get(part), now.get(part), f"inputs {part}")
         problems.add_all(text for *_, text in found)
     shards, tests = len(was["train"]["shards"]), len(was["tests"])
     return f"{shards:,} training shards and {tests:,} test sets are unchanged"

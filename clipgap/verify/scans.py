@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -170,7 +170,7 @@ def _check_some(
         keys = store.take_keys(shard, rows)
         assert keys is not None
         expected["key"] = keys.to_pylist()
-    parts = result.columns.parts
+    parts = replace(result.columns, added=evidence.plan.added()).parts
     ids = evidence.plan.offsets[shard] + rows
     for test, last in zip(evidence.tests, lasts, strict=True):
         scores = exact_scores(admitted.rows, test.rows)
@@ -194,8 +194,8 @@ def _as_stored(
     for field, values in zip(part.fields, defined, strict=True):
         if field.column.is_point and row_of is not None:
             values = row_of[values]
-        stored = values.astype(field.column.dtype).tolist()
-        columns[field.name] = [v if good else None for v, good in zip(stored, ok, strict=True)]
+        stored = field.column.as_arrow(values.astype(field.column.dtype), ~ok)
+        columns[field.name] = stored.to_pylist()
     return columns
 
 

@@ -213,6 +213,21 @@ int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, i
   return 1;
 }
 
+void cg_weigh(int isa, int threads, const uint16_t* rows, int64_t n, int64_t d,
+              const double* weights, int64_t heads, double* sums) {
+  constexpr int64_t at_once = 256;
+  const int64_t parts = (n + at_once - 1) / at_once;
+  std::atomic<int64_t> next{0};
+  const auto work = [&] {
+    const clipgap::DefaultFloats floats;
+    for (int64_t first; (first = next++ * at_once) < n;) {
+      const int64_t count = n - first < at_once ? n - first : at_once;
+      kKernels[isa]->weigh(rows + first * d, count, d, weights, heads, sums + first * heads);
+    }
+  };
+  clipgap::run_on_threads(parts < threads ? int(parts) : threads, work, work);
+}
+
 int cg_upper_bounds(cg_scanner* self, const uint16_t* rows, int64_t n, double* bounds) {
   try {
     self->scanner.upper_bounds(rows, n, bounds);

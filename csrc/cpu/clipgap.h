@@ -68,6 +68,12 @@ CG_API int64_t cg_pairs(cg_scanner*, const uint16_t* rows, int64_t n, int set, d
 CG_API int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
                           int64_t d, int64_t groups, double* sums);
 
+// --- linear heads -----------------------------------------------------------------------------
+// Scalar products of rows (n, d) with weights (heads, d): (n, heads). Exact where every partial sum fits
+// into float64, as those of clipgap/heads do.
+CG_API void cg_weigh(int isa, int threads, const uint16_t* rows, int64_t n, int64_t d,
+                     const double* weights, int64_t heads, double* sums);
+
 // --- threads ----------------------------------------------------------------------------------
 // Where the system refuses a thread, a call goes on with fewer. The most that any call so far lacked.
 CG_API int cg_missing_threads();

@@ -95,6 +95,9 @@ struct Kernels {
                         const int32_t* start, const TileBounds& bounds, int32_t first_column,
                         const int32_t* pairs, int64_t n, Survivor* queue);
   double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
+  // Scalar products of vectors (n, d) with float64 weights (heads, d): (n, heads).
+  void (*weigh)(const uint16_t* vectors, int64_t n, int64_t d, const double* weights, int64_t heads,
+                double* out);
   // Vectors (n <= width, d) to float64, transposed: [d][width].
   void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);
   // Exact scores of kExactRows rows against a widened panel: [kExactRows][tile_columns].

@@ -409,6 +409,44 @@ double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
   return Isa::total(even, odd);
 }
 
+typedef double D8 __attribute__((vector_size(64)));
+
+CG_INLINE double sum_of(D8 v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
+// Two columns of weights at a time, so that rows are widened half as often.
+template <class Isa>
+void weigh(const uint16_t* rows, int64_t n, int64_t d, const double* weights, int64_t heads,
+           double* out) {
+  const int64_t whole = d / 8 * 8;
+  for (int64_t h = 0; h < heads; h += 2) {
+    const int64_t other = h + 1 < heads ? h + 1 : h;
+    const double *first = weights + h * d, *second = weights + other * d;
+    for (int64_t r = 0; r < n; ++r) {
+      const uint16_t* row = rows + r * d;
+      D8 a{}, b{};
+      for (int64_t i = 0; i < whole; i += 8) {
+        const D8 values = __builtin_convertvector(Isa::halves(row + i), D8);
+        a += values * load_as<D8>(first + i);
+        b += values * load_as<D8>(second + i);
+      }
+      if (whole < d) {
+        uint16_t tail[8] = {};
+        double one[8] = {}, two[8] = {};
+        for (int64_t i = whole; i < d; ++i) {
+          tail[i - whole] = row[i], one[i - whole] = first[i], two[i - whole] = second[i];
+        }
+        const D8 values = __builtin_convertvector(Isa::halves(tail), D8);
+        a += values * load_as<D8>(one);
+        b += values * load_as<D8>(two);
+      }
+      out[r * heads + h] = sum_of(a);
+      out[r * heads + other] = sum_of(b);
+    }
+  }
+}
+
 // Where nearly every pair of a panel survives, a small float64 matrix product is three times as fast as
 // one pair after another, and just as exact.
 template <class Isa>

@@ -27,6 +27,7 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           sift<Isa>,
           look_again<Isa>,
           dot<Isa>,
+          weigh<Isa>,
           widen<Isa>,
           exact<Isa>,
           column_max<Isa>,

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from clipgap.kernels.interface import BlockResult
@@ -31,6 +33,7 @@ class Column:
     is_point: bool = False  # a point of the test set, which is filled as a column of the kernel
     histogram: bool = False  # whether hist.parquet has its histogram, called like the stem
     above: str = ""  # what hist.parquet calls the rows above each threshold; "": not counted
+    words: tuple[str, ...] = ()  # all that a column of text can say; filled with places in these
 
     def of(self, test: str | None) -> str:
         """The name in the table, of a test set or of the row alone."""
@@ -38,8 +41,20 @@ class Column:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = np.dtype(self.type.to_pandas_dtype())
+        dtype: np.dtype[Any] = np.dtype(np.int8 if self.words else self.type.to_pandas_dtype())
         return dtype
+
+    def as_arrow(self, values: NDArray[Any], missing: NDArray[np.bool_] | None = None) -> Any:
+        """Values as the table holds them, null where they are missing."""
+        array = pa.array(values, mask=missing)
+        return pa.array(self.words).take(array) if self.words else array
+
+    def from_arrow(self, column: Any) -> NDArray[Any]:
+        """The values of a column without nulls; -1 for what none of its words is."""
+        if self.words:
+            column = pc.index_in(column, pa.array(self.words)).cast(pa.int8()).fill_null(-1)
+        values: NDArray[Any] = column.to_numpy(False)
+        return values
 
     @property
     def is_flag(self) -> bool:
@@ -72,6 +87,16 @@ class SetOutput(Output):
 
 class RowOutput(Output):
     """What a training row is by itself: columns once, whatever the test sets."""
+
+    cells: ClassVar[int] = 0  # into how many cells rows are sorted, to be counted
+
+    def cell(self, values: Values) -> NDArray[np.int64]:
+        """The cell of each row."""
+        raise NotImplementedError
+
+    def counted(self, counts: NDArray[np.int64]) -> dict[str, Any]:
+        """What a manifest says of the rows in each cell, beside its other counts."""
+        return {}
 
     @abstractmethod
     def fill(self, rows: NDArray[np.float16]) -> Values:
