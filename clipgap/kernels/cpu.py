@@ -89,6 +89,8 @@ def load(path: Path) -> ctypes.CDLL:
         try:
             function = getattr(loaded, name)
         except AttributeError as error:
+            if name == "cg_weigh":  # NumPy does it too
+                continue
             raise MissingDependency(
                 f"the C++ kernels are older than the package; install it again: {error}"
             ) from error
@@ -102,6 +104,11 @@ def is_built() -> bool:
     except MissingDependency:
         return False
     return True
+
+
+def can_weigh() -> bool:
+    """Whether there is a library, and it is not an older one without `weigh`."""
+    return is_built() and hasattr(library(), "cg_weigh")
 
 
 def why_not_built() -> str:
