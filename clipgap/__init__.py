@@ -20,6 +20,8 @@ from clipgap.version import __version__
 
 if TYPE_CHECKING:
     from clipgap.bench.plan import plan as plan
+    from clipgap.clip.analyze.api import analyze as analyze
+    from clipgap.clip.analyze.api import open_analysis as open_analysis
     from clipgap.clip.embed.api import embed as embed
     from clipgap.clip.embed.api import plan_embed as plan_embed
     from clipgap.clip.eval.api import EvalResult as EvalResult
@@ -62,6 +64,7 @@ _HOMES = {
     "ScanResult": "clipgap.scan.result",
     "Store": "clipgap.store.base",
     "StoreWriter": "clipgap.store.writer",
+    "analyze": "clipgap.clip.analyze.api",
     "composition": "clipgap.domains.composition",
     "combine": "clipgap.select.algebra",
     "dedup": "clipgap.dedup.api",
@@ -74,6 +77,7 @@ _HOMES = {
     "kept_samples": "clipgap.shards.samples",
     "label_domains": "clipgap.domains.labelling",
     "mix": "clipgap.mix.api",
+    "open_analysis": "clipgap.clip.analyze.api",
     "open_heads": "clipgap.heads.heads",
     "open_evaluation": "clipgap.clip.eval.api",
     "open_scan": "clipgap.scan.result",

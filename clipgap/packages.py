@@ -21,17 +21,18 @@ class Package:
     commands: tuple[str, ...] = ()  # that cannot do anything without it
 
 
-_MODELS = ("embed", "train", "eval")
+_MODELS = ("embed", "train", "eval", "analyze")
 
 PACKAGES = (
-    Package("torch", "torch", "torch", "embed, train, eval, and a kernel", _MODELS),
-    Package("open_clip", "open_clip_torch", "train", "embed, train, eval", _MODELS),
-    Package("torchvision", "torchvision", "train", "embed, train, eval", _MODELS),
+    Package("torch", "torch", "torch", "embed, train, eval, analyze, and a kernel", _MODELS),
+    Package("open_clip", "open_clip_torch", "train", "embed, train, eval, analyze", _MODELS),
+    Package("torchvision", "torchvision", "train", "embed, train, eval, analyze", _MODELS),
     Package("PIL", "pillow", "train", "every image", (*_MODELS, "render")),
     Package("webdataset", "webdataset", "train", "train", ("train",)),
     Package("pandas", "pandas", "train", "train", ("train",)),
     Package("tensorboard", "tensorboard", "train", "train --report-to tensorboard"),
     Package("timm", "timm", "train", "embed and eval with timm: models"),
+    Package("umap", "umap-learn", "umap", "analyze --map umap"),
     Package("jinja2", "jinja2", "report", "report as a page"),
     Package("matplotlib", "matplotlib", "report", "render digits, plots of bench"),
     Package("sklearn", "scikit-learn", None, "render digits"),

@@ -188,6 +188,14 @@ CASES = [
         kills=10,
     ),
     Case(
+        "analyze",
+        f"analyze a=a.pt {MODEL} --data val=val-shards --data web=shards --classnames names.txt "
+        "--templates prompts.txt --device cpu --workers 1 --neurons 1 --steps 1 --draws 5 -o out",
+        Change("val", "val-shards/00000.tar", "a picture", "the image"),
+        ["blocks/a/val.parquet", "map.parquet", "manifest.json"],
+        kills=4,
+    ),
+    Case(
         "train",
         f"train --train-data shards --logs . --name out {MODEL} --epochs 2 --batch-size 8 "
         "--workers 0 --device cpu --lr 0.001 --warmup 1",

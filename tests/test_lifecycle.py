@@ -200,7 +200,7 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
 # --- shares ---------------------------------------------------------------------------------
 
 
-@every(names=["gap", "scan", "dedup", "label", "filter", "embed", "eval"])
+@every(names=["gap", "scan", "dedup", "label", "filter", "embed", "eval", "analyze"])
 def test_shares_make_the_whole(house: House, case: Case) -> None:
     """Each share killed in its midst, and the merging at several writes."""
     whole, _ = house.known(case)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from clipgap.clip.analyze.api import KIND as ANALYSIS
 from clipgap.clip.embed.api import KIND as EMBED
 from clipgap.clip.eval.api import KIND as EVAL
 from clipgap.errors import InputError
@@ -264,6 +265,7 @@ KIND_OF = {
     "embed": EMBED,
     "embed-folder": EMBED,
     "eval": EVAL,
+    "analyze": ANALYSIS,
 }
 
 

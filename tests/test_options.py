@@ -16,6 +16,7 @@ import typer
 
 import clipgap
 from clipgap.cli import (
+    analyze,
     dedup,
     embed,
     emulate,
@@ -60,6 +61,7 @@ TWICE: dict[str, tuple[Callable[..., Any], tuple[Callable[..., Any], ...]]] = {
     "dedup": (dedup.dedup, (clipgap.dedup,)),
     "embed": (embed.embed, (clipgap.embed,)),
     "eval": (eval.evaluate, (clipgap.evaluate,)),
+    "analyze": (analyze.analyze, (clipgap.analyze,)),
     "filter": (filter.filter_shards, (clipgap.filter_shards,)),
     "train": (train.train, (clipgap.train,)),
     "report": (report.report, (clipgap.report,)),

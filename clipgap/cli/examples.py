@@ -25,6 +25,8 @@ EXAMPLES = {
     "train": "train --train-data 'laion/{00000..00127}.tar' --keep pruned --recipe vit-b-32-paper "
     "--logs logs --name pruned",
     "eval": "eval pruned=pruned.pt --model ViT-B-32 --data imagenet-val=/data/val -o eval",
+    "analyze": "analyze mix=mix.pt --model RN50 --data photo=/data/photo --data "
+    "sketch=/data/sketch --classnames names.txt --templates prompts.txt -o analysis",
     "report": "report --scan scan --reference gap --split pruned -o report",
     "data list": "data list",
     "data check": "data check imagenet-sketch /data/sketch",

@@ -51,6 +51,8 @@ COMMANDS = {
         "train": "Train CLIP with open_clip, or a classifier with torchvision, on what a split "
         "keeps.",
         "eval": "Evaluate checkpoints on sets: accuracy with intervals, and each sample's result.",
+        "analyze": "Say how alike images of different domains are inside of CLIP models, block by "
+        "block.",
     },
     "On many machines": {
         "plan": "Say what a scan would take: bytes, time, memory, disk, GPU-hours, what binds.",

@@ -50,8 +50,8 @@ def verify(
     holds for each, kept or removed. If all is right, the certificate says what was proved of which
     data.
 
-    Of filtered shards, stores, evaluations, trainings, reports and studies: holds tables, counts
-    and members against each other.
+    Of filtered shards, stores, evaluations, analyses, trainings, reports and studies: holds
+    tables, counts and members against each other.
     """
     from clipgap.keep.certificates import certificate_file
     from clipgap.verify.api import is_split

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from clipgap.errors import ClipgapError
 
-NEEDS_TORCH = ("embed", "train", "eval")
+NEEDS_TORCH = ("embed", "train", "eval", "analyze")
 
 
 class Stages:

@@ -22,6 +22,7 @@ from clipgap.options import Options, takes_options
 from clipgap.runs.how import OnProgress, ignore
 from clipgap.store.own import STORE_FILE
 from clipgap.store.provenance import EMBED
+from clipgap.verify.analyses import prove_analysis
 from clipgap.verify.checks import Asked, Checks, Problems, VerifyReport
 from clipgap.verify.folders import (
     prove_embeddings,
@@ -57,6 +58,7 @@ KINDS = {
     "clipgap-shards": Kind("folder of filtered shards", prove_shards),
     EMBED: Kind("store of embeddings", prove_embeddings),
     "clipgap-eval": Kind("evaluation", prove_evaluation),
+    "clipgap-analysis": Kind("analysis", prove_analysis),
     "clipgap-train": Kind("training run", prove_training),
     "clipgap-report": Kind("report", prove_report),
     "clipgap-rendered": Kind("folder of rendered images", prove_rendered),

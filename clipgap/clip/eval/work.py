@@ -128,7 +128,7 @@ class EvalWork:
         place = {prepared_as: index for index, prepared_as in enumerate(different)}
         heads = {name: each.head(data.classes) for name, each in contenders.items()}
         row = 0
-        for batch in _batches(
+        for batch in batches(
             data,
             list(different.values()),
             self.plan.options.batch_size,
@@ -191,7 +191,7 @@ def _load(checkpoint: Checkpoint, device: str, precision: str) -> Contender:
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """Samples that could be decoded."""
 
     keys: Sequence[str]
@@ -200,13 +200,13 @@ class _Batch:
     images: Sequence[Tensor]  # one for each preprocessing
 
 
-def _batches(
+def batches(
     data: EvalSet,
     preprocesses: Sequence[Preprocess],
     size: int,
     workers: int,
     report: Callable[[Problem], None],
-) -> Iterator[_Batch]:
+) -> Iterator[Batch]:
     """The set in batches; each image is decoded once, however many preprocessings it goes through.
 
     What cannot be used is left out, and reported at the end: what was met while reading, then what
@@ -244,9 +244,9 @@ def _batches(
 
 def _stacked(
     held: Sequence[tuple[Item, list[Tensor]]], stack: Callable[[list[Tensor]], Tensor]
-) -> _Batch:
+) -> Batch:
     items = [item for item, _ in held]
-    return _Batch(
+    return Batch(
         keys=[item.image.key for item in items],
         labels=np.array([item.label for item in items], np.int64),
         groups=[item.group for item in items],

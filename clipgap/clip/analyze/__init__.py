@@ -1,0 +1,1 @@
+"""Analysis: how alike images of different domains are inside of a model."""
