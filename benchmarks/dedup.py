@@ -5,8 +5,7 @@
 Three races, each in one process, ours and the peer taking turns, each with the same threads:
 
 step     an iteration of k-means (assign, sum up, move) against the bare scan of the same rows with
-         the same centroids as test set, once with a scanner of its own each time, as k-means needs
-         it, and once with one that has seen all of the rows before
+         the same centroids as test set; once without and once with labels of the iteration before
 kmeans   so many iterations from given seeds against faiss.Kmeans (spherical, no subsampling)
 within   clusters of one size, greedy, against the plain torch loop: float32 product of a cluster
          with itself, upper triangle, maximum of each column, comparison with 1 - epsilon
@@ -30,8 +29,8 @@ from numpy.typing import NDArray
 from clipgap.bench.race import Racer, paired_ratio, race
 from clipgap.bench.results import Columns
 from clipgap.bench.script import publish, read_options
-from clipgap.dedup.kmeans import Centroids, step
-from clipgap.dedup.labels import Labels
+from clipgap.dedup.kmeans import Assignment, Centroids, step
+from clipgap.dedup.labels import NONE, Labels
 from clipgap.dedup.options import DedupOptions
 from clipgap.dedup.plan import DedupSettings
 from clipgap.dedup.rows import RowSource, Watch
@@ -64,25 +63,31 @@ def two(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[s
 
 
 def race_step(
-    rows: Halves, clusters: int, warm: bool, rounds: int, compute: Compute
+    rows: Halves, clusters: int, labelled: bool, rounds: int, compute: Compute
 ) -> dict[str, Any]:
     source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
-    centroids = step(Centroids(rows[:clusters].copy()), source, compute)
+    assignment = Assignment(source, compute, unlabelled(rows))
+    centroids = step(Centroids(rows[:clusters].copy()), assignment)
+    before = assignment.label.copy()
     ids, tests = np.arange(len(rows)), [TestSet("centroids", centroids.rows)]
-    warmed = make_scanner(tests, 1, threads=compute.threads)
 
     def scan() -> None:
-        scanner = warmed if warm else make_scanner(tests, 1, threads=compute.threads)
+        scanner = make_scanner(tests, 1, threads=compute.threads)
         for start in range(0, len(rows), scanner.block_rows):
             here = slice(start, start + scanner.block_rows)
             scanner.scan(rows[here], ids[here])
 
+    def ours() -> None:
+        assignment.label[:] = before if labelled else NONE
+        step(centroids, assignment)
+
     scan()
-    found = two(rounds, lambda: step(centroids, source, compute), scan)
+    found = two(rounds, ours, scan)
     rate = 2.0 * len(rows) * clusters * D / found["seconds"]
     return {
         "race": "step",
-        "peer": "warm scan" if warm else "scan",
+        "peer": "scan",
+        "labelled": labelled,
         **found,
         "gflops": round(rate / 1e9, 1),
     }
@@ -96,8 +101,9 @@ def race_kmeans(
 
     def ours() -> None:
         centroids = Centroids(seeds)
+        assignment = Assignment(source, compute, unlabelled(rows))
         for _ in range(iterations):
-            centroids = step(centroids, source, compute)
+            centroids = step(centroids, assignment)
 
     def peer() -> None:
         kmeans = faiss.Kmeans(
@@ -156,6 +162,10 @@ def race_within(
     }
 
 
+def unlabelled(rows: Halves) -> NDArray[np.int32]:
+    return np.full(len(rows), NONE, np.int32)
+
+
 def with_copies(rows: Halves) -> Halves:
     random = np.random.default_rng(0)
     rows = rows.astype(np.float32)
@@ -183,8 +193,8 @@ def main() -> None:
     # The long race is run only twice: its figures are far apart.
     found = [
         *(
-            race_step(rows, options.clusters, warm, options.rounds, compute)
-            for warm in (False, True)
+            race_step(rows, options.clusters, labelled, options.rounds, compute)
+            for labelled in (False, True)
         ),
         *(
             race_within(rows[: 2 * large], size, copies, options.rounds, compute)
@@ -204,6 +214,7 @@ def main() -> None:
     columns: Columns = (
         ("race", lambda row: row["race"]),
         ("peer", lambda row: row["peer"]),
+        ("labelled", lambda row: str(row.get("labelled", ""))),
         ("copies", lambda row: str(row.get("copies", ""))),
         ("rows of a cluster", lambda row: str(row.get("cluster_rows", ""))),
         ("s", lambda row: f"{row['seconds']:.4f}"),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from clipgap.dedup import work
 from clipgap.dedup.api import dedup, plan_dedup
-from clipgap.dedup.kmeans import Centroids, choose_seeds, step
+from clipgap.dedup.kmeans import Assignment, Centroids, choose_seeds, step
+from clipgap.dedup.labels import NONE
 from clipgap.dedup.notes import Notes
 from clipgap.dedup.options import MODES, ORDERS, DedupOptions
 from clipgap.dedup.plan import DedupPlan, DedupSettings
@@ -169,10 +170,11 @@ def test_kmeans_is_the_definition(data: str, clusters: int, seeding: str) -> Non
 def test_similarity_rises_and_is_the_exact_mean() -> None:
     rows = synthetic.clip_like(800, 32)
     source = RowSource(array_store(rows), "error", Watch(), 1 << 30, 100)
+    assignment = Assignment(source, Compute(threads=1), np.full(len(rows), NONE, np.int32))
     centroids = Centroids(rows[:10].copy())
     for _ in range(6):
         before = centroids.rows
-        centroids = step(centroids, source, Compute(threads=1))
+        centroids = step(centroids, assignment)
         scores = rows.astype(np.float64) @ before.astype(np.float64).T
         total = sum(int(score * 2**48) for score in scores.max(axis=1))
         assert centroids.history[-1] == total / (len(rows) << 48)
@@ -184,7 +186,8 @@ def test_rows_that_cancel_out_leave_their_centroid_where_it_is() -> None:
     rows = np.concatenate([axis, -axis])
     source = RowSource(array_store(rows), "error", Watch())
     first = np.ones((1, 4), np.float16) / 2
-    moved = step(Centroids(first), source, Compute(threads=1))
+    assignment = Assignment(source, Compute(threads=1), np.full(len(rows), NONE, np.int32))
+    moved = step(Centroids(first), assignment)
     np.testing.assert_array_equal(moved.rows, first)
     assert moved.converged
 

@@ -14,7 +14,7 @@ from clipgap.kernels import cpu
 from clipgap.kernels.admit import Status, admit
 from clipgap.kernels.choose import available_kernels, make_scanner
 from clipgap.kernels.interface import MAX_SCORE, TestSet
-from clipgap.kernels.oracle import exact_scores
+from clipgap.kernels.oracle import OracleScanner, exact_scores
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import (
     CPU_KERNELS,
@@ -218,15 +218,17 @@ def test_the_filter_filters(name: str) -> None:
         assert made.counters.refined <= made.counters.survivors
 
 
+def apart_in(dimensions: int, n: int) -> np.ndarray:
+    """Rows; nearly all that tells them apart lies in so many dimensions."""
+    x = np.random.default_rng(5).standard_normal((n, 640))
+    return admit(x * np.where(np.arange(640) < dimensions, 1.0, 0.02)).rows
+
+
 @pytest.mark.parametrize("name", CPU_KERNELS)
 @pytest.mark.parametrize("helps", [True, False])
 def test_a_first_look_is_taken_where_it_helps(name: str, helps: bool) -> None:
     """In the middle of a scan; results are those of one look."""
-    random = np.random.default_rng(5)
-    x = random.standard_normal((4970, 640))
-    if helps:  # nearly all that tells rows apart lies in two dozen dimensions
-        x *= np.where(np.arange(640) < 24, 1.0, 0.02)
-    halves = admit(x).rows
+    halves = apart_in(24 if helps else 640, 4970)
     points, rows = halves[:970], halves[970:]
     tests = [
         TestSet("large", points[:900], exact_scores(points[:900], rows[:9]).max(axis=1)),
@@ -245,6 +247,39 @@ def test_a_first_look_is_taken_where_it_helps(name: str, helps: bool) -> None:
             assert two.counters.full_depth < 0.8 * two.counters.pairs
         else:
             assert two.counters.full_depth == two.counters.pairs
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS, "numpy"])
+@pytest.mark.parametrize("kind", ["clip-like", "duplicates", "near-ties"])
+def test_guesses_change_no_result(name: str, kind: str) -> None:
+    """Good ones and bad ones, whether lists are kept or not."""
+    tests = make_tests(kind, 70, (90, 1, 33), "some")
+    rows, ids = synthetic.rows(kind, 0, 300, 70, seed=1), np.arange(300)
+    oracle = OracleScanner(tests, 6)
+    expected = oracle.scan(rows, ids)
+    random = np.random.default_rng(0).integers([90, 1, 33], size=(300, 3)).astype(np.int32)
+    with kernel(name) as scanner:
+        for near in (expected.nn, random, np.zeros_like(random)):
+            guided = scanner(tests, 6)
+            assert_equal_results(guided.start(rows, ids, near).result(), expected)
+            assert_equal_topk(guided.topk(), oracle.topk())
+            assert_equal_results(scanner(tests, 0).scan(rows, ids, near), expected)
+        assert_equal_results(scanner(tests, 0).scan(rows, ids), expected)
+
+
+@pytest.mark.parametrize("name", CPU_KERNELS)
+def test_a_scanner_begins_with_what_another_has_learned(name: str) -> None:
+    points, moved, rows = np.split(apart_in(24, 2800), [900, 1800])
+    ids = np.arange(1000)
+    with kernel(name) as scanner:
+        first, second = scanner([TestSet("t", points)], 0), scanner([TestSet("t", moved)], 0)
+        assert isinstance(first, cpu.CpuScanner) and isinstance(second, cpu.CpuScanner)
+        first._look_at = 0
+        first.scan(rows, ids)
+        second.begin_like(first)
+        expected = OracleScanner([TestSet("t", moved)], 0).scan(rows, ids)
+        assert_equal_results(second.scan(rows, ids), expected)
+        assert second.counters.full_depth < second.counters.pairs
 
 
 @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", ">f4"])

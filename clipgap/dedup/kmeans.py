@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.dedup.labels import NONE
 from clipgap.dedup.rows import Ids, Rows, RowSource, Watch
 from clipgap.kernels.admit import admit
 from clipgap.kernels.choose import make_scanner
-from clipgap.kernels.interface import Pending, TestSet
+from clipgap.kernels.interface import Pending, Scanner, TestSet
 from clipgap.kernels.options import Compute
 from clipgap.kernels.sums import add_to_sums
 
@@ -46,28 +47,46 @@ class Assigned:
     sim: NDArray[np.float64]
 
 
-def assign(
-    centroids: NDArray[np.float16], source: RowSource, compute: Compute, stage: str
-) -> Iterator[Assigned]:
-    """Every row with its nearest centroid, in order."""
-    scanner = make_scanner([TestSet("centroids", centroids)], 1, compute=compute)
+class Assignment:
+    """Passes over the rows that find each one's nearest centroid.
 
-    def figures(rows: int, seconds: float) -> dict[str, Any]:
-        found = scanner.counters.figures(rows, 2.0 * rows * centroids.size, seconds)
-        return {"figures": found, "means": scanner.name}
+    Centroids move little from pass to pass: where a row was before is where it is looked for first.
+    """
 
-    begun: deque[tuple[Rows, Ids, Pending]] = deque()
-    for rows, ids in source.blocks(stage, figures, scanner.block_rows):
-        begun.append((rows, ids, scanner.start(rows, ids)))
-        if len(begun) > scanner.ahead:
-            yield _assigned(*begun.popleft())
-    for one in begun:
-        yield _assigned(*one)
+    def __init__(self, source: RowSource, compute: Compute, label: NDArray[np.int32]) -> None:
+        self.source, self.compute = source, compute
+        self.label = label  # of each row of the store, NONE until it is known
+        self._scanner: Scanner | None = None
+
+    def to(self, centroids: NDArray[np.float16], stage: str) -> Iterator[Assigned]:
+        """Every row with its nearest centroid, in order; fills the labels."""
+        scanner = make_scanner([TestSet("centroids", centroids)], 0, compute=self.compute)
+        if self._scanner is not None:
+            scanner.begin_like(self._scanner)
+        self._scanner = scanner
+
+        def figures(rows: int, seconds: float) -> dict[str, Any]:
+            found = scanner.counters.figures(rows, 2.0 * rows * centroids.size, seconds)
+            return {"figures": found, "means": scanner.name}
+
+        begun: deque[tuple[Rows, Ids, Pending]] = deque()
+        for rows, ids in self.source.blocks(stage, figures, scanner.block_rows):
+            near = self.label[ids]
+            known = near.min(initial=0) > NONE
+            begun.append((rows, ids, scanner.start(rows, ids, near[:, None] if known else None)))
+            if len(begun) > scanner.ahead:
+                yield self._assigned(*begun.popleft())
+        for one in begun:
+            yield self._assigned(*one)
+
+    def _assigned(self, rows: Rows, ids: Ids, pending: Pending) -> Assigned:
+        result = pending.result()
+        label = np.ascontiguousarray(result.nn[:, 0])
+        self.label[ids] = label
+        return Assigned(rows, ids, label, result.sim[:, 0])
 
 
-def step(
-    centroids: Centroids, source: RowSource, compute: Compute, stage: str = "clustering"
-) -> Centroids:
+def step(centroids: Centroids, assignment: Assignment, stage: str = "clustering") -> Centroids:
     """One iteration: assign all rows, then move each centroid to the middle of its rows.
 
     A cluster without rows begins anew at the row that is farthest from its centroid, the next such
@@ -77,8 +96,8 @@ def step(
     clusters, dim = centroids.rows.shape
     sums, counts = np.zeros((clusters, dim)), np.zeros(clusters, np.int64)
     farthest, total = Lowest(clusters, dim, np.float64), 0
-    for some in assign(centroids.rows, source, compute, stage):
-        add_to_sums(sums, some.rows, some.label, compute.threads)
+    for some in assignment.to(centroids.rows, stage):
+        add_to_sums(sums, some.rows, some.label, assignment.compute.threads)
         counts += np.bincount(some.label, minlength=clusters)
         farthest.add(some.sim, some.ids, some.rows)
         total += _exact_sum(some.sim)
@@ -94,11 +113,6 @@ def step(
         (*centroids.history, similarity),
         bool(np.array_equal(moved, centroids.rows)),
     )
-
-
-def _assigned(rows: Rows, ids: Ids, pending: Pending) -> Assigned:
-    result = pending.result()
-    return Assigned(rows, ids, np.ascontiguousarray(result.nn[:, 0]), result.sim[:, 0])
 
 
 def _exact_sum(sims: NDArray[np.float64]) -> int:

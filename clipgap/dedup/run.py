@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.dedup.audit import audit
 from clipgap.dedup.decisions import Decision
-from clipgap.dedup.kmeans import Centroids, Lowest, assign, choose_seeds, step
+from clipgap.dedup.kmeans import Assignment, Centroids, Lowest, choose_seeds, step
 from clipgap.dedup.labels import LABELS, NONE, SIMS, Labels
 from clipgap.dedup.notes import Notes
 from clipgap.dedup.plan import DedupPlan
@@ -193,13 +193,14 @@ class Run:
                 label[ids] = 0
             self.plan.require_usable(int(self.labels.counts()[0]))
             return None
-        centroids = self._cluster() if has_centroids else None
+        assignment = Assignment(self.source, self.compute, label)
+        centroids = self._cluster(assignment) if has_centroids else None
         if given is not None and given.labels is not None:
             self._take(given.labels, centroids, label, sim)
         else:
             assert centroids is not None
-            for some in assign(centroids.rows, self.source, self.compute, "assigning"):
-                label[some.ids], sim[some.ids] = some.label, some.sim
+            for some in assignment.to(centroids.rows, "assigning"):
+                sim[some.ids] = some.sim
         counts = self.labels.counts()
         self.plan.require_usable(int(counts.sum()))
         history = centroids.history if centroids is not None else ()
@@ -233,7 +234,7 @@ class Run:
                 middle = centroids.rows[of].astype(np.float64)
                 sim[ids] = np.einsum("rd,rd->r", rows.astype(np.float64), middle)
 
-    def _cluster(self) -> Centroids:
+    def _cluster(self, assignment: Assignment) -> Centroids:
         centroids, given = self.centroids, self.plan.given
         if centroids is None:
             if given is not None and given.centroids is not None:
@@ -247,7 +248,7 @@ class Run:
             and (centroids.iterations < self.plan.settings.options.iterations)
         ):
             stage = f"clustering, iteration {centroids.iterations + 1}"
-            centroids = step(centroids, self.source, self.compute, stage)
+            centroids = step(centroids, assignment, stage)
             self._note(centroids)
             self.notes.remove(_centroids_file(centroids.iterations - 1))
         return centroids

@@ -160,8 +160,8 @@ _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
 
 
 def _check(tests: Sequence[TestSet], k: int) -> None:
-    if not 1 <= k <= MAX_K:
-        raise UsageError(f"k is {k}; it must lie between 1 and {MAX_K}")
+    if not 0 <= k <= MAX_K:
+        raise UsageError(f"k is {k}; it must lie between 0 and {MAX_K}")
     if not tests:
         raise UsageError("no test set given; name at least one")
     dims = {test.rows.shape[1] for test in tests}

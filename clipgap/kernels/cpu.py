@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency, UsageError
-from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, TestSet, TopK
+from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, Scanner, TestSet, TopK
 from clipgap.machine import number_from, thread_count
 
 LIBRARY = Path(__file__).with_name("_cpu.so")
@@ -46,7 +46,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [ctypes.c_int, ctypes.c_int, _Size, _Size, ctypes.c_int, *[_Pointer] * 4, ctypes.c_int],
     ),
     "cg_scanner_free": (None, [_Pointer]),
-    "cg_scan": (ctypes.c_int, [_Pointer, _Pointer, _Pointer, _Size, *[_Pointer] * 4]),
+    "cg_scan": (ctypes.c_int, [*[_Pointer] * 4, _Size, *[_Pointer] * 4]),
     "cg_use_directions": (_Size, [_Pointer, _Pointer, _Size, _Pointer, _Size, *[_Pointer] * 4]),
     "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
@@ -272,9 +272,11 @@ class CpuScanner(OneAtATime):
             raise MemoryError("not enough memory for the test sets")
         self._sample = columns[:: max(1, len(columns) // _SAMPLE)].copy()
         self._directions: NDArray[np.float32] | None = None
+        self._used = 0
         self.may_look_first = True
         # Pairs until the filter is tried with a first look: tens of times what trying costs.
         self._look_at = 700_000_000 + 12_000 * len(columns)
+        self._pairs_before = 0
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -291,9 +293,28 @@ class CpuScanner(OneAtATime):
         """Rows that a thread holds in its cache."""
         return int(self._library.cg_row_block(self._handle))
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def begin_like(self, other: Scanner) -> None:
+        if not isinstance(other, CpuScanner):
+            return
+        self._look_at, self._pairs_before = other._look_at, other._pairs
+        self._directions = other._directions
+        if self._directions is not None and other._used:
+            self._used = self.use_directions(self._directions[: other._used])
+
+    @property
+    def _pairs(self) -> int:
+        return self._pairs_before + self.counters.pairs
+
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         rows, ids = self._checked(rows), np.ascontiguousarray(ids, np.int64)
         shape = (len(rows), len(self.sizes))
+        if near is not None:
+            near = np.ascontiguousarray(near, np.int32).reshape(shape)
         result = BlockResult(
             np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape, np.int32)
         )
@@ -301,6 +322,7 @@ class CpuScanner(OneAtATime):
             self._handle,
             _address(rows),
             _address(ids),
+            None if near is None else _address(near),
             len(rows),
             _address(result.sim),
             _address(result.nn),
@@ -310,40 +332,44 @@ class CpuScanner(OneAtATime):
             raise MemoryError("not enough memory for a block of rows")
         _tell_missing_threads(self._library)
         # Now and then, so that it costs little beside what was scanned since the last time.
-        if self.counters.pairs >= self._look_at:
+        if self._pairs >= self._look_at:
             self.choose_looks(rows, result)
         return result
 
     def choose_looks(self, rows: NDArray[np.float16], known: BlockResult) -> None:
         """Let a trial on rows that were scanned decide whether the filter looks at heads first."""
-        self._look_at = max(self._look_at, 4 * self.counters.pairs)
+        self._look_at = max(self._look_at, 4 * self._pairs)
         if self.d < 2 * _DIRECTIONS or not self.may_look_first:
             return
         if self._directions is None:
             count = min(8, self.d // (2 * _DIRECTIONS)) * _DIRECTIONS
             self._directions = main_directions(self._sample, count)
         some = slice(0, None, max(1, len(rows) // _TRIAL_ROWS))
-        parts = (part[some] for part in vars(known).values())
-        used = self.use_directions(self._directions, rows[some], BlockResult(*parts))
+        trial = rows[some], BlockResult(*(part[some] for part in vars(known).values()))
+        self._used = used = self.use_directions(self._directions, trial)
         LOG.info("the filter looks at %s first", f"{used} directions" if used else "no directions")
 
     def use_directions(
-        self, directions: NDArray[np.float32], rows: NDArray[np.float16], known: BlockResult
+        self,
+        directions: NDArray[np.float32],
+        trial: tuple[NDArray[np.float16], BlockResult] | None = None,
     ) -> int:
-        """See `cg_use_directions`."""
+        """See `cg_use_directions`; a trial is rows and their results."""
         directions = np.ascontiguousarray(directions, np.float32)
-        rows = self._checked(rows)
-        results = [np.ascontiguousarray(part) for part in vars(known).values()]
-        return int(
-            self._library.cg_use_directions(
-                self._handle,
-                _address(directions),
-                len(directions),
-                _address(rows),
-                len(rows),
-                *map(_address, results),
-            )
+        of_trial: list[NDArray[Any]] = []
+        if trial is not None:
+            results = map(np.ascontiguousarray, vars(trial[1]).values())
+            of_trial = [self._checked(trial[0]), *results]
+        rows, *known = map(_address, of_trial) if of_trial else [None] * 5
+        used = self._library.cg_use_directions(
+            self._handle,
+            _address(directions),
+            len(directions),
+            rows,
+            len(of_trial[0]) if of_trial else 0,
+            *known,
         )
+        return int(used)
 
     def pairs(
         self, rows: NDArray[np.float16], group: int, limit: float

@@ -118,13 +118,25 @@ class Pending(Protocol):
 
 
 class Scanner(Protocol):
-    """One pass over the training rows, block by block."""
+    """One pass over the training rows, block by block.
+
+    Made for lists of k rows a column; of k = 0 nobody asks for lists, so none need be kept.
+    """
 
     name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
     ahead: int  # blocks that may be begun while an earlier one is under way
     block_rows: int  # rows of a block that suit it
 
-    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+    def begin_like(self, other: Scanner) -> None:
+        """Take over what another one, of columns like these, has learned of how to be fast."""
+        ...
+
+    def start(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> Pending:
         """Begin what `scan` does; results are fetched in the order in which blocks were begun."""
         ...
 
@@ -133,10 +145,16 @@ class Scanner(Protocol):
         """The work so far."""
         ...
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         """Score a block (n, d) whose training ids are `ids`, ascending; n may be 0.
 
         Blocks may come in any order, and a block may come twice: top-k lists hold an id once.
+        `near` (n, G) guesses `nn`; good guesses save work, and no guess changes a result.
         """
         ...
 
@@ -165,8 +183,21 @@ class OneAtATime:
     ahead = 0
     block_rows = 16_384
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def begin_like(self, other: Scanner) -> None:
+        """Nothing is learned unless a class says so."""
+
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         raise NotImplementedError
 
-    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
-        return Done(self.scan(rows, ids))
+    def start(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> Pending:
+        return Done(self.scan(rows, ids, near))

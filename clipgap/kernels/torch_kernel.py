@@ -53,6 +53,7 @@ class TorchScanner(OneAtATime):
 
         if threads is not None:
             torch.set_num_threads(threads)
+        k = max(1, k)  # a list of one is simpler than none
         self.tests, self.k, self.counters = list(tests), k, Counters()
         self.columns = [torch.from_numpy(np.ascontiguousarray(test.rows)) for test in tests]
         d = tests[0].rows.shape[1]
@@ -65,7 +66,12 @@ class TorchScanner(OneAtATime):
             for t in self.tests
         ]
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         shape = (len(rows), len(self.tests))
         result = BlockResult(
             np.full(shape, -np.inf),

@@ -31,16 +31,18 @@ struct cg_counters {
 
 // `sizes` gives the columns of each of `sets` test sets, `columns` their rows one after another,
 // `tau` one threshold a column, read only where `has_tau[set]`: infinite, or what a score can be.
-// `row_block` 0 means: from the caches.
+// Lists of the `k` best rows a column are kept, none if it is 0. `row_block` 0 means: from the caches.
 // Returns null when memory runs out.
 CG_API cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, int sets,
                                   const int64_t* sizes, const uint16_t* columns, const double* tau,
                                   const uint8_t* has_tau, int k);
 CG_API void cg_scanner_free(cg_scanner*);
 
-// Row results are (n, sets), row-major. `ids` ascend. Returns 0, or 1 when memory runs out.
-CG_API int cg_scan(cg_scanner*, const uint16_t* rows, const int64_t* ids, int64_t n, double* sim,
-                   int32_t* nn, double* margin, int32_t* witness);
+// Row results are (n, sets), row-major. `ids` ascend. `near` is null, or (n, sets) columns to begin with,
+// of each set one that is thought to be near the row: a matter of speed alone. Returns 0, or 1 when memory
+// runs out.
+CG_API int cg_scan(cg_scanner*, const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
+                   double* sim, int32_t* nn, double* margin, int32_t* witness);
 
 // Lets the filter look first at projections onto some of these directions (count, d): orthonormal, in the
 // order of what they tell of the columns, `count` a multiple of 32. How many, or none, follows from a trial

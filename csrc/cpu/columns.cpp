@@ -171,6 +171,10 @@ void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int se
   }
   columns.count = columns.set_first.back();
   columns.panels = columns.set_first_panel.back();
+  columns.place.resize(columns.count);
+  for (int64_t place = 0; place < columns.places(); ++place) {
+    if (columns.given[place] >= 0) columns.place[columns.given[place]] = place;
+  }
 
   choose_rotation(columns, d, rows);
   choose_step(columns, rows);

@@ -53,6 +53,7 @@ struct Columns {
   std::vector<int64_t> set_first_panel;  // (sets + 1)
   std::vector<int64_t> set_first;        // (sets + 1), first column of a set in the order given
   int64_t panels;
+  std::vector<int64_t> place;  // in scan order, of each column in the order given
 
   // By place in scan order, padding included.
   std::vector<int64_t> given;    // column in the order given, -1 for padding

@@ -56,14 +56,20 @@ class Worker {
         queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns + kHeld),
         pairs_(head ? queue_.size() + kBeyond : 0) {}
 
-  void scan(const uint16_t* rows, const int64_t* ids, int64_t n, int64_t first, Results out) {
+  // `near` and `out` are those of all rows, of which these are n from the `first` on.
+  void scan(const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n, int64_t first,
+            Results out) {
     rows_ = rows, ids_ = ids;
     block_.take(rows, n, head_);
     wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
-      const bool bounded = head_ && cells_->panels_of_set[set] > 0;
-      if (bounded) bound_rows(set);
+      const bool bounded = near || (head_ && cells_->panels_of_set[set] > 0);
+      if (near) {
+        bound_rows_by(near + first * columns_.sets, set);
+      } else if (bounded) {
+        bound_rows(set);
+      }
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
         topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
@@ -237,6 +243,15 @@ class Worker {
                                  pairs_.data(), left, &queue_[found_]);
     found_ += alive;
     survivors += alive;
+  }
+
+  // Gives every row a bound: the score of the column that it is said to be near.
+  void bound_rows_by(const int32_t* near, int64_t set) {
+    for (int32_t i = 0; i < block_.size(); ++i) {
+      const int64_t column = columns_.set_first[set] + near[i * columns_.sets + set];
+      ++survivors;
+      refine({i, int32_t(columns_.place[column]), kAlways}, set);
+    }
   }
 
   // Gives every row a bound: the score of the most promising column of the nearest cell.
@@ -438,6 +453,7 @@ void Scanner::run(int64_t n, int64_t block, const Task& task) {
 // k groups, the least of the groups' best lower bounds is one that k rows reach.
 void Scanner::raise_column_bounds(const uint16_t* rows, int64_t n) {
   const int k = topk_.k();
+  if (k == 0) return;
   const int64_t group = std::min(n, kSampleRows) / k;
   if (group < 4) return;
   std::vector<int32_t> least(columns_.places(), kNever);
@@ -508,10 +524,11 @@ void Scanner::use_directions(const float* directions, int64_t count, const uint1
   head_ = std::move(head);
 }
 
-void Scanner::scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results out) {
+void Scanner::scan(const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
+                   Results out) {
   if (topk_.empty()) raise_column_bounds(rows, n);
   run(n, share_of(n), [&](Worker& worker, int64_t first, int64_t count) {
-    worker.scan(rows + first * columns_.d, ids + first, count, first, out);
+    worker.scan(rows + first * columns_.d, ids + first, near, count, first, out);
   });
   counters.rows += n;
   counters.pairs += n * columns_.count;

@@ -34,7 +34,7 @@ class Scanner {
   Scanner(const Kernels*, int threads, int64_t row_block, int64_t d, int sets, const int64_t* sizes,
           const uint16_t* columns, const double* tau, const uint8_t* has_tau, int k);
 
-  void scan(const uint16_t* rows, const int64_t* ids, int64_t n, Results);
+  void scan(const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n, Results);
   // See cg_use_directions.
   void use_directions(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
                       const Results& known);

@@ -14,7 +14,7 @@ TopK::TopK(int64_t columns, int k, double unit)
       ids_(columns * k, -1),
       bounds_(columns),
       locks_(new std::atomic_flag[columns]) {
-  for (int64_t i = 0; i < columns; ++i) bounds_[i] = kAlways, locks_[i].clear();
+  for (int64_t i = 0; i < columns; ++i) bounds_[i] = k ? kAlways : kNever, locks_[i].clear();
 }
 
 void TopK::publish(int64_t column, int32_t bound) {
@@ -22,6 +22,7 @@ void TopK::publish(int64_t column, int32_t bound) {
 }
 
 void TopK::offer(int64_t column, double score, int64_t id) {
+  if (!k_) return;
   double* scores = &scores_[column * k_];
   int64_t* ids = &ids_[column * k_];
   const auto before = [&](int64_t slot) {  // does the held entry stay ahead of the new one?

@@ -27,7 +27,7 @@ from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
 from clipgap.kernels.gpu.devices import free_bytes, telling
 from clipgap.kernels.gpu.panels import DeviceSet, Panel, cut, lists_of, load_lists, prepare
 from clipgap.kernels.gpu.steps import BEHIND, Steps, Survivors, Winners
-from clipgap.kernels.interface import BlockResult, Counters, TestSet, TopK
+from clipgap.kernels.interface import BlockResult, Counters, Scanner, TestSet, TopK
 
 FIRST_ROWS = 2048  # of the first part
 SAMPLE_ROWS = 4096  # give the columns' bounds a start
@@ -69,6 +69,7 @@ class GpuScanner:
         config: Any = None,  # of the filter; otherwise the fastest, found by timing
         steps: Steps | None = None,
     ) -> None:
+        k = max(1, k)  # a list of one is simpler than none
         self.tests, self.k, self.device = list(tests), k, device
         self.counters = Counters()  # of blocks whose results were fetched
         self._begun = 0  # rows
@@ -102,11 +103,23 @@ class GpuScanner:
     def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def begin_like(self, other: Scanner) -> None:
+        if isinstance(other, GpuScanner):
+            self.config, self._tuned = other.config, other._tuned
+
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         return self.start(rows, ids).result()
 
     def start(
-        self, rows: NDArray[np.float16] | torch.Tensor, ids: NDArray[np.int64] | torch.Tensor
+        self,
+        rows: NDArray[np.float16] | torch.Tensor,
+        ids: NDArray[np.int64] | torch.Tensor,
+        near: NDArray[np.int32] | None = None,
     ) -> _Block:
         """Queue a block; `result()` of what comes back waits for it.
 

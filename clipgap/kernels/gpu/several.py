@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from clipgap.kernels.gpu.scanner import GpuScanner
-from clipgap.kernels.interface import BlockResult, Counters, Pending, TestSet, TopK
+from clipgap.kernels.interface import BlockResult, Counters, Pending, Scanner, TestSet, TopK
 from clipgap.kernels.oracle import merge_topk
 
 _BLOCKS_BETWEEN_TALKS = 4
@@ -31,7 +31,7 @@ class SeveralGpus:
         self._scanners = [GpuScanner(tests, k, device, kind) for device in devices]
         self._under_way = [0] * len(devices)
         self._since_talk = 0
-        self.k = k
+        self.k = max(1, k)
         self.name = f"{self._scanners[0].name} on {len(devices)} GPUs"
         self.ahead = sum(scanner.ahead for scanner in self._scanners)
 
@@ -45,10 +45,25 @@ class SeveralGpus:
             total.refined += one.refined
         return total
 
-    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+    def begin_like(self, other: Scanner) -> None:
+        if isinstance(other, SeveralGpus):
+            for mine, before in zip(self._scanners, other._scanners, strict=True):
+                mine.begin_like(before)
+
+    def scan(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> BlockResult:
         return self.start(rows, ids).result()
 
-    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+    def start(
+        self,
+        rows: NDArray[np.float16],
+        ids: NDArray[np.int64],
+        near: NDArray[np.int32] | None = None,
+    ) -> Pending:
         if self._since_talk == _BLOCKS_BETWEEN_TALKS * len(self._scanners):
             self._since_talk = 0
             self._share_bounds()
