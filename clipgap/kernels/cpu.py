@@ -46,7 +46,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [ctypes.c_int, ctypes.c_int, _Size, _Size, ctypes.c_int, *[_Pointer] * 4, ctypes.c_int],
     ),
     "cg_scanner_free": (None, [_Pointer]),
-    "cg_scan": (ctypes.c_int, [*[_Pointer] * 4, _Size, *[_Pointer] * 4]),
+    "cg_scan_block": (ctypes.c_int, [*[_Pointer] * 4, _Size, *[_Pointer] * 4]),
     "cg_use_directions": (_Size, [_Pointer, _Pointer, _Size, _Pointer, _Size, *[_Pointer] * 4]),
     "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
@@ -89,8 +89,6 @@ def load(path: Path) -> ctypes.CDLL:
         try:
             function = getattr(loaded, name)
         except AttributeError as error:
-            if name == "cg_weigh":  # NumPy does it too
-                continue
             raise MissingDependency(
                 f"the C++ kernels are older than the package; install it again: {error}"
             ) from error
@@ -104,11 +102,6 @@ def is_built() -> bool:
     except MissingDependency:
         return False
     return True
-
-
-def can_weigh() -> bool:
-    """Whether there is a library, and it is not an older one without `weigh`."""
-    return is_built() and hasattr(library(), "cg_weigh")
 
 
 def why_not_built() -> str:
@@ -318,7 +311,7 @@ class CpuScanner(OneAtATime):
         result = BlockResult(
             np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape, np.int32)
         )
-        if self._library.cg_scan(
+        if self._library.cg_scan_block(
             self._handle,
             _address(rows),
             _address(ids),

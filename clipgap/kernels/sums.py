@@ -39,7 +39,7 @@ def weigh(
     Exact, and so the same everywhere, where weights are coarse enough for every partial sum to fit
     into float64.
     """
-    if cpu.can_weigh():
+    if cpu.is_built():
         return cpu.weigh(np.ascontiguousarray(rows), weights, threads)
     products: NDArray[np.float64] = rows.astype(np.float64) @ weights.T
     return products

@@ -122,7 +122,7 @@ cg_scanner* cg_scanner_new(int isa, int threads, int64_t row_block, int64_t d, i
 
 void cg_scanner_free(cg_scanner* self) { delete self; }
 
-int cg_scan(cg_scanner* self, const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
+int cg_scan_block(cg_scanner* self, const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
             double* sim, int32_t* nn, double* margin, int32_t* witness) {
   try {
     self->scanner.scan(rows, ids, near, n, {sim, nn, margin, witness});

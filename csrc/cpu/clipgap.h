@@ -41,7 +41,7 @@ CG_API void cg_scanner_free(cg_scanner*);
 // Row results are (n, sets), row-major. `ids` ascend. `near` is null, or (n, sets) columns to begin with,
 // of each set one that is thought to be near the row: a matter of speed alone. Returns 0, or 1 when memory
 // runs out.
-CG_API int cg_scan(cg_scanner*, const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
+CG_API int cg_scan_block(cg_scanner*, const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n,
                    double* sim, int32_t* nn, double* margin, int32_t* witness);
 
 // Lets the filter look first at projections onto some of these directions (count, d): orthonormal, in the
