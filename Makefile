@@ -30,7 +30,7 @@ test: check
 	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/*.py)
 
 clients: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m clients
+	$(BIN)/python -m pytest tests/clients --durations=0
 
 check: $(VENV)/.installed-dev
 	VENV=$(VENV) scripts/check

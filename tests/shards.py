@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import subprocess
 import tarfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -119,3 +120,11 @@ def write_keep(
             mask = np.array([(name, row) in kept for row in range(len(keys))], np.bool_)
             writer.add(index, mask, pa.array(keys, pa.string()).filter(pa.array(mask)))
     return folder
+
+
+def link_as_documented(folder: Path) -> Path:
+    """Makes MORE of OUT, both in this folder, by the line in docs/shards.md."""
+    lines = (Path(__file__).parents[1] / "docs" / "shards.md").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("cp -rs"))
+    subprocess.run(line, shell=True, cwd=folder, check=True)
+    return folder / "MORE"

@@ -20,7 +20,18 @@ from clipgap.errors import InputError, UsageError
 from clipgap.shards.api import FilterResult, filter_shards
 from clipgap.shards.groups import split_name
 from clipgap.shards.samples import read_samples
-from tests.shards import FORMATS, contents, member, sample, tar_bytes, write_keep, write_shard
+from clipgap.verify.api import verify
+from tests.shards import (
+    FORMATS,
+    contents,
+    link_as_documented,
+    member,
+    sample,
+    tar_bytes,
+    write_datacomp,
+    write_keep,
+    write_shard,
+)
 from tests.worlds import tree
 
 Keys = dict[str, list[str]]
@@ -449,3 +460,16 @@ def test_result(tmp_path: Path) -> None:
         "manifest.json",
         "sizes.json",
     ]
+
+
+def test_links_for_those_who_take_each_json_for_statistics(tmp_path: Path) -> None:
+    """As img2dataset does, which wants a number before the first underscore, and adds shards."""
+    keys = [f"{n:011d}" for n in range(6)]
+    shards = write_datacomp(tmp_path / "in", {"00000": keys[:3], "00001": keys[3:]})
+    keep = write_keep(tmp_path / "keep", {"s": keys}, {("s", row) for row in (1, 2, 5)})
+    out = filter_shards(shards, keep, tmp_path / "OUT").path
+    more = link_as_documented(tmp_path)
+    assert [int(path.name.split("_")[0]) for path in sorted(more.glob("*.json"))] == [0, 1]
+    write_datacomp(more, {"00002": ["new"]}, "new")
+    assert [sample.key for sample in read_samples(more)] == [keys[1], keys[2], keys[5], "new"]
+    assert verify(out).ok

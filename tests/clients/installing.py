@@ -24,8 +24,7 @@ _DONE = "installed"
 
 def installed(folder: Path, *packages: str) -> Path:
     """Put packages into a folder that can stand on PYTHONPATH; what they need is there already."""
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(folder)]
-    _pip([*command, *packages])
+    _pip(sys.executable, "--no-deps", "--target", str(folder), *packages)
     return folder
 
 
@@ -38,7 +37,7 @@ def environment(name: str, *requirements: str) -> Path:
     if not (folder / _DONE).exists():
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
-        _pip([str(python), "-m", "pip", "install", "-q", "--no-compile", *requirements])
+        _pip(str(python), *requirements)
         (folder / _DONE).touch()
     return python
 
@@ -62,7 +61,8 @@ def attempt(
     )
 
 
-def _pip(command: list[str]) -> None:
+def _pip(python: str, *arguments: str) -> None:
+    command = [python, "-m", "pip", "install", "-q", "--no-compile", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        pytest.skip(f"{' '.join(command[4:])} cannot be done: {done.stderr[-300:]}")
+        pytest.skip(f"{' '.join(arguments)} cannot be installed: {done.stderr[-300:]}")

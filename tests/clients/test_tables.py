@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,10 +13,8 @@ import pytest
 
 import clipgap
 from clipgap.select.rules import Prune
-from tests.clients.installing import installed
+from tests.clients.installing import attempt, installed, run
 from tests.stores import unit_rows, write_clip_retrieval
-
-pytestmark = pytest.mark.clients
 
 READERS = {
     "duckdb": "import duckdb\ndef read(p): return duckdb.read_parquet(p).fetchall()",
@@ -34,7 +31,15 @@ READERS = {
         "    return fastparquet.ParquetFile(p).to_pandas().values.tolist()"
     ),
 }
-NEEDED = {"fastparquet": ["cramjam"], "polars": ["polars-runtime-32"]}
+PACKAGES = {
+    "duckdb": "2.0.1",
+    "polars": "2.1.0",
+    "polars-runtime-32": "2.1.0",
+    "fastparquet": "2026.9.0",
+    "cramjam": "2.14.0",
+}
+"""pandas is there already, which is all that the others need besides."""
+
 SAY = """
 import json, sys
 plain = lambda value: value.tolist() if hasattr(value, "tolist") else value
@@ -57,28 +62,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said(reader: str, folder: Path, paths: list[Path]) -> subprocess.CompletedProcess[str]:
-    where = installed(folder, reader, *NEEDED.get(reader, ()))
-    variables = {**os.environ, "PYTHONPATH": str(where)}
-    command = [sys.executable, "-c", READERS[reader] + SAY, *map(str, paths)]
-    return subprocess.run(command, env=variables, capture_output=True, text=True)
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    wanted = [f"{name}=={version}" for name, version in PACKAGES.items()]
+    return installed(tmp_path_factory.mktemp("readers"), *wanted)
+
+
+def values(path: Path) -> list[list[Any]]:
+    return [list(row.values()) for row in pq.read_table(path).to_pylist()]
 
 
 @pytest.mark.parametrize("reader", ["duckdb", "polars", "pandas"])
-def test_readers_agree(made: Path, tmp_path: Path, reader: str) -> None:
+def test_readers_agree(made: Path, packages: Path, reader: str) -> None:
     paths = sorted([*(made / "scan").rglob("*.parquet"), *(made / "keep").rglob("*.parquet")])
-    done = said(reader, tmp_path, paths)
-    assert done.returncode == 0, done.stderr
-    for path, line in zip(paths, done.stdout.splitlines(), strict=True):
-        assert json.loads(line) == [list(row.values()) for row in pq.read_table(path).to_pylist()]
+    said = run(sys.executable, "-c", READERS[reader] + SAY, *paths, PYTHONPATH=str(packages))
+    for path, line in zip(paths, said.splitlines(), strict=True):
+        assert json.loads(line) == values(path)
 
 
-def test_fastparquet_reads_keep_lists_alone(made: Path, tmp_path: Path) -> None:
+def test_fastparquet_reads_keep_lists_alone(made: Path, packages: Path) -> None:
     """It does not know how scans pack their keys; README says so."""
-    paths = sorted((made / "keep").rglob("*.parquet"))
-    done = said("fastparquet", tmp_path / "a", paths)
-    assert done.returncode == 0, done.stderr
-    for path, line in zip(paths, done.stdout.splitlines(), strict=True):
-        assert json.loads(line) == [list(row.values()) for row in pq.read_table(path).to_pylist()]
-    done = said("fastparquet", tmp_path / "b", [made / "scan" / "train" / "part-00000.parquet"])
+    paths = [*sorted((made / "keep").rglob("*.parquet")), made / "scan/train/part-00000.parquet"]
+    code = READERS["fastparquet"] + SAY
+    done = attempt(sys.executable, "-c", code, *paths, PYTHONPATH=str(packages))
+    for path, line in zip(paths[:-1], done.stdout.splitlines(), strict=True):
+        assert json.loads(line) == values(path)
     assert "NotImplementedError: Encoding 7" in done.stderr
