@@ -50,7 +50,7 @@ def test_the_oldest_gives_what_the_newest_gives(
     urls = "::".join(str(path) for path in sorted(shards.glob("*.tar")))
     write_shards(tmp_path / "train", (9, 7))
     train = f"train --train-data {tmp_path}/train --model {write_config(tmp_path)} --device cpu"
-    train += f" --epochs 1 --batch-size 4 --workers 1 --log-every-n-steps 1 --logs {tmp_path}"
+    train += f" --epochs 1 --batch-size 4 --workers 1 --log-every-n-steps 1 --logs {tmp_path}/logs"
     paths = f"{folder}:{ROOT}"
     command = [keep, urls, *train.split(), "--name", "oldest"]
     said = run(sys.executable, "-c", BOTH, *command, PYTHONPATH=paths).splitlines()[-1]
@@ -60,5 +60,5 @@ def test_the_oldest_gives_what_the_newest_gives(
     monkeypatch.setattr(driver, "launch", launch_here)
     assert version("webdataset") == NEWEST
     assert main([*train.split(), "--name", "newest"]) == 0
-    oldest, newest = (losses(tmp_path / name) for name in ("oldest", "newest"))
+    oldest, newest = (losses(tmp_path / "logs" / name) for name in ("oldest", "newest"))
     assert oldest == newest and len(oldest) == 4
