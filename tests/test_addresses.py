@@ -42,6 +42,9 @@ SECRET = "hush-hush"
         ("401, url=URL('http://h:80/a?token=hush')", "401, url=URL('http://h:80/a?token=***')"),
         ("https://h/x?dim=4&token=hush.er", "https://h/x?dim=4&token=***"),
         ("http://h/#access_token=hush", "http://h/#access_token=***"),
+        ("http:/ann:hush@h/x?token=hush", "http:/***@h/x?token=***"),  # as a Path has it
+        ("c:/ann@home/x?y=1", "c:/ann@home/x?y=1"),
+        ("file:///home/ann@host/x", "file:///home/ann@host/x"),
         ("memory://data/x?.npy", "memory://data/x?.npy"),
         ("s3://bucket/{0..9}.npz", "s3://bucket/{0..9}.npz"),
         ("/folder/ann@home/x?.npy", "/folder/ann@home/x?.npy"),
@@ -118,7 +121,9 @@ def test_a_secret_is_in_no_file_and_no_line(
 ) -> None:
     np.save(tmp_path / "test.npy", unit_rows(4, 5))
     out = tmp_path / "out"
-    scan = ["scan", guarded, "--test", f"t={tmp_path / 'test.npy'}", "-o", str(out)]
+    test, gap, kept = f"t={tmp_path / 'test.npy'}", str(tmp_path / "gap"), str(tmp_path / "kept")
+    assert main(["gap", str(tmp_path / "test.npy"), "--test", test, "-o", gap]) == 0
+    scan = ["scan", guarded, "--test", test, "--gap", gap, "-o", str(out)]
     assert main([*scan, "-vv"]) == 0
     assert main([*scan, "--resume", "--json"]) == 0  # public forms are compared
     assert main(["store", "info", guarded]) == 0
@@ -126,6 +131,10 @@ def test_a_secret_is_in_no_file_and_no_line(
     assert main(["store", "info", guarded.replace("host/train", "host/none"), "-vv"]) == 3
     assert main(["store", "info", guarded.replace("ann", "bob"), "-vv"]) == 3
     assert main(["store", "info", f"{guarded}/0.npy", "--frob"]) == 2
+    assert main(["emulate", str(out)]) == 3  # it is asked for the password again
+    assert main(["emulate", str(out), "--train", guarded, "-o", kept, "-vv"]) == 0
+    assert main(["data", "check", "mnist", guarded]) == 3  # it takes folders alone
+    assert main(["data", "link", "objectnet", guarded, "-o", str(tmp_path / "linked"), "-vv"]) == 3
     said = capsys.readouterr()
     assert "guarded://***@host" in said.out
     assert SECRET not in said.out + said.err

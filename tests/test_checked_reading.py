@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import clipgap
@@ -16,7 +18,7 @@ from clipgap.files import parquet
 from clipgap.files.sums import FileSum
 from clipgap.select.rules import Far, Prune
 from tests.test_verify import failures
-from tests.worlds import World, flip_bit, make_world, tree
+from tests.worlds import World, edited_manifest, flip_bit, make_world, tree
 
 FLIPS = 24
 
@@ -92,6 +94,26 @@ def test_a_damaged_part_is_refused_wherever_the_bit_lies(
         flip_bit(part, at)
         shutil.rmtree(tmp_path / "keep", ignore_errors=True)
     clipgap.split(scan, rule, out=tmp_path / "keep")
+
+
+def test_columns_of_another_type_are_refused_though_the_sum_is_right(
+    world: World, tmp_path: Path
+) -> None:
+    scan = Path(shutil.copytree(world.folder / "scan", tmp_path / "scan"))
+    part = scan / "train" / "part-00002.parquet"
+    table = pq.read_table(part, partitioning=None)
+    words = pa.array(["x"] * table.num_rows)
+    at = table.schema.get_field_index("margin_a")
+    for other in (table.set_column(at, "margin_a", words), table.drop_columns(["margin_a"])):
+        pq.write_table(other, part)
+        with edited_manifest(scan) as manifest:
+            manifest["files"]["train/part-00002.parquet"] = vars(FileSum.of(part))
+        for use in (
+            partial(clipgap.split, scan, Prune(("a",), 0.01)),
+            partial(clipgap.emulate, scan),
+        ):
+            with pytest.raises(InputError, match=r"part-00002\.parquet has no column margin_a of"):
+                use()
 
 
 @pytest.mark.parametrize("name", ["train/part-00002.parquet", "test/a.parquet", "hist.parquet"])

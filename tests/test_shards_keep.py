@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,15 @@ def test_refused(tmp_path: Path) -> None:
 
 
 WORDS = st.text(st.sampled_from("abé"), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("store", ["00000", "img_emb_0"])
+def test_rows_without_a_key_cannot_be_found(tmp_path: Path, urls: list[str], store: str) -> None:
+    """Whether samples are told apart by shard and key, or by key alone."""
+    keys: Any = ["a", None, "c"]
+    keep = write_keep(tmp_path / "k", {store: keys}, {(store, 0), (store, 1)})
+    with pytest.raises(InputError, match=rf"1 of the rows kept of '{store}' have no key"):
+        KeepSelector.open(keep, urls[:1])("a", urls[0])
 
 
 @given(st.sets(WORDS), st.lists(st.text(st.sampled_from("abé"), max_size=9)))

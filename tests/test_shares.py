@@ -199,6 +199,18 @@ def test_damage_is_named(parts: list[Path], tmp_path: Path) -> None:
     refused(tmp_path / "out", parts, str(document), "sha256")
 
 
+@pytest.mark.parametrize("change", [{"of": 1 << 62}, {"indices": []}, {"indices": [7]}])
+def test_shares_that_there_cannot_be(
+    parts: list[Path], tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """Neither waited for one by one, nor merged."""
+    with edited_document(parts[1] / PROGRESS / SHARE) as document:
+        document |= change
+    refused(tmp_path / "out", parts, str(parts[1] / PROGRESS / SHARE))
+    with pytest.raises(InputError, match=r"share\.json makes no sense"):
+        status_of(tmp_path / "out")
+
+
 def test_links_do_not_lead_out(parts: list[Path], tmp_path: Path) -> None:
     """Neither out of the output, nor into a part from elsewhere without its content."""
     elsewhere = tmp_path / "elsewhere"
@@ -300,11 +312,24 @@ def test_a_killed_run_falls_silent_whatever_the_clocks_say(
     assert status_of(tmp_path / "out").runs[1].state == "silent"
 
 
-@pytest.mark.parametrize("said", ["[]", "{", '{"seconds": "x"}', '{"units": null}', "[" * 100_000])
-def test_a_board_that_says_nothing(parts: list[Path], tmp_path: Path, said: str) -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("[]", "{", '{"seconds": "x"}', '{"units": null}', "[" * 100_000),
+        *({"size_new": 10**400}, {"size_new": 1e300, "seconds": 1e-300}, {"seconds": -1.0}),
+    ],
+    ids=lambda said: str(said)[:40],
+)
+def test_a_board_that_says_nothing(
+    parts: list[Path], tmp_path: Path, said: str | dict[str, Any]
+) -> None:
     """It is there for people alone, so nothing ends for it."""
-    (parts[1] / PROGRESS / run.BOARD).write_text(said)
+    board = parts[1] / PROGRESS / run.BOARD
+    if not isinstance(said, str):
+        said = json.dumps(json.loads(board.read_text()) | said)
+    board.write_text(said)
     assert [each.state for each in status_of(tmp_path / "out").runs][1] == "done"
+    assert main(["status", str(tmp_path / "out")]) == 0
 
 
 def test_a_run_that_is_not_dealt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

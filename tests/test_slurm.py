@@ -83,6 +83,18 @@ def test_a_script_says_all_that_was_asked_for(
     subprocess.run(["bash", "-n", "an out.slurm/job.sh"], check=True)
 
 
+def test_nothing_in_a_call_becomes_a_line_of_its_own(
+    world: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = "a\ntouch harm #=world/a.npy"
+    call(capsys, f"slurm --dry-run scan world/train --test {shlex.quote(hostile)} -o out")
+    plain = (world / "out.slurm/job.sh").read_text().partition("clipgap()")[0]
+    assert "# touch harm" in plain
+    assert all(line.startswith(("#", "cd ")) for line in plain.splitlines() if line)
+    odd = shlex.quote("--sbatch=--qos=low\ntouch harm")
+    assert "cannot stand in a job script" in call(capsys, f"slurm --dry-run {odd} {SCAN} -o x", 2)
+
+
 def test_several_outputs_of_one_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
     several = "--epsilon 0.1 --epsilon 0.2 --clusters 3 -o 'keep-{epsilon}'"
     call(capsys, f"slurm --dry-run dedup world/train {several}")

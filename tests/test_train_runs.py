@@ -35,6 +35,7 @@ from tests.train_worlds import (
     train_here,
     weights,
 )
+from tests.worlds import edited_manifest
 
 
 @pytest.fixture(scope="module")
@@ -399,7 +400,7 @@ def test_validation_data_are_read_with_the_same_care(world: TrainWorld, tmp_path
 
 
 def test_classes_in_folders_and_keep_lists_by_path(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None
 ) -> None:
     monkeypatch.setattr("clipgap.clip.train.classify._SIZE", 64)
     paths = []
@@ -425,16 +426,25 @@ def test_classes_in_folders_and_keep_lists_by_path(
         epochs=1,
         batch_size=7,
         workers=0,
+        warmup=3,
         device="cpu",
         log_keys=True,
     )
     plan = plan_train(place, what)
     assert plan.samples == 7 and plan.classes == ("a", "b")
-    folder = train_here(plan, place)
+    folder = run_train(plan, place.folder, how_to_train(None)).path
     assert {key for _, key in seen(folder)[0]} == set(sorted(paths)[:7])
     content = torch.load(folder / "checkpoints" / "epoch_1.pt", weights_only=True)
     assert (content["objective"], content["arch"]) == ("classify", "squeezenet1_1")
     assert content["classes"] == ["a", "b"] and content["epoch"] == 1
+    assert clipgap.verify(folder).ok
+    for name, value in {"lr": 0.3, "wd": 0.1, "warmup": 2, "arch": "squeezenet1_0"}.items():
+        with edited_manifest(folder) as manifest:
+            was, manifest["plan"]["options"][name] = manifest["plan"]["options"][name], value
+        (said,) = [check.detail for check in clipgap.verify(folder).checks if not check.ok]
+        assert "by the plan" in said, name
+        with edited_manifest(folder) as manifest:
+            manifest["plan"]["options"][name] = was
 
 
 def test_a_keep_list_by_uid(world: TrainWorld, tmp_path: Path) -> None:

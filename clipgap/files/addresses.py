@@ -18,8 +18,8 @@ SETTINGS = ("array", "dim", "paths", "missing")
 
 _HIDDEN = "***"
 _REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a Path has one slash less
-_ADDRESS = re.compile(r"\S*[A-Za-z0-9+.-]://\S*")
-_USER = re.compile(r"(://)[^/?#\s]*@")
+_ADDRESS = re.compile(r"\S*[A-Za-z0-9+.-]{2}:/\S*")
+_USER = re.compile(r"(:/{1,2})[^/?#\s]*@")
 _OURS = "|".join(SETTINGS)
 # A value ends at the next one, at a join, at a setting of ours, or with the sentence around it.
 _VALUE = re.compile(
@@ -42,7 +42,7 @@ def public(text: str) -> str:
 
     Of a query only the names are left, since nobody can list all names that secrets go by.
     """
-    if "://" not in text:
+    if ":/" not in text:
         return text
     return _ADDRESS.sub(lambda found: _public_address(found[0]), text)
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from clipgap.runs.units import Ledger
 
 SHARE = "share.json"
+MOST = 1_000_000
+"""Shares of a run; every one of them may have to be named."""
+
 _LONGEST = 40
 
 _FORM = Form(
@@ -67,6 +70,11 @@ class Share:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "indices", tuple(sorted(set(self.indices))))
+        if not self.indices or self.of > MOST:
+            raise UsageError(
+                f"{len(self.indices):,} of {self.of:,} shares: give at least one, of at most "
+                f"{MOST:,}"
+            )
         for index in self.indices:
             if not 0 <= index < self.of:
                 raise UsageError(
@@ -139,7 +147,12 @@ class Part:
     @cached_property
     def said(self) -> dict[str, Any]:
         """What its share took and by which versions it was done."""
-        return read_document(self.notes / SHARE, _FORM)
+        said = read_document(self.notes / SHARE, _FORM)
+        try:
+            Share(said["indices"], said["of"])
+        except UsageError as error:
+            raise InputError(f"{self.notes / SHARE} makes no sense: {error}") from error
+        return said
 
     @property
     def share(self) -> Share:

@@ -25,7 +25,7 @@ from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import make_folder
 from clipgap.options import Options, option
 from clipgap.runs.lock import cannot_make
-from clipgap.runs.shares import parts_folder, ranges
+from clipgap.runs.shares import MOST, parts_folder, ranges
 from clipgap.runs.status import status_of
 
 
@@ -33,7 +33,7 @@ from clipgap.runs.status import status_of
 class SlurmOptions(Options):
     """What each task asks of Slurm."""
 
-    tasks: int = option(16, "How many shares the work is dealt to.", metavar="K", min=1)
+    tasks: int = option(16, "How many shares the work is dealt to.", metavar="K", min=1, max=MOST)
     at_once: int | None = option(
         None, "Run no more than so many at a time.", metavar="N", min=1, shown="as Slurm likes"
     )
@@ -107,7 +107,8 @@ class Array:
     def _lines(self) -> Iterator[str]:
         options, of = self.options, self.options.tasks
         yield "#!/bin/bash"
-        yield f"# Written by clipgap: {shlex.join(self.call)}"
+        # A line break in a name must not end the comment.
+        yield f"# Written by clipgap: {shlex.join(self.call)}".replace("\n", "\n# ")
         yield f"# Tasks 0 to {of - 1} do a share each; task {of} merges them. To submit by hand:"
         yield "#   job=$(sbatch --parsable job.sh)"
         yield f"#   sbatch --array={of} --dependency=afterok:$job job.sh"
@@ -155,7 +156,7 @@ class Array:
             for name, value in asked.items()
             if value is not None
         )
-        yield from options.sbatch
+        yield from map(_line, options.sbatch)
 
     @property
     def _most(self) -> str:
@@ -245,9 +246,15 @@ exit "$code"
 
 def _directive(value: str) -> str:
     """A value as a line of #SBATCH takes it."""
-    if "\n" in value or '"' in value:
+    if '"' in value:
         raise UsageError(f"{value!r} cannot stand in a job script")
-    return f'"{value}"' if " " in value else value
+    return f'"{_line(value)}"' if " " in value else _line(value)
+
+
+def _line(value: str) -> str:
+    if "\n" in value:
+        raise UsageError(f"{value!r} cannot stand in a job script")
+    return value
 
 
 def _slurm(*call: str) -> str:

@@ -22,10 +22,15 @@ from clipgap.runs.units import Ledger
 _SILENT = 300.0
 """Seconds after which a run that says nothing is no longer called running."""
 
+
+def _is_amount(value: object) -> bool:
+    return is_number(value) and value >= 0  # type: ignore[operator]
+
+
 _BOARD = {
     **dict.fromkeys(("state", "said", "noun", "counted", "host"), str),
     **dict.fromkeys(("units", "done"), is_count),
-    **dict.fromkeys(("size", "size_done", "size_new", "new", "seconds"), is_number),
+    **dict.fromkeys(("size", "size_done", "size_new", "new", "seconds"), _is_amount),
 }
 """What is read of a board; one that says it otherwise is as good as none."""
 

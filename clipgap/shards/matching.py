@@ -56,7 +56,7 @@ class SortedKeys:
         shards = [shard.index for shard in keep.shards if shard.kept]
         width = 1
         for shard in shards:
-            width = max(width, pc.max(pc.binary_length(keep.keys(shard))).as_py())
+            width = max(width, pc.max(pc.binary_length(_keys_of(keep, shard))).as_py())
         if width > _WIDEST_KEY:
             raise InputError(
                 f"{keep.path}: a key has {width:,} bytes; keys longer than {_WIDEST_KEY} bytes can "
@@ -65,7 +65,7 @@ class SortedKeys:
         table = np.empty(keep.kept, f"S{width}")
         done = 0
         for shard in shards:
-            for chunk in keep.keys(shard).chunks:
+            for chunk in _keys_of(keep, shard).chunks:
                 table[done : done + len(chunk)] = _as_bytes(chunk)
                 done += len(chunk)
         table.sort()
@@ -162,7 +162,7 @@ class KeepSelector:
         shard = self.shard_of(url)
         if shard not in self._sets:
             _forget(self._sets)
-            self._sets[shard] = frozenset(self.keep.keys(shard).to_pylist())
+            self._sets[shard] = frozenset(_keys_of(self.keep, shard).to_pylist())
         return key in self._sets[shard]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def _plain_match(keep: KeepList, shards: Mapping[str, TarShard]) -> tuple[str, S
 
     for url, shard in shards.items():
         if matched is not None:
-            kept = frozenset(keep.keys(matched[url]).to_pylist())
+            kept = frozenset(_keys_of(keep, matched[url]).to_pylist())
             if not kept:
                 continue
             if not kept.isdisjoint(keys_in(shard)):
@@ -283,6 +283,18 @@ def _path_without_suffix(url: str) -> str:
         found = _TAR.findall(url)
         url = found[-1] if found else url
     return url.removesuffix(".tar")
+
+
+def _keys_of(keep: KeepList, shard: int) -> pa.ChunkedArray:
+    """The keys of the kept rows of a shard, all of which must have one."""
+    keys = keep.keys(shard)
+    if keys.null_count:
+        raise InputError(
+            f"{keep.path}: {keys.null_count:,} of the rows kept of {keep.shards[shard].name!r} "
+            "have no key, so they cannot be found in tar files. Give the store keys, or split "
+            "without these rows."
+        )
+    return keys
 
 
 def _as_bytes(keys: pa.Array) -> NDArray[np.bytes_]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from clipgap.clip.checkpoints import read_content
 from clipgap.clip.eval.api import PAIRED, SUMMARY, EvalResult, open_evaluation
 from clipgap.clip.eval.tables import (
     PAIRED_SCHEMA,
@@ -24,12 +25,14 @@ from clipgap.clip.eval.work import SAMPLES
 from clipgap.clip.train.api import KIND as TRAINING
 from clipgap.clip.train.api import open_train
 from clipgap.clip.train.logs import KEYS, LOSSES
+from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import PARAMETERS, TrainPlan, parameters_of, planned_again
 from clipgap.errors import InputError, MissingDependency
 from clipgap.files import lines
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.keep.lists import open_keep
+from clipgap.packages import missing
 from clipgap.shards.finding import find_shards
 from clipgap.shards.problems import QUARANTINE
 from clipgap.verify.checks import Asked, Checks, Problems, check_files, quarantined
@@ -193,7 +196,7 @@ def _check_losses(folder: Path, manifest: Mapping[str, Any], problems: Problems)
 
 
 def _check_plan(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
-    """The plan is what follows from its inputs; what open_clip noted is what it asks for."""
+    """The plan is what follows from its inputs; what the training noted is what it asks for."""
     plan = TrainPlan.of_json(manifest["plan"])
     problems.differ("plan: kind", manifest["plan"].get("kind"), "train")
     problems.differ("plan: device", plan.options.device, plan.device)
@@ -202,6 +205,8 @@ def _check_plan(folder: Path, manifest: Mapping[str, Any], problems: Problems) -
     try:
         if plan.options.objective == "clip":
             _check_parameters(folder, plan, problems)
+        else:
+            _check_classifier(folder, plan, problems)
         if (absent := _absent(plan)) is not None:
             return f"{absent} is not there, so the plan is as stated"
         again = planned_again(plan, folder)
@@ -228,6 +233,24 @@ def _check_parameters(folder: Path, plan: TrainPlan, problems: Problems) -> None
             said = said.partition(":")[0]
         if said != value:
             problems.add(f"{PARAMETERS}: {name} was {said}, by the plan {value}")
+
+
+def _check_classifier(folder: Path, plan: TrainPlan, problems: Problems) -> None:
+    """Each learning rate of the log, and what the checkpoint tells besides weights."""
+    try:
+        from clipgap.clip.train.checkpoints import FOLDER, name_of
+        from clipgap.clip.train.classify import noted_by, noted_in, rate
+    except ModuleNotFoundError as error:
+        raise missing("torch") from error
+    for number, record in enumerate(lines.read(folder / LOSSES, lambda record: record), start=1):
+        wanted = rate(plan, record["step"] - 1)
+        if record["lr"] != wanted:
+            problems.add(f"{LOSSES}, line {number:,}: lr was {record['lr']}, by the plan {wanted}")
+    path = folder / FOLDER / name_of(Position(plan.epochs))
+    wanted = noted_by(plan)
+    for name, said in noted_in(read_content(path, device="meta")).items():
+        if said != wanted[name]:
+            problems.add(f"{path.name}: {name} was {said}, by the plan {wanted[name]}")
 
 
 def _absent(plan: TrainPlan) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import Value
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 
 from clipgap.clip.models import autocast
 from clipgap.clip.train import checkpoints
+from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
 from clipgap.clip.train.plan import Ranks, TrainPlan
@@ -54,9 +55,9 @@ def _train(session: Session, device: torch.device) -> None:
     plain = _network(plan).to(device)
     optimizer = torch.optim.SGD(
         plain.parameters(),
-        lr=_rate(plan, 0),
+        lr=rate(plan, 0),
         momentum=MOMENTUM,
-        weight_decay=WEIGHT_DECAY if options.wd is None else options.wd,
+        weight_decay=_weight_decay(options),
     )
     scaler = torch.amp.GradScaler(device.type, enabled=_is_scaled(plan))
     begin = session.latest()
@@ -112,7 +113,7 @@ def _train_epoch(
         if (number + 1) % accum == 0:
             step = epoch * plan.batches.steps + number // accum
             for group in optimizer.param_groups:
-                group["lr"] = _rate(plan, step)
+                group["lr"] = rate(plan, step)
             scaler.step(optimizer)
             scaler.update()
             steps.loss = total
@@ -140,13 +141,41 @@ def _augmentation() -> Any:
     )
 
 
-def _rate(plan: TrainPlan, step: int) -> float:
-    """Of a step, counted over all epochs."""
+def rate(plan: TrainPlan, step: int) -> float:
+    """The learning rate of a step, counted over all epochs."""
     options = plan.options
     peak = options.lr if options.lr is not None else LR_PER_256 * plan.batches.global_batch / 256
     if options.warmup is not None and step < options.warmup:
         return peak * (step + 1) / options.warmup
     return float(peak * 0.1 ** (DROPS * step // plan.steps))
+
+
+def _weight_decay(options: TrainOptions) -> float:
+    return WEIGHT_DECAY if options.wd is None else options.wd
+
+
+def noted_by(plan: TrainPlan) -> dict[str, Any]:
+    """What the last checkpoint of a plan holds besides weights; see `noted_in`."""
+    return {
+        "objective": "classify",
+        "arch": plan.options.arch,
+        "classes": list(plan.classes),
+        "epoch": plan.epochs,
+        "lr": rate(plan, plan.steps - 1),
+        "momentum": MOMENTUM,
+        "weight_decay": _weight_decay(plan.options),
+        "scaled": _is_scaled(plan),
+    }
+
+
+def noted_in(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The same of the checkpoint itself."""
+    (group,) = content["optimizer"]["param_groups"]
+    return {
+        **{name: content[name] for name in ("objective", "arch", "classes", "epoch")},
+        **{name: group[name] for name in ("lr", "momentum", "weight_decay")},
+        "scaled": bool(content["scaler"]),
+    }
 
 
 def _is_scaled(plan: TrainPlan) -> bool:
