@@ -510,6 +510,22 @@ def test_a_lie_is_found(world: Path, tmp_path: Path, lie: Lie, check: str) -> No
         assert list(failures(clipgap.verify(folder))) in ([check], ["curve"])
 
 
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (lambda said: said["parts"]["train"].update(natural="7"), "parts 'train' 'natural' is '7'"),
+        (lambda said: said["heads"]["natural"]["found"]["strict"].update(recall=[]), "recall is"),
+    ],
+)
+def test_what_is_printed_of_heads_has_its_type(
+    world: Path, tmp_path: Path, lie: Lie, words: str
+) -> None:
+    folder = Path(shutil.copytree(world / "heads", tmp_path / "heads"))
+    mend(folder, lie)
+    with pytest.raises(InputError, match=words):
+        open_heads(folder)
+
+
 # --- bad input
 
 

@@ -15,7 +15,7 @@ import pytest
 import clipgap
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum
-from tests.worlds import World, edited_manifest, make_world, tree
+from tests.worlds import World, edited_manifest, make_world, tree, unit_rows
 
 K = 6
 Column = list[Any]
@@ -71,6 +71,12 @@ def test_an_honest_scan_passes_every_check(honest: Path, full: bool) -> None:
     assert len(report.checks) == 8 + full
     assert all(check.detail for check in report.checks)
     assert tree(honest) == before
+
+
+def test_all_of_a_scan_of_few_points(tmp_path: Path) -> None:
+    rows = unit_rows(3, 17, 0)
+    clipgap.scan(rows, {"t": rows}, k=1, out=tmp_path / "scan")
+    assert clipgap.verify(tmp_path / "scan", full=True, train=rows, tests={"t": rows}).ok
 
 
 def test_an_honest_gap_passes(honest: Path) -> None:

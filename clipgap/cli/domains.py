@@ -75,6 +75,8 @@ def fit(
 
 def describe(found: Fitted) -> Iterator[RenderableType]:
     """Parts, thresholds, and what is in doubt."""
+    from clipgap.heads.heads import HEADS
+
     if found.already_complete:
         yield words.complete(found.path)
     for part, labels in found.manifest["parts"].items():
@@ -82,19 +84,23 @@ def describe(found: Fitted) -> Iterator[RenderableType]:
         yield f"{part:<10}  {words.plural(sum(labels.values()), 'row')}: {counts}"
     if found.path is None:
         return
-    yield _table(found.manifest["heads"])
-    for name, head in found.manifest["heads"].items():
-        if doubt := head["found"]["strict"]["doubt"]:
+    heads = {name: found.manifest["heads"][name] for name in HEADS}
+    yield _table(heads)
+    for name, head in heads.items():
+        if doubt := head["found"]["strict"].get("doubt"):
             yield f"The {name} head, strict: {doubt}."
     yield f"Heads: {found.path}"
     yield words.to_prove(found.path)
 
 
 def _table(heads: Mapping[str, Any]) -> RenderableType:
+    from clipgap.heads.heads import POINTS
+
     figures = ("score from", "accepted", "wrong", "precision", "at least", "there", "recall")
     table = Sheet(("head", "point", *figures), words=2, title="On the test part")
     for name, head in heads.items():
-        for point, said in head["found"].items():
+        for point in POINTS:
+            said = head["found"][point]
             shares = ("precision", "precision_at_least", "precision_at_prevalence", "recall")
             table.add(
                 name,

@@ -87,6 +87,15 @@ COUNTS = {
 CITED = {"path": str, "manifest_sha256": str, "confusion": CONFUSION}
 """Heads as a manifest names those that it follows from."""
 
+_FOUND = {
+    **dict.fromkeys(("accepted", "wrong"), is_count),
+    **dict.fromkeys(
+        ("precision", "precision_at_least", "precision_at_prevalence", "recall"), (None, is_number)
+    ),
+    "doubt": (None, str),
+}
+"""What a threshold came to on the test part."""
+
 KIND = Kind(
     Form(
         "clipgap-heads",
@@ -101,11 +110,12 @@ KIND = Kind(
                     "accepts": name,
                     "rest": [str],
                     "thresholds": dict.fromkeys(POINTS, is_number),
-                    "found": dict.fromkeys(POINTS, dict),
+                    "found": dict.fromkeys(POINTS, _FOUND),
                 }
                 for name in HEADS
             },
             "confusion": CONFUSION,
+            "parts": Each(Each(is_count)),
             "settings": dict,
             "inputs": dict,
             "versions": Each(str),

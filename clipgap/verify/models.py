@@ -243,9 +243,8 @@ def _check_classifier(folder: Path, plan: TrainPlan, problems: Problems) -> None
     except ModuleNotFoundError as error:
         raise missing("torch") from error
     for number, record in enumerate(lines.read(folder / LOSSES, lambda record: record), start=1):
-        wanted = rate(plan, record["step"] - 1)
-        if record["lr"] != wanted:
-            problems.add(f"{LOSSES}, line {number:,}: lr was {record['lr']}, by the plan {wanted}")
+        if record["lr"] != (lr := rate(plan, record["step"] - 1)):
+            problems.add(f"{LOSSES}, line {number:,}: lr was {record['lr']}, by the plan {lr}")
     path = folder / FOLDER / name_of(Position(plan.epochs))
     wanted = noted_by(plan)
     for name, said in noted_in(read_content(path, device="meta")).items():

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_row_groups, row_groups
 from clipgap.kernels.admit import admit
-from clipgap.kernels.options import Compute
+from clipgap.kernels.options import MAX_BLOCK_ROWS, Compute
 from clipgap.kernels.oracle import exact_scores
 from clipgap.runs.how import How, OnProgress
 from clipgap.scan.api import scan_into
@@ -256,7 +256,8 @@ def check_everything(
 ) -> str:
     """Every value of every table."""
     # The oracle holds all scores of a block at once.
-    block_rows = max(1, _SCORES // max(len(test.rows) for test in evidence.tests))
+    fitting = _SCORES // max(len(test.rows) for test in evidence.tests)
+    block_rows = min(max(1, fitting), MAX_BLOCK_ROWS)
     compute = Compute(kernel="numpy", block_rows=block_rows)
     sink = _Comparing(result, problems)
     work = ScanWork(evidence.plan, compute, sink, given=list(evidence.tests))
