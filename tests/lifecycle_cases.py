@@ -133,6 +133,13 @@ CASES = [
         ["keep/part-00002.parquet", "manifest.json"],
     ),
     Case(
+        "emulate",
+        "emulate scan -o out",
+        Change("arithmetic", old="emulate scan", new="emulate scan --arithmetic float16"),
+        ["keep/part-00001.parquet", "manifest.json"],
+        kills=8,
+    ),
+    Case(
         "mix",
         "mix mix.toml --threads 1 -o out",
         Change("labels", "labels.csv", "photo", "drawn"),

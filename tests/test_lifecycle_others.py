@@ -310,7 +310,9 @@ SHELVES = {
     "shards": "shards/{00000..00002}.tar",
 }
 """Stores and shards of the commands, as they are named by address: a site has no folders."""
-BY_ADDRESS = {case.name for case in CASES} - {"split", "combine", "render", "embed-folder", "link"}
+BY_ADDRESS = {case.name for case in CASES} - {
+    *("split", "combine", "emulate", "render", "embed-folder", "link"),
+}
 
 
 KEY, WRONG = "key-of-a-bucket", "not-the-password"

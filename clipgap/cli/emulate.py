@@ -77,7 +77,9 @@ def describe(found: Emulation, out: Path | None = None) -> Iterator[RenderableTy
             f"{words.plural(found.any.undefined, 'row')} hang on what that memory held: all that "
             "are pruned so"
         )
-    if out is not None:
+    if found.already_complete:
+        yield words.complete(out)
+    elif out is not None:
         yield f"Keep-list: {out}"
 
 

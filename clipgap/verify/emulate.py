@@ -14,7 +14,7 @@ undefined, and with them each row that they prune.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ class Emulation:
     sets: tuple[Shortfall, ...]
     any: Shortfall
     unfilled: int = 0  # numbers that a threshold is the highest of and that nothing filled
+    already_complete: bool = False  # True: a resumed run found its keep-list whole
 
 
 @takes_options
@@ -141,7 +142,7 @@ def emulate(
     }
     with KeepWriter(out, tables.store, rule, tables.sources(), how) as writer:
         if writer.finished is not None:  # what is counted stands in no keep-list
-            return run.all(how)
+            return replace(run.all(how), already_complete=True)
         return run.all(how, lambda shard, pruned: writer.write(shard, run.kept(shard, pruned)))
 
 
