@@ -197,9 +197,10 @@ CASES = [
     Case(
         "analyze",
         f"analyze a=a.pt {MODEL} --data val=val-shards --data web=shards --classnames names.txt "
-        "--templates prompts.txt --device cpu --workers 1 --neurons 1 --steps 1 --draws 5 -o out",
+        "--templates prompts.txt --device cpu --workers 1 --neurons 1 --steps 1 --circuits 1 "
+        "--concepts 1 --draws 5 -o out",
         Change("val", "val-shards/00000.tar", "a picture", "the image"),
-        ["blocks/a/val.parquet", "map.parquet", "manifest.json"],
+        ["edges/a/val.parquet", "tops.parquet", "manifest.json"],
         kills=4,
     ),
     Case(

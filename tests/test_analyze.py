@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from torch import nn
@@ -18,8 +19,17 @@ from torch import nn
 import clipgap
 from clipgap.__main__ import main
 from clipgap.clip.analyze import similarity
+from clipgap.clip.analyze.circuits import Tracing, circuit_rows
+from clipgap.clip.analyze.concepts import (
+    TOPS_SCHEMA,
+    _by_frequency,
+    concept_rows,
+    top_concepts,
+)
 from clipgap.clip.analyze.probing import Block, Probe, natural_blocks
+from clipgap.clip.analyze.probing import Path as Neurons
 from clipgap.clip.analyze.similarity import (
+    Graph,
     chance_jaccard,
     cka,
     draws,
@@ -28,10 +38,11 @@ from clipgap.clip.analyze.similarity import (
     linear_kernel,
     rbf_kernel,
     top,
+    weisfeiler_lehman,
 )
 from clipgap.clip.analyze.tables import principal
 from clipgap.errors import UsageError
-from tests.clip_worlds import encoded, render, write_checkpoint, write_config
+from tests.clip_worlds import CONFIG, encoded, render, write_checkpoint, write_config
 
 ONCE = np.ones((6, 1))
 
@@ -168,6 +179,77 @@ def test_integrated_gradients_by_hand() -> None:
     assert cubed.change.tolist() == [-1, 343]
 
 
+def test_traces_by_hand() -> None:
+    """Of a relu whose input is above 0 all comes from that input, else nothing comes of it."""
+    tower = Tower()
+    probe = Probe("tower", tower, tower, torch.zeros(2))
+    first, act = probe.blocks(["first", "act"])
+    batch = torch.tensor([[1.0, 3], [2, 1]])
+    _, (before, _) = probe.read(batch, [first, act])
+    found = probe.trace(batch, (first, act), before, Neurons([0, 1, 2], [2, 0]), steps=2)
+    assert found.tolist() == [[0, 0, 1], [3, 0, 0]]
+    tracing = Tracing(probe, [first, act], [np.array([[True, True, True]])] * 2, steps=2)
+    tracing.add(0, batch[:1])
+    tracing.add(0, batch[1:])
+    rows = list(tracing.rows(["name"]))
+    assert len(rows) == 9 and {row["block"] for row in rows} == {"act"}
+    strong = [(row["source"], row["target"], row["effect"]) for row in rows if row["effect"]]
+    assert strong == [(0, 0, 3), (1, 1, 4), (2, 2, 1)]
+
+
+def test_weisfeiler_and_lehman_by_hand() -> None:
+    chain = Graph("abc", [("a", "b"), ("b", "c")])
+    fork = Graph("abc", [("a", "b"), ("a", "c")])
+    short = Graph("abc", [("a", "b")])
+    assert weisfeiler_lehman(chain, chain, 3) == pytest.approx([1, 1, 1])
+    # Each round adds three names to each; after the first none is common to chain and fork.
+    assert weisfeiler_lehman(chain, fork, 3) == pytest.approx([3 / 6, 3 / 9, 3 / 12])
+    # Of chain and short the first round has one, a, which leads to b in both; the second has none.
+    assert weisfeiler_lehman(chain, short, 2) == pytest.approx([4 / 6, 4 / 9])
+
+
+def test_circuits_of_two_domains() -> None:
+    nodes = [(0, 1), (1, 2), (1, 3)]
+    one = {"x": Graph(nodes, [(nodes[0], nodes[1]), (nodes[0], nodes[2])])}
+    other = {"y": one["x"], "x": Graph(nodes[:2], [(nodes[0], nodes[1])])}
+    rows = list(circuit_rows("a", {"first": one, "second": other}, 4, 0))
+    assert [(row["measure"], row["classes"]) for row in rows] == [
+        ("edges", 1),
+        ("wl-1", 1),
+        ("wl-2", 1),
+        ("wl-3", 1),
+    ]
+    assert rows[0]["value"] == rows[0]["low"] == 0.5
+    assert rows[1]["value"] == pytest.approx((2 + 1) / math.sqrt(6 * 4))
+
+
+# --- concepts
+
+
+def test_concepts_that_domains_share_by_hand() -> None:
+    images = [("one", [4, 2]), ("one", [4]), ("one", []), ("other", [4, 3])]
+    table = pa.Table.from_pylist(
+        [
+            {"checkpoint": "a", "domain": domain, "key": "k", "class": "x", "concepts": found}
+            for domain, found in images
+        ],
+        schema=TOPS_SCHEMA,
+    )
+    (row,) = concept_rows("a", table, 3, 0)
+    assert row["value"] == pytest.approx((1 / 5 + 1 / 10 + 1 / 15 + 1 / 20) / 4)
+    assert (row["alive"], row["chance"]) == (3, 1)  # three of three is no surprise
+    assert _by_frequency({9: 1, 2: 1, 7: 2}) == [7, 2, 9]
+
+
+def test_seed_0_of_the_autoencoder_is_a_seed() -> None:
+    data = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    learned = [top_concepts(data, 30, seed, lambda: None) for seed in (0, 0, 1)]
+    assert learned[0] == learned[1] != learned[2]
+    untaught = top_concepts(data, 0, 0, lambda: None)
+    assert learned[0][1]["missed"] < untaught[1]["missed"]
+    assert all(0 <= place < 24 for tops in learned[0][0] for place in tops)
+
+
 def test_blocks_of_networks() -> None:
     import open_clip
     import torchvision
@@ -217,9 +299,8 @@ NAMES = ("circle", "square", "triangle", "cross", "disc", "box")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three domains; `third` lacks the last class, and has an image that is none."""
     root = tmp_path_factory.mktemp("analyze")
-    config = write_config(root)
-    for seed, name in enumerate(("a", "b")):
-        write_checkpoint(config, root / f"{name}.pt", seed=seed)
+    config = write_config(root, vision_cfg={**CONFIG["vision_cfg"], "layers": 2})
+    write_checkpoint(config, root / "a.pt")
     for number, domain in enumerate(("first", "second", "third")):
         for label, name in enumerate(NAMES[: 5 if domain == "third" else 6]):
             (root / domain / name).mkdir(parents=True)
@@ -234,6 +315,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+BLOCKS = {"transformer.resblocks.0", "transformer.resblocks.1"}
 DOMAINS = ("first", "second", "third")
 
 
@@ -248,6 +330,8 @@ def arguments(world: Path, **changes: Any) -> dict[str, Any]:
         "workers": 1,
         "neurons": 2,
         "steps": 4,
+        "circuits": 1,
+        "concepts": 2,
         "draws": 20,
         **changes,
     }
@@ -266,7 +350,7 @@ def table(analysis: Any, name: str) -> list[dict[str, Any]]:
 def test_each_pair_is_compared_by_the_classes_that_it_shares(analysis: Any) -> None:
     sizes = {(row["first"], row["second"]): row["classes"] for row in table(analysis, "cka")}
     assert sizes == {("first", "second"): 6, ("first", "third"): 5, ("second", "third"): 5}
-    assert {row["block"] for row in table(analysis, "cka")} == {"transformer.resblocks.0"}
+    assert {row["block"] for row in table(analysis, "cka")} == BLOCKS
     for row in table(analysis, "cka"):
         assert row["value"] <= 1 + 1e-12 and row["low"] <= row["high"]
 
@@ -286,7 +370,7 @@ def test_means_and_neurons_follow_from_images(analysis: Any, world: Path) -> Non
     features = model.image_features(batch)
     mean = kept[0].mean(dim=(0, 1)).tolist()
     stated = table(analysis, "blocks/a/second")
-    row = next(row for row in stated if row["class"] == "cross")
+    row = next(row for row in stated if row["class"] == "cross")  # of the first block
     assert row["mean"] == pytest.approx(mean, abs=1e-5) and row["images"] == 3
     assert row["samples"] == 2 and len(row["effect"]) == 32
     assert row["error"] >= abs(sum(row["effect"]) - row["change"]) - 1e-12  # a mean of sizes
@@ -301,6 +385,12 @@ def test_means_and_neurons_follow_from_images(analysis: Any, world: Path) -> Non
     neurons = table(analysis, "neurons")
     assert {(row["neurons"], row["top"]) for row in neurons} == {(32, 4)}
     assert all(row["chance"] == chance_jaccard(32, 4) for row in neurons)
+    edges = [row for row in table(analysis, "edges/a/second") if row["class"] == "cross"]
+    assert {row["block"] for row in edges} == {"transformer.resblocks.1"}
+    assert len(edges) == 3 * 4 and len({row["target"] for row in edges}) == 4
+    sizes = {(row["first"], row["second"]): row["classes"] for row in table(analysis, "circuits")}
+    assert list(sizes.values()) == [6, 5, 5]
+    assert [row["classes"] for row in table(analysis, "concepts")] == [6, 5, 5]
 
 
 def test_a_resumed_analysis_is_the_same(analysis: Any, world: Path, tmp_path: Path) -> None:
@@ -316,7 +406,7 @@ def test_a_resumed_analysis_is_the_same(analysis: Any, world: Path, tmp_path: Pa
 
 def test_some_classes_alone(world: Path, tmp_path: Path) -> None:
     found = clipgap.analyze(
-        out=tmp_path / "out", **arguments(world, only=world / "only.txt", neurons=0)
+        out=tmp_path / "out", **arguments(world, only=world / "only.txt", neurons=0, circuits=0)
     )
     assert {row["classes"] for row in table(found, "cka")} == {4}
     assert table(found, "neurons") == table(found, "completeness") == []
@@ -349,11 +439,9 @@ def test_verify_proves_an_analysis(analysis: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("name", ["cka", "neurons", "completeness", "map"])
+@pytest.mark.parametrize("name", ["cka", "neurons", "completeness", "circuits", "concepts", "map"])
 def test_verify_finds_what_does_not_follow(analysis: Any, tmp_path: Path, name: str) -> None:
     """A table that was changed, with sums that fit it."""
-    import pyarrow as pa
-
     from clipgap.clip.analyze.api import KIND, SCHEMAS
     from clipgap.files.documents import MANIFEST, SUM, write_document
     from clipgap.files.parquet import write_tables
@@ -378,6 +466,7 @@ def test_verify_finds_what_does_not_follow(analysis: Any, tmp_path: Path, name: 
         ({"data": "first={world}/first"}, "name two or more"),
         ({"only": "{world}/few.txt"}, "have images of 3 classes in common"),
         ({"only": "{world}/wrong.txt"}, "'cube' is none of the 6 classes of first"),
+        ({"circuits": 3}, "--circuits 3 leads between the top neurons of as many images"),
         ({"map": "umap"}, "umap-learn is not installed"),
         ({"checkpoints": "{world}/classifier.pt"}, "is a classifier"),
     ],
@@ -389,7 +478,7 @@ def test_what_is_refused(world: Path, tmp_path: Path, changes: dict[str, str], s
     (world / "wrong.txt").write_text("circle\ncube")
     if "checkpoints" in changes:
         write_classifier(world / "classifier.pt", NAMES)
-    filled = {key: value.format(world=world) for key, value in changes.items()}
+    filled = {k: v.format(world=world) if isinstance(v, str) else v for k, v in changes.items()}
     with pytest.raises(clipgap.ClipgapError, match=said):
         clipgap.analyze(out=tmp_path / "out", **arguments(world, **filled))
     assert not (tmp_path / "out").exists()

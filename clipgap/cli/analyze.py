@@ -50,7 +50,8 @@ def analyze(
     """Say how alike images of different domains are inside of CLIP models, block by block.
 
     Linear and RBF CKA of class means, with an unbiased HSIC; shared top neurons by integrated
-    gradients, beside chance; a map of the embeddings. Intervals are of a bootstrap over classes.
+    gradients, beside chance; what leads from one to the next; shared concepts; a map of the
+    embeddings. Intervals are of a bootstrap over classes.
     """
     from clipgap.clip.analyze.api import analyze as run
     from clipgap.clip.analyze.plan import plan_analysis
@@ -89,13 +90,16 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
 
 
 def _outcome(result: Analysis) -> dict[str, Any]:
-    from clipgap.clip.analyze.api import CKA, COMPLETENESS, NEURONS
+    from clipgap.clip.analyze.api import CIRCUITS, CKA, COMPLETENESS, CONCEPTS, NEURONS
 
     return {
         "out": result.path,
         "cka": result.table(CKA).to_pylist(),
         "neurons": result.table(NEURONS).to_pylist(),
         "completeness": result.table(COMPLETENESS).to_pylist(),
+        "circuits": result.table(CIRCUITS).to_pylist(),
+        "concepts": result.table(CONCEPTS).to_pylist(),
+        "dictionaries": result.manifest["dictionaries"],
         "maps": result.manifest["maps"],
         "quarantined": result.problems,
         "already_complete": result.already_complete,
@@ -110,6 +114,16 @@ def _describe_outcome(result: Analysis) -> Iterator[RenderableType]:
     elif result.repaired:
         yield f"Made again: {', '.join(result.repaired)}."
     yield _pairs(found)
+    for what, rows in (
+        ("Circuits", [row for row in found["circuits"] if row["measure"] == "edges"]),
+        ("Concepts", found["concepts"]),
+    ):
+        for row in rows:
+            chance = f", by chance {row['chance']:.1%}" if "chance" in row else ""
+            yield (
+                f"{what} of {row['checkpoint']}, {row['first']} – {row['second']}: "
+                f"{row['value']:.1%} shared{chance}"
+            )
     if changes := sum(abs(row["change"]) for row in found["completeness"]):
         share = sum(row["error"] for row in found["completeness"]) / changes
         yield f"Effects of neurons miss {share:.1%} of what scores change by; more --steps, less"

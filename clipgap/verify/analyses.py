@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from clipgap.clip.analyze.api import CKA, KIND, MAP, SCHEMAS, Analysis, derived
+from clipgap.clip.analyze.api import CKA, CONCEPTS, KIND, MAP, SCHEMAS, TOPS, Analysis, derived
+from clipgap.clip.analyze.circuits import EDGES_SCHEMA
+from clipgap.clip.analyze.concepts import concept_rows
 from clipgap.clip.analyze.plan import shared_classes
 from clipgap.clip.analyze.similarity import KERNELS
 from clipgap.clip.analyze.tables import Domains, map_table, read_blocks
@@ -51,9 +54,10 @@ def _check_units(analysis: Analysis, seen: dict[str, Domains], problems: Problem
             problems.differ(
                 f"sums of {unit.name}", record["files"], {name: files[name] for name in unit.files}
             )
-            blocks, embeddings = (analysis.table(name) for name in unit.files)
+            blocks, embeddings, edges = (analysis.table(name) for name in unit.files)
             problems.differ(f"columns of {unit.blocks}", blocks.schema, BLOCKS_SCHEMA)
             problems.differ(f"columns of {unit.embeddings}", embeddings.schema, EMBEDDINGS_SCHEMA)
+            problems.differ(f"columns of {unit.edges}", edges.schema, EDGES_SCHEMA)
             problems.differ(f"images of {unit.name}", record["images"], embeddings.num_rows)
             images += embeddings.num_rows
             counts: dict[str, int] = {}
@@ -83,15 +87,23 @@ def _check_pairs(analysis: Analysis, seen: Mapping[str, Domains], problems: Prob
     settings, count = analysis.manifest["settings"], 0
     again: dict[str, list[dict[str, Any]]] = {}
     for checkpoint, domains in seen.items():
-        for file, table in derived(checkpoint, domains, settings["draws"], settings["seed"]):
-            again.setdefault(file, []).extend(table.to_pylist())
-    for file, rows in again.items():
+        edges = {name: analysis.table(Unit(checkpoint, name).edges) for name in domains}
+        drawn = settings["draws"], settings["seed"]
+        for file, rows in derived(checkpoint, domains, edges, *drawn):
+            again.setdefault(file, []).extend(rows)
+        if settings["concepts"]:
+            tops = analysis.table(TOPS)
+            mine = tops.filter(pc.equal(tops["checkpoint"], checkpoint))
+            images = sum(analysis.manifest["units"][f"{checkpoint}/{d}"]["images"] for d in domains)
+            problems.differ(f"images of {checkpoint} in {TOPS}", mine.num_rows, images)
+            again.setdefault(CONCEPTS, []).extend(concept_rows(checkpoint, mine, *drawn))
+    for file, wanted in again.items():
         stated = analysis.table(file).to_pylist()
-        problems.differ(f"rows of {file}", len(stated), len(rows))
-        for number, (was, should) in enumerate(zip(stated, rows, strict=False)):
+        problems.differ(f"rows of {file}", len(stated), len(wanted))
+        for number, (was, should) in enumerate(zip(stated, wanted, strict=False)):
             if not all(_alike(was[name], should[name]) for name in should):
                 problems.add(f"{file}, row {number:,}: is {was}, should be {should}")
-        count += len(rows)
+        count += len(wanted)
     return f"{count:,} rows derived anew"
 
 

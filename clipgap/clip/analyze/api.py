@@ -2,9 +2,13 @@
 
 OUT/blocks/CHECKPOINT/DOMAIN.parquet        means and effects by block and class
 OUT/embeddings/CHECKPOINT/DOMAIN.parquet    the normalised features of each image
+OUT/edges/CHECKPOINT/DOMAIN.parquet         what leads to the top neurons, by class
 OUT/cka.parquet             CKA of each pair of domains, by block
 OUT/neurons.parquet         shared top neurons, against chance
 OUT/completeness.parquet    by how much effects do not add up
+OUT/circuits.parquet        how alike circuits are
+OUT/tops.parquet            the strongest concepts of each image
+OUT/concepts.parquet        shared concepts, against chance
 OUT/map.parquet             images on a map
 OUT/quarantine.parquet      what could not be used; only if there is any
 OUT/manifest.json           written last
@@ -19,6 +23,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from clipgap.clip.analyze.circuits import (
+    CIRCUITS_SCHEMA,
+    circuit_rows,
+    read_circuits,
+)
+from clipgap.clip.analyze.concepts import CONCEPTS_SCHEMA, TOPS_SCHEMA, concept_rows, tops_table
 from clipgap.clip.analyze.options import AnalyzeOptions, Reading
 from clipgap.clip.analyze.plan import AnalysisPlan, plan_analysis, require_shared
 from clipgap.clip.analyze.tables import (
@@ -34,7 +44,7 @@ from clipgap.clip.analyze.tables import (
     neuron_rows,
     read_blocks,
 )
-from clipgap.clip.analyze.work import BLOCKS, EMBEDDINGS, AnalysisWork, Unit, units_of
+from clipgap.clip.analyze.work import BLOCKS, EDGES, EMBEDDINGS, AnalysisWork, Unit, units_of
 from clipgap.clip.models import fetch, resolve_device
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import remove
@@ -50,11 +60,15 @@ from clipgap.runs.units import Step
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 
 CKA, NEURONS, COMPLETENESS = "cka.parquet", "neurons.parquet", "completeness.parquet"
+CIRCUITS, TOPS, CONCEPTS = "circuits.parquet", "tops.parquet", "concepts.parquet"
 MAP = "map.parquet"
 SCHEMAS = {
     CKA: CKA_SCHEMA,
     NEURONS: NEURONS_SCHEMA,
     COMPLETENESS: COMPLETENESS_SCHEMA,
+    CIRCUITS: CIRCUITS_SCHEMA,
+    TOPS: TOPS_SCHEMA,
+    CONCEPTS: CONCEPTS_SCHEMA,
     MAP: MAP_SCHEMA,
 }
 """The tables that are about all domains together."""
@@ -82,17 +96,23 @@ KIND = Kind(
             "classes": [str],
             "settings": {
                 "blocks": [str],
-                **dict.fromkeys(("neurons", "steps", "draws", "seed", "batch_size"), is_count),
+                **dict.fromkeys(("neurons", "steps", "circuits", "concepts"), is_count),
+                **dict.fromkeys(("draws", "seed", "batch_size"), is_count),
                 **dict.fromkeys(("map", "device"), str),
             },
             "maps": Each([float]),
+            "dictionaries": Each({"missed": float, "active": float}),
             "units": Each(_RECORD),
             "versions": Each(str),
             "files": FILES,
         },
     ),
-    owns=(*SCHEMAS, f"{BLOCKS}/*/*.parquet", f"{EMBEDDINGS}/*/*.parquet", QUARANTINE),
-    inner=(BLOCKS, EMBEDDINGS),
+    owns=(
+        *SCHEMAS,
+        *(f"{folder}/*/*.parquet" for folder in (BLOCKS, EMBEDDINGS, EDGES)),
+        QUARANTINE,
+    ),
+    inner=(BLOCKS, EMBEDDINGS, EDGES),
     labels={"settings": "setting", "checkpoints": "checkpoint", "domains": "domain"},
     free=("path",),
     record=_RECORD,
@@ -213,22 +233,35 @@ def _finish(output: Output, plan: AnalysisPlan, described: Mapping[str, Any]) ->
     files = {name: FileSum(**entry) for name, entry in sums}
     made: dict[str, list[pa.Table]] = {name: [] for name in SCHEMAS}
     maps: dict[str, list[float]] = {}
-    for checkpoint in plan.checkpoints:
-        name = checkpoint.name
+    dictionaries: dict[str, dict[str, float]] = {}
+
+    def check() -> None:
+        output.how.check("; --resume goes on")
+
+    for name in (checkpoint.name for checkpoint in plan.checkpoints):
         output.how.tell("comparing", works=True, at=name)
-        mine = {domain.name: Unit(name, domain.name) for domain in plan.domains}
-        domains = {
-            domain: read_blocks(read_table(output.path / unit.blocks, files[unit.blocks]))
-            for domain, unit in mine.items()
-        }
+        blocks, edges, embeddings = (
+            {
+                domain.name: read_table(output.path / file, files[file])
+                for domain in plan.domains
+                for file in [getattr(Unit(name, domain.name), kind)]
+            }
+            for kind in ("blocks", "edges", "embeddings")
+        )
+        domains = {domain: read_blocks(table) for domain, table in blocks.items()}
         require_shared(classes_of(domains))
-        for file, table in derived(name, domains, options.draws, options.seed):
-            output.how.check("; --resume goes on")
-            made[file].append(table)
-        embeddings = {
-            domain: read_table(output.path / unit.embeddings, files[unit.embeddings])
-            for domain, unit in mine.items()
-        }
+        for file, rows in derived(name, domains, edges, options.draws, options.seed):
+            check()
+            made[file].append(_table(file, rows))
+        if options.concepts:
+            output.how.tell("learning concepts", works=True, at=name)
+            tops, dictionaries[name] = tops_table(
+                name, embeddings, options.concepts, options.seed, check
+            )
+            made[TOPS].append(tops)
+            made[CONCEPTS].append(
+                _table(CONCEPTS, concept_rows(name, tops, options.draws, options.seed))
+            )
         table, maps[name] = map_table(name, embeddings, options.map, options.seed)
         made[MAP].append(table)
     for file, tables in made.items():
@@ -237,6 +270,7 @@ def _finish(output: Output, plan: AnalysisPlan, described: Mapping[str, Any]) ->
         "kind": "analyze",
         **described,
         "maps": maps,
+        "dictionaries": dictionaries,
         "units": units,
         "versions": versions(*_PACKAGES),
     }
@@ -246,12 +280,14 @@ def _finish(output: Output, plan: AnalysisPlan, described: Mapping[str, Any]) ->
 
 
 def derived(
-    checkpoint: str, domains: Domains, draws: int, seed: int
-) -> Iterator[tuple[str, pa.Table]]:
+    checkpoint: str, domains: Domains, edges: Mapping[str, pa.Table], draws: int, seed: int
+) -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:
     """The rows of a checkpoint in the tables that follow from what its blocks gave and did."""
-    yield CKA, _table(CKA, cka_rows(checkpoint, domains, draws, seed))
-    yield NEURONS, _table(NEURONS, neuron_rows(checkpoint, domains, draws, seed))
-    yield COMPLETENESS, _table(COMPLETENESS, completeness_rows(checkpoint, domains))
+    circuits = {domain: read_circuits(edges[domain], list(domains[domain])) for domain in domains}
+    yield CKA, cka_rows(checkpoint, domains, draws, seed)
+    yield NEURONS, neuron_rows(checkpoint, domains, draws, seed)
+    yield COMPLETENESS, completeness_rows(checkpoint, domains)
+    yield CIRCUITS, circuit_rows(checkpoint, circuits, draws, seed)
 
 
 def _table(name: str, rows: Iterator[dict[str, Any]]) -> pa.Table:

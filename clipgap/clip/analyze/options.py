@@ -39,6 +39,20 @@ class AnalyzeOptions(Options):
         min=0,
     )
     steps: int = option(10, "Steps of integrated gradients.", metavar="N", min=1)
+    circuits: int = option(
+        0,
+        "Images of a class, among those of --neurons, by which to trace what leads from one of its "
+        "top neurons to another. 0: none, since each neuron costs a pass.",
+        metavar="N",
+        min=0,
+    )
+    concepts: int = option(
+        0,
+        "Steps in which a sparse autoencoder learns the concepts that domains are compared by. 0: "
+        "none.",
+        metavar="N",
+        min=0,
+    )
     map: str = option("pca", "How the map is drawn.", choices=("pca", "umap"))
     draws: int = option(1_000, "Draws of the bootstrap over classes.", metavar="N", min=1)
-    seed: int = option(0, "Seed of the bootstrap and of the map.", metavar="S", min=0)
+    seed: int = option(0, "Seed of bootstrap, autoencoder and map.", metavar="S", min=0)

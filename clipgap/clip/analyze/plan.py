@@ -21,6 +21,8 @@ from clipgap.options import takes_options
 from clipgap.packages import missing
 from clipgap.shards.problems import OnProblem
 
+_OF_THE_RESULT = ("blocks", "neurons", "steps", "circuits", "concepts", "map", "draws", "seed")
+
 
 @dataclass(frozen=True)
 class OfClasses:
@@ -55,10 +57,7 @@ class AnalysisPlan:
 
     def describe(self) -> dict[str, Any]:
         """What decides the result."""
-        settings = {
-            name: getattr(self.options, name)
-            for name in ("blocks", "neurons", "steps", "map", "draws", "seed")
-        }
+        settings = {name: getattr(self.options, name) for name in _OF_THE_RESULT}
         # Products of other batches, and of other devices, are rounded in other ways.
         settings["batch_size"] = self.reading.batch_size
         settings["device"] = resolve_device(self.reading.device).partition(":")[0]
@@ -88,6 +87,11 @@ def plan_analysis(
             )
     if len(plan.sets) < 2:
         raise UsageError("an analysis compares domains: name two or more with --data NAME=PATH")
+    if options.circuits > options.neurons:
+        raise UsageError(
+            f"--circuits {options.circuits} leads between the top neurons of as many images at "
+            f"most as --neurons says, {options.neurons}"
+        )
     if options.map == "umap" and find_spec("umap") is None:
         raise missing("umap")
     only = () if options.only is None else read_classnames(options.only).keys

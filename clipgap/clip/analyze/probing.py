@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,18 @@ class Attribution:
 
     effects: Tensor  # images × neurons, float64
     change: Tensor  # by which the score rises from a silent block to this one: their sum, if exact
+
+
+@dataclass(frozen=True)
+class Path:
+    """Which neurons of one block may lead to which of the next."""
+
+    sources: Sequence[int]
+    targets: Sequence[int]
+
+
+class _Reached(Exception):
+    """A pass has come as far as it is wanted."""
 
 
 class Probe:
@@ -115,6 +127,40 @@ class Probe:
                 ends.append(score(self._features(batch)).double())
         effects = block.rows(gradients * output).sum(dim=1) / steps
         return Attribution(effects, ends[1] - ends[0])
+
+    def trace(
+        self, batch: Tensor, blocks: tuple[Block, Block], output: Tensor, path: Path, steps: int
+    ) -> Tensor:
+        """Integrated gradients of neurons of the second block by those of the first, from silence
+        to its output; a row for each of `path.targets`, a column for each of `path.sources`.
+
+        Of a neuron the mean over places counts. All are sums over the images of the batch.
+        """
+        import torch
+
+        source, target = blocks
+        reached: list[Tensor] = []
+
+        def stops(module: Module, given: Any, found: Tensor) -> None:
+            reached.append(target.rows(found).mean(dim=1).sum(dim=0))
+            raise _Reached
+
+        found = torch.zeros(len(path.targets), len(path.sources), dtype=torch.float64)
+        for step in range(steps):
+            part = (output * ((step + 0.5) / steps)).requires_grad_()
+            hooks = {source.name: _gives(part), target.name: stops}
+            with torch.enable_grad(), suppress(_Reached), self._hooks(hooks):
+                self._features(batch)
+            neurons = reached.pop()
+            if not neurons.requires_grad:  # nothing leads from one block to the other
+                continue
+            for row, neuron in enumerate(path.targets):
+                (gradient,) = torch.autograd.grad(
+                    neurons[neuron], part, retain_graph=True, materialize_grads=True
+                )
+                effects = source.rows(gradient * output).double().sum(dim=(0, 1)).cpu()
+                found[row] += effects[list(path.sources)]
+        return found / steps
 
     def _shapes(self, names: Sequence[str]) -> dict[str, list[Any]]:
         """What modules give for two images, and for three; in the order in which they do."""

@@ -8,6 +8,9 @@ agreement.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -19,6 +22,9 @@ Matrix = NDArray[np.float64]
 
 LEAST_CLASSES = 4
 """Of which an unbiased HSIC can be made: it is a mean over quadruples."""
+
+SHARE = 0.1
+"""Of the neurons of a block, those that are called its top."""
 
 _ROUNDING = 1e-12
 """What lies below this share of the largest value may be nothing but rounding."""
@@ -108,11 +114,15 @@ def mean_interval(values: Matrix, weights: Matrix) -> dict[str, float | None]:
 
 def top(effects: Matrix, share: float) -> NDArray[np.bool_]:
     """In each row the strongest share, rounded up, by absolute value; of equals the first ones."""
-    count = math.ceil(share * effects.shape[1])
-    strongest = np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :count]
     found = np.zeros(effects.shape, np.bool_)
-    np.put_along_axis(found, strongest, True, axis=1)
+    places = strongest(effects, math.ceil(share * effects.shape[1]))
+    np.put_along_axis(found, places, True, axis=1)
     return found
+
+
+def strongest(effects: Matrix, count: int) -> NDArray[np.int64]:
+    """In each row the places of the strongest by absolute value; of equals the first ones."""
+    return np.argsort(-np.abs(effects), axis=1, kind="stable")[:, :count]
 
 
 def jaccard(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Matrix:
@@ -136,3 +146,54 @@ def chance_jaccard(size: int, count: int) -> float:
         * (both / (2 * count - both))
         for both in range(count + 1)
     )
+
+
+# --- circuits: neurons and what leads from one to another
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes, and directed edges between them."""
+
+    nodes: Sequence[Hashable]
+    edges: Sequence[tuple[Hashable, Hashable]]
+
+
+def weisfeiler_lehman(first: Graph, second: Graph, rounds: int) -> list[float]:
+    """The normalised subtree kernel of two graphs, after each of so many rounds.
+
+    A node is first called as it is, then by its own name and those of the nodes that lead to it,
+    and that it leads to. Names that both graphs have are counted, over all rounds so far.
+    """
+    numbers: dict[Hashable, int] = {}
+    graphs = (first, second)
+    called: list[dict[Hashable, int]] = [
+        {node: numbers.setdefault(node, len(numbers)) for node in graph.nodes} for graph in graphs
+    ]
+    cross = own = other = 0
+    found = []
+    for turn in range(rounds + 1):
+        one, two = (Counter(names.values()) for names in called)
+        cross += sum(count * two[name] for name, count in one.items())
+        own += sum(count**2 for count in one.values())
+        other += sum(count**2 for count in two.values())
+        if turn:
+            found.append(cross / math.sqrt(own * other))
+        called = [_called(*each, numbers) for each in zip(graphs, called, strict=True)]
+    return found
+
+
+def _called(
+    graph: Graph, names: Mapping[Hashable, int], numbers: dict[Hashable, int]
+) -> dict[Hashable, int]:
+    """The next names of a graph's nodes, as numbers."""
+    before: dict[Hashable, list[int]] = {node: [] for node in graph.nodes}
+    behind: dict[Hashable, list[int]] = {node: [] for node in graph.nodes}
+    for source, target in graph.edges:
+        before[target].append(names[source])
+        behind[source].append(names[target])
+    found = {}
+    for node in graph.nodes:
+        name = (names[node], tuple(sorted(before[node])), tuple(sorted(behind[node])))
+        found[node] = numbers.setdefault(name, len(numbers))
+    return found

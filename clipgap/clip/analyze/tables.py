@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from clipgap.clip.analyze.plan import shared_classes
 from clipgap.clip.analyze.similarity import (
     KERNELS,
+    SHARE,
     Matrix,
     chance_jaccard,
     cka,
@@ -24,9 +25,6 @@ from clipgap.clip.analyze.similarity import (
     top,
 )
 from clipgap.select.hashes import hash_strings
-
-SHARE = 0.1
-"""Of the neurons of a block, those that are called its top."""
 
 MOST_POINTS = 2_000
 """Images of a domain on the map, chosen by their keys."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.clip.analyze.circuits import EDGES_SCHEMA, Tracing
 from clipgap.clip.analyze.plan import AnalysisPlan
 from clipgap.clip.analyze.probing import Block, Probe, Score
+from clipgap.clip.analyze.similarity import SHARE, top
 from clipgap.clip.eval.contenders import ZeroShot, zero_shot
 from clipgap.clip.eval.plan import Checkpoint
-from clipgap.clip.eval.sets import EvalSet
+from clipgap.clip.eval.sets import EvalSet, Images, Item
 from clipgap.clip.eval.work import Batch, batches
 from clipgap.clip.models import load, on_device
 from clipgap.errors import InputError
@@ -23,12 +25,12 @@ from clipgap.files.folders import make_folder
 from clipgap.files.parquet import write_tables
 from clipgap.runs.units import Event, Made, Slot, Step
 from clipgap.select.hashes import hash_strings
-from clipgap.shards.problems import Problem
+from clipgap.shards.problems import OnProblem, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-BLOCKS, EMBEDDINGS = "blocks", "embeddings"
+BLOCKS, EMBEDDINGS, EDGES = "blocks", "embeddings", "edges"
 
 BLOCKS_SCHEMA = pa.schema(
     [
@@ -68,9 +70,13 @@ class Unit:
         return f"{EMBEDDINGS}/{self.name}.parquet"
 
     @property
+    def edges(self) -> str:
+        return f"{EDGES}/{self.name}.parquet"
+
+    @property
     def files(self) -> tuple[str, ...]:
         """What is made of it, from the output folder on."""
-        return self.blocks, self.embeddings
+        return self.blocks, self.embeddings, self.edges
 
 
 def units_of(plan: AnalysisPlan) -> list[Unit]:
@@ -139,13 +145,14 @@ class _Look:
         self._plan, self._unit, self._domain, self._contender = plan, unit, domain, contender
         self._chosen = chosen(domain, plan.options.neurons)
         self._left = np.full(classes, plan.options.neurons)
+        self._tracing: Tracing | None = None
         self._keys: list[str] = []
         self._labels: list[NDArray[np.int64]] = []
         self._embeddings: list[NDArray[np.float32]] = []
         self._problems: list[Problem] = []
 
     def through(self, slot: Slot) -> Iterator[Event]:
-        """All batches; less if it is to stop."""
+        """All batches, and those that are traced once more; less if it is to stop."""
         at = {"stage": "looking", "at": self._unit.name}
         reading, model = self._plan.reading, self._contender.model
         prepare = [model.preprocess]
@@ -161,6 +168,31 @@ class _Look:
         if not self._keys:
             reasons = f": {self._problems[0]}" if self._problems else ""
             raise InputError(f"{self._domain.path}: holds no image that can be used{reasons}")
+        if self._plan.options.circuits:
+            yield from self._trace(slot)
+
+    def _trace(self, slot: Slot) -> Iterator[Event]:
+        """What leads to the top neurons, which are known now, by some of the images."""
+        options, reading, model = self._plan.options, self._plan.reading, self._contender.model
+        effects = [sums.done for sums in self._sums]
+        tops = [top(each, SHARE) for each in effects if each is not None]
+        blocks = [sums.block for sums in self._sums]
+        self._tracing = Tracing(self._probe, blocks, tops, options.steps)
+        wanted = chosen(self._domain, options.circuits)
+        some = replace(self._domain, images=_Chosen(self._domain.images, wanted))
+        left = np.full(len(self._domain.classes), options.circuits)
+        at = {"stage": "tracing", "at": self._unit.name}
+        threads = reading.workers or slot.cores
+        for batch in batches(
+            some, [model.preprocess], reading.batch_size, threads, lambda problem: None
+        ):
+            rows = np.array(_sampled(batch, wanted, left), np.int64)
+            for label in np.unique(batch.labels[rows]).tolist():
+                images = batch.images[0][rows[batch.labels[rows] == label]]
+                self._tracing.add(label, images.to(model.device))
+                yield Step(0, at)
+                if slot.stop():
+                    return
 
     def _take(self, batch: Batch, images: Tensor) -> None:
         import torch
@@ -178,7 +210,7 @@ class _Look:
         self._keys += batch.keys
         self._labels.append(batch.labels)
         self._embeddings.append(embeddings.float().cpu().numpy())
-        if rows := self._sampled(batch):
+        if rows := _sampled(batch, self._chosen, self._left):
             labels = batch.labels[rows]
             score = self._score(labels)
             for sums, output in zip(self._sums, outputs, strict=True):
@@ -187,16 +219,6 @@ class _Look:
                     images[rows], sums.block, some, score, self._plan.options.steps
                 )
                 sums.add_effects(labels, found.effects.cpu().numpy(), found.change.cpu().numpy())
-
-    def _sampled(self, batch: Batch) -> list[int]:
-        """The images of a batch by which neurons are judged."""
-        rows = []
-        for row, (key, label) in enumerate(zip(batch.keys, batch.labels.tolist(), strict=True)):
-            # Keys of several shards may be the same, so the number is counted, too.
-            if self._left[label] and (label, key) in self._chosen:
-                self._left[label] -= 1
-                rows.append(row)
-        return rows
 
     def _score(self, labels: NDArray[np.int64]) -> Score:
         """The cosine of an image's features with the prompts of its class."""
@@ -213,7 +235,7 @@ class _Look:
     def write(self, out: Path) -> dict[str, Any]:
         """Its files; the record of the unit."""
         unit, keys = self._unit, self._domain.classes.keys
-        for folder in (BLOCKS, EMBEDDINGS):
+        for folder in (BLOCKS, EMBEDDINGS, EDGES):
             make_folder(out, f"{folder}/{unit.checkpoint}")
         blocks = [row for sums in self._sums for row in sums.rows(keys)]
         rows = np.concatenate(self._embeddings)
@@ -226,9 +248,12 @@ class _Look:
         ]
         embeddings = pa.Table.from_arrays(columns, schema=EMBEDDINGS_SCHEMA)
         table = pa.Table.from_pylist(blocks, schema=BLOCKS_SCHEMA)
+        traced = [] if self._tracing is None else list(self._tracing.rows(keys))
+        edges = pa.Table.from_pylist(traced, schema=EDGES_SCHEMA)
         files = {
             unit.blocks: write_tables(out / unit.blocks, BLOCKS_SCHEMA, [table]),
             unit.embeddings: write_tables(out / unit.embeddings, EMBEDDINGS_SCHEMA, [embeddings]),
+            unit.edges: write_tables(out / unit.edges, EDGES_SCHEMA, [edges]),
         }
         return {
             "files": {name: asdict(file) for name, file in files.items()},
@@ -302,3 +327,35 @@ def chosen(domain: EvalSet, most: int) -> set[tuple[int, str]]:
     order = np.lexsort((ranks, labels))
     place = np.arange(len(order)) - np.searchsorted(labels[order], labels[order])
     return {found[at] for at in order[place < most].tolist()}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Those images of a domain that were chosen."""
+
+    inner: Images
+    wanted: set[tuple[int, str]]
+
+    @property
+    def identity(self) -> str:
+        return self.inner.identity
+
+    @property
+    def samples(self) -> int | None:
+        return None
+
+    def items(self, on_problem: OnProblem) -> Iterator[Item]:
+        for item in self.inner.items(on_problem):
+            if (item.label, item.image.key) in self.wanted:
+                yield item
+
+
+def _sampled(batch: Batch, wanted: set[tuple[int, str]], left: NDArray[np.int64]) -> list[int]:
+    """The chosen images of a batch, no more than are `left` of a class: keys of several shards may
+    be the same."""
+    rows = []
+    for row, (key, label) in enumerate(zip(batch.keys, batch.labels.tolist(), strict=True)):
+        if left[label] and (label, key) in wanted:
+            left[label] -= 1
+            rows.append(row)
+    return rows
