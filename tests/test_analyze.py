@@ -42,6 +42,7 @@ from clipgap.clip.analyze.similarity import (
 )
 from clipgap.clip.analyze.tables import principal
 from clipgap.errors import UsageError
+from clipgap.synthetic import rows as synthetic
 from tests.clip_worlds import CONFIG, encoded, render, write_checkpoint, write_config
 
 ONCE = np.ones((6, 1))
@@ -482,3 +483,24 @@ def test_what_is_refused(world: Path, tmp_path: Path, changes: dict[str, str], s
     with pytest.raises(clipgap.ClipgapError, match=said):
         clipgap.analyze(out=tmp_path / "out", **arguments(world, **filled))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_report_shows_an_analysis(analysis: Any, tmp_path: Path) -> None:
+    for seed, (name, size) in enumerate({"train": 9, "val": 4}.items()):
+        np.save(tmp_path / f"{name}.npy", synthetic.clip_like(size, 16, seed))
+    clipgap.scan(
+        tmp_path / "train.npy", {"val": tmp_path / "val.npy"}, out=tmp_path / "scan", threads=1
+    )
+    report = clipgap.report(tmp_path / "scan", analyses=analysis.path, out=tmp_path / "report")
+    (found,) = json.loads((report.path / "report.json").read_text())["analyses"]
+    assert (found["checkpoint"], found["domains"]) == ("a", list(DOMAINS))
+    for name in ("cka", "neurons", "completeness", "circuits", "concepts"):
+        assert found[name] == table(analysis, name)
+    assert len(found["points"]) == 18 + 18 + 15
+    page = report.page.read_text()
+    for title in ("Likeness of domains by block", "Shared neurons by block", "Map of the"):
+        assert title in page
+    assert "first – second" in page and "of what the cosine changes by" in page
+    figures = sorted(path.name for path in (report.path / "figures").glob("cka-by-block-*"))
+    assert figures == [f"cka-by-block-{n + 1}-a-{name}.svg" for n, name in enumerate(DOMAINS)]
+    assert clipgap.verify(report.path).ok

@@ -65,6 +65,9 @@ def report(
         "The first scan made again with another embedding: adds rank correlations. Repeatable.",
         metavar="[NAME=]SCAN",
     ),
+    analysis: tuple[str, ...] = option(
+        (), "A folder of `clipgap analyze`. Repeatable.", metavar="ANALYSIS"
+    ),
     out: Path | None = output("REPORT"),
 ) -> int:
     """Show scans, splits and evaluations on a page: figures, tables and galleries.
@@ -83,6 +86,7 @@ def report(
         "images": read_pairs(images, "--images", "SHARDS", "join shards with '::'"),
         "paper": paper,
         "embeddings": read_named(embedding, "--embedding"),
+        "analyses": analysis,
         "mixing": mixing,
     }
     if running.dry_run:
@@ -112,6 +116,10 @@ def _plan(sources: Sources) -> dict[str, Any]:
         "checkpoints": {name: name if name in known else None for name in checkpoints},
         "images": {name: one.path for name, one in sources.images.items()},
         "embeddings": [one.name for one in sources.embeddings],
+        "analyses": [
+            {"path": one.path, "checkpoints": [c["name"] for c in one.manifest["checkpoints"]]}
+            for one in sources.analyses
+        ],
         "paper": None if sources.paper is None else sources.paper.title,
     }
 
@@ -133,6 +141,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  images      {name}: {shards}"
     for name in plan["embeddings"]:
         yield f"  embedding   {name}"
+    for one in plan["analyses"]:
+        yield f"  analysis    {one['path']}: {', '.join(one['checkpoints'])}"
     if plan["paper"] is not None:
         yield f"  paper       {plan['paper']}"
 

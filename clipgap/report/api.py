@@ -35,6 +35,7 @@ KIND = Kind(
                 "evaluations": [str],
                 "images": Each({"path": str, "sha256": str}),
                 "paper": (None, str),
+                "analyses": (None, [str]),
             },
             "gallery": dict,
             "files": FILES,
@@ -71,10 +72,13 @@ def plan_report(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
+    analyses: Sequence[Given] | Given = (),
     mixing: Mixing,
 ) -> Sources:
     """Open and check everything that `report` would read."""
-    return open_sources(scans, reference, splits, evals, images, paper, embeddings, mixing)
+    return open_sources(
+        scans, reference, splits, evals, images, paper, embeddings, analyses, mixing
+    )
 
 
 @takes_options
@@ -88,6 +92,7 @@ def report(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
+    analyses: Sequence[Given] | Given = (),
     options: ReportOptions,
     mixing: Mixing,
     how: How,
@@ -99,7 +104,8 @@ def report(
     folders of `clipgap eval`; a checkpoint belongs to the split, or the scan, that it is called
     like. `images` are tar shards or folders by name of a test set, scan or reference. `paper` is a
     file of published figures. `embeddings` are the first scan made again with other embeddings.
-    `gallery` limits how many points of each test set the gallery shows.
+    `analyses` are folders of `clipgap analyze`. `gallery` limits how many points of each test set
+    the gallery shows.
 
     Equal inputs give equal folders, byte for byte.
     """
@@ -112,6 +118,7 @@ def report(
         images=images,
         paper=paper,
         embeddings=embeddings,
+        analyses=analyses,
         mixing=mixing,
     )
     for note in sources.met.notes:

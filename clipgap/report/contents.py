@@ -11,13 +11,14 @@ from clipgap.report.parts import Findings, Part, Section
 from clipgap.report.sections.accuracy import ACCURACY
 from clipgap.report.sections.finding import FINDING
 from clipgap.report.sections.how_near import HOW_NEAR
+from clipgap.report.sections.inside import INSIDE
 from clipgap.report.sections.pruning import PRUNING
 from clipgap.report.sections.robustness import ROBUSTNESS
 from clipgap.report.sources import Sources, TrainingSet
 from clipgap.version import __version__
 
 FORMAT = "clipgap-report-data"
-SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING)
+SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING, INSIDE)
 
 
 def gather(sources: Sources, title: str) -> Findings:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from clipgap.clip.analyze.api import Analysis, open_analysis
 from clipgap.clip.eval.api import PAIRED, SUMMARY
 from clipgap.clip.eval.api import open_evaluation as open_result
 from clipgap.clip.eval.work import SAMPLES
@@ -177,6 +178,7 @@ class Sources:
     images: Mapping[str, Images]  # by name of a training or test set
     paper: Paper | None
     embeddings: tuple[TrainingSet, ...] = ()  # the first scan again, by other embeddings
+    analyses: tuple[Analysis, ...] = ()
     met: Meeting = field(default_factory=Meeting)  # of all stores but those of `embeddings`
 
     @property
@@ -219,9 +221,11 @@ class Sources:
         yield from (one.scan.path for one in (*self.training_sets, *self.embeddings))
         yield from (keep.path for keep in self.splits.values())
         yield from (one.path for one in self.evaluations)
+        yield from (one.path for one in self.analyses)
 
     def identity(self) -> dict[str, Any]:
         """For the manifest: equal sources are equal here, wherever they lie."""
+        analyses = [checksum(one.manifest) for one in self.analyses]
         return {
             "scans": {one.name: checksum(one.scan.manifest) for one in self.scans},
             "reference": None
@@ -232,6 +236,7 @@ class Sources:
             "images": {name: one.identity() for name, one in self.images.items()},
             "paper": None if self.paper is None else self.paper.sha256,
             "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
+            **({"analyses": analyses} if analyses else {}),
             **({"mixed_models": True} if self.met.is_mixed else {}),
         }
 
@@ -244,6 +249,7 @@ def open_sources(
     images: Mapping[str, Given] | None = None,
     paper: Given | None = None,
     embeddings: Named = (),
+    analyses: Sequence[Given] | Given = (),
     mixing: Mixing | None = None,
 ) -> Sources:
     """Open everything; what does not belong together is refused, all of it in one message."""
@@ -254,23 +260,27 @@ def open_sources(
     if len(references) > 1:
         raise UsageError("a report has one reference; give the others as scans")
     opened = [TrainingSet(name, open_scan(path), True) for name, path in references]
-    paths = [evaluations] if isinstance(evaluations, str | Path) else evaluations
     sources = Sources(
         scans=tuple(large),
         reference=opened[0] if opened else None,
         splits={name: open_keep(path) for name, path in named(splits, "split").items()},
-        evaluations=tuple(open_evaluation(Path(path)) for path in paths),
+        evaluations=tuple(open_evaluation(Path(path)) for path in _listed(evaluations)),
         images={name: Images(str(path)) for name, path in (images or {}).items()},
         paper=None if paper is None else read_paper(Path(paper)),
         embeddings=tuple(
             TrainingSet(name, open_scan(path))
             for name, path in named(embeddings, "embedding").items()
         ),
+        analyses=tuple(open_analysis(path) for path in _listed(analyses)),
     )
     _check_names(sources)
     if problems := list(_disagreements(sources)):
         raise InputError.listing("these inputs cannot go into one report:", problems)
     return replace(sources, met=_meet(sources.training_sets, mixing or Mixing()))
+
+
+def _listed(given: Sequence[Given] | Given) -> Sequence[Given]:
+    return [given] if isinstance(given, str | Path) else given
 
 
 def _meet(training_sets: Sequence[TrainingSet], mixing: Mixing) -> Meeting:

@@ -17,7 +17,12 @@ from clipgap.verify.checks import Asked, Checks, Problems, json_of, read_checked
 
 _POINTS = re.compile(r"data/(\d+/\d+|thresholds)\.js")
 _PICTURE = re.compile(rb'"(thumbs/[^"]+)"')
-_OPTIONAL = {"splits": "splits", "embeddings": "embeddings", "evaluations": "accuracy"}
+_OPTIONAL = {
+    "splits": "splits",
+    "embeddings": "embeddings",
+    "evaluations": "accuracy",
+    "analyses": "analyses",
+}
 """Inputs, and the numbers that there are of them."""
 
 
@@ -64,7 +69,7 @@ def _check_inputs(data: Mapping[str, Any], manifest: Mapping[str, Any], problems
     names = {row["name"] for row in data["splits"]}
     problems.differ("splits", sorted(inputs["splits"]), sorted(names))
     for name, numbers in _OPTIONAL.items():
-        if data[numbers] and not inputs[name]:
+        if data.get(numbers) and not inputs.get(name):
             problems.add(f"{DATA} holds numbers of {name}, of which {MANIFEST} says nothing")
     problems.differ("whether there is a paper", inputs["paper"] is None, data["paper"] is None)
     known = {one["name"] for one in (*data["training"], *data["tests"])}
