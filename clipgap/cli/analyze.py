@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clipgap.clip.analyze.api import Analysis
     from clipgap.clip.analyze.plan import AnalysisPlan
 
-_STOPPING = "Stopping after the batch at hand; finished domains are kept."
+_STOPPING = "Stopping after the block at hand; finished domains are kept."
 
 
 def register(app: typer.Typer) -> None:

@@ -161,8 +161,13 @@ class _Look:
         for batch in batches(
             self._domain, prepare, reading.batch_size, threads, self._problems.append
         ):
-            self._take(batch, batch.images[0].to(model.device))
+            images = batch.images[0].to(model.device)
+            outputs = self._take(batch, images)
             yield Step(len(batch.keys), at)
+            for _ in self._judge(batch, images, outputs):
+                yield Step(0, at)
+                if slot.stop():
+                    return
             if slot.stop():
                 return
         if not self._keys:
@@ -194,7 +199,8 @@ class _Look:
                 if slot.stop():
                     return
 
-    def _take(self, batch: Batch, images: Tensor) -> None:
+    def _take(self, batch: Batch, images: Tensor) -> list[Tensor]:
+        """Add up what blocks give for a batch; that is handed on."""
         import torch
 
         features, outputs = self._probe.read(images, [each.block for each in self._sums])
@@ -210,15 +216,24 @@ class _Look:
         self._keys += batch.keys
         self._labels.append(batch.labels)
         self._embeddings.append(embeddings.float().cpu().numpy())
-        if rows := _sampled(batch, self._chosen, self._left):
-            labels = batch.labels[rows]
-            score = self._score(labels)
-            for sums, output in zip(self._sums, outputs, strict=True):
-                some = output.index_select(sums.block.batch, torch.tensor(rows).to(output.device))
-                found = self._probe.attribute(
-                    images[rows], sums.block, some, score, self._plan.options.steps
-                )
-                sums.add_effects(labels, found.effects.cpu().numpy(), found.change.cpu().numpy())
+        return outputs
+
+    def _judge(self, batch: Batch, images: Tensor, outputs: Sequence[Tensor]) -> Iterator[None]:
+        """Add up what neurons do for the chosen images of a batch, a block at a time."""
+        import torch
+
+        rows = _sampled(batch, self._chosen, self._left)
+        if not rows:
+            return
+        labels = batch.labels[rows]
+        score = self._score(labels)
+        for sums, output in zip(self._sums, outputs, strict=True):
+            some = output.index_select(sums.block.batch, torch.tensor(rows).to(output.device))
+            found = self._probe.attribute(
+                images[rows], sums.block, some, score, self._plan.options.steps
+            )
+            sums.add_effects(labels, found.effects.cpu().numpy(), found.change.cpu().numpy())
+            yield
 
     def _score(self, labels: NDArray[np.int64]) -> Score:
         """The cosine of an image's features with the prompts of its class."""
