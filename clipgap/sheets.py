@@ -23,7 +23,9 @@ class Sheet:
     rows: list[tuple[Sequence[str], str | None]] = field(default_factory=list)
 
     def add(self, *cells: str, style: str | None = None) -> None:
-        self.rows.append((cells, style))
+        """A row; what is missing at its end is empty."""
+        missing = len(self.columns) - len(cells)
+        self.rows.append(((*cells, *[""] * missing), style))
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions

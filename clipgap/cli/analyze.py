@@ -14,6 +14,7 @@ from clipgap.cli.shell import Shell
 from clipgap.clip.analyze.options import AnalyzeOptions, Reading
 from clipgap.errors import QUARANTINED
 from clipgap.options import REQUIRED, argument, option
+from clipgap.sheets import Sheet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,13 +138,8 @@ def _describe_outcome(result: Analysis) -> Iterator[RenderableType]:
 
 def _pairs(found: dict[str, Any]) -> RenderableType:
     """What each pair of domains has in common in its last block, and in the mean over blocks."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for name in ("checkpoint", "domains"):
-        table.add_column(name)
-    for name in ("classes", "CKA of the last block", "95 %", "shared neurons", "by chance"):
-        table.add_column(name, justify="right")
+    figures = ("classes", "CKA of the last block", "95 %", "shared neurons", "by chance")
+    table = Sheet(("checkpoint", "domains", *figures), words=2)
     last = {_place(row): row for row in found["cka"] if row["kernel"] == "linear"}
     shared: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in found["neurons"]:
@@ -151,7 +147,7 @@ def _pairs(found: dict[str, Any]) -> RenderableType:
     for place, row in last.items():
         neurons = shared.get(place, [])
         means = [sum(one[key] for one in neurons) / len(neurons) for key in _SHARED if neurons]
-        table.add_row(
+        table.add(
             row["checkpoint"],
             f"{row['first']} – {row['second']}",
             words.count(row["classes"]),

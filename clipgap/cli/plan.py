@@ -13,6 +13,7 @@ from clipgap.cli.frame import command
 from clipgap.cli.scan import tests_by_name
 from clipgap.cli.shell import Shell
 from clipgap.options import argument, option
+from clipgap.sheets import Sheet
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -59,16 +60,11 @@ def plan(
 
 
 def _describe(found: Projection) -> Iterator[RenderableType]:
-    from rich.table import Table
-
     on = words.plural(found.devices, "core") if found.device == "core" else ""
     yield f"Projected, not measured, for {on or f'{found.devices:,} × {found.device}'}:"
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    for title in ("rows", "operations", "read", "written", "time", "binds"):
-        table.add_column(title, justify="right")
+    table = Sheet(("stage", "rows", "operations", "read", "written", "time", "binds"))
     for stage in found.stages:
-        table.add_row(
+        table.add(
             stage.name,
             words.count(stage.rows),
             words.operations(stage.operations) if stage.operations else "",
