@@ -189,7 +189,8 @@ CASES = [
     Case(
         "eval",
         f"eval a=a.pt b=b.pt {MODEL} --data val=val-shards --classnames names.txt "
-        "--templates prompts.txt --device cpu --workers 1 --draws 50 -o out",
+        "--templates prompts.txt --subsets val=subsets.toml --pool both=a,b --device cpu "
+        "--workers 1 --draws 50 -o out",
         Change("val", "val-shards/00000.tar", "a picture", "the image"),
         ["samples/a/val.parquet", "summary.parquet", "manifest.json"],
         kills=10,
@@ -270,6 +271,7 @@ def make_inputs(server: Server) -> None:
     config = write_config(folder)
     write_checkpoint(config, folder / "a.pt", seed=1)
     write_checkpoint(config, folder / "b.pt", seed=2)
+    (folder / "subsets.toml").write_text(f'[some]\nclasses = ["{CLASSES[0]}", "{CLASSES[1]}"]\n')
     (folder / "names.txt").write_text("\n".join(CLASSES) + "\n")
     (folder / "prompts.txt").write_text("a picture of a {}\n")
     (folder / "recipe.toml").write_text(RECIPE)

@@ -59,6 +59,21 @@ def test_stores_and_keep_lists_are_counted(world: Path) -> None:
     assert (whole.name, few.name) == ("domains", "few")
 
 
+def test_the_clean_rows_of_a_store_as_a_keep_list(world: Path) -> None:
+    (world / "clean.toml").write_text(
+        '[pool]\nstore = "store"\nlabels = ["domains"]\ndomain = "domain_strict"\n'
+        '[task]\nnatural = "natural"\n[mixes.clean]\nrule = "natural-only"\n'
+    )
+    clipgap.mix(world / "clean.toml", out=world / "clean")
+    kept = [
+        (row["shard"], row["row"])
+        for part in sorted((world / "clean" / "keep").glob("*.parquet"))
+        for row in pq.read_table(part).to_pylist()
+    ]
+    clean = [row for row in rows_of(world) if row["domain_strict"] == "natural"]
+    assert kept == [(row["shard"], row["row"]) for row in clean]
+
+
 def test_what_is_truly_there_lies_within(world: Path) -> None:
     """Of the rows that were planted; one draw, the coverage is tested below."""
     _, labels = planted(400, 1)

@@ -97,9 +97,19 @@ def _outcome(result: EvalResult) -> dict[str, Any]:
         "out": result.path,
         "summary": result.summary.to_pylist(),
         "paired": result.paired.to_pylist(),
+        **_subsets_as_json(result),
         "quarantined": result.problems,
         "already_complete": result.already_complete,
         "repaired": result.repaired,
+    }
+
+
+def _subsets_as_json(result: EvalResult) -> dict[str, Any]:
+    if not result.has_subsets:
+        return {}
+    return {
+        "subsets": result.subsets.to_pylist(),
+        "subsets_paired": result.subsets_paired.to_pylist(),
     }
 
 
@@ -111,6 +121,8 @@ def _describe_outcome(result: EvalResult) -> Iterator[RenderableType]:
     yield _accuracies(result)
     if result.paired.num_rows:
         yield _differences(result)
+    if result.has_subsets:
+        yield _subsets(result)
     if result.problems:
         yield (
             f"Quarantined: {words.plural(result.problems, 'unit')}, listed in "
@@ -138,6 +150,30 @@ def _accuracies(result: EvalResult) -> RenderableType:
             f"{row['accuracy']:.2%}",
             f"{row['low']:.2%} – {row['high']:.2%}",
             f"{top5[place]:.2%}" if place in top5 else "",
+        )
+    return table
+
+
+def _subsets(result: EvalResult) -> RenderableType:
+    """Of each subset: among all classes of the set and among its own, by images and by classes."""
+    figures = ("images", "among", "top-1", "95 %", "by class")
+    table = Sheet(("set", "subset", "checkpoint", *figures), words=3)
+    rows = result.subsets.to_pylist()
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["set"], row["subset"] or "", row["among"], row["checkpoint"]
+
+    by_class = {place(row): row["accuracy"] for row in rows if row["over"] == "classes"}
+    for row in sorted((row for row in rows if row["over"] == "images"), key=place):
+        table.add(
+            row["set"],
+            row["subset"] or "all",
+            row["checkpoint"],
+            words.count(row["images"]),
+            "all" if row["among"] == "all" else "its own",
+            f"{row['accuracy']:.2%}",
+            f"{row['low']:.2%} – {row['high']:.2%}",
+            f"{by_class[place(row)]:.2%}",
         )
     return table
 

@@ -13,12 +13,21 @@ import pyarrow as pa
 
 from clipgap.clip.checkpoints import read_content
 from clipgap.clip.eval.api import PAIRED, SUMMARY, EvalResult, open_evaluation
+from clipgap.clip.eval.subset_tables import (
+    SUBSETS,
+    SUBSETS_PAIRED,
+    as_files,
+    subset_tables,
+)
+from clipgap.clip.eval.subsets import NOWHERE
 from clipgap.clip.eval.tables import (
     PAIRED_SCHEMA,
     SAMPLES_SCHEMA,
     SUMMARY_SCHEMA,
     as_table,
+    column_of,
     compare,
+    samples_schema,
     summarise,
 )
 from clipgap.clip.eval.work import SAMPLES
@@ -72,7 +81,7 @@ def _check_units(
             tables[data["name"]][name] = table
             rows += table.num_rows
             problems.differ(f"samples of {file}", data["samples"], table.num_rows)
-            _check_samples(file, table, len(data["classes"]), problems)
+            _check_samples(file, table, data, problems)
             unit = units[f"{name}/{data['name']}"]
             problems.differ(f"samples of unit {file}", unit["samples"], table.num_rows)
             problems.differ(f"sum of unit {file}", unit["file"], files[file])
@@ -81,6 +90,8 @@ def _check_units(
         problems.differ(f"groups of {data['name']}", data["groups"], sorted(groups))
     wanted = sorted(f"{name}/{data['name']}" for data in manifest["sets"] for name in names)
     problems.differ("units", sorted(units), wanted)
+    if manifest.get("pools") or any(data.get("subsets") for data in manifest["sets"]):
+        expected |= {SUBSETS, SUBSETS_PAIRED}
     if problems_of:
         expected.add(QUARANTINE)
     problems.differ("images set aside", problems_of, quarantined(result.path, manifest))
@@ -89,12 +100,13 @@ def _check_units(
     return f"{rows:,} samples in {len(wanted):,} tables"
 
 
-def _check_samples(file: str, table: pa.Table, classes: int, problems: Problems) -> None:
+def _check_samples(file: str, table: pa.Table, data: Mapping[str, Any], problems: Problems) -> None:
     """A sample is right if the prediction is the label, and then leads by its margin."""
-    if not table.schema.equals(SAMPLES_SCHEMA):
+    classes, subsets = len(data["classes"]), data.get("subsets", [])
+    if not table.schema.equals(samples_schema([subset["name"] for subset in subsets])):
         problems.add(f"{file} has other columns than an evaluation writes")
         return
-    held = {name: table[name].to_numpy() for name in table.column_names}
+    held = {name: table[name].to_numpy() for name in SAMPLES_SCHEMA.names}
     right, margin = held["correct"], held["margin"]
     wrong = {
         "is out of order": held["row"] != np.arange(table.num_rows),
@@ -104,6 +116,21 @@ def _check_samples(file: str, table: pa.Table, classes: int, problems: Problems)
         "is right, but not among the first five": right & ~held["correct5"],
         "has a margin that contradicts it": ~np.where(right, margin >= 0, margin <= 0),
     }
+    for subset in subsets:
+        column = column_of(subset["name"])
+        within = table[column].fill_null(NOWHERE).to_numpy()
+        inside, own = within != NOWHERE, np.isin(held["label"], subset["classes"])
+        known = np.isin(held["prediction"], subset["classes"])  # likeliest of all: so of a subset
+        wrong |= {
+            f"is in subset {subset['name']}, whose class is not": inside & ~own,
+            f"is not in subset {subset['name']}, which has all of its class": (
+                ~inside & own if subset["keys_sha256"] is None else np.zeros(len(own), np.bool_)
+            ),
+            f"has a {column} that is no class of it": inside & ~np.isin(within, subset["classes"]),
+            f"has a {column} that is less likely": (
+                inside & known & (within != held["prediction"])
+            ),
+        }
     for words, rows in wrong.items():
         problems.at(np.flatnonzero(rows), f"{file}, row {{:,}}: {words}".format)
 
@@ -115,15 +142,21 @@ def _check_summary(
     manifest, files = result.manifest, result.manifest["files"]
     summary: list[dict[str, Any]] = []
     paired: list[dict[str, Any]] = []
-    settings = manifest["settings"]
+    subsets: list[dict[str, Any]] = []
+    subsets_paired: list[dict[str, Any]] = []
+    settings, pools = manifest["settings"], manifest.get("pools", {})
     for data in manifest["sets"]:
         of_set = tables[data["name"]]
         for name, table in of_set.items():
             summary += summarise(name, data["name"], len(data["classes"]), table)
         paired += compare(data["name"], of_set, settings["draws"], settings["seed"])
+        of_subsets = subset_tables(data, of_set, pools, settings["draws"], settings["seed"])
+        subsets += of_subsets[0]
+        subsets_paired += of_subsets[1]
     for file, schema, rows in (
         (SUMMARY, SUMMARY_SCHEMA, summary),
         (PAIRED, PAIRED_SCHEMA, paired),
+        *(as_files(subsets, subsets_paired) if SUBSETS in files else ()),
     ):
         stated = read_table(result.path / file, FileSum(**files[file])).to_pylist()
         again = as_table(rows, schema).to_pylist()

@@ -2,6 +2,8 @@
 
 EVAL/summary.parquet                   accuracies with intervals
 EVAL/paired.parquet                    differences between checkpoints
+EVAL/subsets.parquet, subsets_paired.parquet
+                                       both of subsets and pools; only if there are any
 EVAL/samples/CHECKPOINT/SET.parquet    what each checkpoint made of each sample
 EVAL/quarantine.parquet                what could not be used; only if there is any
 EVAL/manifest.json                     written last
@@ -18,9 +20,16 @@ import pyarrow as pa
 
 from clipgap.clip.eval.options import EvalOptions
 from clipgap.clip.eval.plan import EvalPlan, plan_evaluation
+from clipgap.clip.eval.subset_tables import (
+    SUBSETS,
+    SUBSETS_PAIRED,
+    as_files,
+    subset_tables,
+)
 from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
 from clipgap.clip.models import fetch, resolve_device
+from clipgap.errors import UsageError
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import is_inside, remove
 from clipgap.files.parquet import read_table, write_tables
@@ -63,17 +72,24 @@ KIND = Kind(
                     "identity": str,
                     **{key: [str] for key in ("classes", "keys", "templates", "groups")},
                     **dict.fromkeys(("border", "samples", "quarantined"), is_count),
+                    "subsets": (None, [{"name": str, "classes": [is_count], "keys_sha256": _TEXT}]),
                 }
             ],
+            "pools": (None, Each([str])),
             "settings": {"precision": str, "draws": is_count, "seed": is_count},
             "units": Each({"file": _SUM, **_RECORD}),
             "versions": Each(str),
             "files": FILES,
         },
     ),
-    owns=(SUMMARY, PAIRED, f"{SAMPLES}/*/*.parquet", QUARANTINE),
+    owns=(SUMMARY, PAIRED, SUBSETS, SUBSETS_PAIRED, f"{SAMPLES}/*/*.parquet", QUARANTINE),
     inner=(SAMPLES,),
-    labels={"settings": "setting", "checkpoints": "checkpoint", "sets": "set"},
+    labels={
+        "settings": "setting",
+        "checkpoints": "checkpoint",
+        "sets": "set",
+        "pools": "pool",
+    },
     free=("path", "samples", "groups", "quarantined"),
     record={"files": Each(_SUM, name=is_inside), **_RECORD},
 )
@@ -98,6 +114,20 @@ class EvalResult:
         """Differences between checkpoints with intervals."""
         return self._table(PAIRED)
 
+    @property
+    def has_subsets(self) -> bool:
+        return SUBSETS in self.manifest["files"]
+
+    @property
+    def subsets(self) -> pa.Table:
+        """Accuracies of subsets, of checkpoints and pools; if there are any."""
+        return self._table(SUBSETS)
+
+    @property
+    def subsets_paired(self) -> pa.Table:
+        """Differences of the same between checkpoints, and between pools."""
+        return self._table(SUBSETS_PAIRED)
+
     def samples(self, checkpoint: str, name: str) -> pa.Table:
         """What a checkpoint made of each sample of a set."""
         return self._table(Unit(checkpoint, name).file)
@@ -108,6 +138,8 @@ class EvalResult:
         return sum(int(entry["quarantined"]) for entry in self.manifest["sets"])
 
     def _table(self, name: str) -> pa.Table:
+        if name in (SUBSETS, SUBSETS_PAIRED) and not self.has_subsets:
+            raise UsageError(f"{self.path} was made without --subsets and --pool")
         return read_table(self.path / name, FileSum(**self.manifest["files"][name]))
 
 
@@ -132,9 +164,10 @@ def evaluate(
     clipgap trained name their own network. `data` are `name=path`; the names of `clipgap data list`
     bring their classes and prompts along, all other sets take them from the files `classnames` and
     `templates`. With `group_by="celeba=Eyeglasses"` accuracies come by the values of a column of
-    the set's table too. Images that cannot be decoded are left out and listed in
-    `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`; `resume=True` goes on
-    after the last finished checkpoint and set.
+    the set's table too, with `subsets="imagenet-val=FILE.toml"` those of subsets, and with
+    `pool="NAME=a,b"` those of several checkpoints together. Images that cannot be decoded are left
+    out and listed in `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`;
+    `resume=True` goes on after the last finished checkpoint and set.
     """
     how.tell("reading headers")
     plan = plan_evaluation(_listed(checkpoints), _listed(data), options=options)
@@ -163,7 +196,9 @@ def _fill(output: Output, plan: EvalPlan) -> EvalResult:
         whole = [unit for unit in units_of(plan) if unit.file not in repaired]
         done = answer.manifest["units"]
         output.reopen({unit.name: _record(unit, done[unit.name]) for unit in whole})
-    remove(output.path, [SUMMARY, PAIRED, QUARANTINE])  # they are about all units together
+    remove(
+        output.path, [SUMMARY, PAIRED, SUBSETS, SUBSETS_PAIRED, QUARANTINE]
+    )  # they are about all units together
     _evaluate(output, plan)
     output.how.tell("summing up", works=True)
     return EvalResult(output.path, _finish(output, plan, described), repaired=repaired)
@@ -207,6 +242,8 @@ def _finish(output: Output, plan: EvalPlan, described: Mapping[str, Any]) -> dic
     files = {unit.file: FileSum(**records[unit.name]["files"][unit.file]) for unit in units}
     summary: list[dict[str, Any]] = []
     paired: list[dict[str, Any]] = []
+    subsets: list[dict[str, Any]] = []
+    subsets_paired: list[dict[str, Any]] = []
     entries: list[dict[str, Any]] = []
     quarantined: list[Problem] = []
     for data, entry in zip(plan.sets, described["sets"], strict=True):
@@ -218,6 +255,9 @@ def _finish(output: Output, plan: EvalPlan, described: Mapping[str, Any]) -> dic
         for name, table in tables.items():
             summary += summarise(name, data.name, len(data.classes), table)
         paired += compare(data.name, tables, plan.options.draws, plan.options.seed)
+        of_subsets = subset_tables(entry, tables, plan.pools, plan.options.draws, plan.options.seed)
+        subsets += of_subsets[0]
+        subsets_paired += of_subsets[1]
         first = tables[of_set[0].checkpoint]
         problems = records[of_set[0].name]["problems"]
         quarantined += [Problem(**problem) for problem in problems]
@@ -232,6 +272,7 @@ def _finish(output: Output, plan: EvalPlan, described: Mapping[str, Any]) -> dic
     for file, schema, rows in (
         (SUMMARY, SUMMARY_SCHEMA, summary),
         (PAIRED, PAIRED_SCHEMA, paired),
+        *(as_files(subsets, subsets_paired) if subsets else ()),
     ):
         files[file] = write_tables(output.path / file, schema, [as_table(rows, schema)])
     if quarantined:

@@ -30,6 +30,16 @@ class EvalOptions(Options):
     group_by: tuple[str, ...] = option(
         (), "Accuracies by the values of a column of the set's table, too.", metavar="SET=COLUMN"
     )
+    subsets: tuple[str, ...] = option(
+        (),
+        "Accuracies of subsets, too: by keys, such as a clean test set, or by class.",
+        metavar="SET=FILE.toml",
+    )
+    pool: tuple[str, ...] = option(
+        (),
+        "Checkpoints to average image by image, such as those of several seeds.",
+        metavar="NAME=CHECKPOINT,CHECKPOINT",
+    )
     precision: str = option("fp32", "Numbers that the model computes in.", choices=PRECISIONS)
     draws: int = option(10_000, "Draws of the paired bootstrap.", metavar="N", min=1)
     seed: int = option(0, "Seed of the bootstrap.", metavar="S", min=0)

@@ -6,7 +6,7 @@ import re
 import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from clipgap.clip.data.classes import Classes
 from clipgap.clip.data.registry import registry, unknown_set
 from clipgap.clip.eval.contenders import classes_of
 from clipgap.clip.eval.options import EvalOptions
-from clipgap.clip.eval.sets import EvalSet, open_set
+from clipgap.clip.eval.sets import EvalSet, labelled, open_set
+from clipgap.clip.eval.subsets import read_subsets
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
 from clipgap.clip.train.api import missing_when_trained
@@ -63,11 +64,13 @@ class EvalPlan:
     checkpoints: Sequence[Checkpoint]
     sets: Sequence[EvalSet]
     options: EvalOptions
+    pools: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """What decides the result."""
         return {
             "checkpoints": [checkpoint.describe() for checkpoint in self.checkpoints],
+            **({"pools": self.pools} if self.pools else {}),
             "sets": [_describe(data) for data in self.sets],
             "settings": {name: getattr(self.options, name) for name in _OF_THE_RESULT},
         }
@@ -89,12 +92,38 @@ def plan_evaluation(
     grouped = _by_set("--group-by", options.group_by, names)
     if "" in grouped:
         raise UsageError(f"--group-by {grouped['']}: should be SET=COLUMN")
+    parted = _by_set("--subsets", options.subsets, names)
+    if "" in parted:
+        raise UsageError(f"--subsets {parted['']}: should be SET=FILE.toml, of one of the sets")
     sets = []
     for named in named_sets:
         classes = _classes_for(named, found, named_classes, named_templates)
         entry = registry().get(named.name)
-        sets.append(open_set(named.name, named.value, classes, entry, grouped.get(named.name)))
-    return EvalPlan(found, sets, options)
+        opened = open_set(named.name, named.value, classes, entry, grouped.get(named.name))
+        if named.name in parted:
+            subsets = read_subsets(Path(parted[named.name]), classes, labelled(opened.images))
+            opened = replace(opened, subsets=subsets)
+        sets.append(opened)
+    return EvalPlan(found, sets, options, _pools(options.pool, [each.name for each in found]))
+
+
+def _pools(texts: Sequence[str], checkpoints: Sequence[str]) -> dict[str, list[str]]:
+    """NAME=CHECKPOINT,CHECKPOINT by name."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        of = value.split(",")
+        if not _NAME.fullmatch(name) or len(of) < 2 or len(set(of)) < len(of):
+            raise UsageError(f"--pool {text}: should be NAME=CHECKPOINT,CHECKPOINT, each once")
+        if strangers := [each for each in of if each not in checkpoints]:
+            raise UsageError(
+                f"--pool {text}: no checkpoint is called {strangers[0]!r}; there are "
+                f"{', '.join(checkpoints)}"
+            )
+        if name in checkpoints or name in found:
+            raise UsageError(f"--pool {text}: {name!r} is a name already")
+        found[name] = of
+    return found
 
 
 def _checkpoint(named: Named, model: str | None) -> Checkpoint:
@@ -174,6 +203,7 @@ def _describe(data: EvalSet) -> dict[str, Any]:
         "keys": list(data.classes.keys),
         "templates": list(data.classes.templates),
         "border": data.border,
+        **({"subsets": [subset.describe() for subset in data.subsets]} if data.subsets else {}),
     }
 
 

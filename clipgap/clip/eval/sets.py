@@ -13,6 +13,7 @@ from typing import Protocol
 from clipgap.clip.data.classes import Classes
 from clipgap.clip.data.registry import Registered
 from clipgap.clip.data.tables import LabelTable
+from clipgap.clip.eval.subsets import Subset
 from clipgap.clip.images.reading import (
     CLASS,
     RawImage,
@@ -69,6 +70,7 @@ class EvalSet:
     classes: Classes
     images: Images
     border: int = 0
+    subsets: tuple[Subset, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,13 @@ def open_set(
             path,
         )
     return EvalSet(name, path, classes, images, border)
+
+
+def labelled(images: Images) -> list[tuple[str, int]]:
+    """Key and label of each image, which no one looks at."""
+    if isinstance(images, Files):  # nothing needs to be read
+        return list(zip(images.paths, images.labels, strict=True))
+    return [(item.image.key, item.label) for item in images.items(lambda problem: None)]
 
 
 def _from_folders(root: Path, classes: Classes, entry: Registered | None) -> Files:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from clipgap.clip.eval.subsets import NOWHERE
 from clipgap.errors import InputError
 from clipgap.intervals import LEVEL, Interval, wilson
 
@@ -29,6 +30,17 @@ SAMPLES_SCHEMA = pa.schema(
         ("margin", pa.float64()),
     ]
 )
+
+
+def column_of(subset: str) -> str:
+    """The column of samples that has the predictions among the classes of a subset."""
+    return f"within_{subset}"
+
+
+def samples_schema(subsets: Sequence[str]) -> pa.Schema:
+    """The table of samples, with the predictions among the classes of each subset; null outside."""
+    return pa.schema([*SAMPLES_SCHEMA, *((column_of(subset), pa.int32()) for subset in subsets)])
+
 
 SUMMARY_SCHEMA = pa.schema(
     [
@@ -106,8 +118,12 @@ def samples_table(
     groups: Sequence[str | None],
     labels: NDArray[np.int64],
     scored: Scored,
+    within: Mapping[str, NDArray[np.int32]],
 ) -> pa.Table:
-    """Rows of the table of samples, numbered from `first` on."""
+    """Rows of the table of samples, numbered from `first` on.
+
+    `within` are the predictions among the classes of each subset, NOWHERE outside of it.
+    """
     columns = [
         pa.array(np.arange(first, first + len(keys))),
         pa.array(keys, pa.string()),
@@ -117,8 +133,9 @@ def samples_table(
         pa.array(scored.correct),
         pa.array(scored.correct5),
         pa.array(scored.margin),
+        *(pa.array(each, mask=each == NOWHERE) for each in within.values()),
     ]
-    return pa.Table.from_arrays(columns, schema=SAMPLES_SCHEMA)
+    return pa.Table.from_arrays(columns, schema=samples_schema(list(within)))
 
 
 def summarise(

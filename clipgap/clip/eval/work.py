@@ -21,7 +21,7 @@ from clipgap.clip.eval.contenders import (
 )
 from clipgap.clip.eval.plan import Checkpoint, EvalPlan
 from clipgap.clip.eval.sets import EvalSet, Item
-from clipgap.clip.eval.tables import SAMPLES_SCHEMA, samples_table, score
+from clipgap.clip.eval.tables import samples_schema, samples_table, score
 from clipgap.clip.images.ahead import Ahead, Submit
 from clipgap.clip.images.decoding import BadImage
 from clipgap.clip.models import load, on_device
@@ -144,8 +144,12 @@ class EvalWork:
                         "Its weights are broken, or --precision is too low for them."
                     )
                 scored = score(logits, batch.labels)
+                within = {
+                    subset.name: subset.predictions(batch.keys, batch.labels, logits)
+                    for subset in data.subsets
+                }
                 tables[name].append(
-                    samples_table(row, batch.keys, batch.groups, batch.labels, scored)
+                    samples_table(row, batch.keys, batch.groups, batch.labels, scored, within)
                 )
             row += len(batch.keys)
             yield Step(len(batch.keys) * len(contenders), at)
@@ -157,7 +161,8 @@ class EvalWork:
         for name in contenders:
             unit = Unit(name, data.name)
             make_folder(self.out, f"{SAMPLES}/{name}")
-            file = write_tables(self.out / unit.file, SAMPLES_SCHEMA, tables[name])
+            schema = samples_schema([subset.name for subset in data.subsets])
+            file = write_tables(self.out / unit.file, schema, tables[name])
             record = {
                 "files": {unit.file: asdict(file)},
                 "samples": row,
