@@ -8,13 +8,15 @@ TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 # What is imported gets compiled then; to compile all of PyTorch first takes most of a minute.
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo test check clients bench oldest-triton clean
+.PHONY: help demo test crash check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (ten minutes or so)"
-	@echo "make test    checks (lint, format, types), then all tests"
+	@echo "make test    all tests, and the checks (lint, format, types) beside them"
+	@echo "make crash   kills at every write, and properties on many more examples (an hour or so)"
 	@echo "make check   the checks alone"
 	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"
 	@echo "make bench   our kernels and their peers side by side"
@@ -24,10 +26,15 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/clipgap demo
 
-test: check
-	$(BIN)/python -m pytest -m "not alone and not clients" -n $(TEST_PROCESSES) --dist loadfile \
-	  --no-loadscope-reorder
+# Types are checked meanwhile: that takes one core.
+test: $(VENV)/.installed-dev
+	VENV=$(VENV) scripts/check & checks=$$!; failed=0; \
+	  $(PYTEST) -m "not alone and not clients" || failed=1; \
+	  wait $$checks || failed=1; exit $$failed
 	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/*.py)
+
+crash: $(VENV)/.installed-dev
+	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "spread|one_of_each|run_driver|hypothesis" tests/test_*.py)
 
 clients: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/clients --durations=0

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+from tests.thorough import THOROUGH
 
 # Set before anything imports Triton: without a GPU its kernels run interpreted.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
@@ -15,6 +18,10 @@ if not any(Path("/dev").glob("nvidia[0-9]*")):
 # Before anything imports torch or NumPy: tests run side by side, and threads that wait for each
 # other on too few cores spin. How many threads our own kernels use is another matter.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("thorough", max_examples=300, deadline=None)
+settings.load_profile("thorough" if THOROUGH else "quick")
 
 LONGEST = (
     *("test_lifecycle", "test_lifecycle_others", "test_gpu", "test_kernels", "test_bench"),

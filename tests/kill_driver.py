@@ -27,10 +27,13 @@ from clipgap.errors import InputError
 from clipgap.report.api import report
 from clipgap.scan import work
 from clipgap.scan.api import scan
+from tests.thorough import THOROUGH, one_of_each, spread
 from tests.worlds import tree
 
 REFUSED = 3
-KILLS = 50
+KILLS = 50 if THOROUGH else 12
+MOST = 20
+"""Writes at which a run is killed, unless it is at all."""
 WRITES = [
     (os, "fsync"),
     (os, "replace"),
@@ -98,20 +101,20 @@ class Driver:
             os.kill(pid, signal.SIGKILL)
         return os.waitpid(pid, 0)[1]
 
-    def undisturbed(self) -> int:
-        """Make the folder that all others must equal; the number of writes that it takes."""
-        counter = self.folder / "count"
+    def undisturbed(self) -> list[str]:
+        """Make the folder that all others must equal; the kinds of writes that it takes."""
+        noted = self.folder / "writes"
         began = time.monotonic()
 
         def body() -> None:
-            count = kill_at_write(None)
+            writes = kill_at_write(None)
             self.run(self.folder / "whole", False)
-            counter.write_text(str(count()))
+            noted.write_text(" ".join(writes))
 
         assert self.child(body) == 0
         self.seconds = time.monotonic() - began
         self.whole = tree(self.folder / "whole")
-        return int(counter.read_text())
+        return noted.read_text().split()
 
     def look_and_resume(self, out: Path, what: str) -> None:
         left = {name: digest for name, digest in tree(out).items() if visible(name)}
@@ -125,18 +128,18 @@ class Driver:
             self.wrong.append(f"{what}: went on to another result")
         shutil.rmtree(out, ignore_errors=True)
 
-    def every_write(self) -> dict[str, Any]:
-        writes, killed = self.undisturbed(), 0
+    def at_writes(self) -> dict[str, Any]:
+        writes, lived = self.undisturbed(), 0
         out = self.folder / "out"
-        for n in range(1, writes + 1):
+        for n in sorted({*spread(len(writes), MOST), *one_of_each(writes, None)}):
 
             def body(n: int = n) -> None:
                 kill_at_write(n)
                 self.run(out, False)
 
-            killed += os.WIFSIGNALED(self.child(body))
+            lived += not os.WIFSIGNALED(self.child(body))
             self.look_and_resume(out, f"write {n}")
-        return {"writes": writes, "killed": killed}
+        return {"writes": len(writes), "lived": lived}
 
     def random_times(self) -> dict[str, Any]:
         self.undisturbed()
@@ -170,15 +173,14 @@ class Driver:
         return {"refused": refused}
 
 
-def kill_at_write(nth: int | None) -> Callable[[], int]:
-    """Kill this process just before its nth write; a function that counts the writes so far."""
-    calls = 0
+def kill_at_write(nth: int | None) -> list[str]:
+    """Kill this process just before its nth write; the kinds of the writes so far."""
+    calls: list[str] = []
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*arguments: Any, **options: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == nth:
+            calls.append(original.__name__)
+            if len(calls) == nth:
                 if original.__name__ == "write_bytes":
                     path, content = arguments
                     original(path, content[: len(content) // 2])
@@ -189,7 +191,7 @@ def kill_at_write(nth: int | None) -> Callable[[], int]:
 
     for place, name in WRITES:
         setattr(place, name, wrap(getattr(place, name)))
-    return lambda: calls
+    return calls
 
 
 def visible(name: str) -> bool:
@@ -217,7 +219,7 @@ def main() -> None:
     make = {"scan": scan_run, "report": report_run}[arguments["what"]]
     driver = Driver(make(arguments["inputs"]), arguments["folder"])
     modes = {
-        "every write": driver.every_write,
+        "at writes": driver.at_writes,
         "random times": driver.random_times,
         "full disk": driver.full_disk,
     }

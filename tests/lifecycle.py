@@ -47,7 +47,7 @@ class House:
     inputs: Path
     saved: Path
     whole: dict[str, Tree] = field(default_factory=dict)
-    writes: dict[str, int] = field(default_factory=dict)
+    writes: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -80,8 +80,8 @@ class House:
     def resume(self, case: Case, *more: str) -> Ended:
         return self.run(case, *case.resume, *more)
 
-    def known(self, case: Case) -> tuple[Tree, int]:
-        """What an undisturbed run makes, and in how many writes; the folder is as new."""
+    def known(self, case: Case) -> tuple[Tree, list[str]]:
+        """What an undisturbed run makes, and in which writes; the folder is as new."""
         if case.name not in self.whole:
             self.renew()
             ended = self.run(case)
@@ -104,7 +104,7 @@ class House:
         if state.exists():
             self.renew(state)
         else:
-            assert self.run(case, at=max(2, writes * 6 // 10)).code == -signal.SIGKILL
+            assert self.run(case, at=max(2, len(writes) * 6 // 10)).code == -signal.SIGKILL
             self._save(state)
 
     def begun_with(self, case: Case, file: Path) -> None:
@@ -114,7 +114,7 @@ class House:
         if state.exists():
             self.renew(state)
             return
-        for at in range(writes, 0, -1):
+        for at in range(len(writes), 0, -1):
             self.renew()
             assert self.run(case, at=at).code == -signal.SIGKILL
             if file.is_file() and not (self.out / WHOLE).exists():

@@ -75,8 +75,9 @@ class Case:
     """A command that fills OUT, and what is particular about it.
 
     `damage` are files of the output that get damaged; `code` is the exit code of a good run;
-    `kills` is at how many writes it is killed, spread evenly, where each takes long; `loose` are
-    patterns of files that hold times or how often a run went on, so that two runs differ.
+    `kills` is at how many kinds of writes it is killed, spread evenly, where each takes long;
+    `loose` are patterns of files that hold times or how often a run went on, so that two runs
+    differ.
     """
 
     name: str

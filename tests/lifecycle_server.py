@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import resource
 import signal
 import subprocess
@@ -41,6 +42,7 @@ WRITES = {
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
     *("shutil.rmtree", "shutil.move"),
 }
+NUMBERED = re.compile(r"[0-9a-f]{8,}|[0-9]+")
 PIPE_BYTES = 1 << 20
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
@@ -51,7 +53,7 @@ class Ended:
 
     code: int
     said: str  # stdout and stderr
-    writes: int
+    writes: list[str]  # the kind of each: what was done in which folder
 
 
 class Server:
@@ -158,7 +160,7 @@ def serve() -> None:
             answer: dict[str, Any] = {"held": process}
         else:
             said, end = running.pop(process).read()
-            answer = {"writes": 0, "imported": [], **json.loads(end or "{}")}
+            answer = {"writes": [], "imported": [], **json.loads(end or "{}")}
             answer |= {"code": os.waitstatus_to_exitcode(status), "said": said}
             import_all(answer.pop("imported"))
         print(json.dumps(answer), file=answers, flush=True)
@@ -258,18 +260,19 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
         os._exit(code)
 
 
-def watch(folder: Path, at: int | None, number: int) -> Callable[[], int]:
-    """Count this process's writes below a folder, and send it a signal just before the nth."""
-    writes, here = 0, os.getpid()
+def watch(folder: Path, at: int | None, number: int) -> Callable[[], list[str]]:
+    """Note this process's writes below a folder, and send it a signal just before the nth."""
+    writes: list[str] = []
+    here = os.getpid()
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal writes
         if event not in WRITES and not (event == "open" and arguments[2] & WRITING):
             return
         path = arguments[0]  # a number, if an open file got a name to write by; that is no write
         if isinstance(path, (str, bytes, os.PathLike)) and is_below(Path(os.fsdecode(path))):
-            writes += 1
-            if writes == at and os.getpid() == here:
+            inside = (folder / os.fsdecode(path)).parent.relative_to(folder.parent)
+            writes.append(f"{event} {NUMBERED.sub('#', str(inside))}")
+            if len(writes) == at and os.getpid() == here:
                 os.kill(here, number)
 
     def is_below(path: Path) -> bool:

@@ -209,7 +209,7 @@ def test_an_id_that_comes_twice_counts_once() -> None:
     np.testing.assert_array_equal(one.id, two.id)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     d=st.integers(1, 300),
     n=st.integers(1, 40),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -127,7 +127,6 @@ def test_clusters_larger_than_memory_are_tiled(
         np.testing.assert_array_equal(tiled.mask(number)(0), whole.mask(number)(0))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_any_rows_any_clusters(data: st.DataObject) -> None:
     n, d = data.draw(st.integers(1, 40)), data.draw(st.integers(2, 6))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -190,7 +190,6 @@ def test_short_lists_of_the_gap_are_reported(made: Path, tmp_path: Path) -> None
     assert [one.tau_unsure for one in found.sets] == [25, 25]
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.floats(-2, 2, width=32))
 def test_tf32_is_rounding_to_eleven_bits(value: float) -> None:
     if value and abs(value) < 2.0**-100:

@@ -6,7 +6,7 @@ from decimal import Decimal, getcontext
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.clip.eval.tables import paired_bootstrap, project, score
@@ -25,7 +25,6 @@ def precise_wilson(correct: int, samples: int) -> tuple[Decimal, Decimal]:
     return (-b - root) / (2 * a), (-b + root) / (2 * a)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(1, 2_000_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson(case: tuple[int, int]) -> None:
     correct, samples = case
@@ -80,7 +79,6 @@ def test_bootstrap_is_paired_and_seeded() -> None:
         paired_bootstrap(first, second[:-1], 10, 0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(2, 9), st.booleans())
 def test_scores(seed: int, samples: int, classes: int, ties: bool) -> None:
     """Against a sort of each row, with the class number as tie-breaker."""

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, UsageError
@@ -91,7 +91,6 @@ shard = st.lists(
     data=st.data(),
     merge=st.none() | st.integers(1, 4),
 )
-@settings(max_examples=40, deadline=None)
 def test_kept_samples_are_byte_equal_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     shards: list[Any],

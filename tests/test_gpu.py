@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import MissingDependency, UsageError
@@ -202,7 +202,6 @@ def test_several_devices_give_what_one_gives(device: torch.device) -> None:
     assert_equal_topk(again.topk(), made.topk())
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     d=st.integers(1, 200),
     seed=st.integers(0, 2**32 - 1),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -141,7 +141,6 @@ def test_rows_that_can_be_parted_have_a_minimum_too() -> None:
     del labels
 
 
-@settings(max_examples=30, deadline=None)
 @given(scale=st.sampled_from([0.0, 1e-9, 0.3, 7.0, 63.9, 1e4]), seed=st.integers(0, 99))
 def test_scores_are_exact_in_any_order(scale: float, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -165,7 +164,6 @@ def test_scores_are_exact_in_any_order(scale: float, seed: int) -> None:
 # --- parts
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 90), st.sampled_from([0.1, 0.5, 0.75, 0.9]), st.integers(0, 60))
 def test_every_stretch_has_its_share_of_each_part(rows: int, share: float, start: int) -> None:
     part = deal(rows, share)
@@ -190,7 +188,6 @@ def test_parts_are_even_and_follow_keys_alone(world: Path, tmp_path: Path) -> No
 # --- thresholds
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), min_size=1, max_size=25),
     st.sampled_from([0.5, 0.8, 0.98, 1.0]),

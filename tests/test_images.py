@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -119,7 +119,6 @@ def test_reason_crosses_processes() -> None:
     assert (error.where, error.reason, str(error)) == ("here", "truncated", "here: truncated")
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     form=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF"]),
     changes=st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 255)), max_size=8),

@@ -90,7 +90,7 @@ def test_bits_of_a_range(tmp_path: Path) -> None:
         keep.bits(2, 0, 134)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(pieces=st.lists(st.integers(0, 30), min_size=1, max_size=9))
 def test_pieces_of_any_length_give_the_same_files(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[int]
@@ -128,7 +128,6 @@ def test_a_store_without_keys(tmp_path: Path) -> None:
     assert keep.keys(0).null_count == keep.shards[0].kept > 0
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     numbers=st.lists(st.integers(0, 2**128 - 1) | st.integers(0, 3), min_size=1, max_size=40),
     run=st.integers(1, 8),

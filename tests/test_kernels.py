@@ -6,7 +6,7 @@ from itertools import cycle, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, MissingDependency, UsageError
@@ -173,7 +173,6 @@ def test_a_reference_never_prunes_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*CPU_KERNELS, *TWO_LOOKS])
-@settings(max_examples=60, deadline=None)
 @given(
     d=st.integers(1, 300),
     rows=st.integers(1, 40),

@@ -27,6 +27,7 @@ from tests.lifecycle import (
     without_lock,
 )
 from tests.lifecycle_cases import OUT, Case
+from tests.thorough import one_of_each, spread
 
 
 @pytest.fixture(scope="module")
@@ -146,18 +147,11 @@ def test_damage_is_mended_or_named(house: House, case: Case) -> None:
 # --- kills ----------------------------------------------------------------------------------
 
 
-def chosen(writes: int, most: int | None) -> list[int]:
-    """All writes, or so many of them."""
-    if most is None or most >= writes:
-        return list(range(1, writes + 1))
-    return sorted({1 + i * (writes - 1) // (most - 1) for i in range(most)})
-
-
 @every()
-def test_killed_at_every_write(house: House, case: Case) -> None:
+def test_killed_at_any_write(house: House, case: Case) -> None:
     whole, writes = house.known(case)
     inputs = house.tree(case)
-    for n in chosen(writes, case.kills):
+    for n in one_of_each(writes, case.kills):
         assert house.run(case, at=n).code == -signal.SIGKILL
         check_nothing_half(house, case, inputs)
         ended = house.resume(case)
@@ -170,7 +164,7 @@ def test_killed_at_every_write(house: House, case: Case) -> None:
 def test_killed_while_overwriting(house: House, case: Case) -> None:
     whole = house.finished(case)
     writes = house.run(case, "--overwrite").writes
-    for n in chosen(writes, min(case.kills or 12, 12)):
+    for n in spread(len(writes), min(case.kills or 8, 8)):
         assert house.run(case, "--overwrite", at=n).code == -signal.SIGKILL
         ended = house.resume(case)
         assert ended.code == case.code, f"write {n}: {ended.said}"
@@ -186,7 +180,7 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
     files = [path for path in house.out.rglob("*") if path.is_file() and not path.is_symlink()]
     sizes = sorted({path.stat().st_size for path in files} - {0})
     house.renew()
-    for n in chosen(len(sizes), None if case.kills is None else 3):
+    for n in spread(len(sizes), 5 if case.kills is None else 3):
         size = sizes[n - 1]
         ended = house.run(case, limit=size - 1)
         assert ended.code in (BAD_INPUT, NO_ROOM), f"limit {size}: {ended}"
@@ -206,7 +200,7 @@ def test_shares_make_the_whole(house: House, case: Case) -> None:
     whole, _ = house.known(case)
     for index in (1, 0):
         share = [f"--shard-index={index}", "--num-shards=2"]
-        writes = house.run(case, *share).writes
+        writes = len(house.run(case, *share).writes)
         assert house.run(case, *share, "--overwrite", at=writes * 2 // 3).code == -signal.SIGKILL
         ended = house.resume(case, *share)
         assert ended.code == 0 and f"share {index} of 2 is done" in ended.said, ended
@@ -215,7 +209,7 @@ def test_shares_make_the_whole(house: House, case: Case) -> None:
     ended = house.server.run(merge)
     assert ended.code == case.code, ended.said
     assert house.tree(case) == whole
-    for n in chosen(ended.writes, 3):
+    for n in spread(len(ended.writes), 3):
         house.renew_with(case, "parts")
         assert house.server.run(merge, at=n).code == -signal.SIGKILL
         ended = house.server.run([*merge, "--resume"])
@@ -231,7 +225,7 @@ def test_a_signal_to_stop(house: House, case: Case, number: signal.Signals) -> N
     whole, writes = house.known(case)
     inputs = house.tree(case)
     stopped = STOPPED_BY_USER if number == signal.SIGINT else STOPPED
-    for n in chosen(writes, 3 if number == signal.SIGTERM and case.kills is None else 2):
+    for n in spread(len(writes), 3 if number == signal.SIGTERM and case.kills is None else 2):
         ended = house.run(case, at=n, number=number)
         assert ended.code in (stopped, case.code), f"write {n}: {ended}"
         if ended.code == stopped:

@@ -56,7 +56,7 @@ def house(_house: House) -> House:
 def test_a_second_writer(house: House, case: Case) -> None:
     whole, writes = house.known(case)
     flags = [[], [*case.resume], ["--overwrite"]] if case.flags else [[]]
-    with house.server.at_work(case.arguments, writes // 2, **dict(case.environment)) as first:
+    with house.server.at_work(case.arguments, len(writes) // 2, **dict(case.environment)) as first:
         left = house.tree(case)
         for more in flags:
             ended = house.run(case, *more)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError
@@ -43,7 +43,6 @@ def test_no_file_holds_no_records(log: Path) -> None:
     assert records(log) == [] and not log.exists()
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.dictionaries(st.text(), st.text() | st.floats(allow_nan=False))))
 def test_any_records(tmp_path_factory: pytest.TempPathFactory, written: list[Any]) -> None:
     log = tmp_path_factory.mktemp("any") / "log.jsonl"

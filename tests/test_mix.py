@@ -88,7 +88,6 @@ def rank_of(seed: int, shard: str, key: str) -> int:
     return rank
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=30), max_size=9), st.integers(0, 9), st.integers(0, 4))
 def test_ranks_are_those_of_plain_python(keys: list[str], seed: int, skip: int) -> None:
     keys = [key.encode("utf-8", "ignore").decode() for key in keys]
@@ -100,7 +99,6 @@ def test_ranks_are_those_of_plain_python(keys: list[str], seed: int, skip: int) 
 # --- counts
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any), st.integers(0, 300))
 def test_largest_remainder(weights: list[int], total: int) -> None:
     parts = largest_remainder(total, weights)
@@ -151,7 +149,6 @@ def brute(rows: list[Row], n: int, seed: int) -> set[Row]:
     return set(sorted(rows, key=place)[:n])
 
 
-@settings(max_examples=25, deadline=None)
 @given(
     said=labels,
     seed=st.integers(0, 3),
@@ -189,7 +186,7 @@ def test_rows_are_the_first_of_each_domain(
         assert kept(randomly, 3) == brute(list(known), sum(sizes), seed)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(said=labels, share=st.integers(0, 10))
 def test_a_ratio_is_nested(pool: Path, said: list[Label], share: int) -> None:
     known = {row: (s, d or "natural", c) for row, (s, d, c) in zip(PLACES, said, strict=True)}

@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
 from scipy.stats import spearmanr
@@ -704,7 +704,6 @@ def test_paper_files_that_are_refused(tmp_path: Path, text: str, message: str) -
 
 
 @given(st.lists(st.floats(-1.1, 1.1), min_size=1), st.sampled_from([20, 50]))
-@settings(max_examples=50, deadline=None)
 def test_bins_are_decided_by_their_edges(values: list[float], steps: int) -> None:
     bins = bin_of(np.array(values), steps).tolist()
     for value, b in zip(values, bins, strict=True):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -219,7 +219,6 @@ def oracle(tables: Tables, rule: Any, universe: Mask) -> Mask:
 names = st.sampled_from([("a",), ("b.2-x",), SETS])
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(any),
     levels=st.sampled_from([1, 3, 1000]),

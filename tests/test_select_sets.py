@@ -55,7 +55,7 @@ def mask_of(keep: KeepList | None) -> Mask:
     return np.concatenate([keep.bits(shard.index) for shard in keep.shards])
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(a=masks, b=masks, c=masks, step=st.sampled_from([1, 8, 64]))
 def test_the_laws_of_sets(
     tmp_path_factory: pytest.TempPathFactory, a: Mask, b: Mask, c: Mask, step: int

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.files.volumes import LocalVolume
@@ -67,7 +67,6 @@ entries = st.lists(
     time=st.sampled_from([0, 1.5]),
     comment=st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
 def test_never_another_answer(
     path: Path, entries: list[Any], format: str, size: int, time: float, comment: bool
 ) -> None:
@@ -82,7 +81,6 @@ def test_never_another_answer(
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
 def test_damage_is_left_to_the_strict_reader(path: Path, data: st.DataObject) -> None:
     archive = bytearray(tar_bytes([*sample("a"), *sample("b"), *sample("c")]))
     cut = data.draw(st.integers(0, len(archive)))
@@ -98,7 +96,6 @@ def test_damage_is_left_to_the_strict_reader(path: Path, data: st.DataObject) ->
     format=st.sampled_from(sorted(FORMATS)),
     sizes=st.lists(st.sampled_from([0, 1, 511, 512, 513, 3000]), min_size=1, max_size=3),
 )
-@settings(max_examples=40, deadline=None)
 def test_ordinary_shards_are_read_quickly(
     path: Path, keys: list[str], format: str, sizes: list[int]
 ) -> None:

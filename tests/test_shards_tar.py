@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, UsageError
@@ -46,7 +46,6 @@ def read_all(path: Path, **options: object) -> tuple[list[Sample], list[Problem]
     times=st.booleans(),
     window=st.sampled_from([BLOCK, 3 * BLOCK + 7, 1 << 20]),
 )
-@settings(max_examples=60, deadline=None)
 def test_the_same_members_as_tarfile(
     tmp_path_factory: pytest.TempPathFactory,
     names: list[str],
@@ -79,7 +78,6 @@ def test_the_same_members_as_tarfile(
 
 
 @given(st.text(st.sampled_from("ab0/._"), max_size=10))
-@settings(deadline=None)
 def test_keys_are_those_of_webdataset(name: str) -> None:
     key, extension = webdataset.tariterators.base_plus_ext(name)
     if name.startswith("__"):

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -546,7 +546,6 @@ def test_a_single_archive_with_a_number_is_no_sequence(tmp_path: Path) -> None:
     row_group=st.integers(1, 70),
     ranges=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12),
 )
-@settings(max_examples=40, deadline=None)
 def test_any_sequence_of_ranges(
     rows: int,
     row_group: int,

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.cli.config import save, tomllib
@@ -77,7 +77,6 @@ SEEDS = {
 
 
 @pytest.mark.parametrize("name", SEEDS)
-@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_mutated_files_are_refused_or_read(
     tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError
@@ -94,7 +94,6 @@ def test_duplicate_keys_within_and_across_shards(tmp_path: Path) -> None:
     shards=st.lists(st.lists(st.sampled_from("abcdefgh") | st.none(), max_size=30), max_size=5),
     bucket_rows=st.sampled_from([1, 5, 1000]),
 )
-@settings(max_examples=60, deadline=None)
 def test_duplicates_equal_a_count_by_hand(shards: list[list[str | None]], bucket_rows: int) -> None:
     rows = sum(map(len, shards))
     with pytest.MonkeyPatch.context() as patch:

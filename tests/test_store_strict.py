@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.errors import InputError, MissingDependency, UsageError
@@ -67,7 +67,6 @@ def test_trailing_bytes(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 127))
-@settings(max_examples=40, deadline=None)
 def test_a_file_cut_inside_its_header(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("cut") / "x.npy"
     np.save(path, unit_rows(10))
@@ -76,7 +75,6 @@ def test_a_file_cut_inside_its_header(cut: int, tmp_path_factory: pytest.TempPat
 
 
 @given(place=st.integers(0, 127), value=st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
 def test_a_flipped_header_byte_is_refused_or_harmless(
     place: int, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from clipgap.clip.train import patches
@@ -27,7 +27,6 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 SMALL = st.integers(1, 4)
 
 
-@settings(max_examples=60, deadline=None)
 @given(SIZES, SMALL, SMALL, SMALL, st.integers(0, 3), st.integers(0, 3))
 def test_each_sample_once_an_epoch(
     sizes: list[int], world: int, batch: int, accum: int, workers: int, epoch: int

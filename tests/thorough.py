@@ -1,0 +1,26 @@
+"""How much is tried: enough for every change, or all of it with CLIPGAP_THOROUGH=1 (`make crash`).
+
+Nothing here is random: the same is tried each time, so what fails once fails again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+THOROUGH = bool(os.environ.get("CLIPGAP_THOROUGH"))
+
+
+def spread(count: int, most: int | None) -> list[int]:
+    """So many of the numbers 1 to `count`, the first and the last among them; None is all."""
+    if THOROUGH or most is None or most >= count:
+        return list(range(1, count + 1))
+    return sorted({1 + i * (count - 1) // max(1, most - 1) for i in range(most)})
+
+
+def one_of_each(kinds: Sequence[str], most: int | None) -> list[int]:
+    """Numbers of writes, by their kinds: the first of all, and the last of each kind."""
+    if THOROUGH:
+        return spread(len(kinds), None)
+    last = sorted({1, *{kind: number for number, kind in enumerate(kinds, 1)}.values()})
+    return [last[number - 1] for number in spread(len(last), most)]
