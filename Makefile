@@ -34,7 +34,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/*.py)
 
 crash: $(VENV)/.installed-dev
-	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "spread|one_of_each|run_driver|hypothesis" tests/test_*.py)
+	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "thorough|run_driver|hypothesis" tests/test_*.py)
 
 clients: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/clients --durations=0

@@ -45,7 +45,7 @@ class Scale:
 
 
 FULL = Scale(1_048_576, 5, gpu_checks.FULL, 16_384, 32_768)
-DRY = Scale(200, 1, gpu_checks.SMALL, 128, 128)
+DRY = Scale(80, 1, gpu_checks.SMALL, 128, 128)
 
 
 def contenders(
@@ -297,7 +297,7 @@ def main() -> None:
     if not asked.no_check:
         gpu_checks.check(device, scale.checked)
         gpu_checks.check_folders(device, scale.checked)
-    dims, sizes = ((64,), (100,)) if asked.dry_run else (asked.d, asked.m)
+    dims, sizes = ((64,), (40,)) if asked.dry_run else (asked.d, asked.m)
     stamp, everything = origin(), []
     for kind in asked.data:
         for d in dims:

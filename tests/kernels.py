@@ -121,11 +121,23 @@ def assert_equal_topk(found: list[TopK], expected: list[TopK]) -> None:
         np.testing.assert_array_equal(mine.id, theirs.id, "top-k id")
 
 
+def answers(
+    scanner: Scanner, blocks: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[list[BlockResult], list[TopK]]:
+    """All that a scanner says of blocks."""
+    return [scanner.scan(rows, ids) for rows, ids in blocks], scanner.topk()
+
+
+def assert_equal_answers(
+    found: tuple[list[BlockResult], list[TopK]], expected: tuple[list[BlockResult], list[TopK]]
+) -> None:
+    for mine, theirs in zip(found[0], expected[0], strict=True):
+        assert_equal_results(mine, theirs)
+    assert_equal_topk(found[1], expected[1])
+
+
 def assert_like_oracle(
     scanner: Scanner, tests: list[TestSet], k: int, blocks: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     """Feed the same blocks to a scanner and to the oracle; everything must be equal."""
-    oracle = OracleScanner(tests, k)
-    for rows, ids in blocks:
-        assert_equal_results(scanner.scan(rows, ids), oracle.scan(rows, ids))
-    assert_equal_topk(scanner.topk(), oracle.topk())
+    assert_equal_answers(answers(scanner, blocks), answers(OracleScanner(tests, k), blocks))

@@ -73,12 +73,12 @@ def test_several_tiles_bands_and_parts(
     monkeypatch.setattr(scanner, "FIRST_ROWS", 100)
     monkeypatch.setattr(scanner, "SAMPLE_ROWS", 100)
     tests = make_tests("clip-like", 64, (90, 5), "some")
-    rows = synthetic.clip_like(300, 64, seed=1)
+    rows = synthetic.clip_like(230, 64, seed=1)
     made = GpuScanner(tests, 6, device, kind)
     assert_like_oracle(
-        made, tests, 6, [(rows[:200], np.arange(200)), (rows[200:], np.arange(200, 300))]
+        made, tests, 6, [(rows[:160], np.arange(160)), (rows[160:], np.arange(160, 230))]
     )
-    assert made.counters.rows == 300
+    assert made.counters.rows == 230
     assert made.counters.refined < made.counters.pairs / 2, "the filter lets most pairs through"
 
 
@@ -108,8 +108,8 @@ def test_a_queue_that_overflows_is_decided_densely(
             do(self, *arguments),
         ),
     )
-    tests = make_tests("equal", 32, (70, 5), "some")
-    rows = synthetic.rows("equal", 0, 90, 32, seed=1)
+    tests = make_tests("equal", 32, (40, 3), "some")
+    rows = synthetic.rows("equal", 0, 30, 32, seed=1)
     assert_like_oracle(GpuScanner(tests, 6, device), tests, 6, make_blocks(rows))
     assert dense
 
@@ -184,20 +184,20 @@ def test_blocks_in_flight(device: torch.device) -> None:
 
 def test_several_devices_give_what_one_gives(device: torch.device) -> None:
     tests = make_tests("duplicates", 24, (16, 5), "some")
-    rows = synthetic.rows("duplicates", 0, 200, 24, seed=1)
-    blocks = [(rows[a : a + 20], np.arange(a, a + 20)) for a in range(0, 200, 20)]
+    rows = synthetic.rows("duplicates", 0, 90, 24, seed=1)
+    blocks = [(rows[a : a + 15], np.arange(a, a + 15)) for a in range(0, 90, 15)]
     made = SeveralGpus(tests, 6, [device, device])
     assert_like_oracle(made, tests, 6, blocks)
-    assert made.counters.rows == 200
+    assert made.counters.rows == 90
 
     half = SeveralGpus(tests, 6, [device, device])
-    begun = [half.start(*block) for block in blocks[:5]]
+    begun = [half.start(*block) for block in blocks[:3]]
     assert {block._index for block in begun} == {0, 1}, "blocks go to the device that is free"
     for block in begun:
         block.result()
     again = SeveralGpus(tests, 6, [device, device])
     again.load_topk(half.topk())
-    for block in blocks[5:]:
+    for block in blocks[3:]:
         again.scan(*block)
     assert_equal_topk(again.topk(), made.topk())
 
@@ -245,7 +245,7 @@ def test_bounds_hold_and_are_not_idle(
 def test_result_folders_are_those_of_the_cpu_kernel(tmp_path: Path, name: str) -> None:
     import clipgap
 
-    train = synthetic.clip_like(300, 32, seed=1)
+    train = synthetic.clip_like(110, 32, seed=1)
     tests = {"a": synthetic.clip_like(40, 32, seed=2), "b": synthetic.clip_like(9, 32, seed=3)}
     reference = clipgap.gap(synthetic.clip_like(50, 32, seed=4), tests, out=tmp_path / "gap")
 

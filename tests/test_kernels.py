@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import cycle, pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,8 @@ from tests.kernels import (
     CPU_KERNELS,
     KERNELS,
     TWO_LOOKS,
+    answers,
+    assert_equal_answers,
     assert_equal_results,
     assert_equal_topk,
     assert_like_oracle,
@@ -79,34 +83,42 @@ def cases() -> list[tuple[int, str, int, tuple[int, ...], str, int]]:
     ]
 
 
+@lru_cache(maxsize=len(KINDS) * len(KS))
+def posed(d: int, kind: str, k: int, sizes: tuple[int, ...], gap: str, n: int) -> tuple[Any, ...]:
+    """Test sets and blocks of rows, and what the oracle says; all kernels are asked in turn."""
+    tests = make_tests(kind, d, sizes, gap)
+    blocks = make_blocks(synthetic.rows(kind, 0, n, d, seed=1))
+    return tests, blocks, answers(OracleScanner(tests, k), blocks)
+
+
+def assert_answers(
+    name: str, d: int, kind: str, k: int, sizes: tuple[int, ...], gap: str, n: int
+) -> None:
+    tests, blocks, expected = posed(d, kind, k, sizes, gap, n)
+    with kernel(name) as scanner:
+        assert_equal_answers(answers(scanner(tests, k), blocks), expected)
+
+
 @pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 @pytest.mark.parametrize("d", DIMS)
 def test_equals_the_oracle(name: str, d: int) -> None:
-    with kernel(name) as scanner:
-        for _, kind, k, sizes, gap, n in (case for case in cases() if case[0] == d):
-            tests = make_tests(kind, d, sizes, gap)
-            rows = synthetic.rows(kind, 0, n, d, seed=1)
-            assert_like_oracle(scanner(tests, k), tests, k, make_blocks(rows))
+    for case in cases():
+        if case[0] == d:
+            assert_answers(name, *case)
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
 @pytest.mark.parametrize("gap", ["none", "all", "some"])
 @pytest.mark.parametrize("kind", ["clip-like", "near-ties"])
 def test_larger_than_one_block_of_rows(name: str, gap: str, kind: str) -> None:
-    tests = make_tests(kind, 64, (300, 45), gap)
-    rows = synthetic.rows(kind, 0, 5000, 64, seed=1)
-    with kernel(name) as scanner:
-        assert_like_oracle(scanner(tests, 32), tests, 32, make_blocks(rows))
+    assert_answers(name, 64, kind, 32, (300, 45), gap, 5000)
 
 
 @pytest.mark.parametrize("name", TWO_LOOKS)
 @pytest.mark.parametrize("kind", ["clip-like", "duplicates", "isotropic"])
 def test_a_set_large_enough_for_cells(name: str, kind: str) -> None:
     """Each row first asks the columns nearest to it; where all are alike, that is any of them."""
-    tests = make_tests(kind, 64, (33, 4200), "all")
-    rows = synthetic.rows(kind, 0, 500, 64, seed=1)
-    with kernel(name) as scanner:
-        assert_like_oracle(scanner(tests, 6), tests, 6, make_blocks(rows))
+    assert_answers(name, 64, kind, 6, (33, 4200), "all", 500)
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -36,6 +36,7 @@ from tests.lifecycle import (
 )
 from tests.lifecycle_cases import CASES, OUT, Case
 from tests.lifecycle_server import Ended
+from tests.thorough import THOROUGH
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +176,8 @@ def test_links_among_what_is_ours(house: House, precious: Path, case: Case) -> N
 # --- documents ------------------------------------------------------------------------------
 
 VALUES: tuple[Any, ...] = (None, -1, "x", [1], {"a": 1}, 1e300, True)
+VALUES_EACH = 9 if THOROUGH else 1
+"""Places of a document that get one of another type."""
 
 
 def with_names(document: Any, *names: str) -> Iterator[Any]:
@@ -246,7 +249,7 @@ def test_hostile_documents(house: House, precious: Path, case: Case) -> None:
         for path in documents:
             begin(case)
             content = json.loads(path.read_bytes())
-            mutants = [*with_names(content, *outside), *with_other_values(content, 2)]
+            mutants = [*with_names(content, *outside), *with_other_values(content, VALUES_EACH)]
             for mutant, more in zip(mutants, cycle([["--overwrite"], case.resume]), strict=False):
                 begin(case)
                 path.write_text(json.dumps(signed(mutant)))
