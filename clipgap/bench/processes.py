@@ -22,7 +22,7 @@ from clipgap.__main__ import main
 code = main(sys.argv[1:])
 from clipgap.bench.processes import own_use
 
-print("", own_use(), sep="\\n", file=sys.stderr)
+print("", json.dumps(own_use()), sep="\\n", file=sys.stderr)
 sys.exit(code)
 """
 
