@@ -31,6 +31,7 @@ from clipgap.clip.eval.api import KIND as EVALUATION
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum
+from clipgap.files.settings import HEADER, settings_file
 from clipgap.keep.certificates import certificate_file, write_certificate
 from clipgap.keep.lists import open_keep
 from clipgap.report import contents, page
@@ -48,6 +49,7 @@ from clipgap.scan.tables import SetColumns
 from clipgap.select.rules import Prune, Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
+from tests.test_verify import sign
 from tests.worlds import edited_document, edited_manifest, flip_bit, tree
 
 if sys.version_info >= (3, 11):
@@ -95,7 +97,16 @@ def test_every_number_by_an_oracle(study: Study, report: Path) -> None:
     found = read(report)
     assert_same(found, expected)
     # Nothing is reported that the oracle does not know of.
-    beyond = {"format", "version", "title", "paper", "models", "versions", "embeddings"}
+    beyond = {
+        "format",
+        "version",
+        "title",
+        "paper",
+        "models",
+        "versions",
+        "embeddings",
+        "made_from",
+    }
     assert found.keys() - expected.keys() == beyond
     assert any(test["training"]["web"]["near_duplicates_l2"] for test in found["tests"])
     assert found["paper"]["rows"] == paper["rows"]
@@ -639,6 +650,15 @@ def test_certificates(study: Study, tmp_path: Path) -> None:
     assert all(claim["holds"] for claim in proof["claims"].values())
     page = (made.path / "split-1.html").read_text()
     assert all(str(escape(claim["says"])) in page for claim in proof["claims"].values())
+    # All of it goes with the report, and the call that made the split.
+    made_from = read(made.path)["made_from"]
+    document = json.loads(certificate_file(keep).read_text())
+    assert made_from["certificates"] == {"sketch-pruned": document}
+    assert json.loads((made.path / "certificates" / "certificate-1.json").read_text()) == document
+    assert clipgap.verify(made.path).ok
+    write_settings(keep, "clipgap split", 'prune = ["sketch"]\n')
+    with pytest.raises(InputError, match="calls"):
+        clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "r", resume=True)
     # One that is about another keep-list proves nothing.
     path = certificate_file(keep)
     document = json.loads(path.read_text())
@@ -650,6 +670,55 @@ def test_certificates(study: Study, tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"holds": true', '"holds": false'))
     with pytest.raises(InputError, match=r"certificate\.json was damaged or edited"):
         clipgap.report({"web": study.folder / "scan"}, splits=keep, out=tmp_path / "t")
+
+
+def write_settings(folder: Path, command: str, settings: str) -> None:
+    settings_file(folder).write_text(f"{HEADER} {command}\n# Again: …\n\n{settings}")
+
+
+def test_what_it_was_made_from(study: Study, tmp_path: Path) -> None:
+    """Sums, sizes, seeds, models and calls, as the inputs' manifests and settings say them."""
+    folders = {name: copied(study, tmp_path, name) for name in ("scan", "rand-90", "eval")}
+    write_settings(folders["rand-90"], "clipgap split", 'rand = 810\nsource = ["<b>"]\n')
+    (tmp_path / "eval.toml").write_text("somebody's own")
+    made = clipgap.report(
+        {"web": folders["scan"]},
+        splits=folders["rand-90"],
+        evals=folders["eval"],
+        images={"val": study.folder / "images" / "val"},
+        out=tmp_path / "r",
+        gallery=2,
+    )
+    found = read(made.path)["made_from"]
+    for one, folder in zip(found["inputs"], folders.values(), strict=True):
+        manifest = json.loads((folder / MANIFEST).read_text())
+        assert one["manifest_sha256"] == manifest["sha256"]
+        assert one["versions"] == manifest["versions"]
+        assert one["bytes"] == sum(
+            path.stat().st_size
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != MANIFEST
+        )
+    scan, split, evaluation = found["inputs"]
+    assert scan["settings"]["k"] == clipgap.open_scan(folders["scan"]).manifest["settings"]["k"]
+    assert (split["settings"], split["rows"]) == ({"seed": 1}, 900)
+    assert split["call"] == {
+        "command": "clipgap split",
+        "settings": 'rand = 810\nsource = ["<b>"]\n',
+    }
+    assert scan["call"] is evaluation["call"] is None
+    assert {one["name"] for one in found["checkpoints"]} > {"web", "rand-90"}
+    assert found["images"][0]["bytes"] > 1_000
+    page = made.page.read_text()
+    assert scan["manifest_sha256"] in page and "rand = 810" in page and "<b>&#34;]" not in page
+    assert (made.path / "calls" / "call-2.toml").read_text() == split["call"]["settings"]
+    assert clipgap.verify(made.path).ok
+    report = read(made.path)
+    report["made_from"]["inputs"][1]["call"]["settings"] = "rand = 811"
+    (made.path / "report.json").write_text(json.dumps(report))
+    sign(made.path, "report.json")
+    verified = clipgap.verify(made.path)
+    assert [check.name for check in verified.checks if not check.ok] == ["inputs"]
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,7 @@ BELIEVED = {
                    r"sets\.\d+\.identity",  # of images, which are to be had or not
                    r"settings\.precision"],
     "training": [r"plan\.options\.allow_missing"],  # where none is missing
-    "report": [r"inputs\.(splits|images|evaluations|embeddings)\..*",  # it says not where they lay
-               r"inputs\.paper", r"gallery\.pictures\.(wanted|problems.*)"],
+    "report": [r"inputs\.paper", r"gallery\.pictures\.(wanted|problems.*)"],
 }  # fmt: skip
 OPEN = {"training": ["out.log", "checkpoints/epoch_1.pt"]}
 """Files that a manifest does not have the sums of: what open_clip says as it goes, and checkpoints

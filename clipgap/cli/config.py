@@ -17,13 +17,12 @@ import typer
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
+from clipgap.files.settings import HEADER
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
-
-HEADER = "# Written by clipgap: the resolved configuration of"
 
 
 def key_of(parameter: Any) -> str:

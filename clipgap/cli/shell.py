@@ -17,6 +17,7 @@ from clipgap.cli import config
 from clipgap.cli.consoles import printing, say, shown, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
 from clipgap.files.addresses import public
+from clipgap.files.settings import settings_file
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -137,12 +138,6 @@ class Shell:
             and self.config_file is not None
             and self.config_file.resolve() == settings_file(out).resolve()
         )
-
-
-def settings_file(out: Path) -> Path:
-    """Where the resolved configuration of an output folder lies: next to it, not in it."""
-    named = out.resolve() if out.name in ("", "..") else out
-    return named.with_name(f"{named.name}.toml")
 
 
 def jsonable(value: Any) -> Any:

@@ -12,13 +12,14 @@ from clipgap.report.sections.accuracy import ACCURACY
 from clipgap.report.sections.finding import FINDING
 from clipgap.report.sections.how_near import HOW_NEAR
 from clipgap.report.sections.inside import INSIDE
+from clipgap.report.sections.provenance import PROVENANCE
 from clipgap.report.sections.pruning import PRUNING
 from clipgap.report.sections.robustness import ROBUSTNESS
 from clipgap.report.sources import Sources, TrainingSet
 from clipgap.version import __version__
 
 FORMAT = "clipgap-report-data"
-SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING, INSIDE)
+SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING, INSIDE, PROVENANCE)
 
 
 def gather(sources: Sources, title: str) -> Findings:

@@ -11,7 +11,7 @@ from typing import Any
 from clipgap.errors import MissingDependency
 from clipgap.packages import installation
 from clipgap.report.contents import shown_sections
-from clipgap.report.parts import Figure, Findings
+from clipgap.report.parts import Figure, Files, Findings
 from clipgap.report.sections.pruning import badge, proof
 from clipgap.report.tables import (
     Cell,
@@ -44,6 +44,9 @@ def write_pages(findings: Findings, gallery: Mapping[str, Any], write: Write) ->
         elif isinstance(part, Figure):
             for drawing in part.drawings:
                 write(f"figures/{part.file(drawing)}", drawing.render(style).encode())
+        elif isinstance(part, Files):
+            for file in part.files:
+                write(f"{part.name}/{file.name}", file.text.encode())
     environment = _environment()
     split_pages = {s["name"]: f"split-{n}.html" for n, s in enumerate(findings["splits"], 1)}
     common = {

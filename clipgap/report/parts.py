@@ -45,7 +45,31 @@ class Note:
     is_empty: ClassVar[bool] = False
 
 
-Part = Figure | Table | Note
+@dataclass(frozen=True)
+class File:
+    """A text to be read on the page, and taken along."""
+
+    title: str
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Files:
+    """Texts that are folded until somebody opens them."""
+
+    name: str  # of their folder
+    title: str
+    caption: str
+    files: Sequence[File] = field(repr=False)
+    macro: ClassVar[str] = "files"
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.files
+
+
+Part = Figure | Table | Note | Files
 """Each says which macro of `parts.html` shows it, and whether it is empty and left out."""
 
 

@@ -23,7 +23,9 @@ from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.naming import Given, Named, named
 from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.settings import read_settings
 from clipgap.files.volumes import File, LocalFile
+from clipgap.keep.certificates import read_certificate
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
@@ -237,8 +239,22 @@ class Sources:
             "paper": None if self.paper is None else self.paper.sha256,
             "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
             **({"analyses": analyses} if analyses else {}),
+            "calls": [FileSum.of_bytes(call["settings"].encode()).sha256 for call in self.calls],
+            "certificates": {name: checksum(found) for name, found in self.certificates.items()},
             **({"mixed_models": True} if self.met.is_mixed else {}),
         }
+
+    @property
+    def calls(self) -> list[Mapping[str, str]]:
+        """The settings that lie beside the folders, where there are some."""
+        found = (read_settings(folder) for folder in self.folders() if folder is not None)
+        return [call for call in found if call is not None]
+
+    @cached_property
+    def certificates(self) -> dict[str, dict[str, Any]]:
+        """What was proved of splits, by name."""
+        found = ((name, read_certificate(keep)) for name, keep in self.splits.items())
+        return {name: proof for name, proof in found if proof is not None}
 
 
 def open_sources(

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.files.documents import MANIFEST
+from clipgap.files.documents import MANIFEST, checksum
+from clipgap.files.sums import FileSum
 from clipgap.report.api import DATA, KIND, PAGES
 from clipgap.report.contents import FORMAT
 from clipgap.report.gallery import INDEX, script
@@ -66,6 +67,7 @@ def _check_inputs(data: Mapping[str, Any], manifest: Mapping[str, Any], problems
             if one["is_reference"] is is_reference
         }
         problems.differ(name, inputs[name] or {}, found)
+    _check_sums(data["made_from"], inputs, problems)
     names = {row["name"] for row in data["splits"]}
     problems.differ("splits", sorted(inputs["splits"]), sorted(names))
     for name, numbers in _OPTIONAL.items():
@@ -78,6 +80,29 @@ def _check_inputs(data: Mapping[str, Any], manifest: Mapping[str, Any], problems
         for name in sorted(inputs["images"].keys() - known)
     )
     return f"{len(inputs['scans']):,} scans, {len(inputs['splits']):,} splits"
+
+
+def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Problems) -> None:
+    """What the page says that it was made from, it was made from."""
+
+    def sums(kind: str) -> dict[str, str]:
+        return {
+            one["name"]: one["manifest_sha256"] for one in made["inputs"] if one["kind"] == kind
+        }
+
+    calls = [one["call"]["settings"].encode() for one in made["inputs"] if one["call"]]
+    certificates = made["certificates"]
+    for name, found in {
+        "splits": sums("split"),
+        "embeddings": sums("other embedding"),
+        "evaluations": list(sums("evaluation").values()),
+        "images": {
+            one["name"]: {key: one[key] for key in ("path", "sha256")} for one in made["images"]
+        },
+        "calls": [FileSum.of_bytes(call).sha256 for call in calls],
+        "certificates": {name: checksum(found) for name, found in certificates.items()},
+    }.items():
+        problems.differ(name, inputs[name], found)
 
 
 def _check_gallery(

@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.files.documents import checksum
-from clipgap.keep.certificates import read_certificate
-from clipgap.keep.lists import KeepList
 from clipgap.report.paper import printed
 from clipgap.report.parts import Figure, Findings, Section, outlines, training_colours
 from clipgap.report.sources import Sources, TrainingSet
@@ -179,7 +177,7 @@ def _by_split(sources: Sources) -> Iterator[dict[str, Any]]:
                 "sizes": keep.manifest.get("sizes"),
                 "manifest_sha256": checksum(keep.manifest),
                 "files": len(keep.manifest["files"]),
-                "certificate": _certificate(keep),
+                "certificate": _certificate(sources.certificates.get(name)),
             }
 
 
@@ -208,9 +206,8 @@ def describe_rule(rule: Mapping[str, Any]) -> str:
     return " · ".join([str(rule["name"]), *parts])
 
 
-def _certificate(keep: KeepList) -> dict[str, Any] | None:
+def _certificate(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """What `clipgap verify` wrote beside the keep-list, as far as it is shown."""
-    found = read_certificate(keep)
     if found is None:
         return None
     return {
