@@ -167,13 +167,13 @@ def _calls(findings: Findings) -> Iterator[Files]:
     yield Files(
         "calls",
         "Calls",
-        "The settings beside each input's folder: `--config` takes them, and makes it again.",
+        "The settings beside each input's folder: --config takes them, and makes it again.",
         calls,
     )
     yield Files(
         "certificates",
         "Certificates",
-        "What `clipgap verify` proved of the splits, in full.",
+        "What clipgap verify proved of the splits, in full.",
         [
             File(name, f"certificate-{n}.json", json.dumps(found, indent=2, sort_keys=True))
             for n, (name, found) in enumerate(made["certificates"].items(), 1)
