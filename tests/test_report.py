@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import sys
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -290,7 +291,11 @@ def test_what_a_section_makes_is_on_the_page(
 
 
 def gallery(report: Path, name: str) -> Any:
-    text = (report / "data" / name).read_text()
+    return loaded(report, f"data/{name}")
+
+
+def loaded(report: Path, name: str) -> Any:
+    text = (report / name).read_text()
     assert text.startswith("clipgapData(")
     assert "<" not in text
     return json.loads(f"[{text.strip()[len('clipgapData(') : -2]}]")[1]
@@ -298,6 +303,10 @@ def gallery(report: Path, name: str) -> Any:
 
 def test_gallery_shows_what_the_tables_say(study: Study, report: Path) -> None:
     about = gallery(report, "gallery.js")
+    packs = [
+        loaded(report, f"thumbs/{path.name}") for path in sorted((report / "thumbs").iterdir())
+    ]
+    assert [len(pack) for pack in packs[:-1]] == [about["pack"]] * (len(packs) - 1)
     for number, of in enumerate(about["sets"]):
         scan = pq.read_table(study.folder / f"scan/test/{of['name']}.parquet").to_pylist()
         gap = pq.read_table(study.folder / f"gap/test/{of['name']}.parquet").to_pylist()
@@ -315,7 +324,8 @@ def test_gallery_shows_what_the_tables_say(study: Study, report: Path) -> None:
             row, key, picture, marks, near, listed, splits, in_reference, of_reference = point
             line = scan[row]
             assert key == line["key"]
-            assert (report / picture).is_file()
+            thumbnail = packs[picture // about["pack"]][picture % about["pack"]]
+            assert b64decode(thumbnail.removeprefix("data:image/webp;base64,"))[8:12] == b"WEBP"
             assert index["similarity"][place] == round(line["nn_sim"][0], 6)
             assert index["threshold"][place] == round(gap[row]["nn_sim"][0], 6)
             assert index["label"][place] == answers["web"]["label"][row].as_py()
@@ -520,7 +530,7 @@ def test_calls_that_do_not_fit_together(
         (
             ["--scan", scan, "--format", "pdf", *out],
             2,
-            "unknown format 'pdf'; choose one of: html, md, json",
+            "unknown format 'pdf'; choose one of: html, single, md, json",
         ),
         (["--scan", scan, "-o", str(study.folder / "scan")], 2, "both input and output"),
         (["--scan", str(tmp_path), *out], 3, "not a finished scan"),

@@ -59,6 +59,19 @@ def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def single(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one file, alone in a folder, as it lies there after it was mailed."""
+    folder = tmp_path_factory.mktemp("single")
+    inputs = {**study.inputs, "splits": {HOSTILE[0]: study.folder / "rand-70"}}
+    made = clipgap.report(**inputs, out=folder / "r", title=TITLE, format="single", gallery=20)
+    assert sorted(path.name for path in made.path.iterdir()) == [
+        *("manifest.json", "report.html", "report.json")
+    ]
+    assert clipgap.verify(made.path).ok
+    return Path(shutil.copytree(made.path, folder / "mailed", ignore=lambda *_: ["report.json"]))
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     path = chromium()
     with sync_api.sync_playwright() as playwright:
@@ -84,15 +97,15 @@ class Watched:
     def open(self, name: str) -> Any:
         file, _, state = name.partition("#")
         self.page.goto(f"{(self.folder / file).as_uri()}#{state}")
-        if name.startswith("gallery.html"):
-            self.page.wait_for_selector(".point")
-        if name.startswith("thresholds.html"):
-            self.page.wait_for_selector(".pair")
+        for view, part in (("gallery", ".point"), ("thresholds", ".pair")):
+            if name.startswith((f"{view}.html", f"report.html#{view}")):
+                self.page.wait_for_selector(f"{part}:visible")
         return self.page
 
     def check(self) -> None:
         assert self.wrong == []
-        assert [url for url in self.asked if not url.startswith(self.folder.as_uri())] == []
+        ours = (self.folder.as_uri(), "data:image/webp;")
+        assert [url for url in self.asked if not url.startswith(ours)] == []
         assert "owned" not in self.page.evaluate("document.title").replace(TITLE, "")
         assert self.page.locator("body script:not([src])").count() == 0
 
@@ -351,7 +364,7 @@ def test_the_slider_counts_what_a_split_removes(
     removed = keep.rows - keep.kept
     assert page.locator("#count").text_content() == f"{removed} of 900 rows"
     with page.expect_download() as download:
-        page.locator("#download").click()
+        page.locator("#take").click()
     rows = list(csv.DictReader(download.value.path().open()))
     assert len(rows) == removed
     assert all(float(row["similarity"]) > 0.9 for row in rows)
@@ -394,15 +407,65 @@ def test_placeholders_and_thumbnails(watched: Watched) -> None:
 
 @pytest.mark.parametrize("width", [1440, 1024, 390])
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_nobody_is_kept_out(browser: Any, report: Path, width: int, mode: str) -> None:
+def test_nobody_is_kept_out(
+    browser: Any, report: Path, single: Path, width: int, mode: str
+) -> None:
     """Axe's rules: contrast, names, order of headings, and what else can be told by a program."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
-    for name in PAGES:
-        seen = Watched(context, report)
+    of_one_file = [f"report.html#{view}" for view in ("index", "gallery", "thresholds", "split-1")]
+    for name in (*PAGES, *of_one_file):
+        seen = Watched(context, single if name in of_one_file else report)
         found = axe.run(seen.open(name)).response["violations"]
         assert [(rule["id"], [n["target"] for n in rule["nodes"]]) for rule in found] == [], name
         seen.page.close()
+    context.close()
+
+
+def test_a_report_of_one_file_is_the_whole_report(browser: Any, single: Path) -> None:
+    """Every view, with pictures, states and downloads, and nothing is asked for."""
+    context = browser.new_context(viewport={"width": 1024, "height": 900})
+    seen = Watched(context, single)
+    page = seen.open("report.html")
+    assert page.locator("h1:visible").text_content() == TITLE
+
+    page.get_by_role("link", name="Gallery").click()
+    page.wait_for_selector(".point:visible")
+    assert page.locator(".view:visible").count() == 1
+    assert page.locator("[aria-current=page]:visible").text_content() == "Gallery"
+    page.wait_for_function(
+        "[...document.querySelectorAll('.point:first-child img')].every(i => i.naturalWidth)"
+    )
+    turned(page, lambda: page.keyboard.press("ArrowRight"))
+    assert "#gallery&set=" in page.url and "page=2" in page.url
+    second = first_key(page)
+    page.locator(".look").first.click()
+    assert page.locator("#large img").count() == 2
+    page.locator("#large button").click()
+
+    page.get_by_role("link", name="Threshold").click()
+    page.wait_for_selector(".pair:visible")
+    page.select_option("#mode", "similarity")
+    assert "#thresholds&set=" in page.url
+    page.keyboard.press("ArrowRight")  # turns no page of the gallery, which is not shown
+    page.get_by_role("link", name="Splits").click()
+    assert page.locator("h1:visible").text_content() == HOSTILE[0]
+    for name, text in (("test-sets.csv", "test set,"), ("report.json", '"format"')):
+        if name.endswith(".csv"):
+            page.get_by_role("link", name="Report", exact=True).click()
+        with page.expect_download() as download:
+            page.locator(f"a[download='{name}']").click()
+        assert download.value.suggested_filename == name
+        assert text in download.value.path().read_text()
+
+    page = seen.open("report.html#gallery&set=val&page=2")
+    page.reload()
+    page.wait_for_selector(".point:visible")
+    assert first_key(page) == second
+    assert seen.wrong == []
+    assert {url.partition("#")[0] for url in seen.asked if not url.startswith("data:")} == {
+        (single / "report.html").as_uri()
+    }
     context.close()
 
 

@@ -15,7 +15,7 @@ from clipgap.options import takes_options
 from clipgap.report.contents import gather
 from clipgap.report.gallery import write_gallery
 from clipgap.report.options import ReportOptions
-from clipgap.report.page import markdown, write_pages
+from clipgap.report.page import markdown, single_page, write_pages
 from clipgap.report.sources import Sources, open_sources
 from clipgap.runs.how import How
 from clipgap.runs.lock import PROGRESS
@@ -44,7 +44,7 @@ KIND = Kind(
     free=("path",),
 )
 DATA = "report.json"
-PAGES = {"html": "index.html", "md": "report.md", "json": DATA}
+PAGES = {"html": "index.html", "single": "report.html", "md": "report.md", "json": DATA}
 """Formats, and what to open of each."""
 
 
@@ -148,7 +148,8 @@ def _make(output: Output, sources: Sources, described: Mapping[str, Any]) -> dic
 
         how.tell("computing", works=True)
         findings = gather(sources, settings["title"])
-        write(DATA, encode(findings))
+        numbers = encode(findings)
+        write(DATA, numbers)
         if settings["format"] == "md":
             write("report.md", markdown(findings).encode())
         elif settings["format"] == "html":
@@ -156,6 +157,11 @@ def _make(output: Output, sources: Sources, described: Mapping[str, Any]) -> dic
             shown = write_gallery(sources, settings["gallery"], write)
             how.tell("writing pages", works=True)
             write_pages(findings, shown, write)
+        elif settings["format"] == "single":
+            how.tell("gathering the gallery", works=True)
+            data: dict[str, bytes] = {}
+            shown = write_gallery(sources, settings["gallery"], data.__setitem__)
+            write(PAGES["single"], single_page(findings, shown, data, numbers))
         output.expect(pages.sums)
         pages.publish(last=PAGES[settings["format"]])
     entries = {

@@ -9,11 +9,11 @@ Browsers let a page from disk load scripts but not data, so each file calls `cli
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from clipgap.files.addresses import public
 from clipgap.keep.lists import KeepList
-from clipgap.report.pictures import Pictures, Wanted, read_pictures
+from clipgap.report.pictures import PACK, Pictures, Thumbnails, Wanted, read_pictures, script
 from clipgap.report.sections.accuracy import Answers, answers
 from clipgap.report.sources import Sources, TrainingSet
-from clipgap.report.thresholds import ThresholdPage
+from clipgap.report.thresholds import THRESHOLDS, ThresholdPage
 from clipgap.scan.lists import entries_of, lengths_of, numbers_of, take_strings
 
 PAGE = 100
@@ -204,33 +204,28 @@ def write_gallery(sources: Sources, most: int | None, write: Write) -> dict[str,
     thresholds = ThresholdPage.of(sources, most)
     pictures = _pictures(sources, galleries, thresholds, write)
     if thresholds is not None:
-        write("data/thresholds.js", script("thresholds", thresholds.data(pictures)))
+        write(THRESHOLDS, script(THRESHOLDS, thresholds.data(pictures)))
     described = {
         "page": PAGE,
+        "pack": PACK,
         "most": SHOWN,
         "opens": _furthest(galleries),
         "sets": [_describe(gallery, sources) for gallery in galleries],
     }
-    write(INDEX, script("gallery", described))
+    write(INDEX, script(INDEX, described))
     for number, gallery in enumerate(galleries):
-        write(f"data/{number}/index.js", script(f"index/{number}", _index(gallery)))
-        for page, points in enumerate(_pages(gallery, pictures)):
-            write(f"data/{number}/{page:04d}.js", script(f"page/{number}/{page}", points))
+        pages = ((f"{page:04d}", points) for page, points in enumerate(_pages(gallery, pictures)))
+        for page, data in chain([("index", _index(gallery))], pages):
+            name = f"data/{number}/{page}.js"
+            write(name, script(name, data))
     problems = [public(problem) for one in pictures.values() for problem in one.problems]
     wanted = sum(len(one.wanted) for one in pictures.values())
-    found = sum(bool(p.file) for one in pictures.values() for p in one.found.values())
+    found = sum(p.number is not None for one in pictures.values() for p in one.found.values())
     return {
         "sets": {gallery.name: len(gallery.order) for gallery in galleries},
         "thresholds": thresholds is not None,
         "pictures": {"wanted": wanted, "found": found, "problems": problems},
     }
-
-
-def script(name: str, data: Any) -> bytes:
-    """Data as a script that nothing in it can get out of."""
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return f"clipgapData({json.dumps(name)},{text});\n".encode()
 
 
 def _furthest(galleries: list[TestGallery]) -> int:
@@ -246,22 +241,36 @@ def _pictures(
     thresholds: ThresholdPage | None,
     write: Write,
 ) -> dict[str, Pictures]:
-    wanted: dict[str, set[Wanted]] = {name: set() for name in sources.images}
-    for name, one in thresholds.wanted() if thresholds else ():
-        if name in wanted:
-            wanted[name].add(one)
+    """Thumbnails of all that is shown, in the order in which it is shown first."""
+    first: dict[tuple[str, Wanted], int] = {}
+
+    def show(name: str, one: Wanted, when: int) -> None:
+        if name in sources.images:
+            first[name, one] = min(when, first.get((name, one), when))
+
+    start = 0
     for gallery in galleries:
-        if gallery.name in wanted:
-            points = (gallery.keys[point] for point in gallery.order.tolist())
-            wanted[gallery.name] |= {("", key) for key in points if key is not None}
+        when = np.zeros(len(gallery.keys), np.int64)
+        when[gallery.order] = np.arange(start, start + len(gallery.order))
+        start += len(gallery.order)
+        for point in gallery.order.tolist():
+            if (key := gallery.keys[point]) is not None:
+                show(gallery.name, ("", key), int(when[point]))
         for near, mask in _lists(gallery):
-            if near.training.name in wanted:
-                found = near.chosen(mask)
-                wanted[near.training.name] |= {(shard, key) for shard, key, _ in found if key}
-    return {
-        name: read_pictures(sources.images[name], number, wanted[name], write)
-        for number, name in enumerate(sources.images)
-    }
+            times = np.repeat(when, mask.sum(axis=1)).tolist()
+            for (shard, key, _), time in zip(near.chosen(mask), times, strict=True):
+                if key:
+                    show(near.training.name, (shard, key), time)
+    for name, one in thresholds.wanted() if thresholds else ():
+        show(name, one, start)
+    with TemporaryFile() as spool:
+        thumbnails = Thumbnails(sorted(first, key=lambda one: (first[one], one)), spool)
+        pictures = {
+            name: read_pictures(name, images, {one for of, one in first if of == name}, thumbnails)
+            for name, images in sources.images.items()
+        }
+        thumbnails.write(write)
+    return pictures
 
 
 def _lists(gallery: TestGallery) -> Iterator[tuple[Neighbours, NDArray[np.bool_]]]:
@@ -323,7 +332,7 @@ def _pages(gallery: TestGallery, pictures: Mapping[str, Pictures]) -> Iterator[l
                 [
                     point,
                     key,
-                    mine.file if mine else "",
+                    mine.number if mine else None,
                     "".join("01-"[mark[point]] for mark in marks),
                     near.entries(point),
                     own(point),
@@ -361,7 +370,7 @@ class _Lists:
 
     def _entry(self, shard: str, key: str, sim: float) -> list[Any]:
         picture = self.pictures.get(shard, key) if self.pictures else None
-        words = [] if picture is None else [picture.file, picture.caption, picture.url]
+        words = [] if picture is None else [picture.number, picture.caption, picture.url]
         return [key, round(sim, DIGITS), *words]
 
     def places(self, selection: Selection) -> Callable[[int], list[int]]:

@@ -13,9 +13,9 @@ class ReportOptions(Options):
 
     format: str = option(
         "html",
-        "A page with figures and galleries, tables in Markdown, or the numbers alone; the first "
-        "two hold the numbers too.",
-        choices=("html", "md", "json"),
+        "Pages with figures and galleries, the same in one file that can be mailed, tables in "
+        "Markdown, or the numbers alone, which lie beside all others too.",
+        choices=("html", "single", "md", "json"),
     )
     title: str = option("Similarity report", "What the page is called.", metavar="TEXT")
     gallery: int | None = option(

@@ -1,17 +1,23 @@
-"""Thumbnails and captions of the samples that a gallery shows, from tar shards and folders."""
+"""Thumbnails and captions of the samples that a gallery shows, from tar shards and folders.
+
+thumbs/0000.js         PACK thumbnails as data addresses, in the order in which the pages show them
+
+A file a thumbnail would be thousands; in packs, a report is tens of files, and what stands on one
+page of the gallery lies in few of them.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from clipgap.errors import MissingDependency
 from clipgap.machine import cores
@@ -21,6 +27,7 @@ from clipgap.shards.finding import TarShard
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import Sample, read_samples
 
+PACK = 128  # thumbnails of a file
 EDGE = 144  # pixels of the longer edge: twice of what is shown, for fine screens
 MOST_PIXELS = 64_000_000
 CAPTION = 240  # characters
@@ -35,7 +42,7 @@ Wanted = tuple[str, str]
 class Picture:
     """What is known of a sample: its thumbnail's file, caption and address."""
 
-    file: str  # empty if there is none
+    number: int | None  # of its thumbnail; None if there is none
     caption: str
     url: str
 
@@ -52,10 +59,66 @@ class Pictures:
         return None if key is None else self.found.get((shard, key))
 
 
+class Thumbnails:
+    """Takes thumbnails as they are found, and writes them as the pages show them.
+
+    Numbers are given before anything is read; what waits to be written waits on disk.
+    """
+
+    def __init__(self, shown: Sequence[tuple[str, Wanted]], spool: IO[bytes]) -> None:
+        self._number = {one: number for number, one in enumerate(shown)}
+        self._spool = spool
+        self._place: dict[int, tuple[int, int]] = {}  # where in the spool, and how long
+
+    def put(self, name: str, one: Wanted, content: bytes) -> int:
+        """Keep the thumbnail of a sample of a set; gives its number."""
+        number = self._number[name, one]
+        self._place[number] = self._spool.tell(), len(content)
+        self._spool.write(content)
+        return number
+
+    def drop(self, number: int | None) -> None:
+        """Forget one."""
+        self._place.pop(number, None)  # type: ignore[arg-type]
+
+    def write(self, write: Callable[[str, bytes], None]) -> None:
+        """Write all packs; a thumbnail that is not there is an empty text."""
+        for first in range(0, len(self._number) if self._place else 0, PACK):
+            numbers = range(first, min(first + PACK, len(self._number)))
+            name = f"thumbs/{first // PACK:04d}.js"
+            write(name, script(name, [self._address(number) for number in numbers]))
+
+    def _address(self, number: int) -> str:
+        if number not in self._place:
+            return ""
+        start, length = self._place[number]
+        self._spool.seek(start)
+        return f"data:image/webp;base64,{base64.b64encode(self._spool.read(length)).decode()}"
+
+
+def script(name: str, data: Any) -> bytes:
+    """Data as the script of this name, that nothing in it can get out of."""
+    before, after = around(name)
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return f"{before}{text}{after}".encode()
+
+
+def data_of(name: str, script: bytes) -> str:
+    """The data of a script, as JSON."""
+    before, after = around(name)
+    return script.decode().removeprefix(before).removesuffix(after)
+
+
+def around(name: str) -> tuple[str, str]:
+    """What stands before and after the data of a script."""
+    return f"clipgapData({json.dumps(name)},", ");\n"
+
+
 def read_pictures(
-    images: Images, number: int, wanted: set[Wanted], write: Callable[[str, bytes], None]
+    name: str, images: Images, wanted: set[Wanted], thumbnails: Thumbnails
 ) -> Pictures:
-    """Go through some shards once; thumbnails are handed to `write` with the name of their file.
+    """Go through some shards once; thumbnails of the set `name` are handed on.
 
     A tar file that is called like a shard of the store is that shard. Elsewhere the key alone
     decides, and a key that several samples have decides nothing.
@@ -91,14 +154,11 @@ def read_pictures(
             for (one, sample), made in zip(batch, pool.map(_thumbnail, batch), strict=True):
                 if isinstance(made, str):
                     pictures.problems.append(made)
-                file = ""
-                if isinstance(made, bytes):
-                    name = hashlib.sha256("\0".join(one).encode()).hexdigest()[:16]
-                    file = f"thumbs/{number}/{name[:2]}/{name[2:]}.webp"
-                    write(file, made)
-                pictures.found[one] = Picture(file, *_words(sample))
+                number = thumbnails.put(name, one, made) if isinstance(made, bytes) else None
+                pictures.found[one] = Picture(number, *_words(sample))
     for one in ambiguous:
-        pictures.found[one] = Picture("", "", "")
+        thumbnails.drop(pictures.found[one].number)
+        pictures.found[one] = Picture(None, "", "")
     if ambiguous:
         shown = ", ".join(repr(key) for _, key in sorted(ambiguous)[:3])
         pictures.problems.append(

@@ -17,10 +17,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.files.addresses import public
-from clipgap.report.pictures import Pictures, Wanted
+from clipgap.report.pictures import PACK, Pictures, Wanted
 from clipgap.report.sources import Sources, TrainingSet
 from clipgap.scan.tables import SetColumns
 
+THRESHOLDS = "data/thresholds.js"
 STEPS = 1000  # of the slider, to a similarity of 1
 FURTHEST = 300  # steps of an offset to τ, up and down
 FEW = 2000  # rows that are listed, all of them
@@ -143,6 +144,7 @@ class ThresholdPage:
             "scan": public(self.training.scan.label),
             "rows": self.training.scan.rows,
             "steps": STEPS,
+            "pack": PACK,
             "sets": [self._set(one, pictures) for one in self.sets],
         }
 
@@ -159,10 +161,10 @@ class ThresholdPage:
                     key,
                     margin,
                     sim,
-                    mine.file if mine else "",
+                    mine.number if mine else None,
                     mine.caption if mine else "",
                     keys[near] if keys[near] is not None else f"row {near:,}",
-                    point.file if point else "",
+                    point.number if point else None,
                 ]
             )
         return {

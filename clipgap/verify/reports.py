@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.sums import FileSum
 from clipgap.report.api import DATA, KIND, PAGES
 from clipgap.report.contents import FORMAT
-from clipgap.report.gallery import INDEX, script
+from clipgap.report.gallery import INDEX
+from clipgap.report.pictures import data_of
+from clipgap.report.thresholds import THRESHOLDS
 from clipgap.verify.checks import Asked, Checks, Problems, json_of, read_checked
 
-_POINTS = re.compile(r"data/(\d+/\d+|thresholds)\.js")
-_PICTURE = re.compile(rb'"(thumbs/[^"]+)"')
+_LOADED = re.compile(r"(data|thumbs)/.*\.js")
+_INLINED = re.compile(r'<script type="application/json" id="([^"]+)">(.*?)</script>', re.DOTALL)
 _OPTIONAL = {
     "splits": "splits",
     "embeddings": "embeddings",
@@ -34,7 +37,7 @@ def prove_report(asked: Asked, checks: Checks) -> None:
         data = json_of(asked.path / DATA)
         checks.make("numbers", _check_numbers, data, manifest)
         checks.make("inputs", _check_inputs, data, manifest)
-        checks.make("gallery", _check_gallery, asked.path, data, manifest)
+        checks.make("gallery", _check_gallery, asked.path, data["tests"], manifest)
 
 
 def _check_numbers(data: Mapping[str, Any], manifest: Mapping[str, Any], problems: Problems) -> str:
@@ -106,37 +109,50 @@ def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Pr
 
 
 def _check_gallery(
-    folder: Path, data: Mapping[str, Any], manifest: Mapping[str, Any], problems: Problems
+    folder: Path,
+    tests: Sequence[Mapping[str, Any]],
+    manifest: Mapping[str, Any],
+    problems: Problems,
 ) -> str:
     """As many points and pictures as the pages show, and as were asked for."""
     said, most = manifest["gallery"], manifest["settings"]["gallery"]
-    if manifest["settings"]["format"] != "html":
+    data = dict(_data(folder, manifest))
+    if not data:
         problems.differ("gallery", said, {})
         return "there is none"
-    shown = {one["name"]: one["points"] for one in _described(folder)["sets"]}
+    shown = {one["name"]: one["points"] for one in data.pop(INDEX)()["sets"]}
     problems.differ("points", said["sets"], shown)
-    points = {test["name"]: test["points"] for test in data["tests"]}
+    points = {test["name"]: test["points"] for test in tests}
     asked = {name: points[name] if most is None else min(most, points[name]) for name in shown}
     problems.differ("points by the settings", asked, shown)
-    listed = "data/thresholds.js" in manifest["files"]
-    problems.differ("whether there are thresholds", said["thresholds"], listed)
-    names = filter(_POINTS.fullmatch, manifest["files"])
-    found = {file for name in names for file in _PICTURE.findall((folder / name).read_bytes())}
+    problems.differ("whether there are thresholds", said["thresholds"], THRESHOLDS in data)
+    packs = [read() for name, read in data.items() if name.startswith("thumbs/")]
+    found = sum(bool(address) for pack in packs for address in pack)
     pictures = said["pictures"]
-    problems.differ("pictures found", pictures["found"], len(found))
+    problems.differ("pictures found", pictures["found"], found)
     if not pictures["found"] <= pictures["wanted"]:
         problems.add(f"{MANIFEST}: more pictures were found than wanted")
     if pictures["wanted"] and not manifest["inputs"]["images"]:
         problems.add(f"{MANIFEST}: pictures were wanted, but there were no images")
-    return f"{sum(shown.values()):,} points, {len(found):,} pictures"
+    return f"{sum(shown.values()):,} points, {found:,} pictures"
 
 
-def _described(folder: Path) -> dict[str, Any]:
-    """What the page is told of its gallery."""
-    before, after = script("gallery", None).split(b"null")
-    content = (folder / INDEX).read_bytes()
+def _data(folder: Path, manifest: Mapping[str, Any]) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What the pages load, by name, to be read: files of their own, or parts of the single page."""
+    page = PAGES["single"]
+    if page in manifest["files"]:
+        for name, text in _INLINED.findall((folder / page).read_text(encoding="utf-8")):
+            yield name, partial(_parsed, name, text)
+    for name in filter(_LOADED.fullmatch, manifest["files"]):
+        yield name, partial(_of_file, folder, name)
+
+
+def _of_file(folder: Path, name: str) -> Any:
+    return _parsed(name, data_of(name, (folder / name).read_bytes()))
+
+
+def _parsed(name: str, text: str) -> Any:
     try:
-        described = json.loads(content.removeprefix(before).removesuffix(after))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {folder / INDEX}: {error}") from error
-    return dict(described)
+        raise InputError(f"cannot read {name}: {error}") from error

@@ -3,41 +3,11 @@
 // of them are loaded. All text comes in as textContent, never as markup.
 
 (() => {
+  const { load, element } = clipgap;
   const PER_PAGE = 8;
-  const KEPT_FILES = 40; // data files held in memory
-  const loaded = new Map(); // name -> promise of its data
-  const waiting = new Map(); // name -> resolve
   const state = { about: null, set: 0, index: null, shown: [], page: 0, focus: 0, turn: 0 };
   const LINKED = ["label", "low", "high", "find", "order"]; // fields that an address tells as they are
   const $ = (id) => document.getElementById(id);
-
-  window.clipgapData = (name, data) => {
-    if (name === "gallery") return start(data);
-    waiting.get(name)?.(data);
-    waiting.delete(name);
-  };
-
-  const load = (name, file) => {
-    if (!loaded.has(name)) {
-      loaded.set(name, new Promise((resolve, reject) => {
-        waiting.set(name, resolve);
-        const script = document.createElement("script");
-        script.src = file;
-        script.onload = () => script.remove();
-        script.onerror = () => { script.remove(); loaded.delete(name); reject(new Error(file)); };
-        document.head.append(script);
-      }));
-      if (loaded.size > KEPT_FILES) loaded.delete(loaded.keys().next().value);
-    }
-    return loaded.get(name);
-  };
-
-  const element = (tag, classes, text) => {
-    const made = document.createElement(tag);
-    if (classes) made.className = classes;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
 
   const options = (select, entries) => {
     select.replaceChildren(...entries.map(([value, text]) => {
@@ -60,7 +30,7 @@
 
   // Every state has an address: what is shown can be sent to somebody.
   const restore = () => {
-    const wanted = new URLSearchParams(location.hash.slice(1));
+    const wanted = clipgap.address();
     const named = state.about.sets.findIndex((set) => set.name === wanted.get("set"));
     $("set").value = named < 0 ? state.about.opens : named;
     for (const id of LINKED) $(id).value = id === "order" ? "falling" : "";
@@ -73,12 +43,12 @@
     if (Number($("split").value)) link.set("split", about().splits[$("split").value]);
     if ($("moved").checked) link.set("moved", "1");
     if (state.page) link.set("page", state.page + 1);
-    history.replaceState(null, "", `#${link}`);
+    clipgap.remember("gallery", link);
   };
 
   const choose = async (wanted = new URLSearchParams()) => {
     state.set = Number($("set").value);
-    state.index = await load(`index/${state.set}`, `data/${state.set}/index.js`);
+    state.index = await load(`data/${state.set}/index.js`);
     const labels = [...new Set(state.index.label ?? [])].filter((label) => label >= 0).sort((a, b) => a - b);
     options($("label"), [["", "all"], ...labels.map((label) => [label, className(label)])]);
     options($("split"), about().splits.map((name, n) => [n, name]));
@@ -144,8 +114,7 @@
 
   const point = async (place) => {
     const file = Math.floor(place / state.about.page);
-    const path = `data/${state.set}/${String(file).padStart(4, "0")}.js`;
-    return (await load(`page/${state.set}/${file}`, path))[place % state.about.page];
+    return (await load(`data/${state.set}/${String(file).padStart(4, "0")}.js`))[place % state.about.page];
   };
 
   const turnTo = async (page) => {
@@ -171,24 +140,7 @@
     onPage(state.page + 1).forEach((place) => point(place).catch(() => {})); // what comes next
   };
 
-  const picture = (file, key) => {
-    if (file) {
-      const image = element("img");
-      image.loading = "lazy";
-      image.decoding = "async";
-      image.alt = key;
-      image.src = file;
-      image.onerror = () => image.replaceWith(placeholder(key));
-      return image;
-    }
-    return placeholder(key);
-  };
-
-  const placeholder = (key) => {
-    const box = element("span", "missing");
-    box.append(element("bdi", "", key));
-    return box;
-  };
+  const picture = (number, key) => clipgap.picture(number, key, state.about.pack);
 
   const isWeb = (url) => {
     try { return ["http:", "https:"].includes(new URL(url).protocol); } catch { return false; }
@@ -368,7 +320,7 @@
 
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if ($("large").open) return;
+    if ($("large").open || !clipgap.isShown("gallery")) return;
     if (event.target.closest("input, select")) {
       if (event.key === "Escape") event.target.blur();
       return;
@@ -383,7 +335,7 @@
   $("find").addEventListener("input", () => filter());
   $("download").addEventListener("click", download);
   $("forget").addEventListener("click", () => { decisions.clear(); told(); });
-  window.addEventListener("hashchange", restore);
+  window.addEventListener("hashchange", () => { if (clipgap.isShown("gallery")) restore(); });
   $("split").addEventListener("change", () => ($("moved").checked ? filter() : turnTo(state.page)));
   for (const id of ["label", "moved", "order"]) $(id).addEventListener("change", () => filter());
   for (const id of ["low", "high"]) $(id).addEventListener("input", () => filter());
@@ -391,4 +343,5 @@
   $("previous").addEventListener("click", keys.ArrowLeft);
   $("next").addEventListener("click", keys.ArrowRight);
   $("last").addEventListener("click", keys.End);
+  clipgap.begin("gallery", () => load("data/gallery.js").then(start));
 })();

@@ -1,5 +1,5 @@
 "use strict";
-// Theme and sortable tables. Nothing is loaded, nothing is sent.
+// Theme, sortable tables, and how the pages load their data and thumbnails. Nothing is sent.
 
 (() => {
   const root = document.documentElement;
@@ -26,7 +26,89 @@
     head.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
   };
 
-  document.addEventListener("DOMContentLoaded", () => {
+  // Browsers let a page from disk load scripts but not data, so each file calls `clipgapData`. In a
+  // report of one file the data stand in the page.
+  const KEPT_FILES = 40; // data files held in memory
+  const loaded = new Map(); // file -> promise of its data
+  const waiting = new Map(); // file -> resolve
+  window.clipgapData = (file, data) => {
+    waiting.get(file)?.(data);
+    waiting.delete(file);
+  };
+  const load = (file) => {
+    if (!loaded.has(file)) {
+      const inlined = document.getElementById(file);
+      loaded.set(file, inlined ? Promise.resolve(JSON.parse(inlined.textContent)) : new Promise((resolve, reject) => {
+        waiting.set(file, resolve);
+        const script = document.createElement("script");
+        script.src = file;
+        script.onload = () => script.remove();
+        script.onerror = () => { script.remove(); loaded.delete(file); reject(new Error(file)); };
+        document.head.append(script);
+      }));
+      if (loaded.size > KEPT_FILES) loaded.delete(loaded.keys().next().value);
+    }
+    return loaded.get(file);
+  };
+
+  const element = (tag, classes, text) => {
+    const made = document.createElement(tag);
+    if (classes) made.className = classes;
+    if (text !== undefined) made.textContent = text;
+    return made;
+  };
+
+  // The thumbnail of this number, from its pack of so many; in its place the key, if there is none.
+  const picture = (number, key, pack) => {
+    const missing = element("span", "missing");
+    missing.append(element("bdi", "", key));
+    if (number === null || number === undefined) return missing;
+    const image = element("img");
+    image.decoding = "async";
+    image.alt = key;
+    image.onerror = () => image.replaceWith(missing);
+    load(`thumbs/${String(Math.floor(number / pack)).padStart(4, "0")}.js`)
+      .then((found) => { image.src = found[number % pack]; })
+      .catch(image.onerror);
+    return image;
+  };
+
+  // A report of one file has all views in it and shows one; the address begins with its name.
+  const views = () => [...document.querySelectorAll(".view")];
+  const isSingle = () => views().length > 1;
+  const isShown = (name) => !document.getElementById(name).hidden;
+  const begins = new Map(); // view -> what to do when it is first shown
+  const show = () => {
+    const wanted = location.hash.slice(1).split("&")[0];
+    const shown = views().find((view) => view.id === wanted) ?? views()[0];
+    for (const view of views()) view.hidden = view !== shown;
+    document.body.classList.toggle("wide", shown.classList.contains("wide"));
+    for (const link of document.querySelectorAll(".bar nav a")) {
+      const [name, kind] = [link.hash.slice(1), shown.id.replace(/-.*/, "-")];
+      if (name === shown.id || (kind === "split-" && name.startsWith(kind))) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    scrollTo(0, 0);
+    begins.get(shown.id)?.();
+    begins.delete(shown.id);
+  };
+
+  window.clipgap = {
+    load,
+    element,
+    picture,
+    isShown,
+    begin: (name, act) => {
+      begins.set(name, act);
+      if (!isSingle()) begins.get(name)();
+    },
+    address: () => new URLSearchParams(location.hash.slice(1)),
+    remember: (name, state) => {
+      history.replaceState(null, "", `#${isSingle() ? `${name}&` : ""}${state}`);
+    },
+  };
+
+  const ready = () => {
     document.getElementById("theme").addEventListener("click", () => {
       root.dataset.theme = isDark() ? "light" : "dark";
       remember(root.dataset.theme);
@@ -36,5 +118,9 @@
         head.querySelector("button").addEventListener("click", () => sortBy(head, column));
       });
     }
-  });
+    if (!isSingle()) return;
+    window.addEventListener("hashchange", show);
+    show();
+  };
+  document.addEventListener("DOMContentLoaded", ready);
 })();

@@ -3,21 +3,13 @@
 // textContent, never as markup.
 
 (() => {
+  const { load, element } = clipgap;
   const SHOWN = 24;
   const state = { about: null, counts: null, waiting: false };
   const $ = (id) => document.getElementById(id);
   const count = (n) => n.toLocaleString("en");
 
-  window.clipgapData = (_, data) => start(data);
-
-  const element = (tag, classes, text) => {
-    const made = document.createElement(tag);
-    if (classes) made.className = classes;
-    if (text !== undefined) made.textContent = text;
-    return made;
-  };
-
-  const about = () => state.about.sets[Number($("set").value)];
+  const about = () => state.about.sets[Number($("threshold-set").value)];
   const byOffset = () => $("mode").value === "offset";
   const first = () => (byOffset() ? -(about().offsets.length - 1) / 2 : 0);
   const threshold = () => Number($("at").value) / state.about.steps;
@@ -26,13 +18,13 @@
 
   const start = (data) => {
     state.about = data;
-    $("set").replaceChildren(...data.sets.map((set, n) => {
+    $("threshold-set").replaceChildren(...data.sets.map((set, n) => {
       const option = element("option", "", set.name);
       option.value = n;
       return option;
     }));
-    const wanted = new URLSearchParams(location.hash.slice(1));
-    $("set").value = Math.max(0, data.sets.findIndex((set) => set.name === wanted.get("set")));
+    const wanted = clipgap.address();
+    $("threshold-set").value = Math.max(0, data.sets.findIndex((set) => set.name === wanted.get("set")));
     $("mode").value = wanted.get("mode") === "similarity" ? "similarity" : "offset";
     choose(wanted.get("at"));
   };
@@ -74,13 +66,13 @@
     $("share").textContent = `removed for ${about().name}: ${((100 * removed) / Math.max(1, state.about.rows)).toFixed(2)} %`;
     $("command").textContent = command();
     const rows = removedRows();
-    if ($("order").value === "edge") rows.reverse(); // they come with the highest first
+    if ($("threshold-order").value === "edge") rows.reverse(); // they come with the highest first
     $("listed").textContent = rows.length === removed
       ? `${count(Math.min(SHOWN, rows.length))} of ${count(rows.length)} rows are shown, each beside the test point that it is too near to.`
       : `${count(Math.min(SHOWN, rows.length))} of ${count(rows.length)} rows that are listed as examples of all heights; the command finds all ${count(removed)}.`;
     $("rows").replaceChildren(...rows.slice(0, SHOWN).map(card));
     const link = new URLSearchParams({ set: about().name, mode: $("mode").value, at: threshold() });
-    history.replaceState(null, "", `#${link}`);
+    clipgap.remember("thresholds", link);
     document.body.dataset.shown = `${about().name} ${$("mode").value} ${$("at").value}`;
   };
 
@@ -93,16 +85,7 @@
     return `clipgap split ${quoted(state.about.scan)} ${rule} -o KEEP`;
   };
 
-  const picture = (file, key) => {
-    const box = element(file ? "img" : "span", file ? "" : "missing");
-    if (!file) {
-      box.append(element("bdi", "", key));
-      return box;
-    }
-    box.alt = key;
-    box.src = file;
-    return box;
-  };
+  const picture = (number, key) => clipgap.picture(number, key, state.about.pack);
 
   const card = ([key, margin, similarity, file, caption, point, pointFile]) => {
     const made = element("figure", "pair");
@@ -143,10 +126,11 @@
   };
 
   $("controls").addEventListener("submit", (event) => event.preventDefault());
-  $("set").addEventListener("change", () => choose());
+  $("threshold-set").addEventListener("change", () => choose());
   $("mode").addEventListener("change", () => choose());
-  $("order").addEventListener("change", later);
+  $("threshold-order").addEventListener("change", later);
   $("at").addEventListener("input", later);
   $("copy").addEventListener("click", copy);
-  $("download").addEventListener("click", download);
+  $("take").addEventListener("click", download);
+  clipgap.begin("thresholds", () => load("data/thresholds.js").then(start));
 })();
