@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 import clipgap
-from clipgap.clip.train import checkpoints
+from clipgap.clip.train import checkpoints, driver
 from clipgap.clip.train.api import TrainResult
 from clipgap.clip.train.order import Position
 from tests.clip_worlds import CLASSES, pictures
@@ -144,6 +146,25 @@ def test_stopped_killed_and_resumed_to_the_same_end(
     assert same(weights(result.path, last), weights(undisturbed.path, last))
     assert losses(result.path) == losses(undisturbed.path)
     assert seen(result.path) == seen(undisturbed.path)
+
+
+@pytest.mark.parametrize(
+    ("device", "world", "workers", "threads"),
+    [("cpu", 1, 1, "3"), ("cpu", 1, 9, "1"), ("cpu", 2, 1, "1"), ("cuda", 1, 1, None)],
+)
+def test_threads_leave_cores_to_loaders(
+    monkeypatch: pytest.MonkeyPatch, device: str, world: int, workers: int, threads: str | None
+) -> None:
+    monkeypatch.setattr(driver, "cores", lambda: 4)
+    plan: Any = SimpleNamespace(
+        device=device, batches=SimpleNamespace(world=world, workers=workers)
+    )
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with driver._surroundings(plan) as environment:
+        assert environment.get("OMP_NUM_THREADS") == threads
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    with driver._surroundings(plan) as environment:
+        assert environment.get("OMP_NUM_THREADS") == (threads and "7")
 
 
 def test_ranks_that_slurm_started_on_one_machine_listen_there_alone(

@@ -32,6 +32,7 @@ from clipgap.errors import (
     MissingDependency,
     UsageError,
 )
+from clipgap.machine import cores
 from clipgap.runs.how import OnProgress, Progress
 from clipgap.runs.lock import PROGRESS
 
@@ -84,7 +85,7 @@ def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: On
         raise Interrupted("stopped before the first step; --resume latest begins with it")
     (folder / PROGRESS / ENDED).unlink(missing_ok=True)
     ranks: list[subprocess.Popen[bytes]] = []
-    with (folder / LOG).open("ab") as log, _meeting_point(plan.batches.world) as environment:
+    with (folder / LOG).open("ab") as log, _surroundings(plan) as environment:
         try:
             for rank in range(plan.batches.world):
                 ranks.append(_started(rank, folder, environment, log))
@@ -97,19 +98,24 @@ def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: On
 
 
 @contextmanager
-def _meeting_point(world: int) -> Iterator[dict[str, str]]:
-    """A store for ranks to find each other by, and the environment that leads them there."""
-    shared = {DRIVER: str(os.getpid()), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+def _surroundings(plan: TrainPlan) -> Iterator[dict[str, str]]:
+    """The environment of the ranks, and a store for several to find each other by."""
+    world = plan.batches.world
+    environment = {
+        DRIVER: str(os.getpid()),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+    }
+    if world > 1 or plan.device == "cpu":
+        # Ranks would take each other's cores, and one those of its loaders: threads that wait for
+        # a core turn in circles on another.
+        threads = 1 if world > 1 else max(1, cores() - plan.batches.workers)
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
     if world == 1:
-        yield shared
+        yield environment
         return
     store, port = _serve(0)
-    yield {
-        **shared,
-        **_on_this_machine(port),
-        # As torchrun has it: ranks would take each other's cores.
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
-    }
+    yield {**environment, **_on_this_machine(port)}
     del store
 
 
