@@ -120,7 +120,29 @@ class Components:
         return True
 
 
-def make_decision(mode: str, n: int, limits: Sequence[float]) -> Decision:
+class Tainted(Components):
+    """Of all rows that pairs connect none is kept if one of them is tainted, or else all are."""
+
+    def __init__(self, n: int, limits: Sequence[float], tainted: NDArray[np.bool_]) -> None:
+        super().__init__(n, limits)
+        self._tainted = tainted
+
+    @property
+    def kept(self) -> NDArray[np.bool_]:
+        kept = np.empty(self._parent.shape, np.bool_)
+        for parent, mine in zip(self._parent, kept, strict=True):
+            root = _roots(parent, np.arange(len(parent)))
+            goes = np.zeros(len(parent), np.bool_)
+            goes[root[self._tainted]] = True
+            mine[:] = ~goes[root]
+        return kept
+
+
+def make_decision(
+    mode: str, n: int, limits: Sequence[float], tainted: NDArray[np.bool_] | None = None
+) -> Decision:
+    if tainted is not None:
+        return Tainted(n, limits, tainted)
     made: dict[str, type[Greedy] | type[Chain] | type[Components]] = {
         "greedy": Greedy,
         "chain": Chain,

@@ -38,6 +38,12 @@ class DedupOptions(Options):
         "or if it is not the first of all that are connected.",
         choices=MODES,
     )
+    tainted: str | None = option(
+        None,
+        "With --mode components: drop those that hold a row which this list leaves out, whole, and "
+        "keep all others.",
+        metavar="KEEP",
+    )
     keep: str = option(
         "first",
         "Which rows come first, and so stay: by row number, by distance from the centroid, or at "
@@ -79,6 +85,11 @@ class DedupOptions(Options):
             raise UsageError(
                 "give either a number of clusters (--clusters) or exact (--exact), "
                 "which compares all rows with all, or clusters of others (--centroids, --labels)"
+            )
+        if self.tainted is not None and (self.mode != "components" or self.keep != "first"):
+            raise UsageError(
+                "tainted rows take their components along, whatever comes first in them: give "
+                "--mode components, and no --keep"
             )
         if self.exact:
             if self.keep.startswith("centroid"):

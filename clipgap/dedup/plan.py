@@ -9,10 +9,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipgap.dedup.given import Given, cite
 from clipgap.dedup.options import TIES, DedupOptions
 from clipgap.errors import InputError, UsageError
+from clipgap.keep.lists import open_keep
+from clipgap.select.columns import require_same_store
 from clipgap.store.base import Store
 
 
@@ -43,10 +46,24 @@ class DedupSettings:
         return tuple(limits)
 
     @cached_property
+    def tainted(self) -> NDArray[np.bool_] | None:
+        """Which rows of the store take their components along; None: the first of each stays."""
+        if self.options.tainted is None:
+            return None
+        keep = open_keep(self.options.tainted)
+        return np.concatenate([~keep.bits(shard.index) for shard in keep.shards])
+
+    @cached_property
     def files(self) -> dict[str, dict[str, str]]:
         """The files that the clusters are taken of, as a manifest names them."""
         said = {"centroids": self.options.centroids, "labels": self.options.labels}
         return {name: cite(path) for name, path in said.items() if path is not None}
+
+    @property
+    def cited(self) -> dict[str, str]:
+        """The list of the rows that are not tainted, as a manifest names it."""
+        assert self.options.tainted is not None
+        return open_keep(self.options.tainted).cite()
 
     def described(self) -> dict[str, Any]:
         """Plain data, for the plan of a run."""
@@ -69,8 +86,11 @@ class DedupSettings:
             **given,
             **{name: rule[name] for name in ("mode", "keep", "seed", "bad_rows")},
             ties=rule.get("ties", TIES[0]),
+            tainted=rule["tainted"]["path"] if "tainted" in rule else None,
         )
         settings = cls((rule["epsilon"],), options)
+        if "tainted" in rule and settings.cited != rule["tainted"]:
+            raise InputError(f"{options.tainted} is no longer the keep-list that was tainted by")
         for name, file in settings.files.items():
             if file != clustering[name]:
                 raise InputError(
@@ -91,6 +111,7 @@ class DedupSettings:
             "mode": said.mode,
             "keep": said.keep,
             **({} if said.ties == TIES[0] else {"ties": said.ties}),
+            **({} if said.tainted is None else {"tainted": self.cited}),
             "seed": said.seed,
             "audit": said.audit,
             "bad_rows": said.bad_rows,
@@ -120,6 +141,8 @@ class DedupPlan:
         if self.store.rows == 0:
             raise InputError(f"{self.store.path} has no rows")
         self.require_usable(self.store.rows)
+        if (path := self.settings.options.tainted) is not None:
+            require_same_store(self.store.identity(), self.store.path, open_keep(path))
 
     def require_usable(self, rows: int) -> None:
         """Refuse a store of which only so many rows can be used, if that is too few."""

@@ -104,6 +104,8 @@ class Run:
         for record in self._compared():
             number, ids = load_dropped(self.notes.folder, record)
             dropped[number, ids] = True
+        if (tainted := self.plan.settings.tainted) is not None:  # some are alone in their cluster
+            dropped |= tainted & (self.labels.label != NONE)
         return dropped
 
     @property

@@ -192,7 +192,9 @@ class CompareWork:
     def _decision(self, ids: Ids) -> Decision:
         if self.decide is not None:
             return self.decide(ids)
-        return make_decision(self.settings.options.mode, len(ids), self.settings.limits)
+        tainted = self.settings.tainted
+        mine = None if tainted is None else tainted[ids]
+        return make_decision(self.settings.options.mode, len(ids), self.settings.limits, mine)
 
     @property
     def _comparison(self) -> Comparison:

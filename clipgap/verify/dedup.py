@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from clipgap.dedup.decisions import Components, Decision, Places
+from clipgap.dedup.decisions import Decision, Places, make_decision
 from clipgap.dedup.labels import NONE
 from clipgap.dedup.notes import Notes
 from clipgap.dedup.plan import DedupPlan, DedupSettings
@@ -64,7 +64,8 @@ def dedup_claims(
 
     def decide(ids: Ids) -> Decision:
         if mode == "components":
-            return Components(len(ids), settings.limits)
+            tainted = None if settings.tainted is None else settings.tainted[ids]
+            return make_decision(mode, len(ids), settings.limits, tainted)
         blocks = bits[ids] if mode == "greedy" else np.ones(len(ids), np.bool_)
         return Witnesses(blocks, settings.limits[0])
 
@@ -73,6 +74,8 @@ def dedup_claims(
         "chain": "row before it in its cluster",
         "components": "row before it that is connected to it in its cluster",
     }[mode]
+    if settings.tainted is not None:
+        others = "tainted row that is connected to it in its cluster, or is it,"
     clean = Claim("kept", f"no kept row has a {others} within ε = {epsilon:g}")
     maximal = Claim("removed", f"every removed row has a {others} within ε = {epsilon:g}")
     strangers = Claim("candidates", "every kept row is usable", rows=keep.kept)
