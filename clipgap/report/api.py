@@ -36,6 +36,8 @@ KIND = Kind(
                 "images": Each({"path": str, "sha256": str}),
                 "paper": (None, str),
                 "analyses": (None, [str]),
+                "calls": [str],
+                "certificates": Each(str),
             },
             "gallery": dict,
             "files": FILES,

@@ -34,6 +34,10 @@
   window.clipgapData = (file, data) => {
     waiting.get(file)?.(data);
     waiting.delete(file);
+    for (const old of loaded.keys()) {
+      if (loaded.size <= KEPT_FILES) break;
+      if (!waiting.has(old)) loaded.delete(old);
+    }
   };
   const load = (file) => {
     if (!loaded.has(file)) {
@@ -46,7 +50,6 @@
         script.onerror = () => { script.remove(); loaded.delete(file); reject(new Error(file)); };
         document.head.append(script);
       }));
-      if (loaded.size > KEPT_FILES) loaded.delete(loaded.keys().next().value);
     }
     return loaded.get(file);
   };
