@@ -88,24 +88,26 @@ def _check_inputs(data: Mapping[str, Any], manifest: Mapping[str, Any], problems
 def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Problems) -> None:
     """What the page says that it was made from, it was made from."""
 
-    def sums(kind: str) -> dict[str, str]:
-        return {
-            one["name"]: one["manifest_sha256"] for one in made["inputs"] if one["kind"] == kind
-        }
+    def sums(kind: str) -> list[tuple[str, str]]:
+        of_kind = (one for one in made["inputs"] if one["kind"] == kind)
+        return [(one["name"], one["manifest_sha256"]) for one in of_kind]
 
     calls = [one["call"]["settings"].encode() for one in made["inputs"] if one["call"]]
     certificates = made["certificates"]
     for name, found in {
-        "splits": sums("split"),
-        "embeddings": sums("other embedding"),
-        "evaluations": list(sums("evaluation").values()),
+        "splits": dict(sums("split")),
+        "embeddings": dict(sums("other embedding")),
+        "evaluations": [sum_ for _, sum_ in sums("evaluation")],
+        "analyses": [sum_ for _, sum_ in sums("analysis")],
         "images": {
             one["name"]: {key: one[key] for key in ("path", "sha256")} for one in made["images"]
         },
         "calls": [FileSum.of_bytes(call).sha256 for call in calls],
         "certificates": {name: checksum(found) for name, found in certificates.items()},
     }.items():
-        problems.differ(name, inputs[name], found)
+        problems.differ(
+            name, inputs.get(name, []), found
+        )  # without analyses nothing is said of them
 
 
 def _check_gallery(

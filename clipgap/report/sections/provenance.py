@@ -38,6 +38,9 @@ def findings(sources: Sources) -> Findings:
         _input("evaluation", one.path.name, one.path, one.manifest, None)
         for one in sources.evaluations
     ]
+    inputs += [
+        _input("analysis", one.path.name, one.path, one.manifest, None) for one in sources.analyses
+    ]
     return {
         "made_from": {
             "inputs": inputs,
