@@ -15,6 +15,7 @@ import pytest
 
 import clipgap
 from clipgap.__main__ import main
+from clipgap.files.settings import HEADER, settings_file
 from clipgap.keep.lists import open_keep
 from clipgap.select.labels import Condition, Where
 from tests.report_worlds import HOSTILE, Study, shared_study
@@ -53,9 +54,14 @@ def report(study: Study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     inputs = study.inputs
     # Names of users end up in pages too.
     inputs["splits"] = {**inputs["splits"], HOSTILE[0]: study.folder / "rand-70"}
+    folder = tmp_path_factory.mktemp("pages")
+    keep = Path(shutil.copytree(study.folder / "sketch-pruned", folder / "sketch-pruned"))
+    assert main(["verify", str(keep), "-q"]) == 0
+    settings_file(keep).write_text(f"{HEADER} clipgap split\n\nprune = ['sketch']\n")
+    inputs["splits"]["sketch-pruned"] = keep
     # The images of the reference are not there: placeholders.
     inputs["images"] = {name: path for name, path in inputs["images"].items() if name != "curated"}
-    return clipgap.report(**inputs, out=tmp_path_factory.mktemp("pages") / "r", title=TITLE).path
+    return clipgap.report(**inputs, out=folder / "r", title=TITLE).path
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +444,7 @@ def test_a_report_of_one_file_is_the_whole_report(browser: Any, single: Path) ->
     )
     turned(page, lambda: page.keyboard.press("ArrowRight"))
     assert "#gallery&set=" in page.url and "page=2" in page.url
-    second = first_key(page)
+    address, second = page.url, first_key(page)
     page.locator(".look").first.click()
     assert page.locator("#large img").count() == 2
     page.locator("#large button").click()
@@ -458,7 +464,7 @@ def test_a_report_of_one_file_is_the_whole_report(browser: Any, single: Path) ->
         assert download.value.suggested_filename == name
         assert text in download.value.path().read_text()
 
-    page = seen.open("report.html#gallery&set=val&page=2")
+    page.goto(address)
     page.reload()
     page.wait_for_selector(".point:visible")
     assert first_key(page) == second

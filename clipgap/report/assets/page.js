@@ -107,7 +107,7 @@
     },
     address: () => new URLSearchParams(location.hash.slice(1)),
     remember: (name, state) => {
-      history.replaceState(null, "", `#${isSingle() ? `${name}&` : ""}${state}`);
+      if (isShown(name)) history.replaceState(null, "", `#${isSingle() ? `${name}&` : ""}${state}`);
     },
   };
 
@@ -121,9 +121,9 @@
         head.querySelector("button").addEventListener("click", () => sortBy(head, column));
       });
     }
-    if (!isSingle()) return;
-    window.addEventListener("hashchange", show);
-    show();
+    if (isSingle()) show();
   };
+  // Before whoever else listens: who is not shown any more has nothing to say of the address.
+  window.addEventListener("hashchange", () => { if (isSingle()) show(); });
   document.addEventListener("DOMContentLoaded", ready);
 })();
