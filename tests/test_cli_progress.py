@@ -16,6 +16,7 @@ from clipgap.cli.doctor import _describe_built
 from clipgap.cli.domains import _table
 from clipgap.cli.progress import PlainLines, bar, make_display
 from clipgap.cli.split import _removed
+from clipgap.heads.heads import POINTS
 from clipgap.kernels.gpu.compiled import BuiltKernel
 from clipgap.runs.how import Progress
 from clipgap.sheets import Sheet
@@ -213,9 +214,8 @@ def tables() -> dict[str, Any]:
     short = [Shortfall(name, 123_456_789, 123_456_789, 1_234_567, 12_345, 678) for name in SETS]
     shares = ("precision", "precision_at_least", "precision_at_prevalence", "recall")
     head = {"accepted": 123_456, "wrong": 1_234, **dict.fromkeys(shares, 0.98765)}
-    points = ("balanced", "strict")
     heads = {
-        name: {"thresholds": dict.fromkeys(points, -0.1234), "found": dict.fromkeys(points, head)}
+        name: {"thresholds": dict.fromkeys(POINTS, -0.1234), "found": dict.fromkeys(POINTS, head)}
         for name in ("natural", "rendition")
     }
     kernel = BuiltKernel(

@@ -146,7 +146,7 @@ def test_decontamination_takes_what_copies_connect(tmp_path: Path) -> None:
     assert gone("away") == [10, 13]
     assert gone("clean") == [10, 11, 12, 13]
     with edited_manifest(tmp_path / "study" / "clean") as manifest:
-        manifest["rule"]["epsilon"] = 0.05
+        manifest["rule"]["epsilon"] = 0.02
     assert not clipgap.verify(tmp_path / "study" / "clean").ok
 
 

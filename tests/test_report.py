@@ -496,7 +496,7 @@ def test_pictures_that_are_not_there(study: Study, tmp_path: Path) -> None:
     problems = "\n".join(pictures["problems"])
     assert "are of several samples" in problems
     point = gallery(made.path, "0/0000.js")[0]
-    assert point[2] == ""  # no images were given for the test set
+    assert point[2] is None  # no images were given for the test set
 
 
 def test_what_people_read(study: Study, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -67,6 +67,7 @@
     missing.append(element("bdi", "", key));
     if (number === null || number === undefined) return missing;
     const image = element("img");
+    image.loading = "lazy";
     image.decoding = "async";
     image.alt = key;
     image.onerror = () => image.replaceWith(missing);
