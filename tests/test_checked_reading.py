@@ -108,12 +108,19 @@ def test_columns_of_another_type_are_refused_though_the_sum_is_right(
         pq.write_table(other, part)
         with edited_manifest(scan) as manifest:
             manifest["files"]["train/part-00002.parquet"] = vars(FileSum.of(part))
-        for use in (
-            partial(clipgap.split, scan, Prune(("a",), 0.01)),
-            partial(clipgap.emulate, scan),
-        ):
-            with pytest.raises(InputError, match=r"part-00002\.parquet has no column margin_a of"):
+        result = clipgap.open_scan(scan)
+        pruned = partial(clipgap.split, scan, Prune(("a",), 0.01))
+        for use in (pruned, partial(clipgap.emulate, scan), result.train):
+            with pytest.raises(InputError, match=r"part-00002\.parquet.* no column margin_a of"):
                 use()
+    rows = pa.array([99] * table.num_rows, pa.int32())
+    pq.write_table(
+        table.set_column(table.schema.get_field_index("witness_a"), "witness_a", rows), part
+    )
+    with edited_manifest(scan) as manifest:
+        manifest["files"]["train/part-00002.parquet"] = vars(FileSum.of(part))
+    with pytest.raises(InputError, match="points of test set 'a' that there are not"):
+        clipgap.report(scan, out=tmp_path / "report")
 
 
 @pytest.mark.parametrize("name", ["train/part-00002.parquet", "test/a.parquet", "hist.parquet"])

@@ -112,9 +112,10 @@ def read_row_groups(
             yield table.read(group, columns)
 
 
-def check_file(path: Path, expected: FileSum) -> None:
+def check_file(path: Path, expected: FileSum, schema: Any) -> None:
     """Refuse a table that is not what its manifest says, for a reader that cannot check it."""
     with open_table(path, expected) as table:
+        table.require(schema)
         for _ in table.groups():
             pass
 
@@ -188,6 +189,12 @@ class TableReader:
         """The numbers of a column as they lie in the file; None where only pyarrow can tell."""
         chunk = self.metadata.row_group(group).column(self.schema.get_field_index(column))
         return read_plain(self._window.read_at, chunk)
+
+    def require(self, schema: Any) -> None:
+        """Refuse a table that lacks one of these columns; whoever wrote it mended its sum."""
+        for field in schema:
+            if field.name not in self.schema.names or self.schema.field(field.name) != field:
+                raise self._damaged(f"it has no column {field.name} of {field.type}")
 
     def no_rows(self, columns: Sequence[str] | None) -> Any:
         table = self.schema.empty_table()

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.errors import InputError
 from clipgap.files.addresses import public
 from clipgap.report.pictures import PACK, Pictures, Wanted
 from clipgap.report.sources import Sources, TrainingSet
@@ -56,7 +57,7 @@ class Thresholds:
         sim = _numbers(batch[self.columns.sim])
         has_gap = self.columns.has_gap
         score = _numbers(batch[self.columns.margin]) if has_gap else sim
-        near = _numbers(batch[self.columns.witness if has_gap else self.columns.nn])
+        near = batch[self.columns.witness if has_gap else self.columns.nn].fill_null(-1)
         usable = np.flatnonzero(~np.isnan(sim) & ~np.isnan(score))
         self.scored += int(np.count_nonzero(~np.isnan(sim)))
         self.similarities += _exceeding(sim[~np.isnan(sim)], SIMILARITIES)
@@ -65,7 +66,7 @@ class Thresholds:
             self.pruned += int(np.count_nonzero(batch[self.columns.pruned].fill_null(False)))
         for place in usable[self._some(score[usable])].tolist():
             margin = float(score[place]) if has_gap else None
-            self.listed.append((start + place, margin, float(sim[place]), int(near[place])))
+            self.listed.append((start + place, margin, float(sim[place]), near[place].as_py()))
 
     def _some(self, score: NDArray[np.float64]) -> NDArray[np.int64]:
         """The first rows of each height that has room left."""
@@ -116,15 +117,21 @@ class ThresholdPage:
             start += batch.num_rows
         for one in sets:
             one.finish(most)
+            points = training.scan.test_input(one.columns.name)["rows"]
+            if any(not 0 <= near < points for *_, near in one.listed):
+                raise InputError(
+                    f"{training.scan.label} is damaged: it has rows near to points of test set "
+                    f"{one.columns.name!r} that there are not. Scan again with --overwrite."
+                )
         places = sorted({row[0] for one in sets for row in one.listed})
-        rows = table.take(pa.array(places, pa.int64()), columns=["shard", "row", "key"]).to_pydict()
-        shards = [shard["name"] for shard in training.scan.manifest["inputs"]["train"]["shards"]]
-        names = {
-            place: (shards[shard], f"{shards[shard]}, row {row:,}" if key is None else key)
-            for place, shard, row, key in zip(
-                places, rows["shard"], rows["row"], rows["key"], strict=True
-            )
-        }
+        keys = table.take(pa.array(places, pa.int64()), columns=["key"])["key"].to_pylist()
+        shards = training.scan.manifest["inputs"]["train"]["shards"]
+        first = np.cumsum([0, *(shard["rows"] for shard in shards)])
+        names = {}
+        for place, key in zip(places, keys, strict=True):
+            shard = int(np.searchsorted(first, place, side="right")) - 1
+            name, row = shards[shard]["name"], place - int(first[shard])
+            names[place] = (name, f"{name}, row {row:,}" if key is None else key)
         return cls(training, sets, names)
 
     def wanted(self) -> Iterator[tuple[str, Wanted]]:

@@ -130,7 +130,7 @@ class ScanResult:
             whole = pa.concat_tables([self.train_schema.empty_table(), *parts])
             return TrainingRows(ds.dataset(whole))
         for name in names:
-            check_file(self.path / name, self.sum_of(name))
+            check_file(self.path / name, self.sum_of(name), self.train_schema)
         files = [str(self.path / name) for name in names]
         return TrainingRows(ds.dataset(files, schema=self.train_schema, format="parquet"))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import checksum
-from clipgap.files.parquet import ROW_GROUP, FileSum, TableReader, open_table
+from clipgap.files.parquet import ROW_GROUP, FileSum, open_table
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.scan.manifest import differences
 from clipgap.scan.result import ScanResult, open_scan
@@ -210,7 +210,8 @@ def _of_table(table: Any) -> Iterator[Columns]:
 def _of_file(path: Path, expected: FileSum, rows: int, wanted: Any) -> Iterator[Columns]:
     names = wanted.names
     with open_table(path, expected) as part:
-        _check_part(path, part, rows, wanted)
+        part.require(wanted)
+        _check_part(path, part.metadata, rows)
         for group in part.groups():
             plain = {name: part.read_plain(group, name) for name in names}
             rest = [name for name in names if plain[name] is None]
@@ -221,14 +222,7 @@ def _of_file(path: Path, expected: FileSum, rows: int, wanted: Any) -> Iterator[
             }
 
 
-def _check_part(path: Path, part: TableReader, rows: int, wanted: Any) -> None:
-    for field in wanted:
-        if field.name not in part.schema.names or part.schema.field(field.name).type != field.type:
-            raise InputError(
-                f"{path} has no column {field.name} of {field.type}, as a scan writes it. "
-                "`clipgap scan` with --resume mends a damaged scan."
-            )
-    metadata = part.metadata
+def _check_part(path: Path, metadata: Any, rows: int) -> None:
     full, rest = divmod(rows, ROW_GROUP)
     expected = [ROW_GROUP] * full + [rest] * (rest > 0)
     found = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
