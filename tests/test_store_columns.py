@@ -95,6 +95,22 @@ def test_rows_that_are_none_are_refused_by_number(tmp_path: Path) -> None:
             store.read(0, 0, 20)
 
 
+@pytest.mark.parametrize("kind", [FIXED, LISTS], ids=str)
+def test_flipped_bits_in_an_arrow_file_are_named_or_read(tmp_path: Path, kind: Any) -> None:
+    """Its batches are mapped as they lie there: offsets and counts are looked at before use."""
+    saved(tmp_path / "set", [table_of(unit_rows(20, 1), kind=kind)])
+    path = next((tmp_path / "set").glob("*.arrow"))
+    whole = path.read_bytes()
+    for at in np.linspace(0, len(whole) - 1, 300).astype(int).tolist():
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 128]) + whole[at + 1 :])
+        try:
+            store = open_store(tmp_path / "set")
+            store.read(0, 0, 20)
+            pa.record_batch([store.keys(0, 0, 20)], names=["key"]).validate(full=True)
+        except InputError as error:
+            assert "data-00000-of-00001.arrow" in str(error)
+
+
 def test_what_datasets_saved_is_whole_or_refused(tmp_path: Path) -> None:
     saved(tmp_path / "set", [table_of(unit_rows(5, n), n) for n in range(2)])
     (tmp_path / "set" / "data-00001-of-00002.arrow").unlink()
