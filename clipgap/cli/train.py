@@ -46,6 +46,11 @@ def train(
     add_reference: str | None = option(
         None, "Shards to be added whole, whatever the keep-list says.", metavar="SHARDS"
     ),
+    captions: Path | None = option(
+        None,
+        "How to make captions of the domain and class of each sample; shards stay as they are.",
+        metavar="FILE.toml",
+    ),
     resume: str | None = option(
         None, "Go on from the latest whole checkpoint, if there is one.", metavar="latest"
     ),
@@ -62,7 +67,7 @@ def train(
 
     if options.arguments and not options.arguments[0].startswith("-"):
         raise UsageError(words.quote_it(options.arguments))
-    place = Place(train_data, logs, name, keep, add_reference)
+    place = Place(train_data, logs, name, keep, add_reference, captions)
     if running.dry_run:
         plan = plan_train(place, options)
         described = _described(plan, place.folder)
@@ -89,6 +94,7 @@ def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:
         "shards": len(plan.shards),
         "bytes": sum(shard.bytes for shard in plan.shards),
         "keep": plan.keep,
+        "captions": plan.captions and plan.captions["path"],
         "samples": plan.samples,
         "missing": plan.missing,
         "reference_samples": plan.reference_samples,
@@ -115,6 +121,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         f"  samples  {words.count(plan['samples'])}{kept}{added}, in "
         f"{words.plural(plan['shards'], 'shard')}, {words.size(plan['bytes'])}"
     )
+    if plan["captions"]:
+        yield f"  captions {plan['captions']}"
     if plan["missing"]:
         yield f"  missing  {words.plural(plan['missing'], 'sample')} of the keep-list"
     yield (

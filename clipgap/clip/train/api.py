@@ -52,6 +52,7 @@ KIND = Kind(
         "plan": "plan:",
         "plan shards": "training shard",
         "plan keep_sha256": "keep-list",
+        "plan captions": "captions",
         "plan options": "option",
         "plan batches": "batches:",
     },
@@ -89,6 +90,7 @@ def train(
     name: str,
     keep: str | Path | None = None,
     add_reference: str | Path | None = None,
+    captions: str | Path | None = None,
     resume: str | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
@@ -98,7 +100,8 @@ def train(
     """Train CLIP with open_clip, or with objective="classify" a network of torchvision's.
 
     `keep` is a keep-list that the samples are filtered by while they are read. `add_reference`
-    names further shards, of which all is taken. `arguments=("--wd", "0.1")` is for any flag of
+    names further shards, of which all is taken. `captions` is a file that says how captions are
+    made of domains and classes. `arguments=("--wd", "0.1")` is for any flag of
     open_clip_train. A process for each device is started, unless torchrun or Slurm has
     done that already. When `stop` is set, the step at hand is finished, a checkpoint is written
     and the run ends with `Interrupted`; `resume="latest"` goes on from there, to the same result.
@@ -109,6 +112,7 @@ def train(
         name,
         None if keep is None else Path(keep),
         None if add_reference is None else str(add_reference),
+        None if captions is None else Path(captions),
     )
     how = how_to_train(resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
     return run_train(plan_train(place, options), place.folder, how)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,12 +13,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.train import checkpoints
+from clipgap.clip.train.captions import Captions, read_captions
 from clipgap.clip.train.options import Place
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import LaterEpoch, Replacements, import_trainer, patched
+from clipgap.clip.train.plan import TrainPlan
 from clipgap.clip.train.samples import Encode, WithCaption
 from clipgap.clip.train.session import Session, Steps, StopAt
-from clipgap.errors import ClipgapError
+from clipgap.errors import ClipgapError, InputError
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import read_samples
@@ -66,10 +69,11 @@ class _Run:
     ) -> Any:
         """What open_clip calls `get_wds_dataset`."""
         data = import_trainer("data")
-        encode = WithCaption(preprocess_img, tokenizer)
         if not is_train:
+            encode = WithCaption(preprocess_img, tokenizer)
             return data.DataInfo(dataloader=_validation(args, encode))
         session = self.session
+        encode = WithCaption(preprocess_img, tokenizer, _captions(session.plan))
         session.rank = args.rank
         shared = data.SharedEpoch(epoch=epoch)
         batches = session.plan.batches
@@ -120,6 +124,16 @@ class _Run:
             )
         except StopAt as stopped:
             session.leave(stopped, content)
+
+
+def _captions(plan: TrainPlan) -> Captions | None:
+    """What makes captions, as it was when the run was planned."""
+    if plan.captions is None:
+        return None
+    captions = read_captions(Path(plan.captions["path"]))
+    if captions.sha256 != plan.captions["sha256"]:
+        raise InputError(f"{captions.path}, or its labels, were changed since the run was begun")
+    return captions
 
 
 def _watched(loss: Any, steps: Steps) -> Any:

@@ -149,6 +149,7 @@ class Place:
     name: str
     keep: Path | None = None
     add_reference: str | None = None
+    captions: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):

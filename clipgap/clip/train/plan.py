@@ -16,6 +16,7 @@ from clipgap.clip.checkpoints import checkpoint_file, read_weights
 from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import register_config
+from clipgap.clip.train.captions import read_captions
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
@@ -106,6 +107,7 @@ class TrainPlan:
     batches: BatchPlan
     classes: tuple[str, ...] = ()  # for "classify"
     missing: int = 0  # samples of the keep-list that no shard holds
+    captions: Mapping[str, str] | None = None  # path of what makes them, and what tells it apart
 
     @property
     def order(self) -> Order:
@@ -130,7 +132,10 @@ class TrainPlan:
         return is_image_folder(self.train_data)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "train", **asdict(self)}
+        said = {"kind": "train", **asdict(self)}
+        if self.captions is None:
+            del said["captions"]
+        return said
 
     @classmethod
     def of_json(cls, document: Mapping[str, Any]) -> TrainPlan:
@@ -189,6 +194,7 @@ def planned_again(plan: TrainPlan, folder: Path) -> TrainPlan:
         folder.absolute().name,
         None if plan.keep is None else Path(plan.keep),
         reference or None,
+        None if plan.captions is None else Path(plan.captions["path"]),
     )
     said = plan.options
     workers = plan.batches.workers if said.workers is None else said.workers  # cores differ
@@ -255,11 +261,20 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         batches=_batches(options, samples, world),
         classes=classes,
         missing=missing,
+        captions=_captions(place, classify),
     )
     if not classify:
         check_promises()
         _check_arguments(plan, place)
     return plan
+
+
+def _captions(place: Place, classify: bool) -> dict[str, str] | None:
+    if place.captions is None:
+        return None
+    if classify:
+        raise UsageError("--captions has no meaning with --objective classify")
+    return {"path": str(place.captions), "sha256": read_captions(place.captions).sha256}
 
 
 def _missing(keep: KeepSelector, findings: Findings, options: TrainOptions) -> int:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.images.reading import CAPTION, RawImage, class_of
+from clipgap.clip.train.captions import Captions
 from clipgap.clip.train.logs import Quarantine
 from clipgap.clip.train.order import Order, Position, shuffled, stream_of
 from clipgap.errors import InputError
@@ -31,13 +32,14 @@ Encode = Callable[[Sample], Sequence[Any]]
 
 @dataclass(frozen=True)
 class WithCaption:
-    """Image and tokens."""
+    """Image and tokens, of the caption that a sample has or that is made for it."""
 
     preprocess: Callable[[Any], Any]
     tokenize: Callable[[str], Any]
+    captions: Captions | None = None
 
     def __call__(self, sample: Sample) -> tuple[Any, Any]:
-        caption = _caption(sample)
+        caption = _caption(sample, self.captions)
         return self.preprocess(RawImage.of_sample(sample).decode()), self.tokenize(caption)[0]
 
 
@@ -55,7 +57,14 @@ class WithClass:
         return self.preprocess(RawImage.of_sample(sample).decode()), label
 
 
-def _caption(sample: Sample) -> str:
+def _caption(sample: Sample, captions: Captions | None) -> str:
+    if captions is not None:
+        try:
+            made = captions.of(sample.key)
+        except KeyError as error:
+            raise _unusable(sample, f"has no label for {captions.path}") from error
+        if made is not None:
+            return made
     if CAPTION not in sample.contents:
         raise _unusable(sample, f"has no caption (.{CAPTION})")
     try:
