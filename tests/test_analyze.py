@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import combinations, permutations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -40,7 +44,12 @@ from clipgap.clip.analyze.similarity import (
     top,
     weisfeiler_lehman,
 )
-from clipgap.clip.analyze.tables import principal
+from clipgap.clip.analyze.tables import map_table, principal
+from clipgap.clip.analyze.work import EMBEDDINGS_SCHEMA, _sampled, chosen
+from clipgap.clip.data.classes import Classes
+from clipgap.clip.eval.sets import EvalSet, Item
+from clipgap.clip.eval.work import Batch
+from clipgap.clip.images.reading import RawImage
 from clipgap.errors import UsageError
 from clipgap.synthetic import rows as synthetic
 from tests.clip_worlds import CONFIG, encoded, render, write_checkpoint, write_config
@@ -289,6 +298,52 @@ def test_principal_directions() -> None:
     places, shares = principal(flat)
     assert places == pytest.approx(flat[:, :2] - 2)
     assert shares == pytest.approx([25 / 26, 1 / 26])
+
+
+def test_images_are_chosen_by_their_keys_alone() -> None:
+    items = [Item(RawImage(f"{n % 5}/{n}", "", b"", 0), n % 5, None) for n in range(60)]
+    classes = Classes.plain("abcde", ())
+    domains = [EvalSet("d", "", classes, Listed(order)) for order in (items, items[::-1])]
+    assert chosen(domains[0], 3) == chosen(domains[1], 3)
+    assert Counter(label for label, _ in chosen(domains[0], 3)) == dict.fromkeys(range(5), 3)
+    assert chosen(domains[0], 2) < chosen(domains[0], 3)
+    first = sorted(key for _, key in chosen(domains[0], 3))
+    assert first != sorted(f"{n % 5}/{n}" for n in range(15)), "not the first of the folder"
+    # Two shards may have a sample of the same key; both count.
+    batch = Batch(["k", "k", "other"], np.array([0, 0, 1]), [None] * 3, [])
+    assert _sampled(batch, {(0, "k"), (1, "other")}, np.array([1, 1])) == [0, 2]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Images without a place."""
+
+    listed: list[Item]
+    identity: str = ""
+    samples: int | None = None
+
+    def items(self, on_problem: Any) -> Iterator[Item]:
+        return iter(self.listed)
+
+
+def test_a_map_by_umap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it is called; what it makes of rows is its own."""
+    asked: list[dict[str, Any]] = []
+
+    class Umap:
+        def __init__(self, **given: Any) -> None:
+            asked.append(given)
+
+        def fit_transform(self, given: similarity.Matrix) -> Any:
+            return given[:, :2].astype(np.float32)
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=Umap))
+    row = {"key": "k", "class": "x", "embedding": [0.25, 0.5, 1.0]}
+    table = pa.Table.from_pylist([row, row], schema=EMBEDDINGS_SCHEMA)
+    found, shares = map_table("a", {"one": table, "two": table}, "umap", 0)
+    assert asked == [{"densmap": True, "random_state": 0}]
+    assert found["domain"].to_pylist() == ["one", "one", "two", "two"]
+    assert found["x"].to_pylist() == [0.25] * 4 and shares == []
 
 
 # --- the command
