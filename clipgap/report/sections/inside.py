@@ -105,11 +105,10 @@ def _curves(one: dict[str, Any], rows: Sequence[dict[str, Any]], label: str) -> 
     if not known:
         return
     layers = {row["layer"]: row["block"] for row in rows}
-    lows = [row["low"] for row in known if row["low"] is not None]
-    highs = [row["high"] for row in known if row["high"] is not None]
-    values = [row["value"] for row in known]
-    low, high = min(0.0, *values, *lows), max(*values, *highs, 0.1)
     domains = one["domains"]
+    drawn = ["value", *(["low", "high"] if len(domains) - 1 <= MOST_WHISKERS else [])]
+    values = [row[name] for row in known for name in drawn if row[name] is not None]
+    low, high = min(0.0, *values), max(0.1, *values)
     for domain in domains if len(domains) > 2 else domains[:1]:
         mine = [row for row in known if domain in (row["first"], row["second"])]
         others = [name for name in domains if name != domain]
@@ -195,7 +194,8 @@ def _completeness(findings: Findings) -> Iterator[Note]:
             missed = sum(row["error"] for row in one["completeness"]) / changed
             yield Note(
                 f"{one['checkpoint']}: the effects of all neurons of a block miss {missed:.1%} of "
-                "what the cosine changes by."
+                "what the cosine changes by. Before a layer norm they cannot add up, since how "
+                "large activations are then makes no difference."
             )
 
 
