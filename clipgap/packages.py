@@ -36,6 +36,7 @@ PACKAGES = (
     Package("jinja2", "jinja2", "report", "report as a page"),
     Package("matplotlib", "matplotlib", "report", "render digits, plots of bench"),
     Package("sklearn", "scikit-learn", None, "render digits"),
+    Package("ray", "ray", "cluster", "--engine ray"),
     Package("s3fs", "s3fs", "remote", "stores on s3://"),
     Package("huggingface_hub", "huggingface_hub", "remote", "stores on hf://"),
     Package("faiss", "faiss-cpu", "bench", "a line of bench"),

@@ -103,6 +103,7 @@ def test_packages_of_others_have_one_door() -> None:
         "open_clip_train": ("clip",),
         "cupy": ("kernels",),
         "triton": ("kernels", "triton_kernels"),
+        "ray": ("runs",),
         "typer": ("cli", "study"),
         "matplotlib": ("report", "bench", "synthetic"),
         "webdataset": ("shards", "clip"),

@@ -108,9 +108,29 @@ class Dealt(Running):
     parts: tuple[str, ...] = option(
         (), "Compute nothing: put these parts together, as `clipgap merge` does.", metavar="PART"
     )
+    engine: str | None = option(
+        None, "Who does the work.", choices=("ray",), shown="processes and threads here"
+    )
+    address: str | None = option(
+        None,
+        "With --engine ray: the cluster, such as 10.0.0.1:6379, or auto for the one that this "
+        "machine is of.",
+        metavar="HOST:PORT",
+        shown="one of its own, on this machine",
+    )
+    worker_cores: int | None = option(
+        None,
+        "With --engine ray: cores of a worker.",
+        metavar="N",
+        min=1,
+        shown="all of a node, or its share where there are GPUs; one for filter and label",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("address", "worker_cores"):
+            if getattr(self, name) is not None and self.engine is None:
+                raise UsageError(f"--{name.replace('_', '-')} goes with --engine ray")
         if (not self.shard_index) != (self.num_shards is None):
             raise UsageError("--shard-index and --num-shards go together; give both or neither")
 
@@ -122,6 +142,10 @@ class Dealt(Running):
             return how
         if self.num_shards is not None:
             share = Share(self.shard_index, self.num_shards, watch.call)
+        if self.engine is not None:
+            from clipgap.runs.on_ray import Ray
+
+            how = replace(how, executor=Ray(self.address, self.worker_cores))
         return replace(how, share=share, parts=self.parts)
 
 

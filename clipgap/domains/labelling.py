@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -206,6 +206,7 @@ class LabelWork:
     store: Store
     heads: Heads
     bad_rows: str
+    one_core: ClassVar = True
 
     def do(self, units: Iterable[Unit], slot: Slot) -> Iterator[Event]:
         for unit in units:

@@ -169,10 +169,15 @@ def _work(
         for event in work.do(iter(tasks.get, None), slot):
             events.put(event)
         events.put(None)
-    except ClipgapError as error:
-        events.put(error)
     except Exception as error:
-        events.put(ClipgapError(f"a worker process failed: {type(error).__name__}: {error}"))
+        events.put(portable(error))
+
+
+def portable(error: BaseException) -> ClipgapError:
+    """What a worker elsewhere says last: errors of others need not be ones that can be pickled."""
+    if isinstance(error, ClipgapError):
+        return error
+    return ClipgapError(f"a worker process failed: {type(error).__name__}: {error}")
 
 
 def _leave_with_parent() -> None:

@@ -53,7 +53,7 @@ _FORM = Form(
         "call": {"command": (None, str), "settings": (None, str)},
     },
 )
-_PACKAGES = (
+PACKAGES = (
     *("clipgap", "numpy", "pyarrow", "pillow"),
     *("torch", "torchvision", "open_clip_torch", "timm"),
 )
@@ -108,7 +108,7 @@ class Share:
             "of": self.of,
             "dealt": checksum({"of": self.of, "units": [[u.name, _size(u)] for u in units]}),
             "units": [unit.name for unit in mine],
-            "versions": versions(*_PACKAGES),
+            "versions": versions(*PACKAGES),
             "call": dict(self.call),
         }
         if (notes / SHARE).exists():

@@ -68,7 +68,10 @@ class Slot:
 
 
 class Work(Protocol):
-    """Can be pickled, and does units wherever it is unpickled."""
+    """Can be pickled, and does units wherever it is unpickled.
+
+    Where it has `one_core = True`, a worker of it keeps no more than one core busy.
+    """
 
     def do(self, units: Iterable[Any], slot: Slot) -> Iterator[Event]:
         """Do units in the order they come; when `slot.stop()`, leave the one at hand and return.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,7 @@ class FilterWork:
 
     plan: FilterPlan
     folder: Path
+    one_core: ClassVar = True
 
     def do(self, units: Iterable[Unit], slot: Slot) -> Iterator[Made]:
         """Make these units; the one at hand is always finished."""
@@ -122,6 +123,7 @@ class FindWork:
 
     plan: FilterPlan
     folder: Path
+    one_core: ClassVar = True
 
     def do(self, units: Iterable[Unit], slot: Slot) -> Iterator[Made]:
         """Look into units of a whole shard each."""

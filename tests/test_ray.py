@@ -1,0 +1,211 @@
+"""Units done by a Ray cluster: two nodes of it on this machine, one of which is lost."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import clipgap
+from clipgap.__main__ import main
+from clipgap.errors import InputError, Interrupted, UsageError
+from clipgap.runs import on_ray
+from clipgap.runs.how import How
+from clipgap.runs.on_ray import Ray, agent_ports
+from clipgap.runs.run import run_units
+from clipgap.runs.units import Event, Ledger, Work
+from tests.clip_worlds import write_checkpoint, write_config, write_shards
+from tests.ray_work import Marks, Unit, Unlucky, wait_for
+from tests.shards import write_keep
+from tests.worlds import make_world, tree
+
+if find_spec("ray") is None:  # looked for, not imported: what it is told is read then
+    pytest.skip("Ray is not installed", allow_module_level=True)
+
+
+@dataclass
+class Two:
+    """A cluster of two nodes, of which the second can be killed."""
+
+    second: str  # its id
+    kill: Callable[[], None]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Two]:
+    told = {
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # of workers
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": 48 * "a",
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback
+    }
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in told.items():
+            environment.setenv(name, value)
+        import ray
+        from ray.cluster_utils import Cluster
+
+        more = {"num_cpus": 1, "include_log_monitor": False, "include_dashboard": False}
+        two = Cluster(initialize_head=True, head_node_args={**more, **agent_ports()})
+        second = two.add_node(num_cpus=1, **agent_ports())
+        ray.init(address=two.address, log_to_driver=False, logging_level="error")
+        try:
+            yield Two(second.node_id, lambda: two.remove_node(second, allow_graceful=False))
+        finally:
+            ray.shutdown()
+            two.shutdown()
+
+
+# --- units that fail
+
+
+def test_what_fails_again_and_again_is_named_and_what_is_done_is_not_done_again(
+    cluster: Two, tmp_path: Path
+) -> None:
+    units = [Unit(name) for name in ("a", "deadly", "b", "odd", "c", "d")]
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    ledger, how = Ledger(tmp_path / "units.jsonl"), How()
+    work = Marks(begun, ("deadly", "odd"))
+    with pytest.raises(InputError, match="2 failed 2 times each") as raised:
+        list(run_units(work, units, ledger, Ray(tries=2), how))
+    assert "odd: a worker process failed: ValueError: no such thing" in str(raised.value)
+    assert "deadly: its worker was lost" in str(raised.value)
+    assert ledger.records.keys() == set("abcd")
+
+    again = Ledger(tmp_path / "units.jsonl")  # as a driver that was started anew reads it
+    again.load()
+    for path in begun.iterdir():
+        path.unlink()
+    list(run_units(Marks(begun), units, again, Ray(), how))
+    assert {path.name for path in begun.iterdir()} == {"deadly", "odd"}
+
+
+def test_a_run_that_is_stopped_finishes_what_is_at_hand(cluster: Two, tmp_path: Path) -> None:
+    units, how = [Unit(f"{n:02d}") for n in range(40)], How(stop=threading.Event())
+    ledger = Ledger(tmp_path / "units.jsonl")
+    with pytest.raises(Interrupted, match="left; --resume goes on"):
+        for _ in run_units(Marks(tmp_path), units, ledger, Ray(), how):
+            how.stop.set()  # type: ignore[union-attr]
+    assert 0 < len(ledger.records) < 40
+
+
+def test_workers_of_other_versions_are_refused(
+    cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_ray, "versions", lambda *names: {"numpy": "0.1"})
+    with pytest.raises(InputError, match=r"has numpy .*, the driver 0\.1; all nodes need the same"):
+        list(Ray()(Marks(tmp_path), [Unit("a")], lambda: False))
+
+
+# --- the cluster
+
+
+def test_commands_make_the_same_folders_though_a_node_is_lost(
+    cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = make_world(Path("world"), shards=(40, 0, 25, 9, 30, 12), d=8)
+    made = write_shards(Path("tars"), [5, 1, 4])
+    keys = {f"{shard:05d}": [each.key for each in some] for shard, some in enumerate(made)}
+    write_keep(Path("keep"), keys, {("00000", 1), ("00000", 4), ("00002", 0)})
+    config = write_config(Path())
+    checkpoint = write_checkpoint(config, Path("tiny.pt"))
+    tars = "tars/{00000..00002}.tar"
+    embed = ["embed", tars, "--model", str(config), "--pretrained", str(checkpoint)]
+    ways = {"here": [], "there": ["--engine", "ray"]}
+    for where, way in ways.items():
+        assert main([*embed, "--device", "cpu", "-o", f"{where}/store", *way]) == 0
+    for where, way in ways.items():
+        assert main(["filter", tars, "--keep", "keep", "-o", f"{where}/kept", *way]) == 0
+
+    held = tmp_path / "held"
+    killer = threading.Thread(target=lambda: (wait_for(held), cluster.kill()))
+    killer.start()
+
+    def losing(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        yield from Ray()(Unlucky(work, cluster.second, held), units, stop)
+
+    clipgap.scan(world.train, world.test_paths, k=5, out="here/scan")
+    clipgap.scan(world.train, world.test_paths, k=5, out="there/scan", executor=losing)
+    killer.join()
+    assert tree(Path("there")) == tree(Path("here"))
+
+
+# --- without one
+
+
+def test_workers_for_the_room_that_there_is() -> None:
+    def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
+        return {"NodeID": name, "Alive": alive, "Resources": resources}
+
+    def slots(work: Any, cores: int | None, *nodes: dict[str, Any]) -> list[tuple[str, int, int]]:
+        found = on_ray._slots(SimpleNamespace(nodes=lambda: nodes), work, cores)
+        return [(slot.node, slot.cores, slot.gpus) for slot in found]
+
+    small, large = node("a", CPU=2.0), node("b", CPU=16.0, GPU=2.0)
+    gone, head = node("c", False, CPU=99.0), node("d")
+    whole, single = SimpleNamespace(), Marks(Path())
+    every = (small, large, gone, head)
+    assert slots(whole, None, *every) == [("a", 2, 0), ("b", 8, 1), ("b", 8, 1)]
+    assert slots(whole, 6, *every) == [("b", 6, 1), ("b", 6, 1)]
+    assert slots(single, None, small, head) == [("a", 1, 0), ("a", 1, 0)]
+    assert slots(single, 8, large) == [("b", 8, 0), ("b", 8, 0)]
+    with pytest.raises(InputError, match="no node of the Ray cluster has room"):
+        slots(whole, 3, small)
+
+
+@pytest.mark.parametrize(
+    ("address", "token", "mode"),
+    [(None, False, "token"), ("10.0.0.1:6379", False, "disabled"), ("auto", True, "token")],
+)
+def test_tokens_are_asked_for_whatever_ray_does_unless_told(
+    address: str | None,
+    token: bool,
+    mode: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    fake = tmp_path / "packages" / "ray"
+    (fake / "util").mkdir(parents=True)
+    for name in ("exceptions", "util/__init__", "util/scheduling_strategies"):
+        (fake / f"{name}.py").touch()
+    (fake / "__init__.py").write_text(
+        "import os\ntold = []\n"
+        "def init(at, **options):\n    told.append((at, dict(os.environ)))\n"
+        "def is_initialized():\n    return False\n"
+    )
+    monkeypatch.syspath_prepend(fake.parent)
+    monkeypatch.setattr(on_ray, "_own_cluster", lambda: "its own")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("secret")
+    ((at, seen),) = on_ray._connect(address).told
+    assert at == (address or "its own")
+    assert seen["RAY_AUTH_MODE"] == mode
+    assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert (len(seen.get("RAY_AUTH_TOKEN", "")) == 64) == (address is None)
+    assert ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in seen) == (address is None)
+    with pytest.raises(UsageError, match="Ray was imported before"):
+        on_ray._connect(address)
+
+
+def test_what_only_ray_takes_is_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["scan", "x", "--test", "a=a", "-o", "y"]
+    for option in (["--address", "auto"], ["--worker-cores", "2"]):
+        assert main([*call, *option]) == 2
+        assert f"{option[0]} goes with --engine ray" in capsys.readouterr().err
