@@ -267,8 +267,24 @@ def test_processor_time_of_children_counts_where_asked() -> None:
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NEEDS = {"dedup": "faiss", "embed": "open_clip", "eval": "open_clip", "train": "open_clip_train"}
-DRY = ("checked_read", "dedup", "embed", "eval", "filter", "long_scan", "report", "split", "train")
+NEEDS = {
+    "dedup": "faiss",
+    "embed": "open_clip",
+    "eval": "open_clip",
+    "train": "open_clip_train",
+}
+DRY = (
+    "checked_read",
+    "dedup",
+    "embed",
+    "eval",
+    "filter",
+    "long_scan",
+    "report",
+    "simulate_cluster",
+    "split",
+    "train",
+)
 
 
 @pytest.fixture

@@ -275,6 +275,30 @@ def test_states_of_workers_are_merged(tmp_path: Path) -> None:
     assert ledger.state == frozenset(range(6))
 
 
+def test_states_of_many_workers_take_no_more_memory_than_those_of_two(tmp_path: Path) -> None:
+    held: set[int] = set()
+
+    class State:
+        def __init__(self, known: frozenset[int]) -> None:
+            self.known = known
+            held.add(id(self))
+
+        def __del__(self) -> None:
+            held.discard(id(self))
+
+    def merge(ours: State, theirs: State) -> State:
+        return State(ours.known | theirs.known)
+
+    ledger, most = Ledger(None), 0
+    ledger.gather(merge)
+    for worker in range(50):
+        for value in (worker, 100 + worker):  # the last state of a worker knows all before
+            ledger.add(Made({f"{value}": {}}, State(frozenset(range(worker, value + 1))), worker))
+            most = max(most, len(held))
+    assert ledger.state.known == frozenset(range(150))
+    assert most <= 3
+
+
 def test_a_torn_line_of_the_ledger_is_none(tmp_path: Path) -> None:
     path = tmp_path / "units.jsonl"
     ledger = Ledger(path)

@@ -381,9 +381,12 @@ class Output:
             check_files(part, sums)
         self.start()
         self.expect({name for sums in files.values() for name in sums})
+        together = self.ledger.at(None)
         for number, (part, ledger) in enumerate(ledgers.items()):
             bring(part, files[part], self.path)
-            self.ledger.add(Made(ledger.records, ledger.state, number))
+            together.add(Made(ledger.records, ledger.state, number))
+            ledger.clear()  # what a part has gathered is large, and there may be hundreds
+        self.ledger.add(Made(together.records, together.state))
         first, ledger = next(iter(ledgers.items()))
         known = _SAYING | files[first].keys() | {f"{PROGRESS}/{name}" for name in ledger.files}
         bring(first, first.notes_besides(known), self.path)

@@ -110,7 +110,9 @@ class Ledger:
         self._record = record or {}
         self._shape = {"files": (None, FILES), **self._record}
         self.records: dict[str, dict[str, Any]] = {}
-        self._states: dict[int, Any] = {}
+        self._others: Any = None  # what all workers have gathered but the one that told it last
+        self._latest: tuple[int, Any] = (_NOBODY, None)
+        self._unread: Path | None = None  # what earlier runs have gathered, until it is asked for
         self._merge: Callable[[Any, Any], Any] | None = None
         self._state_file: StateFile | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -120,7 +122,7 @@ class Ledger:
         """How the states of two workers become one, and the file beside the ledger for it."""
         self._merge, self._state_file = merge, file
 
-    def at(self, path: Path) -> Ledger:
+    def at(self, path: Path | None) -> Ledger:
         """Another of the same kind."""
         other = Ledger(path, self._record)
         other._merge, other._state_file = self._merge, self._state_file
@@ -133,7 +135,7 @@ class Ledger:
         return state if self.path is None else [self.path.name, *state]
 
     def load(self) -> None:
-        """Read what earlier runs have noted."""
+        """Read what earlier runs have noted; their state is read when it is asked for."""
         if self.path is None:
             return
         for name, record in lines.read(self.path, self._parse):
@@ -142,13 +144,12 @@ class Ledger:
             else:
                 self.records[name] = record
         if self.records and self._state_file is not None:
-            state = self._state_file.load(self.path.with_name(self._state_file.name))
-            self._states[_EARLIER] = state
+            self._unread = self.path.with_name(self._state_file.name)
 
     def clear(self) -> None:
         """Nothing has been done."""
         self.records.clear()
-        self._states.clear()
+        self._others, self._latest, self._unread = None, (_NOBODY, None), None
 
     def _parse(self, line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         if line[SUM] != checksum(line):
@@ -166,20 +167,26 @@ class Ledger:
     @property
     def state(self) -> Any:
         """What all workers have gathered; None if none has."""
-        states = list(self._states.values())
-        if not states:
-            return None
-        whole = states[0]
-        for other in states[1:]:
-            assert self._merge is not None
-            whole = self._merge(whole, other)
-        return whole
+        if self._unread is not None and self._state_file is not None:
+            unread, self._unread = self._unread, None
+            self._others = self._together(self._state_file.load(unread), self._others)
+        return self._together(self._others, self._latest[1])
+
+    def _together(self, ours: Any, theirs: Any) -> Any:
+        if ours is None or theirs is None:
+            return theirs if ours is None else ours
+        assert self._merge is not None
+        return self._merge(ours, theirs)
 
     def add(self, made: Made) -> None:
         """Note units as done. Returns at once if writing it down can go on beside the work."""
         self.records |= {name: dict(record) for name, record in made.records.items()}
         if made.state is not None:
-            self._states[made.worker] = made.state
+            # Of each worker the last state holds all that it said before; a state is as large as
+            # all test sets, and there may be hundreds of workers.
+            if made.worker != self._latest[0]:
+                self._others = self._together(self._others, self._latest[1])
+            self._latest = made.worker, made.state
         if self.path is None or not (made.records or made.state is not None):
             return
         noted = [_line(name, record) for name, record in made.records.items()]
@@ -215,7 +222,7 @@ class Ledger:
             lines.append(self.path, noted)
 
 
-_EARLIER = -1
+_NOBODY = -1
 
 
 def _line(name: str, record: Mapping[str, Any] | None) -> dict[str, Any]:
