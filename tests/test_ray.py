@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -55,9 +56,15 @@ def cluster() -> Iterator[Two]:
         from ray.cluster_utils import Cluster
 
         more = {"num_cpus": 1, "include_log_monitor": False, "include_dashboard": False}
-        two = Cluster(initialize_head=True, head_node_args={**more, **agent_ports()})
-        second = two.add_node(num_cpus=1, **agent_ports())
-        ray.init(address=two.address, log_to_driver=False, logging_level="error")
+        two = Cluster()
+        try:
+            two.add_node(**more, **agent_ports())
+            second = two.add_node(num_cpus=1, **agent_ports())
+            ray.init(address=two.address, log_to_driver=False, logging_level="error")
+        except Exception as error:  # its processes have half a minute, on however busy a machine
+            two.shutdown()
+            warnings.warn(f"NOT TESTED ON RAY, which does not start here: {error}", stacklevel=1)
+            pytest.skip("Ray does not start here")
         try:
             yield Two(second.node_id, lambda: two.remove_node(second, allow_graceful=False))
         finally:
@@ -138,7 +145,8 @@ def test_commands_make_the_same_folders_though_a_node_is_lost(
     clipgap.scan(world.train, world.test_paths, k=5, out="here/scan")
     clipgap.scan(world.train, world.test_paths, k=5, out="there/scan", executor=losing)
     killer.join()
-    assert tree(Path("there")) == tree(Path("here"))
+    for folder in ("store", "kept", "scan"):  # beside them lie settings, which name the folder
+        assert tree(Path("there", folder)) == tree(Path("here", folder))
 
 
 # --- without one
