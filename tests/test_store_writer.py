@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -176,3 +177,17 @@ def test_catalogues_that_are_none(tmp_path: Path, content: str) -> None:
     (tmp_path / "store.json").write_text(content)
     with pytest.raises(InputError, match="not the catalogue of a clipgap store"):
         open_store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"rows": "9"}, {"rows": -1}, {"rows": 10**30}, {"rows_sum": ".."}, {"name": 1}],
+    ids=str,
+)
+def test_catalogues_with_an_odd_entry(tmp_path: Path, change: dict[str, Any]) -> None:
+    folder = write(tmp_path / "store")
+    content = json.loads((folder / "store.json").read_text())
+    content["shards"][0] |= change
+    (folder / "store.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"store.json: not .*shards 0 {min(change)} is"):
+        open_store(folder)

@@ -13,6 +13,7 @@ rows is checked as a whole, too.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from clipgap.errors import InputError
-from clipgap.files.documents import MANIFEST
+from clipgap.files.documents import MANIFEST, is_count, misfits
 from clipgap.files.naming import join_path
 from clipgap.files.volumes import File, read_bytes
 from clipgap.store.keys import KeySource, open_parquet_keys
@@ -63,6 +64,19 @@ class Catalogue:
     def to_json(self) -> str:
         content = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
         return json.dumps(content, indent=1, sort_keys=True) + "\n"
+
+
+def _is_hexadecimal(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{1,64}", value) is not None
+
+
+_ENTRY = {
+    "name": str,
+    **dict.fromkeys(("rows", "normalised"), is_count),
+    "embeddings_sha256": str,
+    "keys_sha256": (None, str),
+    "rows_sum": (None, _is_hexadecimal),
+}
 
 
 def recognise(place: Place) -> list[Layout]:
@@ -128,8 +142,10 @@ def read_catalogue(file: File) -> Catalogue:
             raise ValueError(
                 f"its version is {content['version']!r}; this clipgap reads {_VERSION}"
             )
+        for problem in misfits(content, {"dim": is_count, "keys": bool, "shards": [_ENTRY]}):
+            raise ValueError(problem)
         shards = tuple(Entry(**entry) for entry in content["shards"])
-        return Catalogue(int(content["dim"]), bool(content["keys"]), shards)
+        return Catalogue(content["dim"], content["keys"], shards)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file.path}: not the catalogue of a clipgap store: {error}") from error
 
