@@ -4,6 +4,7 @@ finds it, or it is on the list of what nothing else can tell."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -226,7 +227,13 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-2])
 
 
-DAMAGES = {"flip": flip, "cut": cut, "delete": Path.unlink}
+def pipe(path: Path) -> None:
+    """Whoever reads it waits for a writer."""
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES = {"flip": flip, "cut": cut, "delete": Path.unlink, "pipe": pipe}
 
 
 def test_every_kind_is_made_here(made: tuple[str, Path]) -> None:
@@ -250,6 +257,7 @@ def test_a_damaged_file_is_found(made: tuple[str, Path], damage: str) -> None:
         try:
             assert not is_right(folder), relative
         finally:
+            path.unlink(missing_ok=True)
             if isinstance(kept, bytes):
                 path.write_bytes(kept)
             else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
-from clipgap.files.folders import is_inside
+from clipgap.files.folders import is_inside, open_file
 
 MANIFEST = "manifest.json"
 """The last file to be written into an output folder: with it the folder is whole."""
@@ -206,7 +206,8 @@ def _is_sealed(document: Mapping[str, Any]) -> bool:
 
 def _read(path: Path) -> Any:
     try:
-        content = path.read_bytes()
+        with open_file(path) as file:
+            content = file.readall()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error}") from error
     return _parsed(content, path)

@@ -7,16 +7,19 @@ a document says, nothing outside the folder is touched.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from clipgap.errors import InputError
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_FILE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 def is_inside(name: object) -> bool:
@@ -30,10 +33,29 @@ def is_inside(name: object) -> bool:
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
+def open_file(path: Path) -> FileIO:
+    """A file to be read; a pipe of that name, on which one could wait for ever, is an `OSError`."""
+    file = FileIO(os.open(path, _FILE))
+    kind = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(kind):
+        return file
+    file.close()
+    wrong = errno.EISDIR if stat.S_ISDIR(kind) else errno.EINVAL
+    raise OSError(wrong, "Is a directory" if stat.S_ISDIR(kind) else "Is not a file", str(path))
+
+
 def files_in(folder: Path) -> Iterator[str]:
     """The names of all that is in a folder and not itself a folder; links are not followed."""
     for inner, _, names in _walk(folder):
         yield from (f"{inner}{name}" for name in names)
+
+
+def require_files(folder: Path) -> None:
+    """Refuse a folder with pipes or devices in it, on which a reader could wait for ever."""
+    for name in files_in(folder):
+        path = folder / name
+        if not path.is_file() and path.exists() and not path.is_dir():
+            raise InputError(f"{path} is no file, but a pipe or a device; remove it")
 
 
 def remove(folder: Path, names: Iterable[str]) -> None:

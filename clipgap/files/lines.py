@@ -14,11 +14,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, TypeVar
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import sync_folder
+from clipgap.files.folders import open_file
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ def read(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[T]:
 def last(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
     """What `make` makes of the last record, without reading those before; None if there is none."""
     try:
-        with path.open("rb") as log:
+        with open_file(path) as log:
             end = _end_of_lines(log.fileno(), os.fstat(log.fileno()).st_size)
             start = _end_of_lines(log.fileno(), end - 1)
             line = os.pread(log.fileno(), end - start, start)
@@ -78,7 +80,7 @@ def _placed(path: Path, make: Callable[[dict[str, Any]], T]) -> Iterator[tuple[i
     """Each record, after the place where its line ends."""
     end = 0
     try:
-        with path.open("rb") as log:
+        with BufferedReader(open_file(path)) as log:
             for number, line in enumerate(log, start=1):
                 if not line.endswith(b"\n"):
                     return

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
+from clipgap.files.folders import open_file
 from clipgap.files.pages import read_plain
 from clipgap.files.sums import FileSum as FileSum
 
@@ -128,7 +129,7 @@ def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
     open is an `InputError` that names the file.
     """
     try:
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             yield TableReader(path, file.fileno(), expected)
     except (OSError, pa.ArrowException, IndexError, KeyError) as error:
         words = " ".join(str(error).split()).rstrip(".")

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from clipgap.files.folders import open_file
+
 _CHUNK = 1 << 20
 _THREADS = 4
 
@@ -26,7 +28,7 @@ class FileSum:
     def of(cls, path: Path) -> FileSum:
         """The sum of the file that is there now, read in pieces of bounded size."""
         digest, size = hashlib.sha256(), 0
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
@@ -51,7 +53,7 @@ class ArchiveSum:
     @classmethod
     def of(cls, path: Path) -> ArchiveSum:
         crc = size = 0
-        with path.open("rb", buffering=0) as file:
+        with open_file(path) as file:
             while chunk := file.read(_CHUNK):
                 crc = zlib.crc32(chunk, crc)
                 size += len(chunk)

@@ -36,6 +36,7 @@ from clipgap.files.documents import (
     is_number,
     read_manifest,
 )
+from clipgap.files.folders import open_file
 from clipgap.files.parquet import FileSum, open_table
 from clipgap.files.sums import damaged, sums_from_json
 from clipgap.runs.output import Kind
@@ -196,7 +197,8 @@ class KeepList:
         if held is None:
             known, name = self.shards[shard], bitmap_name(shard)
             try:
-                content = (self.path / name).read_bytes()
+                with open_file(self.path / name) as file:
+                    content = file.readall()
             except OSError as error:
                 raise InputError(f"cannot read {self.path / name}: {error.strerror}") from error
             if FileSum.of_bytes(content) != FileSum(**self.manifest["files"][name]):

@@ -16,6 +16,7 @@ from typing import Any
 
 from clipgap.errors import QUARANTINED, InputError, UsageError
 from clipgap.files.documents import MANIFEST, format_of
+from clipgap.files.folders import require_files
 from clipgap.keep.certificates import require_certificate_place
 from clipgap.kernels.options import Compute
 from clipgap.options import Options, takes_options
@@ -106,6 +107,7 @@ def verify(
     )
     checks = Checks(asked.on_progress)
     kind = _kind_of(folder)
+    require_files(folder)
     _refuse_idle(kind, asked)
     if asked.certify is not None:
         require_certificate_place(asked.certify, folder)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, read_manifest
-from clipgap.files.folders import files_in
+from clipgap.files.folders import files_in, open_file
 from clipgap.files.parquet import FileSum, read_table
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.kernels.options import Compute
@@ -173,6 +173,7 @@ def quarantined(folder: Path, manifest: Mapping[str, Any]) -> list[dict[str, Any
 def json_of(path: Path) -> Any:
     """What a file of a folder says that a manifest knows."""
     try:
-        return json.loads(path.read_bytes())
+        with open_file(path) as file:
+            return json.loads(file.readall())
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
