@@ -24,6 +24,7 @@ from clipgap.scan.result import ScanResult
 from clipgap.scan.tables import TEST_SCHEMA
 from clipgap.store.base import Shard, ShardInfo, Store
 from clipgap.store.opening import open_store
+from tests.thorough import THOROUGH
 
 K = 64
 
@@ -102,4 +103,11 @@ def test_row_groups_hold_fewer_rows_where_keys_are_long(
     sizes = [file.read_row_group(group)["nn_key"].nbytes for group in range(file.num_row_groups)]
     assert file.num_row_groups == groups
     assert max(sizes) <= 1.1 * limit  # with what says where each string begins
+    assert_read_back(result, lists, keys, looked_at=100)
+
+
+@pytest.mark.skipif(not THOROUGH, reason="takes gigabytes, and a minute")
+def test_keys_beyond_2_gib(tmp_path: Path) -> None:
+    assert 180_000 * K * 196 > 1 << 31
+    result, lists, keys = write_lists(tmp_path, points=180_000, width=196)
     assert_read_back(result, lists, keys, looked_at=100)
