@@ -45,18 +45,16 @@ from clipgap.clip.analyze.tables import (
     read_blocks,
 )
 from clipgap.clip.analyze.work import BLOCKS, EDGES, EMBEDDINGS, AnalysisWork, Unit, units_of
-from clipgap.clip.models import fetch, resolve_device
+from clipgap.clip.models import fetch
+from clipgap.clip.passes import do_passes
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import remove
 from clipgap.files.parquet import read_table, write_tables
 from clipgap.files.sums import FileSum
-from clipgap.machine import thread_count, versions
+from clipgap.machine import versions
 from clipgap.options import takes_options
-from clipgap.runs.executors import Here
-from clipgap.runs.how import How, Progress, Tally
+from clipgap.runs.how import How
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
-from clipgap.runs.run import run_units
-from clipgap.runs.units import Step
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 
 CKA, NEURONS, COMPLETENESS = "cka.parquet", "neurons.parquet", "completeness.parquet"
@@ -195,34 +193,10 @@ def _fill(output: Output, plan: AnalysisPlan) -> Analysis:
 
 def _look(output: Output, plan: AnalysisPlan) -> None:
     """Do all units that the ledger does not have."""
-    how, records, units = output.how, output.ledger.records, units_of(plan)
-    output.ledger.forget(
-        unit.name
-        for unit in units
-        if unit.name in records and set(unit.files) != records[unit.name]["files"].keys()
-    )
-    sizes = {domain.name: domain.images.samples for domain in plan.domains}
-    left = [sizes[unit.domain] for unit in units if unit.name not in records]
-    tally = Tally(
-        how,
-        Progress(
-            stage="loading",
-            total=0 if None in left else sum(size or 0 for size in left),
-            noun="images",
-            part=len(records),
-            parts=len(units),
-            parts_are="pass",
-        ),
-    )
-    executor = how.executor
-    if executor is None:
-        executor = Here(thread_count(), resolve_device(plan.reading.device))
+    units, sizes = units_of(plan), {domain.name: domain.images.samples for domain in plan.domains}
+    images = [sizes[unit.domain] for unit in units]
     work = AnalysisWork(output.path, plan)
-    for event in run_units(work, units, output.ledger, executor, how, "pass", "images"):
-        if isinstance(event, Step):
-            tally.add(event.done, **event.more)
-        else:
-            tally.add(parts=len(event.records))
+    do_passes(output, work, units, images, plan.reading.device, "pass")
 
 
 def _finish(output: Output, plan: AnalysisPlan, described: Mapping[str, Any]) -> dict[str, Any]:

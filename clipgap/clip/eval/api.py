@@ -28,19 +28,16 @@ from clipgap.clip.eval.subset_tables import (
 )
 from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, compare, summarise
 from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
-from clipgap.clip.models import fetch, resolve_device
+from clipgap.clip.models import fetch
+from clipgap.clip.passes import do_passes
 from clipgap.errors import UsageError
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import is_inside, remove
 from clipgap.files.parquet import read_table, write_tables
 from clipgap.files.sums import FileSum
-from clipgap.machine import thread_count
 from clipgap.options import takes_options
-from clipgap.runs.executors import Here
-from clipgap.runs.how import How, Progress, Tally
+from clipgap.runs.how import How
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
-from clipgap.runs.run import run_units
-from clipgap.runs.units import Step
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.version import __version__
 
@@ -206,34 +203,10 @@ def _fill(output: Output, plan: EvalPlan) -> EvalResult:
 
 def _evaluate(output: Output, plan: EvalPlan) -> None:
     """Do all units that the ledger does not have."""
-    how, records, units = output.how, output.ledger.records, units_of(plan)
-    output.ledger.forget(
-        unit.name
-        for unit in units
-        if unit.name in records and unit.file not in records[unit.name]["files"]
-    )
-    sizes = {data.name: data.images.samples for data in plan.sets}
-    left = [sizes[unit.data] for unit in units if unit.name not in records]
-    tally = Tally(
-        how,
-        Progress(
-            stage="loading",
-            total=0 if None in left else sum(size or 0 for size in left),
-            noun="images",
-            part=len(records),
-            parts=len(units),
-            parts_are="evaluation",
-        ),
-    )
-    executor = how.executor
-    if executor is None:
-        executor = Here(thread_count(), resolve_device(plan.options.device))
+    units, sizes = units_of(plan), {data.name: data.images.samples for data in plan.sets}
+    images = [sizes[unit.data] for unit in units]
     work = EvalWork(output.path, plan)
-    for event in run_units(work, units, output.ledger, executor, how, "evaluation", "images"):
-        if isinstance(event, Step):
-            tally.add(event.done, **event.more)
-        else:
-            tally.add(parts=len(event.records))
+    do_passes(output, work, units, images, plan.options.device, "evaluation")
 
 
 def _finish(output: Output, plan: EvalPlan, described: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,6 +62,10 @@ class Unit:
         """What the checkpoint made of each sample, from the output folder on."""
         return f"{SAMPLES}/{self.name}.parquet"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.file,)
+
 
 def units_of(plan: EvalPlan) -> list[Unit]:
     """All units, those that are best done together side by side."""
