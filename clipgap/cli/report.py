@@ -12,7 +12,7 @@ from clipgap.cli import words
 from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
 from clipgap.files.naming import read_named, read_pairs
-from clipgap.options import REQUIRED, option
+from clipgap.options import option
 from clipgap.report.options import ReportOptions
 from clipgap.store.options import Mixing
 
@@ -32,7 +32,7 @@ def report(
     mixing: Mixing,
     running: Running,
     scan: tuple[str, ...] = option(
-        REQUIRED,
+        (),
         "A scan of a training set; the first is the large set that galleries and curves are about. "
         "Repeatable. Without NAME it is called like its folder.",
         metavar="[NAME=]SCAN",
@@ -44,12 +44,12 @@ def report(
         metavar="[NAME=]SCAN",
     ),
     split: tuple[str, ...] = option(
-        (), "A keep-list of a scanned store. Repeatable.", metavar="[NAME=]KEEP"
+        (), "A keep-list of a scanned store, or a mix. Repeatable.", metavar="[NAME=]KEEP"
     ),
     eval: tuple[str, ...] = option(
         (),
-        "A folder of `clipgap eval`. A checkpoint that is called like a split, or like a scan, was "
-        "trained on it. Repeatable.",
+        "A folder of `clipgap eval`. A checkpoint or pool that is called like a split, or like a "
+        "scan, was trained on it. Repeatable.",
         metavar="EVAL",
     ),
     images: tuple[str, ...] = option(
@@ -67,6 +67,16 @@ def report(
     ),
     analysis: tuple[str, ...] = option(
         (), "A folder of `clipgap analyze`. Repeatable.", metavar="ANALYSIS"
+    ),
+    domains: tuple[str, ...] = option(
+        (),
+        "A folder of `clipgap domains label`: adds compositions. Repeatable.",
+        metavar="[NAME=]DOMAINS",
+    ),
+    heads: tuple[str, ...] = option(
+        (),
+        "A folder of `clipgap domains fit`: adds precision and recall. Repeatable.",
+        metavar="[NAME=]HEADS",
     ),
     out: Path | None = output("REPORT"),
 ) -> int:
@@ -87,6 +97,8 @@ def report(
         "paper": paper,
         "embeddings": read_named(embedding, "--embedding"),
         "analyses": analysis,
+        "domains": read_named(domains, "--domains"),
+        "heads": read_named(heads, "--heads"),
         "mixing": mixing,
     }
     if running.dry_run:
@@ -102,7 +114,11 @@ def report(
 
 
 def _plan(sources: Sources) -> dict[str, Any]:
-    checkpoints = dict.fromkeys(name for one in sources.evaluations for name, _ in one.pairs)
+    checkpoints = dict.fromkeys(
+        name
+        for one in sources.evaluations
+        for name in (*(name for name, _ in one.pairs), *one.manifest.get("pools", {}))
+    )
     known = {*sources.splits, *(one.name for one in sources.scans)}
     return {
         "scans": {one.name: one.scan.rows for one in sources.scans},
@@ -120,6 +136,8 @@ def _plan(sources: Sources) -> dict[str, Any]:
             {"path": one.path, "checkpoints": [c["name"] for c in one.manifest["checkpoints"]]}
             for one in sources.analyses
         ],
+        "domains": {name: one.counts["rows"] for name, one in sources.labelled.items()},
+        "heads": {name: one.model for name, one in sources.heads.items()},
         "paper": None if sources.paper is None else sources.paper.title,
     }
 
@@ -143,6 +161,10 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
         yield f"  embedding   {name}"
     for one in plan["analyses"]:
         yield f"  analysis    {one['path']}: {', '.join(one['checkpoints'])}"
+    for name, rows in plan["domains"].items():
+        yield f"  domains     {name}: {words.plural(rows, 'row')}"
+    for name, model in plan["heads"].items():
+        yield f"  heads       {name}, for {model}"
     if plan["paper"] is not None:
         yield f"  paper       {plan['paper']}"
 

@@ -75,7 +75,7 @@ def composition(
     their stores. Both may be mappings of names to paths. All must have been labelled by the same
     heads.
     """
-    folders = {name: _open(Path(path)) for name, path in named(domains, "folder").items()}
+    folders = {name: open_said(Path(path)) for name, path in named(domains, "folder").items()}
     if not folders:
         raise UsageError("name at least one folder that `clipgap domains label` made, or a scan")
     _require_same_heads(folders)
@@ -91,29 +91,36 @@ def composition(
 
 
 @dataclass(frozen=True)
-class _Domains:
+class Said:
     """A finished folder that says the domain of each row of a store."""
 
     path: Path
+    manifest: Mapping[str, Any]
     store: Mapping[str, Any]
-    heads: Mapping[str, Any]
-    counts: Mapping[str, Any]
-    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def heads(self) -> Mapping[str, Any]:
+        cited: Mapping[str, Any] = self.manifest["inputs"]["heads"]
+        return cited
+
+    @property
+    def counts(self) -> Mapping[str, Any]:
+        counts: Mapping[str, Any] = self.manifest["counts"]
+        return counts
 
 
-def _open(path: Path) -> _Domains:
-    if format_of(path / MANIFEST) == FORMAT:
-        manifest = open_scan(path).manifest
-        store, heads = manifest["inputs"]["train"], manifest["inputs"].get("heads")
-        if heads is None:
-            raise InputError(f"{path} is a scan without heads; make it with --heads")
-    else:
+def open_said(path: Path) -> Said:
+    """What `clipgap domains label` made, or a scan with heads."""
+    if format_of(path / MANIFEST) != FORMAT:
         manifest = read_manifest(path, KIND.form, "Run the same command with --resume.")
-        store, heads = manifest["inputs"]["store"], manifest["inputs"]["heads"]
-    return _Domains(path, store, heads, manifest["counts"], manifest["files"])
+        return Said(path, manifest, manifest["inputs"]["store"])
+    scan = open_scan(path)
+    if "heads" not in scan.manifest["inputs"]:
+        raise InputError(f"{path} is a scan without heads; make it with --heads")
+    return Said(path, scan.manifest, scan.manifest["inputs"]["train"])
 
 
-def _require_same_heads(folders: Mapping[str, _Domains]) -> None:
+def _require_same_heads(folders: Mapping[str, Said]) -> None:
     """Shares that different heads say cannot be compared."""
     first, *others = folders.values()
     for other in others:
@@ -124,7 +131,7 @@ def _require_same_heads(folders: Mapping[str, _Domains]) -> None:
             )
 
 
-def _labels_of(keep: KeepList, folders: Sequence[_Domains]) -> _Domains:
+def _labels_of(keep: KeepList, folders: Sequence[Said]) -> Said:
     """The domains of the store that a keep-list is of."""
     found = [
         folder for folder in folders if not any(differences(folder.store, keep.manifest["store"]))
@@ -139,17 +146,18 @@ def _labels_of(keep: KeepList, folders: Sequence[_Domains]) -> _Domains:
     return found[0]
 
 
-def _count(domains: _Domains, keep: KeepList, threads: int | None, how: How) -> dict[str, Any]:
+def _count(domains: Said, keep: KeepList, threads: int | None, how: How) -> dict[str, Any]:
     """The counts of the rows that are kept."""
 
     def of_shard(shard: int) -> dict[str, Any]:
         counts, name, start = zero(), part_name(shard), 0
-        if name not in domains.files:
+        files = domains.manifest["files"]
+        if name not in files:
             raise InputError(
                 f"{domains.path} was made without a training table, so what is said "
                 "of the rows of a keep-list is not known"
             )
-        file = FileSum(**domains.files[name])
+        file = FileSum(**files[name])
         groups = read_row_groups(domains.path / name, file, list(DOMAIN_COLUMNS))
         for group in groups:
             add(counts, count(group, keep.bits(shard, start, start + group.num_rows)))
@@ -164,7 +172,7 @@ def _count(domains: _Domains, keep: KeepList, threads: int | None, how: How) -> 
 
 
 def _composed(
-    name: str, domains: _Domains, counts: Mapping[str, Any], path: Path | None = None
+    name: str, domains: Said, counts: Mapping[str, Any], path: Path | None = None
 ) -> Composition:
     return Composition(
         name,

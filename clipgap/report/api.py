@@ -36,6 +36,7 @@ KIND = Kind(
                 "images": Each({"path": str, "sha256": str}),
                 "paper": (None, str),
                 "analyses": (None, [str]),
+                **dict.fromkeys(("domains", "heads"), (None, Each(str))),
                 "calls": [str],
                 "certificates": Each(str),
             },
@@ -66,7 +67,7 @@ class ReportResult:
 
 @takes_options
 def plan_report(
-    scans: Named,
+    scans: Named = (),
     *,
     reference: Named | None = None,
     splits: Named = (),
@@ -75,17 +76,29 @@ def plan_report(
     paper: Given | None = None,
     embeddings: Named = (),
     analyses: Sequence[Given] | Given = (),
+    domains: Named = (),
+    heads: Named = (),
     mixing: Mixing,
 ) -> Sources:
     """Open and check everything that `report` would read."""
     return open_sources(
-        scans, reference, splits, evals, images, paper, embeddings, analyses, mixing
+        scans,
+        reference,
+        splits,
+        evals,
+        images,
+        paper,
+        embeddings,
+        analyses,
+        domains,
+        heads,
+        mixing,
     )
 
 
 @takes_options
 def report(
-    scans: Named,
+    scans: Named = (),
     *,
     out: Given,
     reference: Named | None = None,
@@ -95,6 +108,8 @@ def report(
     paper: Given | None = None,
     embeddings: Named = (),
     analyses: Sequence[Given] | Given = (),
+    domains: Named = (),
+    heads: Named = (),
     options: ReportOptions,
     mixing: Mixing,
     how: How,
@@ -103,11 +118,12 @@ def report(
 
     `scans`, `reference` and `splits` are paths, or paths by name; without a name a folder is called
     as it is. The first scan is of the large set that galleries and curves are about. `evals` are
-    folders of `clipgap eval`; a checkpoint belongs to the split, or the scan, that it is called
-    like. `images` are tar shards or folders by name of a test set, scan or reference. `paper` is a
-    file of published figures. `embeddings` are the first scan made again with other embeddings.
-    `analyses` are folders of `clipgap analyze`. `gallery` limits how many points of each test set
-    the gallery shows.
+    folders of `clipgap eval`; a checkpoint, or a pool, belongs to the split, or the scan, that it
+    is called like. `images` are tar shards or folders by name of a test set, scan or reference.
+    `paper` is a file of published figures. `embeddings` are the first scan made again with other
+    embeddings. `analyses` are folders of `clipgap analyze`; `domains` those of `label_domains`,
+    `heads` those of `fit_heads`, both perhaps by name. `gallery` limits how many points of each
+    test set the gallery shows.
 
     Equal inputs give equal folders, byte for byte.
     """
@@ -121,6 +137,8 @@ def report(
         paper=paper,
         embeddings=embeddings,
         analyses=analyses,
+        domains=domains,
+        heads=heads,
         mixing=mixing,
     )
     for note in sources.met.notes:

@@ -9,7 +9,9 @@ from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.report.parts import Findings, Part, Section
 from clipgap.report.sections.accuracy import ACCURACY
+from clipgap.report.sections.domains import DOMAINS
 from clipgap.report.sections.finding import FINDING
+from clipgap.report.sections.groups import GROUPS
 from clipgap.report.sections.how_near import HOW_NEAR
 from clipgap.report.sections.inside import INSIDE
 from clipgap.report.sections.provenance import PROVENANCE
@@ -19,7 +21,10 @@ from clipgap.report.sources import Sources, TrainingSet
 from clipgap.version import __version__
 
 FORMAT = "clipgap-report-data"
-SECTIONS = (FINDING, HOW_NEAR, ACCURACY, ROBUSTNESS, PRUNING, INSIDE, PROVENANCE)
+SECTIONS = (
+    *(FINDING, HOW_NEAR, DOMAINS, ACCURACY, GROUPS, ROBUSTNESS, PRUNING, INSIDE),
+    PROVENANCE,
+)
 
 
 def gather(sources: Sources, title: str) -> Findings:

@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from clipgap.intervals import Interval
 from clipgap.report.sources import Sources
-from clipgap.report.svg import Drawing, Entry, colour_of, linear
+from clipgap.report.svg import Axis, Drawing, Entry, colour_of, linear, shortened
 from clipgap.report.tables import Table
+
+MOST_LETTERS = 54
+"""Of the labels below bars, all together."""
 
 Findings = Mapping[str, Any]
 """All numbers of a report, as plain data."""
@@ -129,3 +133,28 @@ def outlines(
             tip = f"{entry.name}: {low:.2f} to {high:.2f}, {share:.2%} {of_what}"
             drawing.bar(low, high, share, entry.colour, tip)
     return drawing
+
+
+def side_by_side(names: Sequence[str]) -> Axis:
+    """An axis with a place for each name."""
+    letters = MOST_LETTERS // max(len(names), 1)
+    ticks = [(float(n), shortened(name, letters)) for n, name in enumerate(names)]
+    return Axis(-0.6, len(names) - 0.4, "", ticks)
+
+
+def draw_bar(
+    drawing: Drawing, middle: float, width: float, value: Interval, colour: int, tip: str
+) -> None:
+    """A bar from 0, with its interval where it has one."""
+    left, right = middle - width / 2, middle + width / 2
+    outline = [(left, 0), (left, value.value), (right, value.value), (right, 0)]
+    drawing.path(outline, f"area s{colour}")
+    if value.low < value.high:
+        drawing.whisker(middle, value.low, value.high, colour)
+    drawing.bar(left, right, value.value, colour, tip)
+
+
+def spread(rows: Sequence[Any], most: int) -> list[Any]:
+    """At most so many of the rows, evenly spread over all."""
+    count = min(len(rows), most)
+    return [rows[place * len(rows) // count] for place in range(count)]

@@ -13,20 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.clip.analyze.api import Analysis, open_analysis
-from clipgap.clip.eval.api import PAIRED, SUMMARY
-from clipgap.clip.eval.api import open_evaluation as open_result
-from clipgap.clip.eval.work import SAMPLES
 from clipgap.clip.images.reading import find_images, is_image_folder
+from clipgap.domains.composition import Said, open_said
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.naming import Given, Named, named
-from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.parquet import FileSum
 from clipgap.files.settings import read_settings
 from clipgap.files.volumes import File, LocalFile
+from clipgap.heads.heads import Heads, open_heads
 from clipgap.keep.certificates import read_certificate
 from clipgap.keep.lists import KeepList, open_keep
+from clipgap.report.evaluations import Evaluation, open_evaluation
 from clipgap.report.paper import Paper, read_paper
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.shards.finding import TarShard, find_shards
@@ -37,11 +37,8 @@ GAP_COLUMN = "reference"
 """What the reference is called when only its thresholds are known, from the scan."""
 
 
-_COLUMNS = {
-    SUMMARY: "checkpoint set group metric samples correct accuracy low high".split(),
-    PAIRED: "set group first second difference low high draws seed".split(),
-    SAMPLES: "row key label prediction correct".split(),
-}
+MIX = "mix"
+"""The rule of a keep-list that `clipgap mix` drew."""
 
 
 @dataclass(frozen=True)
@@ -79,60 +76,6 @@ class TrainingSet:
     def similarity(self, test: str) -> NDArray[np.float64]:
         """s_test of each test point; NaN where it has no score."""
         return self.points(test).similarity
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """A finished evaluation; its tables are checked when they are read."""
-
-    path: Path
-    manifest: Mapping[str, Any]
-
-    @cached_property
-    def summary(self) -> list[dict[str, Any]]:
-        """One entry per checkpoint, set, group and metric."""
-        rows: list[dict[str, Any]] = self._table(SUMMARY, SUMMARY).to_pylist()
-        return rows
-
-    @cached_property
-    def paired(self) -> list[dict[str, Any]]:
-        """Differences between checkpoints; empty if there is only one."""
-        if PAIRED not in self.manifest["files"]:
-            return []
-        rows: list[dict[str, Any]] = self._table(PAIRED, PAIRED).to_pylist()
-        return rows
-
-    @property
-    def pairs(self) -> Iterator[tuple[str, str]]:
-        """Which checkpoint was evaluated on which test set."""
-        return iter(dict.fromkeys((row["checkpoint"], row["set"]) for row in self.summary))
-
-    @property
-    def missing(self) -> dict[str, int]:
-        """Of checkpoints that were trained without all of their keep-list, how many it lacked."""
-        found = {one["name"]: one.get("missing", 0) for one in self.manifest["checkpoints"]}
-        return {name: count for name, count in found.items() if count}
-
-    def samples(self, checkpoint: str, test: str) -> Any:
-        """One row a test point; None if they were not kept."""
-        name = f"{SAMPLES}/{checkpoint}/{test}.parquet"
-        return self._table(name, SAMPLES) if name in self.manifest["files"] else None
-
-    def classes(self, test: str) -> list[str]:
-        """The names of a set's classes, if the evaluation lists them."""
-        for entry in self.manifest["sets"]:
-            if entry["name"] == test and isinstance(entry.get("classes"), list):
-                return [str(name) for name in entry["classes"]]
-        return []
-
-    def _table(self, name: str, kind: str) -> Any:
-        path = self.path / name
-        if name not in self.manifest["files"]:
-            raise InputError(f"the evaluation {self.path} has no {name}. Make it again.")
-        table = read_table(path, FileSum(**self.manifest["files"][name]))
-        if missing := [name for name in _COLUMNS[kind] if name not in table.column_names]:
-            raise InputError(f"{path} lacks the columns {', '.join(missing)}")
-        return table
 
 
 @dataclass(frozen=True)
@@ -181,6 +124,8 @@ class Sources:
     paper: Paper | None
     embeddings: tuple[TrainingSet, ...] = ()  # the first scan again, by other embeddings
     analyses: tuple[Analysis, ...] = ()
+    domains: Mapping[str, Said] = field(default_factory=dict)
+    heads: Mapping[str, Heads] = field(default_factory=dict)
     met: Meeting = field(default_factory=Meeting)  # of all stores but those of `embeddings`
 
     @property
@@ -218,12 +163,40 @@ class Sources:
             if _fingerprint(keep.manifest["store"]) == store
         }
 
+    @cached_property
+    def labelled(self) -> dict[str, Said]:
+        """Folders that say domains: those that were named, and scans with heads of other stores."""
+        found = dict(self.domains)
+        for one in self.scans:
+            inputs = one.scan.manifest["inputs"]
+            stores = [_fingerprint(each.store) for each in found.values()]
+            if "heads" in inputs and _fingerprint(inputs["train"]) not in stores:
+                if one.name in found:
+                    raise UsageError(
+                        f"{one.name!r} names a scan, and domains of another store; name one of "
+                        "them otherwise"
+                    )
+                assert one.scan.path is not None
+                found[one.name] = open_said(one.scan.path)
+        return found
+
+    def keeps_of(self, folders: Mapping[str, Said]) -> dict[str, KeepList]:
+        """The splits of which one of these folders says the domains."""
+        stores = [_fingerprint(each.store) for each in folders.values()]
+        return {
+            name: keep
+            for name, keep in self.splits.items()
+            if _fingerprint(keep.manifest["store"]) in stores
+        }
+
     def folders(self) -> Iterator[Path | None]:
         """Where all of it lies; None of a scan that is in memory."""
         yield from (one.scan.path for one in (*self.training_sets, *self.embeddings))
         yield from (keep.path for keep in self.splits.values())
         yield from (one.path for one in self.evaluations)
         yield from (one.path for one in self.analyses)
+        yield from (one.path for one in self.domains.values())
+        yield from (one.path for one in self.heads.values())
 
     def identity(self) -> dict[str, Any]:
         """For the manifest: equal sources are equal here, wherever they lie."""
@@ -239,6 +212,11 @@ class Sources:
             "paper": None if self.paper is None else self.paper.sha256,
             "embeddings": {one.name: checksum(one.scan.manifest) for one in self.embeddings},
             **({"analyses": analyses} if analyses else {}),
+            **{
+                kind: {name: checksum(one.manifest) for name, one in given.items()}
+                for kind, given in (("domains", self.domains), ("heads", self.heads))
+                if given
+            },
             "calls": [FileSum.of_bytes(call["settings"].encode()).sha256 for call in self.calls],
             "certificates": {name: checksum(found) for name, found in self.certificates.items()},
             **({"mixed_models": True} if self.met.is_mixed else {}),
@@ -258,7 +236,7 @@ class Sources:
 
 
 def open_sources(
-    scans: Named,
+    scans: Named = (),
     reference: Named | None = None,
     splits: Named = (),
     evaluations: Sequence[Given] | Given = (),
@@ -266,13 +244,15 @@ def open_sources(
     paper: Given | None = None,
     embeddings: Named = (),
     analyses: Sequence[Given] | Given = (),
+    domains: Named = (),
+    heads: Named = (),
     mixing: Mixing | None = None,
 ) -> Sources:
     """Open everything; what does not belong together is refused, all of it in one message."""
     large = [TrainingSet(name, open_scan(path)) for name, path in named(scans, "scan").items()]
     references = [] if reference is None else list(named(reference, "reference").items())
-    if not large:
-        raise UsageError("a report needs at least one scan")
+    if not large and (reference is not None or embeddings):
+        raise UsageError("a reference, and other embeddings, go beside a scan; give that as well")
     if len(references) > 1:
         raise UsageError("a report has one reference; give the others as scans")
     opened = [TrainingSet(name, open_scan(path), True) for name, path in references]
@@ -288,7 +268,16 @@ def open_sources(
             for name, path in named(embeddings, "embedding").items()
         ),
         analyses=tuple(open_analysis(path) for path in _listed(analyses)),
+        domains={
+            name: open_said(Path(path))
+            for name, path in named(domains, "folder of domains").items()
+        },
+        heads={name: open_heads(path) for name, path in named(heads, "folder of heads").items()},
     )
+    if not any((large, sources.evaluations, sources.analyses, sources.domains, sources.heads)):
+        raise UsageError(
+            "a report needs something to show: a scan, domains, heads, an evaluation or an analysis"
+        )
     _check_names(sources)
     if problems := list(_disagreements(sources)):
         raise InputError.listing("these inputs cannot go into one report:", problems)
@@ -307,14 +296,6 @@ def _meet(training_sets: Sequence[TrainingSet], mixing: Mixing) -> Meeting:
         for test in inputs["tests"]:
             stores[f"test set {test['name']!r} ({test['path']})"] = models_in(test)
     return meet(stores, mixing)
-
-
-def open_evaluation(folder: Path) -> Evaluation:
-    """Open a finished evaluation folder."""
-    manifest = open_result(folder).manifest
-    if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("sets"), list):
-        raise InputError(f"{folder}/manifest.json is damaged: it lists no files or no sets")
-    return Evaluation(folder, manifest)
 
 
 def _check_names(sources: Sources) -> None:
@@ -340,8 +321,8 @@ def _disagreements(sources: Sources) -> Iterator[str]:
                     f"test set {test!r} is another one in {first.scan.label} than in "
                     f"{other.scan.label}"
                 )
-    large = sources.scans[0].scan
     for embedding in sources.embeddings:
+        large = sources.scans[0].scan
         for test in set(large.test_names).intersection(embedding.scan.test_names):
             rows = [one.test_input(test)["rows"] for one in (large, embedding.scan)]
             if rows[0] != rows[1]:
@@ -351,7 +332,11 @@ def _disagreements(sources: Sources) -> Iterator[str]:
                 )
     stores = [_fingerprint(one.scan.manifest["inputs"]["train"]) for one in sources.scans]
     for name, keep in sources.splits.items():
-        if _fingerprint(keep.manifest["store"]) not in stores:
+        # A mix says itself what it was drawn from, and which domains it has.
+        if (
+            keep.manifest["rule"]["name"] != MIX
+            and _fingerprint(keep.manifest["store"]) not in stores
+        ):
             yield f"split {name!r} ({keep.path}) is of a store that none of the scans is about"
     for (checkpoint, test), count in Counter(
         pair for one in sources.evaluations for pair in one.pairs

@@ -105,6 +105,8 @@ class ThresholdPage:
     @classmethod
     def of(cls, sources: Sources, most: int | None) -> ThresholdPage | None:
         """None if there is no training table; `most` limits the rows listed of each test set."""
+        if not sources.scans:
+            return None
         training = sources.scans[0]
         if not training.scan.manifest["settings"]["train_table"] or not training.scan.rows:
             return None

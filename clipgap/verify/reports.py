@@ -26,6 +26,7 @@ _OPTIONAL = {
     "embeddings": "embeddings",
     "evaluations": "accuracy",
     "analyses": "analyses",
+    "heads": "heads",
 }
 """Inputs, and the numbers that there are of them."""
 
@@ -49,7 +50,7 @@ def _check_numbers(data: Mapping[str, Any], manifest: Mapping[str, Any], problem
     if pages != {DATA, PAGES.get(settings["format"])}:
         problems.add(f"{MANIFEST}: the pages are not those of the format {settings['format']!r}")
     numbers = _numbers_in(data)
-    if not data.get("training") or not numbers:
+    if not numbers:
         problems.add(f"{DATA} holds no numbers")
     return f"{numbers:,} numbers in {DATA}"
 
@@ -99,6 +100,8 @@ def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Pr
         "embeddings": dict(sums("other embedding")),
         "evaluations": [sum_ for _, sum_ in sums("evaluation")],
         "analyses": [sum_ for _, sum_ in sums("analysis")],
+        "domains": dict(sums("domains")),
+        "heads": dict(sums("heads")),
         "images": {
             one["name"]: {key: one[key] for key in ("path", "sha256")} for one in made["images"]
         },
@@ -106,8 +109,8 @@ def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Pr
         "certificates": {name: checksum(found) for name, found in certificates.items()},
     }.items():
         problems.differ(
-            name, inputs.get(name, []), found
-        )  # without analyses nothing is said of them
+            name, inputs.get(name, type(found)()), found
+        )  # without analyses, domains and heads nothing is said of them
 
 
 def _check_gallery(

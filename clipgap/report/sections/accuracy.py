@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from clipgap.report.paper import printed, share
 from clipgap.report.parts import Figure, Findings, Note, Section
 from clipgap.report.sections.how_near import bin_of
 from clipgap.report.sections.pruning import family_of
-from clipgap.report.sources import Sources, TrainingSet
+from clipgap.report.sources import MIX, Sources, TrainingSet
 from clipgap.report.svg import Drawing, Entry, colour_of, linear
 from clipgap.report.tables import Cell, Column, Table
 
@@ -152,6 +152,7 @@ def _by_removed(sources: Sources) -> list[dict[str, Any]]:
         name: (training.name, keep)
         for training in sources.scans
         for name, keep in sources.splits_of(training).items()
+        if keep.manifest["rule"]["name"] != MIX  # which is about what is in it, not how much
     }
     for (checkpoint, test), row in top1(sources).items():
         point = {
@@ -240,21 +241,25 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
 
 
 def _differences(findings: Findings) -> Iterator[Table]:
-    """A matrix a test set: every pair of checkpoints in one place."""
+    yield from difference_tables("differences", findings["paired"])
+
+
+def difference_tables(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[Table]:
+    """A matrix a test set, or group of one: every pair of models in one place."""
     of_sets: dict[tuple[str, str | None], dict[tuple[str, str], Cell]] = {}
-    for row in findings["paired"]:
+    for row in rows:
         cells = of_sets.setdefault((row["set"], row["group"]), {})
         cells[row["first"], row["second"]] = Cell(row["difference"], row["low"], row["high"])
     for number, ((test, group), cells) in enumerate(of_sets.items(), start=1):
         firsts, seconds = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
         where = test if group is None else f"{test}, {group}"
         yield Table(
-            f"differences-{number}",
+            f"{name}-{number}",
             f"Differences on {where}",
             "Accuracy of the row's model less that of the column's on the same samples, with "
             "95\u00a0% intervals of a paired bootstrap over test points. Shaded where the interval "
             "leaves out 0.",
-            (Column("model"), *(Column(name, "points") for name in seconds)),
+            (Column("model"), *(Column(second, "points") for second in seconds)),
             tuple(
                 (Cell(first), *(cells.get((first, second), Cell(None)) for second in seconds))
                 for first in firsts

@@ -8,16 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from clipgap.intervals import wilson
-from clipgap.report.parts import Figure, Findings, Section
+from clipgap.intervals import Interval, wilson
+from clipgap.report.parts import Figure, Findings, Section, draw_bar, side_by_side
 from clipgap.report.sections.accuracy import top1
 from clipgap.report.sections.how_near import NEAR_DUPLICATE
 from clipgap.report.sources import Sources, TrainingSet
-from clipgap.report.svg import Axis, Drawing, colour_of, linear, shortened
+from clipgap.report.svg import Drawing, colour_of, linear
 from clipgap.report.tables import minus
 
 MOST_BARS = 8
-MOST_LETTERS = 54  # of the labels below the bars, all together
 
 
 def findings(sources: Sources) -> Findings:
@@ -221,23 +220,16 @@ def _figure(findings: Findings) -> Iterator[Figure]:
         return
     of_accuracy = found["kind"] == "accuracy"
     bars = found["bars"][:MOST_BARS]
-    letters = MOST_LETTERS // len(bars)
-    ticks = [(float(n), shortened(bar["label"], letters)) for n, bar in enumerate(bars)]
     drawing = Drawing(
         found["test"] if of_accuracy else found["training"],
-        Axis(-0.6, len(bars) - 0.4, "", ticks),
+        side_by_side([bar["label"] for bar in bars]),
         linear(0, 1.08 * max(bar["high"] for bar in bars), _y_label(found), percent=True, count=4),
     )
     for n, bar in enumerate(bars):
-        colour = colour_of(n)
-        share = bar["share"]
-        drawing.path(
-            [(n - 0.28, 0), (n - 0.28, share), (n + 0.28, share), (n + 0.28, 0)], f"area s{colour}"
-        )
-        drawing.whisker(n, bar["low"], bar["high"], colour)
-        drawing.note(n, bar["high"], f"{share:.1%}")
-        tip = f"{bar['label']}: {share:.2%}, 95\u00a0% {bar['low']:.2%} to {bar['high']:.2%}"
-        drawing.bar(n - 0.28, n + 0.28, share, colour, tip)
+        share = Interval(bar["share"], bar["low"], bar["high"])
+        tip = f"{bar['label']}: {share.value:.2%}, 95\u00a0% {share.low:.2%} to {share.high:.2%}"
+        draw_bar(drawing, n, 0.56, share, colour_of(n), tip)
+        drawing.note(n, share.high, f"{share.value:.1%}")
     yield Figure("finding", _title(found), "Whiskers are 95\u00a0% Wilson intervals.", [drawing])
 
 

@@ -92,8 +92,8 @@ def bin_of(values: NDArray[np.float64], steps: int) -> NDArray[np.int64]:
 
 def _by_embedding(sources: Sources) -> Iterator[dict[str, Any]]:
     """Spearman's rank correlation with the first scan, by test set and embedding."""
-    first = sources.scans[0]
     for other in sources.embeddings:
+        first = sources.scans[0]
         for test in other.scan.test_names:
             if test not in first.scan.test_names:
                 continue

@@ -15,7 +15,7 @@ from clipgap.clip.analyze.api import (
     Analysis,
 )
 from clipgap.clip.analyze.circuits import ROUNDS
-from clipgap.report.parts import Figure, Findings, Note, Section
+from clipgap.report.parts import Figure, Findings, Note, Section, spread
 from clipgap.report.sources import Sources
 from clipgap.report.svg import Axis, Drawing, Entry, colour_of, linear
 from clipgap.report.tables import Cell, Column, Table
@@ -56,16 +56,12 @@ def _by_checkpoint(analysis: Analysis) -> Iterator[dict[str, Any]]:
             "points": [
                 {name: row[name] for name in ("domain", "key", "class", "x", "y")}
                 for domain in domains
-                for row in _spread(
-                    [p for p in points if (p["checkpoint"], p["domain"]) == (checkpoint, domain)]
+                for row in spread(
+                    [p for p in points if (p["checkpoint"], p["domain"]) == (checkpoint, domain)],
+                    MOST_DOTS,
                 )
             ],
         }
-
-
-def _spread(points: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    count = min(len(points), MOST_DOTS)
-    return [points[place * len(points) // count] for place in range(count)]
 
 
 def _cka(findings: Findings) -> Iterator[Figure]:

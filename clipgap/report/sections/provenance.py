@@ -41,6 +41,13 @@ def findings(sources: Sources) -> Findings:
     inputs += [
         _input("analysis", one.path.name, one.path, one.manifest, None) for one in sources.analyses
     ]
+    inputs += [
+        _input("domains", name, one.path, one.manifest, one.counts["rows"])
+        for name, one in sources.domains.items()
+    ]
+    inputs += [
+        _input("heads", name, one.path, one.manifest, None) for name, one in sources.heads.items()
+    ]
     return {
         "made_from": {
             "inputs": inputs,

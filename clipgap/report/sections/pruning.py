@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -162,23 +163,30 @@ def _normalised(
 
 def _by_split(sources: Sources) -> Iterator[dict[str, Any]]:
     """Each split with its sizes, and its certificate where there is one that fits."""
-    for training in sources.scans:
-        for name, keep in sources.splits_of(training).items():
-            rule = keep.manifest["rule"]
-            yield {
-                "name": name,
-                "training": training.name,
-                "rule": rule,
-                "says": describe_rule(rule),
-                "family": family_of(rule),
-                "rows": keep.rows,
-                "kept": keep.kept,
-                "removed": keep.rows - keep.kept,
-                "sizes": keep.manifest.get("sizes"),
-                "manifest_sha256": checksum(keep.manifest),
-                "files": len(keep.manifest["files"]),
-                "certificate": _certificate(sources.certificates.get(name)),
-            }
+    scanned = [(name, one.name) for one in sources.scans for name in sources.splits_of(one)]
+    known = {name for name, _ in scanned}
+    others = [
+        (name, Path(keep.manifest["store"]["path"]).name)
+        for name, keep in sources.splits.items()
+        if name not in known
+    ]
+    for name, training in (*scanned, *others):
+        keep = sources.splits[name]
+        rule = keep.manifest["rule"]
+        yield {
+            "name": name,
+            "training": training,
+            "rule": rule,
+            "says": describe_rule(rule),
+            "family": family_of(rule),
+            "rows": keep.rows,
+            "kept": keep.kept,
+            "removed": keep.rows - keep.kept,
+            "sizes": keep.manifest.get("sizes"),
+            "manifest_sha256": checksum(keep.manifest),
+            "files": len(keep.manifest["files"]),
+            "certificate": _certificate(sources.certificates.get(name)),
+        }
 
 
 def family_of(rule: Mapping[str, Any]) -> str:
