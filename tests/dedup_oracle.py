@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,10 +47,19 @@ def keep_order(ids: NDArray[np.int64], sim: NDArray[np.float64], keep: str, seed
     return [int(ids[i]) for i in sorted(range(len(ids)), key=key)]
 
 
-def kept_rows(rows: NDArray[np.float16], order: list[int], mode: str, epsilon: float) -> set[int]:
+Scores = Callable[[NDArray[np.float16]], NDArray[np.float64]]
+
+
+def exact_scores(rows: NDArray[np.float16]) -> NDArray[np.float64]:
+    scores: NDArray[np.float64] = rows.astype(np.float64) @ rows.astype(np.float64).T
+    return scores
+
+
+def kept_rows(
+    rows: NDArray[np.float16], order: list[int], mode: str, epsilon: float, scores: Scores
+) -> set[int]:
     """What one cluster keeps."""
-    scores = rows[order].astype(np.float64) @ rows[order].astype(np.float64).T
-    near = scores > 1.0 - epsilon
+    near = scores(rows[order]) > 1.0 - epsilon
     n = len(order)
     kept = [True] * n
     if mode == "components":
@@ -74,6 +85,7 @@ def dedup(
     keep: str,
     epsilon: float,
     seed: int,
+    scores: Scores = exact_scores,
 ) -> NDArray[np.bool_]:
     """Which rows stay; those labelled -1 never do."""
     mask = np.zeros(len(rows), bool)
@@ -83,5 +95,5 @@ def dedup(
         if centroids is not None:
             sim = rows[ids].astype(np.float64) @ centroids[cluster].astype(np.float64)
         order = keep_order(ids, sim, keep, seed)
-        mask[list(kept_rows(rows, order, mode, epsilon))] = True
+        mask[list(kept_rows(rows, order, mode, epsilon, scores))] = True
     return mask

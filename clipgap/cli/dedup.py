@@ -138,6 +138,7 @@ def _outcome(found: Dedup) -> dict[str, Any]:
                 "rule": one.rule,
                 "sizes": one.sizes,
                 "audit": one.audit,
+                **({} if one.flips is None else {"flips": one.flips}),
             }
             for one in found.lists
         ],
@@ -162,6 +163,7 @@ def describe(found: Dedup) -> Iterator[RenderableType]:
         yield f"  set aside, never kept: {words.plural(quarantined, 'row')} (zero, NaN or infinite)"
     for one in found.lists:
         yield from _describe_audit(one)
+    yield from _describe_flips(found.lists)
     for one in found.lists:
         if one.keep is not None:
             yield f"Keep-list: {shlex.quote(str(one.keep.path))}"
@@ -195,6 +197,19 @@ def _describe_audit(one: Deduplicated) -> Iterator[str]:
     else:
         missed = words.plural(round(audit["missed_pairs"]), "pair")
         yield f"  duplicate pairs that clustering missed: {_share(pairs)}, about {missed}"
+
+
+def _describe_flips(lists: Sequence[Deduplicated]) -> Iterator[RenderableType]:
+    """What rounded scores would have decided otherwise."""
+    columns = ("ε", "scores in", "removed", "changed", "only exactly", "only so")
+    table = Sheet(columns, words=2, title="Decisions that rounded scores would change")
+    for one in lists:
+        for name, flips in (one.flips or {}).items():
+            alone = flips["only_exact"], flips["only_rounded"]
+            numbers = map(words.count, (flips["removed"], sum(alone), *alone))
+            table.add(f"{one.epsilon:g}", name, *numbers)
+    if table.rows:
+        yield table
 
 
 def _share(share: dict[str, float]) -> str:

@@ -39,6 +39,7 @@ class Deduplicated:
     rule: Mapping[str, Any]
     sizes: Mapping[str, Any]
     audit: Mapping[str, Any] | None  # how much clustering missed
+    flips: Mapping[str, Any] | None  # what rounded scores would decide otherwise
     keep: KeepList | None  # None: only counted, nothing was written
     mask: Callable[[int], NDArray[np.bool_]] = field(repr=False)
     """Which rows of a shard are kept."""
@@ -171,8 +172,10 @@ class _Task:
             for number, writer in enumerate(writers):
                 if writer.finished is None:
                     sizes = run.write(number, writer)
-                    noted = {"clustering": run.clustering, "audit": self._audit(run, number)}
-                    writer.note(sizes=sizes, **{k: v for k, v in noted.items() if v is not None})
+                    noted = self._noted(run, number)
+                    if run.clustering is not None:
+                        noted["clustering"] = run.clustering
+                    writer.note(sizes=sizes, **noted)
                 keep = writer.finish()
                 lists.append(self._found(run, number, keep.sizes, keep))
             return Dedup(tuple(lists), run.clustering)
@@ -184,17 +187,20 @@ class _Task:
         if self.semdedup is not None:
             write_semdedup(self.semdedup, run, self.how.overwrite or self.how.resume)
 
-    def _audit(self, run: Run, number: int) -> Mapping[str, Any] | None:
-        found: Mapping[str, Any] | None = run.audits.get(str(run.plan.settings.epsilons[number]))
-        return found
+    def _noted(self, run: Run, number: int) -> dict[str, Any]:
+        """What was asked for besides the list of one epsilon."""
+        epsilon = str(run.plan.settings.epsilons[number])
+        return {name: found[epsilon] for name, found in run.found.items()}
 
     def _found(
         self, run: Run, number: int, sizes: Mapping[str, Any], keep: KeepList | None
     ) -> Deduplicated:
         epsilon = run.plan.settings.epsilons[number]
         mask = run.mask(number) if keep is None else keep.bits
-        rule = run.plan.settings.rule(epsilon)
-        return Deduplicated(epsilon, rule, sizes, self._audit(run, number), keep, mask)
+        rule, noted = run.plan.settings.rule(epsilon), self._noted(run, number)
+        return Deduplicated(
+            epsilon, rule, sizes, noted.get("audit"), noted.get("flips"), keep, mask
+        )
 
 
 def _from_lists(finished: Sequence[KeepList]) -> Dedup:
@@ -205,6 +211,7 @@ def _from_lists(finished: Sequence[KeepList]) -> Dedup:
             keep.manifest["rule"],
             keep.sizes,
             keep.manifest.get("audit"),
+            keep.manifest.get("flips"),
             keep,
             keep.bits,
         )

@@ -11,6 +11,8 @@ from clipgap.scan.options import BAD_ROWS
 MODES = ("greedy", "chain", "components")
 TIES = ("row", "curator")
 ORDERS = ("first", "centroid-far", "centroid-near", "random")
+ARITHMETICS = ("float16", "float32")
+"""What scores of others are rounded to."""
 SEEDINGS = ("random", "kmeans++")
 SAMPLE_PER_CLUSTER = 8
 """Rows a cluster that k-means++ chooses seeds among, unless told otherwise."""
@@ -72,6 +74,10 @@ class DedupOptions(Options):
         "clusters.",
         metavar="N",
         min=0,
+    )
+    flips: bool = option(
+        False,
+        "Also count the rows that float16 and float32 scores would decide otherwise.",
     )
     bad_rows: str = option(
         "error",

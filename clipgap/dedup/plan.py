@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.dedup.given import Given, cite
-from clipgap.dedup.options import TIES, DedupOptions
+from clipgap.dedup.options import ARITHMETICS, TIES, DedupOptions
 from clipgap.errors import InputError, UsageError
 from clipgap.keep.lists import open_keep
 from clipgap.select.columns import require_same_store
@@ -87,6 +87,7 @@ class DedupSettings:
             **{name: rule[name] for name in ("mode", "keep", "seed", "bad_rows")},
             ties=rule.get("ties", TIES[0]),
             tainted=rule["tainted"]["path"] if "tainted" in rule else None,
+            flips=rule.get("flips", False),
         )
         settings = cls((rule["epsilon"],), options)
         if "tainted" in rule and settings.cited != rule["tainted"]:
@@ -114,6 +115,7 @@ class DedupSettings:
             **({} if said.tainted is None else {"tainted": self.cited}),
             "seed": said.seed,
             "audit": said.audit,
+            **({"flips": True} if said.flips else {}),
             "bad_rows": said.bad_rows,
         }
 
@@ -159,11 +161,12 @@ class DedupPlan:
     def operations(self) -> int:
         """Multiplications and additions of all scores, if clusters come out even."""
         n, d, said, clusters = self.store.rows, self.store.dim, self.settings.options, self.clusters
+        compared = n * n * d // (clusters or 1) * (1 + said.flips * len(ARITHMETICS))
         if clusters is None:
-            return n * n * d
+            return compared
         passes = said.iterations + 1 if self.given is None else int(self.given.labels is None)
         assigning = 2 * n * clusters * d * passes
-        return assigning + n * n * d // max(1, clusters) + 2 * said.audit * n * d
+        return assigning + compared + 2 * said.audit * n * d
 
     def describe(self) -> dict[str, Any]:
         """The plan as plain data, for `--dry-run`."""

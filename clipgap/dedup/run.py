@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.dedup.audit import audit
 from clipgap.dedup.decisions import Decision
+from clipgap.dedup.flips import count_flips
 from clipgap.dedup.kmeans import Assignment, Centroids, Lowest, choose_seeds, step
 from clipgap.dedup.labels import LABELS, NONE, SIMS, Labels
 from clipgap.dedup.notes import Notes
@@ -30,7 +31,7 @@ from clipgap.runs.run import run_units
 from clipgap.runs.units import Made
 from clipgap.select.order import at_random
 
-_CENTROIDS, _LABELLED, _AUDIT = "centroids", "labelled", "audit"
+_CENTROIDS, _LABELLED, _AUDIT, _FLIPS = "centroids", "labelled", "audit", "flips"
 _GROUP = "cluster group"
 _ROWS_AT_ONCE = 65_536
 
@@ -53,6 +54,12 @@ class Run:
             found = audit(self.plan.settings, self.labels, self.source, self.compute)
             self.notes.add(_AUDIT, {"found": {str(one.epsilon): one.to_json() for one in found}})
         self.compare()
+        if self.plan.settings.options.flips and self.notes.of(_FLIPS) is None:
+            self.notes.add(_FLIPS, {"found": self.count_flips(self.dropped)})
+
+    def count_flips(self, exact: NDArray[np.bool_]) -> dict[str, Any]:
+        """What rounded scores decide otherwise, by epsilon and arithmetic."""
+        return count_flips(self._work(), exact, self.how.report)
 
     def label(self) -> None:
         """Give every row its cluster."""
@@ -61,10 +68,8 @@ class Run:
 
     def compare(self, decide: Callable[[Ids], Decision] | None = None) -> None:
         """Do all clusters that are not done; `decide` may judge in the place of the settings."""
-        settings, notes, how = self.plan.settings, self.notes, self.how
-        work = CompareWork(
-            settings, self.source, self.labels, self.compute, self.memory, notes.folder, decide
-        )
+        how = self.how
+        work = self._work(decide)
         # What earlier runs have done stays done, however much memory they had for a unit.
         done = [range(*record["clusters"]) for record in self._compared()]
         counts = self.labels.counts()
@@ -83,13 +88,19 @@ class Run:
         )
         tally = Tally(how, begin)
         executor = how.executor or Here(thread_count(self.compute.threads))
-        for event in run_units(work, units, notes.ledger, executor, how, _GROUP):
+        for event in run_units(work, units, self.notes.ledger, executor, how, _GROUP):
             if isinstance(event, Made):
                 tally.add(parts=len(event.records))
             elif event.more:
                 how.report(Progress(works=True, total=begin.total, **event.more))
             else:
                 tally.add(event.done)
+
+    def _work(self, decide: Callable[[Ids], Decision] | None = None) -> CompareWork:
+        settings, folder = self.plan.settings, self.notes.folder
+        return CompareWork(
+            settings, self.source, self.labels, self.compute, self.memory, folder, decide
+        )
 
     @cached_property
     def labels(self) -> Labels:
@@ -115,9 +126,10 @@ class Run:
         return None if labelled is None else labelled["clustering"]
 
     @property
-    def audits(self) -> Mapping[str, Any]:
-        audited = self.notes.of(_AUDIT)
-        return {} if audited is None else audited["found"]
+    def found(self) -> Mapping[str, Mapping[str, Any]]:
+        """What was asked for besides the lists, by its name and by epsilon."""
+        noted = {name: self.notes.of(name) for name in (_AUDIT, _FLIPS)}
+        return {name: each["found"] for name, each in noted.items() if each is not None}
 
     @property
     def centroids(self) -> Centroids | None:

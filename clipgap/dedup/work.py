@@ -63,7 +63,7 @@ class CompareWork:
     """Compares the rows of each cluster, those of a unit in one pass over the store.
 
     `memory` is what rows may take, of each worker. `decide` takes the rows of a cluster in the keep
-    order; None: by the mode of the settings.
+    order; None: by the mode of the settings. `find` makes what finds pairs.
     """
 
     settings: DedupSettings
@@ -73,6 +73,7 @@ class CompareWork:
     memory: int  # bytes
     folder: Path | None  # takes what is dropped; None: records hold it
     decide: Callable[[Ids], Decision] | None = None
+    find: Callable[[Rows, int, Compute], PairFinder] = make_finder
 
     @property
     def room(self) -> int:
@@ -198,7 +199,9 @@ class CompareWork:
 
     @property
     def _comparison(self) -> Comparison:
-        return Comparison(min(self.settings.limits), self.compute, self.source.watch)
+        return Comparison(
+            min(self.settings.limits), self.compute, self.source.watch, find=self.find
+        )
 
     def _record(self, unit: Clusters, dropped: Dropped) -> dict[str, Any]:
         """What the ledger keeps of a unit."""
@@ -246,12 +249,13 @@ def _inverse(order: NDArray[np.int64]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How to compare: nothing here changes a result."""
+    """How to compare: but for what finds the pairs, nothing here changes a result."""
 
     limit: float  # the lowest of all: nothing at or below it matters
     compute: Compute
     watch: Watch
     block: int = BLOCK
+    find: Callable[[Rows, int, Compute], PairFinder] = make_finder
 
     def by_one_thread(self) -> Comparison:
         """The same, for comparing several clusters at once."""
@@ -259,7 +263,7 @@ class Comparison:
 
     def settle(self, rows: Rows, first: int, decision: Decision) -> PairFinder:
         """Settle the rows of a tile, which begins at place `first` of the keep order."""
-        finder = make_finder(rows, self.block, self.compute)
+        finder = self.find(rows, self.block, self.compute)
         stop = first + len(rows)
         for block, (start, end) in enumerate(pairwise(finder.starts)):
             places = decision.open(first + start, first + end)

@@ -56,8 +56,8 @@ class Witnesses:
 
 def dedup_claims(
     keep: KeepList, store: Store, means: Means
-) -> tuple[list[Claim], dict[str, int], Mapping[str, Any] | None]:
-    """Compare all rows of each cluster anew; also the sizes, and the clusters, that follow."""
+) -> tuple[list[Claim], dict[str, int], Mapping[str, Any]]:
+    """Compare all rows of each cluster anew; also the sizes that follow, and what else is noted."""
     settings = DedupSettings.of_rule(keep.manifest["rule"])
     epsilon, mode = settings.epsilons[0], settings.options.mode
     bits = np.concatenate([keep.bits(shard.index) for shard in keep.shards])
@@ -104,20 +104,24 @@ def dedup_claims(
         "kept": keep.kept,
         "removed": candidates - keep.kept,
     }
-    return [clean, maximal, strangers], sizes, run.clustering
+    noted: dict[str, Any] = {"clustering": run.clustering}
+    if settings.options.flips:
+        (noted["flips"],) = run.count_flips((~bits & usable)[None]).values()
+    return [clean, maximal, strangers], sizes, noted
 
 
 def check_dedup(
     keep: KeepList,
     sizes: Mapping[str, Any],
-    clustering: Mapping[str, Any] | None,
+    noted: Mapping[str, Any],
     problems: Problems,
 ) -> str:
-    """What the manifest says of rule, sizes and clusters is what follows from the rows."""
+    """What the manifest says of rule, sizes and whatever is noted is what follows from the rows."""
     rule = keep.manifest["rule"]
     settings = DedupSettings.of_rule(rule)
-    if said := keep.manifest.get("clustering"):
-        problems.differ("clustering", said, clustering)
+    for name, found in noted.items():
+        if said := keep.manifest.get(name):
+            problems.differ(name, said, found)
     # The audit is not made again: it is no part of what the rule keeps.
     again = {**settings.rule(rule["epsilon"]), "audit": rule["audit"]}
     return check_sizes(keep, again, sizes, problems)

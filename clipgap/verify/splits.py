@@ -105,9 +105,9 @@ class _Proof:
         if name == "dedup" and tables is None:
             store = self._store()
             if store is not None:
-                claims, sizes, clusters = dedup_claims(keep, store, self.means)
+                claims, sizes, noted = dedup_claims(keep, store, self.means)
                 self._add(claims)
-                make("sizes", check_dedup, keep, sizes, clusters)
+                make("sizes", check_dedup, keep, sizes, noted)
         elif name == "mix" and tables is None:
             claims = self._mix_claims()
         elif name in OPERATIONS and tables is None:
