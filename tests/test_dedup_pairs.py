@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import nullcontext
+from functools import partial
+from itertools import product
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from clipgap.kernels import cpu, pairs
 from clipgap.kernels.options import Compute
-from clipgap.kernels.pairs import CpuPairs, FloatPairs, PairFinder, make_finder
+from clipgap.kernels.pairs import CpuPairs, FloatPairs, PairFinder, Pairs, make_finder
 from clipgap.kernels.sums import add_to_sums
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import KERNELS, kernel
@@ -24,18 +29,27 @@ DATA = {
 
 
 def all_pairs(finder: PairFinder, rows: NDArray[np.float16], limit: float) -> dict[object, float]:
+    blocks = range(len(finder.starts) - 1)
+    return listed(some for block in blocks for some in finder.find(rows, block, limit))
+
+
+def all_pairs_among(finder: PairFinder, limit: float) -> dict[object, float]:
+    """Those within the blocks."""
+    return listed(finder.among(block, limit) for block in range(len(finder.starts) - 1))
+
+
+def listed(parts: Iterable[Pairs]) -> dict[object, float]:
     found: dict[object, float] = {}
-    for block in range(len(finder.starts) - 1):
-        for some in finder.find(rows, block, limit):
-            for row, column, score in zip(some.row, some.column, some.score, strict=True):
-                assert (row, column) not in found
-                found[int(row), int(column)] = float(score)
+    for some in parts:
+        for row, column, score in zip(some.row, some.column, some.score, strict=True):
+            assert (row, column) not in found
+            found[int(row), int(column)] = float(score)
     return found
 
 
 def expected(
     rows: NDArray[np.float16], columns: NDArray[np.float16], limit: float
-) -> dict[object, float]:
+) -> dict[tuple[int, int], float]:
     scores = rows.astype(np.float64) @ columns.astype(np.float64).T
     return {(int(r), int(c)): scores[r, c] for r, c in np.argwhere(scores > limit)}
 
@@ -51,15 +65,16 @@ def test_pairs_are_those_of_the_definition(
     scores = rows.astype(np.float64) @ columns.astype(np.float64).T
     # The largest score and those that occur: a pair that only reaches the limit is not above it.
     limits = [scores.max(), np.median(scores), np.nextafter(scores.max(), -1), 0.9, -1.0, 0.999]
-    for limit in map(float, limits):
-        for block in (7, 1000):
-            if name == "float":
-                finder: PairFinder = FloatPairs(columns, block)
-                assert all_pairs(finder, rows, limit) == expected(rows, columns, limit)
-                continue
-            with kernel(name):
-                finder = CpuPairs(columns, block, 2)
-                assert all_pairs(finder, rows, limit) == expected(rows, columns, limit)
+    for limit, block in product(map(float, limits), (7, 1000)):
+        with nullcontext() if name == "float" else kernel(name):
+            made = FloatPairs if name == "float" else partial(CpuPairs, threads=2)
+            finder: PairFinder = made(columns, block)
+            assert all_pairs(finder, rows, limit) == expected(rows, columns, limit)
+            assert all_pairs_among(finder, limit) == {
+                (row, column): score
+                for (row, column), score in expected(columns, columns, limit).items()
+                if row > column and row // block == column // block
+            }
 
 
 def test_no_rows_have_no_pairs() -> None:

@@ -37,7 +37,7 @@ class DedupSettings:
                     "duplicates when their similarity exceeds 1 - epsilon"
                 )
 
-    @property
+    @cached_property
     def limits(self) -> tuple[float, ...]:
         """The scores that a pair has to exceed, one for each epsilon."""
         limits = [1.0 - epsilon for epsilon in self.epsilons]

@@ -91,7 +91,10 @@ class RowSource:
         """
         if self.held:
             every, known = self.held[0]
-            rows[place] = every[ids if len(known) == self.store.rows else known.searchsorted(ids)]
+            at = ids if len(known) == self.store.rows else known.searchsorted(ids)
+            row_at = np.empty_like(at)
+            row_at[place] = at
+            np.take(every, row_at, axis=0, out=rows, mode="clip")  # which needs no copy in between
             return
         start = 0
         for block, here, last in self.read():

@@ -28,7 +28,7 @@ from clipgap.errors import Interrupted
 from clipgap.files.atomic import write_atomic
 from clipgap.files.sums import FileSum
 from clipgap.kernels.options import Compute
-from clipgap.kernels.pairs import PairFinder, Pairs, make_finder
+from clipgap.kernels.pairs import PairFinder, Pairs, joined, make_finder
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Event, Made, Slot, Step
 from clipgap.select.order import at_random
@@ -266,10 +266,9 @@ class Comparison:
         finder = self.find(rows, self.block, self.compute)
         stop = first + len(rows)
         for block, (start, end) in enumerate(pairwise(finder.starts)):
-            places = decision.open(first + start, first + end)
-            found = list(self._pairs(finder, block, first, rows[places - first], places))
-            pairs = _joined(found)
-            decision.settle(first + start, first + end, pairs.where(pairs.row > pairs.column))
+            decision.settle(
+                first + start, first + end, self._within(finder, block, first, rows, decision)
+            )
             if end < len(rows) and decision.matters(first + start, first + end):
                 places = decision.open(first + end, stop)
                 self._spread(finder, block, first, rows, places - first, places, decision)
@@ -301,20 +300,21 @@ class Comparison:
             for pairs in self._pairs(finder, block, first, rows[at[part]], places[part]):
                 decision.spread(pairs)
 
+    def _within(
+        self, finder: PairFinder, block: int, first: int, rows: Rows, decision: Decision
+    ) -> Pairs:
+        """The pairs among the rows of a block, as far as they can matter."""
+        start, end = finder.starts[block : block + 2]
+        places = decision.open(first + start, first + end)
+        if len(places) == end - start:
+            pairs = finder.among(block, self.limit)
+            return Pairs(pairs.row + first, pairs.column + first, pairs.score)
+        pairs = joined(list(self._pairs(finder, block, first, rows[places - first], places)))
+        return pairs.where(pairs.row > pairs.column)
+
     def _pairs(
         self, finder: PairFinder, block: int, first: int, rows: Rows, places: Places
     ) -> Iterator[Pairs]:
         """The pairs with a block, by places in the keep order."""
         for pairs in finder.find(rows, block, self.limit):
             yield Pairs(places[pairs.row], pairs.column + first, pairs.score)
-
-
-def _joined(found: list[Pairs]) -> Pairs:
-    if len(found) == 1:
-        return found[0]
-    none = np.empty(0, np.int64)
-    return Pairs(
-        np.concatenate([none, *(pairs.row for pairs in found)]),
-        np.concatenate([none, *(pairs.column for pairs in found)]),
-        np.concatenate([np.empty(0), *(pairs.score for pairs in found)]),
-    )

@@ -57,6 +57,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         _Size,
         [_Pointer, _Pointer, _Size, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3],
     ),
+    "cg_pairs_among": (_Size, [_Pointer, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3]),
     "cg_add_to_sums": (
         ctypes.c_int,
         [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
@@ -244,7 +245,8 @@ class CpuScanner(OneAtATime):
         self.d = tests[0].rows.shape[1]
         self._library = library()
         sizes = np.array(self.sizes, np.int64)
-        columns = np.concatenate([np.ascontiguousarray(test.rows, np.float16) for test in tests])
+        rows = [np.ascontiguousarray(test.rows, np.float16) for test in tests]
+        columns = np.concatenate(rows) if len(rows) > 1 else rows[0]
         tau = np.concatenate(
             [np.zeros(len(t.rows)) if t.gap is None else t.gap.astype(np.float64) for t in tests]
         )
@@ -263,7 +265,9 @@ class CpuScanner(OneAtATime):
         )
         if not self._handle:
             raise MemoryError("not enough memory for the test sets")
-        self._sample = columns[:: max(1, len(columns) // _SAMPLE)].copy()
+        self._sample = columns
+        if len(columns) > _SAMPLE:
+            self._sample = columns[:: len(columns) // _SAMPLE].copy()
         self._directions: NDArray[np.float32] | None = None
         self._used = 0
         self.may_look_first = True
@@ -369,19 +373,22 @@ class CpuScanner(OneAtATime):
     ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
         """Row, column and score of each pair with test set `group` whose score exceeds `limit`."""
         rows = self._checked(rows)
-        room = len(rows) * self.sizes[group]
+        given = _address(rows), len(rows), group, limit
+        return self._found(self._library.cg_pairs, len(rows) * self.sizes[group], *given)
+
+    def pairs_among(
+        self, group: int, limit: float
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
+        """The same of test set `group` with itself: each pair once, the later one as its row."""
+        size = self.sizes[group]
+        return self._found(self._library.cg_pairs_among, size * (size - 1) // 2, group, limit)
+
+    def _found(
+        self, find: Any, room: int, *given: Any
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float64]]:
         row, column = np.empty(room, np.int32), np.empty(room, np.int32)
         score = np.empty(room)
-        found = self._library.cg_pairs(
-            self._handle,
-            _address(rows),
-            len(rows),
-            group,
-            limit,
-            _address(row),
-            _address(column),
-            _address(score),
-        )
+        found = find(self._handle, *given, _address(row), _address(column), _address(score))
         if found < 0:
             raise MemoryError("not enough memory for the pairs of a block of rows")
         _tell_missing_threads(self._library)

@@ -36,6 +36,17 @@ class Pairs:
         return Pairs(self.row[mask], self.column[mask], self.score[mask])
 
 
+def joined(found: list[Pairs]) -> Pairs:
+    if len(found) == 1:
+        return found[0]
+    none = np.empty(0, np.int64)
+    return Pairs(
+        np.concatenate([none, *(pairs.row for pairs in found)]),
+        np.concatenate([none, *(pairs.column for pairs in found)]),
+        np.concatenate([np.empty(0), *(pairs.score for pairs in found)]),
+    )
+
+
 class PairFinder(Protocol):
     """Holds columns in blocks, and finds what is near to those of one block."""
 
@@ -46,6 +57,10 @@ class PairFinder(Protocol):
 
         They come for a part of the rows at a time, in bounded memory however many there are.
         """
+        ...
+
+    def among(self, block: int, limit: float) -> Pairs:
+        """The same for the columns of a block themselves: each pair once, the later as its row."""
         ...
 
 
@@ -77,6 +92,11 @@ class CpuPairs:
             row, column, score = self._scanner.pairs(part, block, limit)
             yield Pairs(row.astype(np.int64) + start, column.astype(np.int64) + first, score)
 
+    def among(self, block: int, limit: float) -> Pairs:
+        first = self.starts[block]
+        row, column, score = self._scanner.pairs_among(block, limit)
+        return Pairs(row.astype(np.int64) + first, column.astype(np.int64) + first, score)
+
 
 class FloatPairs:
     """`PairFinder` in NumPy: a float32 product, off by at most `slack`, decided in float64."""
@@ -97,6 +117,12 @@ class FloatPairs:
             score = _exact(part, columns, row, column)
             pairs = Pairs(row + start, column + first, score)
             yield pairs.where(score > limit)
+
+    def among(self, block: int, limit: float) -> Pairs:
+        first, last = self.starts[block : block + 2]
+        found = joined(list(self.find(self._columns[first:last], block, limit)))
+        pairs = Pairs(found.row + first, found.column, found.score)
+        return pairs.where(pairs.row > pairs.column)
 
 
 def _parts(rows: NDArray[np.float16], columns: int) -> Iterator[tuple[int, NDArray[np.float16]]]:

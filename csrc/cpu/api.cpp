@@ -42,9 +42,14 @@ const Kernels* fastest() {
 }
 
 #ifndef CLIPGAP_PORTABLE_ONLY
-bool has_f16c() {  // asked of the processor itself: not every compiler's __builtin_cpu_supports knows it
-  unsigned a, b, c, d;
-  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+// Asked of the processor itself: not every compiler's __builtin_cpu_supports knows it. And asked once: in a
+// virtual machine each answer takes tens of microseconds.
+bool has_f16c() {
+  static const bool found = [] {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+  }();
+  return found;
 }
 #endif
 
@@ -61,6 +66,18 @@ double peak(int threads, double seconds, double (*burn)(int64_t)) {
   };
   clipgap::run_on_threads(threads, work, work);
   return total / elapsed();
+}
+
+int64_t give(const std::vector<std::vector<clipgap::Pair>>& parts, int32_t* row, int32_t* column,
+             double* score) {
+  int64_t count = 0;
+  for (const auto& part : parts) {
+    for (const clipgap::Pair& pair : part) {
+      row[count] = pair.row, column[count] = pair.column, score[count] = pair.score;
+      ++count;
+    }
+  }
+  return count;
 }
 
 }  // namespace
@@ -175,14 +192,16 @@ int64_t cg_row_block(const cg_scanner* self) { return self->scanner.row_block();
 int64_t cg_pairs(cg_scanner* self, const uint16_t* rows, int64_t n, int set, double limit,
                  int32_t* row, int32_t* column, double* score) {
   try {
-    int64_t count = 0;
-    for (const auto& part : self->scanner.pairs(rows, n, set, limit)) {
-      for (const clipgap::Pair& pair : part) {
-        row[count] = pair.row, column[count] = pair.column, score[count] = pair.score;
-        ++count;
-      }
-    }
-    return count;
+    return give(self->scanner.pairs(rows, n, set, limit), row, column, score);
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
+int64_t cg_pairs_among(cg_scanner* self, int set, double limit, int32_t* row, int32_t* column,
+                       double* score) {
+  try {
+    return give(self->scanner.pairs_among(set, limit), row, column, score);
   } catch (const std::exception&) {
     return -1;
   }

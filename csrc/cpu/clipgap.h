@@ -64,6 +64,11 @@ CG_API int64_t cg_row_block(const cg_scanner*);
 CG_API int64_t cg_pairs(cg_scanner*, const uint16_t* rows, int64_t n, int set, double limit,
                         int32_t* row, int32_t* column, double* score);
 
+// Every pair of columns of one test set whose score exceeds `limit`, once, the later one as its row. The
+// arrays have room for all pairs there are. Returns how many are found, or -1 when memory runs out.
+CG_API int64_t cg_pairs_among(cg_scanner*, int set, double limit, int32_t* row, int32_t* column,
+                              double* score);
+
 // --- sums -------------------------------------------------------------------------------------
 // Adds each row to the sum (groups, d) of its group. Float16 values are multiples of 2^-24, so sums of
 // fewer than 2^28 rows are exact, whatever the order. Returns 0, or 1 when memory runs out.

@@ -51,8 +51,9 @@ void choose_rotation(Columns& columns, int64_t d, const uint16_t* rows) {
   columns.centre_halves.assign(d, 0);
   columns.signs.resize(how.padded);
   std::vector<double> sum(d, 0.0), row(d);
-  // A few thousand columns tell the mean well enough: any centre is correct.
-  const int64_t every = std::max<int64_t>(1, columns.count / 4096);
+  // Some columns tell the mean well enough: any centre is correct.
+  const int64_t every =
+      std::max<int64_t>(1, columns.count / std::clamp<int64_t>(columns.count / 4, 64, 4096));
   int64_t seen = 0;
   for (int64_t i = 0; i < columns.count; i += every, ++seen) {
     columns.kernels->widen(rows + i * d, 1, d, 1, row.data());
@@ -79,34 +80,32 @@ void choose_step(Columns& columns, const uint16_t* rows) {
   Quantiser& how = columns.how;
   const Kernels& kernels = *columns.kernels;
   std::vector<int16_t> integers(how.padded);
-  std::vector<float> scratch(how.padded);
   // Fewer of few columns, lest choosing take longer than all that is done with them.
   const int64_t sampled = std::clamp<int64_t>(columns.count * columns.count / 8192, 16, 1024);
   const int64_t every = std::max<int64_t>(1, columns.count / sampled);
-
-  const auto residual_at = [&](float step, float limit, double* norm_sq) {
-    how.step = step, how.limit = limit;
-    double total = 0;
-    *norm_sq = 0;
-    int64_t seen = 0;
-    for (int64_t i = 0; i < columns.count; i += every, ++seen) {
-      const Quantised q =
-          kernels.quantise(how, rows + i * how.d, integers.data(), scratch.data());
-      total += std::sqrt(double(q.residual_sq));
-      *norm_sq += q.norm_sq;
-    }
-    *norm_sq /= double(seen);
-    return total / double(seen);
-  };
-
-  double norm_sq;
-  residual_at(1.0f, 1.0f, &norm_sq);
+  const int64_t seen = (columns.count + every - 1) / every;
+  std::vector<float> rotated(seen * how.padded);
+  how.step = how.limit = 1.0f;
+  double norm_sq = 0;
+  for (int64_t i = 0; i < seen; ++i) {
+    norm_sq += kernels.quantise(how, rows + i * every * how.d, integers.data(),
+                                &rotated[i * how.padded]).norm_sq;
+  }
+  norm_sq /= double(seen);
   // Usual size of one coordinate behind the rotation; columns may all be equal, so not quite zero.
   const double spread =
       std::sqrt(std::max(norm_sq, 1e-6) * double(how.block) / double(how.padded));
   const Grid grid = choose_grid(
       kernels.max_limit, spread, std::sqrt(double(how.block) * kSmallestUnit),
-      [&](float step, float limit) { return residual_at(step, limit, &norm_sq); });
+      [&](float step, float limit) {
+        double total = 0;
+        for (int64_t i = 0; i < seen; ++i) {
+          const float* y = &rotated[i * how.padded];
+          total += std::sqrt(double(
+              kernels.round(y, how.padded, step, limit, integers.data()).residual_sq));
+        }
+        return total;
+      });
   how.step = grid.step, how.limit = grid.limit;
   columns.unit = double(grid.step) * double(grid.step) / double(how.block);
 }
@@ -140,9 +139,13 @@ int32_t bound_above(double x) { return -bound_below(-x); }
 // To take a row apart from a column, each product charges its usual residual to the other side and
 // only what goes beyond it at that side's largest length.
 RowTerms Columns::terms_of_row(const uint16_t* row, const Quantised& q) const {
-  const double residual = rotated_length(q.residual_sq, how.block) + kRotationError;
-  const double integers = how.step * rotated_length(q.integer_sq, how.block);
-  return {kernels->dot(row, centre_halves.data(), d) - centre_sq,
+  return terms_of(kernels->dot(row, centre_halves.data(), d),
+                  rotated_length(q.residual_sq, how.block) + kRotationError,
+                  how.step * rotated_length(q.integer_sq, how.block));
+}
+
+RowTerms Columns::terms_of(double shift, double residual, double integers) const {
+  return {shift - centre_sq,
           integers * usual_residual + norm_max * std::max(0.0, residual - usual_residual)};
 }
 
@@ -182,13 +185,15 @@ void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int se
   const int64_t places = columns.places(), padded = columns.how.padded, lanes = columns.lanes();
   columns.start.assign(places, kPadding);
   columns.width.assign(places, 0);
+  columns.as_row.resize(places);
   columns.tau_floor.assign(places, 1 << 29);
   columns.tau.assign(places, std::numeric_limits<double>::infinity());
   columns.halves.assign(places * d, 0);
   columns.packed.resize(columns.panels * lanes * width);
 
   std::vector<double> residual(places, 0.0), norm(places, 0.0), shift(places, 0.0);
-  std::vector<double> bias(places, 0.0);
+  std::vector<double> length_of_integers(places, 0.0);
+  std::vector<int32_t> bias(places, 0);
   std::vector<int16_t> integers(width * padded);
   std::vector<float> scratch(padded);
   for (int64_t panel = 0; panel < columns.panels; ++panel) {
@@ -203,7 +208,9 @@ void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int se
       residual[place] = rotated_length(found.residual_sq, columns.how.block) + kRotationError;
       norm[place] = length(found.norm_sq) + kRotationError;
       shift[place] = kernels->dot(half, columns.centre_halves.data(), d);
-      for (int64_t j = 0; j < padded; ++j) bias[place] += q[j];
+      length_of_integers[place] =
+          columns.how.step * rotated_length(found.integer_sq, columns.how.block);
+      bias[place] = std::accumulate(q, q + padded, int32_t{0});
     }
     kernels->pack(integers.data(), width, padded, width, 0, &columns.packed[panel * lanes * width]);
   }
@@ -228,8 +235,10 @@ void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int se
       const double slack = norm[place] * columns.usual_residual +
                            longest_row * std::max(0.0, residual[place] - columns.usual_residual);
       columns.start[place] = bound_above((shift[place] + slack) / columns.unit) -
-                             kernels->row_bias * int32_t(bias[place]);
+                             kernels->row_bias * bias[place];
       columns.width[place] = bound_above(2.0 * slack / columns.unit) + 2;
+      columns.as_row[place] =
+          columns.terms_of(shift[place], residual[place], length_of_integers[place]);
       if (!columns.has_tau[set]) continue;
       const double t = tau[from];
       columns.tau[place] = t;

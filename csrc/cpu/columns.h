@@ -63,6 +63,7 @@ struct Columns {
   std::vector<double> tau;
   HugeVector<uint16_t> halves;  // (places, d)
   HugeVector<int32_t> packed;
+  std::vector<RowTerms> as_row;  // what the filter knows of it where it is compared as a row
   std::vector<uint8_t> has_tau;         // per set
   std::vector<uint8_t> decides_margin;  // per set: some tau below +inf, so that scores matter
   std::vector<int32_t> first_unbounded;  // per set: lowest column with tau = -inf, or -1
@@ -83,6 +84,7 @@ struct Columns {
   int64_t places() const { return panels * kernels->tile_columns; }
   int64_t lanes() const { return how.padded / kernels->group; }
   RowTerms terms_of_row(const uint16_t* row, const Quantised&) const;
+  RowTerms terms_of(double shift, double residual, double integers) const;
 };
 
 void prepare_columns(Columns&, const Kernels*, int64_t d, int sets, const int64_t* sizes,

@@ -55,6 +55,26 @@ void RowBlock::take(const uint16_t* rows, int64_t n, const Head* head) {
   }
 }
 
+void RowBlock::take_columns(int64_t place, int64_t n) {
+  const Kernels& kernels = *columns_.kernels;
+  const int64_t height = kernels.tile_rows, width = kernels.tile_columns, lanes = columns_.lanes();
+  // Adds the bias to each integer of a unit; nothing is carried from one to the next.
+  const uint32_t high = kernels.group == 4 ? 0x80808080u : 0x80008000u;
+  const uint32_t bias = uint32_t(kernels.row_bias) * (kernels.group == 4 ? 0x01010101u : 0x00010001u);
+  n_ = n;
+  head_ = nullptr;
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t from = place + i;
+    const int32_t* units = &columns_.packed[(from / width) * lanes * width + from % width];
+    int32_t* to = &packed_[(i / height) * lanes * height + i % height];
+    for (int64_t lane = 0; lane < lanes; ++lane) {
+      const uint32_t unit = uint32_t(units[lane * width]);
+      to[lane * height] = int32_t(((unit & ~high) + (bias & ~high)) ^ ((unit ^ bias) & high));
+    }
+    full.set_terms(i, columns_.as_row[from], columns_.unit);
+  }
+}
+
 void RowBlock::take_heads(const uint16_t* rows, int64_t p, int32_t count) {
   const Kernels& kernels = *columns_.kernels;
   const int64_t width = kernels.tile_rows, d = columns_.d;

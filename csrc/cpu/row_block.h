@@ -35,6 +35,8 @@ class RowBlock {
 
   // Quantises and packs `n` rows; with a head, for both looks.
   void take(const uint16_t* rows, int64_t n, const Head* head = nullptr);
+  // Takes columns in the place of rows: `n` of them from this place on.
+  void take_columns(int64_t place, int64_t n);
   // Puts every row back to "nothing known" for a test set.
   void begin_set(int64_t set);
   // Lets the filter drop every pair whose score cannot exceed `limit`.

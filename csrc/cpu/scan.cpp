@@ -76,7 +76,7 @@ class Worker {
         // In the first panel all may survive, for want of bounds, and the best of a row ends that.
         const bool twice = head_ && (bounded || p > first_panel);
         const int64_t held = found_;
-        twice ? filter_twice(p) : filter(p);
+        twice ? filter_twice(p) : filter(p, block_.panels());
         if (p > first_panel && double(found_ - held) > kFlood * double(n * kernels_.tile_columns)) {
           found_ = held;
           decide_densely(p, set);
@@ -102,17 +102,29 @@ class Worker {
     found.clear();
     std::fill(column_bounds_.begin(), column_bounds_.end(), kNever);
     for (int64_t p = columns_.set_first_panel[set]; p < columns_.set_first_panel[set + 1]; ++p) {
-      filter(p);
-      for (int64_t i = 0; i < found_; ++i) {
-        if (i + kAhead < found_) prefetch(queue_[i + kAhead]);
-        const int64_t d = columns_.d, place = queue_[i].column;
-        const double score = kernels_.dot(rows + queue_[i].row * d, &columns_.halves[place * d], d);
-        if (score <= limit) continue;
-        const int64_t column = columns_.given[place] - columns_.set_first[set];
-        found.push_back({int32_t(first + queue_[i].row), int32_t(column), score});
-      }
-      refined += found_;
-      found_ = 0;
+      filter(p, block_.panels());
+      take_found(limit, [&](int64_t row, int64_t place, double score) {
+        found.push_back({int32_t(first + row), within(place, set), score});
+      });
+    }
+  }
+
+  // The pairs among the columns of one test set, those from place `first` on with all behind them.
+  void pairs_among(int64_t first, int64_t n, int64_t set, double limit, std::vector<Pair>& found) {
+    const int64_t height = kernels_.tile_rows, width = kernels_.tile_columns;
+    rows_ = &columns_.halves[first * columns_.d];
+    block_.take_columns(first, n);
+    block_.begin_search(limit);
+    found.clear();
+    std::fill(column_bounds_.begin(), column_bounds_.end(), kNever);
+    for (int64_t p = first / width; p < columns_.set_first_panel[set + 1]; ++p) {
+      const int64_t before = (p + 1) * width - 1 - first;  // rows that some column of it is behind
+      filter(p, std::min(block_.panels(), (before + height - 1) / height));
+      take_found(limit, [&](int64_t row, int64_t place, double score) {
+        if (place <= first + row) return;
+        const auto [earlier, later] = std::minmax({within(first + row, set), within(place, set)});
+        found.push_back({later, earlier, score});
+      });
     }
   }
 
@@ -190,10 +202,29 @@ class Worker {
     }
   }
 
-  // One panel of columns, hot in the first-level cache, against all rows of the block.
-  void filter(int64_t p) {
+  // A place as the number of a column in its test set.
+  int32_t within(int64_t place, int64_t set) const {
+    return int32_t(columns_.given[place] - columns_.set_first[set]);
+  }
+
+  // Empties the queue; take(row, place, score) for each pair whose score exceeds `limit`.
+  template <class Take>
+  void take_found(double limit, const Take& take) {
+    const int64_t d = columns_.d;
+    for (int64_t i = 0; i < found_; ++i) {
+      if (i + kAhead < found_) prefetch(queue_[i + kAhead]);
+      const int64_t row = queue_[i].row, place = queue_[i].column;
+      const double score = kernels_.dot(rows_ + row * d, &columns_.halves[place * d], d);
+      if (score > limit) take(row, place, score);
+    }
+    refined += found_;
+    found_ = 0;
+  }
+
+  // One panel of columns, hot in the first-level cache, against the first panels of rows of the block.
+  void filter(int64_t p, int64_t row_panels) {
     const int64_t place = p * kernels_.tile_columns, held = found_;
-    for (int64_t q = 0; q < block_.panels(); ++q) {
+    for (int64_t q = 0; q < row_panels; ++q) {
       compute_tile(p, q);
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.full.best[row], &block_.full.margin[row],
@@ -204,8 +235,9 @@ class Worker {
     }
     survivors += found_ - held;
     const int32_t* start = &columns_.start[place];
-    full_depth += block_.size() * std::count_if(start, start + kernels_.tile_columns,
-                                                [](int32_t at) { return at != kPadding; });
+    const int64_t rows = std::min(block_.size(), row_panels * kernels_.tile_rows);
+    full_depth += rows * std::count_if(start, start + kernels_.tile_columns,
+                                       [](int32_t at) { return at != kPadding; });
   }
 
   // The same with heads; returns how many pairs are left.
@@ -540,6 +572,16 @@ std::vector<std::vector<Pair>> Scanner::pairs(const uint16_t* rows, int64_t n, i
   std::vector<std::vector<Pair>> found((n + block - 1) / block);
   run(n, block, [&](Worker& worker, int64_t first, int64_t count) {
     worker.pairs(rows + first * columns_.d, count, first, set, limit, found[first / block]);
+  });
+  return found;
+}
+
+std::vector<std::vector<Pair>> Scanner::pairs_among(int set, double limit) {
+  const int64_t begin = columns_.set_first_panel[set] * columns_.kernels->tile_columns;
+  const int64_t n = columns_.set_end(set) - begin, block = share_of(n);
+  std::vector<std::vector<Pair>> found((n + block - 1) / block);
+  run(n, block, [&](Worker& worker, int64_t first, int64_t count) {
+    worker.pairs_among(begin + first, count, set, limit, found[first / block]);
   });
   return found;
 }

@@ -39,6 +39,7 @@ class Scanner {
   void use_directions(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
                       const Results& known);
   std::vector<std::vector<Pair>> pairs(const uint16_t* rows, int64_t n, int set, double limit);
+  std::vector<std::vector<Pair>> pairs_among(int set, double limit);
   void upper_bounds(const uint16_t* rows, int64_t n, double* bounds);
 
   const Head* head() const { return head_ ? &*head_ : nullptr; }
