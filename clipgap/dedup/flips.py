@@ -110,13 +110,20 @@ class RoundedPairs:
 
     def find(self, rows: NDArray[np.float16], block: int, limit: float) -> Iterator[Pairs]:
         for pairs in self._finder.find(rows, block, limit - self._error):
-            score = pairs.score.copy()
-            near = [np.abs(score - each) <= self._error for each in self._limits]
-            close = np.flatnonzero(np.any(near, axis=0))
-            for start in range(0, len(close), _AT_ONCE):
-                at = close[start : start + _AT_ONCE]
-                products = rows[pairs.row[at]].astype(np.float32)
-                products *= self._columns[pairs.column[at]]
-                sums = np.add.accumulate(products, axis=1)[:, -1]
-                score[at] = sums.astype(self._to)
-            yield Pairs(pairs.row, pairs.column, score).where(score > limit)
+            yield self._rounded(rows, pairs, limit)
+
+    def among(self, block: int, limit: float) -> Pairs:
+        pairs = self._finder.among(block, limit - self._error)
+        return self._rounded(self._columns, pairs, limit)
+
+    def _rounded(self, rows: NDArray[np.float16], pairs: Pairs, limit: float) -> Pairs:
+        score = pairs.score.copy()
+        near = [np.abs(score - each) <= self._error for each in self._limits]
+        close = np.flatnonzero(np.any(near, axis=0))
+        for start in range(0, len(close), _AT_ONCE):
+            at = close[start : start + _AT_ONCE]
+            products = rows[pairs.row[at]].astype(np.float32)
+            products *= self._columns[pairs.column[at]]
+            sums = np.add.accumulate(products, axis=1)[:, -1]
+            score[at] = sums.astype(self._to)
+        return Pairs(pairs.row, pairs.column, score).where(score > limit)
