@@ -79,6 +79,12 @@ class Running(Options):
     dry_run: bool = option(False, "Check the inputs, say what would be done, and stop.")
     resume: bool = option(False, "Go on with an unfinished output; mend a damaged one.")
     overwrite: bool = option(False, "Replace an output that is already there.")
+    upload: str | None = option(
+        None,
+        "Put each finished file up there as well, the manifest last.",
+        metavar="s3://BUCKET/NAME",
+        shown="nowhere",
+    )
 
     def how(self, watch: Watch | None = None) -> How:
         """As the Python API takes it; nothing stands in the way of a dry run."""
@@ -89,6 +95,7 @@ class Running(Options):
             overwrite=self.overwrite and not self.dry_run,
             on_progress=watch,
             stop=None if watch is None else watch.stop,
+            upload=None if self.dry_run else self.upload,
         )
 
 

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 def merge(
     shell: Shell,
-    running: Annotated[Running, Only("resume", "overwrite")],
+    running: Annotated[Running, Only("resume", "overwrite", "upload")],
     parts: tuple[Path, ...] = argument(
         "What --shard-index has made: each part, or the folder OUT.parts that they lie in.",
         metavar="PART...",
@@ -58,4 +58,5 @@ def merge(
         more += [f"--num-shards={first.said['of']}"]
         more += [f"--shard-index={index}" for index in sorted(indices)]
     more += ["--resume"] * running.resume + ["--overwrite"] * running.overwrite
+    more += [] if running.upload is None else [f"--upload={running.upload}"]
     return shell.call_again(calls[first], f"--out={out}", *more)

@@ -12,6 +12,7 @@ from clipgap.cli import words
 from clipgap.cli.frame import Dealt, command
 from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
+from clipgap.files.addresses import public
 from clipgap.files.documents import MANIFEST
 from clipgap.options import argument, fields_of, option
 from clipgap.runs.slurm import SlurmOptions
@@ -75,6 +76,11 @@ def _output_of(shell: Shell, call: Sequence[str]) -> str:
             + ", ".join(_dealt(shell.app))
         )
     values: dict[str, Any] = declared.make_context(f"clipgap {name}", rest).params
+    if values["upload"] is not None:
+        raise UsageError(
+            "leave --upload out of COMMAND; once all is merged, this puts it up: clipgap merge "
+            f"OUT.parts -o OUT --resume --upload {public(values['upload'])}"
+        )
     if given := [key for key in fields_of(Dealt) if values[key] not in (None, False, [], ())]:
         flag = f"--{given[0].replace('_', '-')}"
         raise UsageError(f"leave {flag} out of COMMAND: each task is given what it needs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,8 @@ class _Task:
                 f"several epsilons make several keep-lists: let the output's name hold {PLACE}, "
                 f"as in '{out}-{PLACE}'"
             )
+        if len(settings.epsilons) > 1 and PLACE not in (self.how.upload or PLACE):
+            raise UsageError(f"several epsilons make several keep-lists: --upload needs {PLACE}")
         identity = self.plan.store.identity()
         if self.how.share is not None:
             return self._write(common_name(out), identity, [])
@@ -146,12 +148,21 @@ class _Task:
             writers = [
                 opened.enter_context(
                     KeepWriter(
-                        folder_of(out, epsilon), identity, settings.rule(epsilon), how=self.how
+                        folder_of(out, epsilon),
+                        identity,
+                        settings.rule(epsilon),
+                        how=self._uploading(repr(epsilon)),
                     )
                 )
                 for epsilon in settings.epsilons
             ]
             return self._write(common_name(out), identity, writers)
+
+    def _uploading(self, epsilon: str) -> How:
+        """How it is carried out, with --upload as named for one epsilon, or for all."""
+        if self.how.upload is None:
+            return self.how
+        return replace(self.how, upload=self.how.upload.replace(PLACE, epsilon))
 
     def _write(self, work: Path, identity: Mapping[str, Any], writers: list[KeepWriter]) -> Dedup:
         settings = self.plan.settings
@@ -164,7 +175,7 @@ class _Task:
         store = self.plan.store
         marks = {shard.name: store.modified(shard.index) for shard in store.shards}
         described = {"store": identity, "settings": settings.described()}
-        with Notes.beside(work, described, marks, self.how) as notes:
+        with Notes.beside(work, described, marks, self._uploading("all")) as notes:
             run = self._run(notes)
             run.decide()
             self._extras(run)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,9 @@ class Notes:
         When the run has ended well, nothing of them stays.
         """
         # A share has no output beside which its folder could lie.
-        with open_output(work_folder(out) if how.share is None else out, KIND, how) as output:
+        if how.share is None:
+            out, how = work_folder(out), replace(how, upload=None)
+        with open_output(out, KIND, how) as output:
             output.begin(described, marks=marks)
             notes = cls(output.path, output.ledger)
             yield notes

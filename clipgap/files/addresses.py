@@ -28,12 +28,25 @@ _VALUE = re.compile(
 )
 
 
+BUCKET = re.compile(r"s3://(?P<bucket>[^/@?#]+)/(?P<prefix>[^?#]*[^/?#])/*")
+"""A place in a bucket."""
+
+
+def require_bucket(place: str) -> None:
+    """Refuse what is no place where an output can be put up."""
+    if not BUCKET.fullmatch(place):
+        raise UsageError(
+            f"{public(place)}: an output is put up at s3://BUCKET/NAME; who you are and where the "
+            "server is are read from the environment"
+        )
+
+
 def require_local(output: str | Path) -> None:
     """Refuse an output on a remote store, which would become a local folder of that name."""
     if found := _REMOTE.match(str(output)):
         raise UsageError(
             f"an output cannot be written to {found[1]}://; name a folder of this machine, and "
-            "copy it there when it is finished"
+            "give --upload s3://BUCKET/NAME to have it put up there as it is filled"
         )
 
 

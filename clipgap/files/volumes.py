@@ -233,7 +233,7 @@ class RemoteFile:
                 [self.address] * len(starts), starts, ends, on_error="raise"
             )
         except Exception as error:  # each backend has its own family of errors
-            raise _unreachable(self.path, error) from error
+            raise unreachable(self.path, error) from error
         done = 0
         for piece in pieces:
             buffer[done : done + len(piece)] = piece
@@ -273,14 +273,14 @@ class RemoteVolume:
         except FileNotFoundError:
             return None
         except Exception as error:
-            raise _unreachable(path, error) from error
+            raise unreachable(path, error) from error
         return self._file(info) if info["type"] == "file" else None
 
     def is_folder(self, path: str) -> bool:
         try:
             return bool(self.filesystem.isdir(path))
         except Exception as error:
-            raise _unreachable(path, error) from error
+            raise unreachable(path, error) from error
 
     def listing(self, path: str) -> Listing | None:
         if not self.is_folder(path):
@@ -288,7 +288,7 @@ class RemoteVolume:
         try:
             entries = self.filesystem.ls(path, detail=True)
         except Exception as error:
-            raise _unreachable(path, error) from error
+            raise unreachable(path, error) from error
         files: dict[str, File] = {}
         folders: set[str] = set()
         for entry in entries:
@@ -303,7 +303,7 @@ class RemoteVolume:
         try:
             found = self.filesystem.glob(pattern, detail=True)
         except Exception as error:
-            raise _unreachable(pattern, error) from error
+            raise unreachable(pattern, error) from error
         return [self._file(found[name]) for name in sorted(found) if found[name]["type"] == "file"]
 
     def _file(self, info: Mapping[str, Any]) -> RemoteFile:
@@ -350,5 +350,7 @@ class RangeReader(io.RawIOBase):
         return count
 
 
-def _unreachable(path: str, error: Exception) -> InputError:
-    return InputError(public(f"{path}: cannot be read: {type(error).__name__}: {error}"))
+def unreachable(path: str, error: Exception, wanted: str = "read") -> InputError:
+    """What a backend says, in one sentence."""
+    said = " ".join(str(error).split())
+    return InputError(public(f"{path}: cannot be {wanted}: {type(error).__name__}: {said}"))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import Interrupted, UsageError
+from clipgap.files.addresses import require_bucket
 
 if TYPE_CHECKING:
     from clipgap.runs.shares import Share
@@ -70,10 +71,13 @@ class How:
     executor: Executor | None = None  # who does the units; None: as the command thinks best
     share: Share | None = None  # of the units, done apart from all others; ends with `ShareDone`
     parts: Sequence[str | Path] = ()  # that shares have made, to be put together: all, or `share`
+    upload: str | None = None  # s3://BUCKET/NAME, where the output is put up as it is filled
 
     def __post_init__(self) -> None:
         if self.resume and self.overwrite:
             raise UsageError("--resume and --overwrite exclude each other; give one")
+        if self.upload is not None:
+            require_bucket(self.upload)
 
     def report(self, progress: Progress) -> None:
         if self.on_progress is not None:
@@ -108,6 +112,8 @@ class How:
             raise UsageError("an executor needs an output folder: its workers meet in it")
         if self.share is not None or self.parts:
             raise UsageError("shares of a run need an output folder: they are merged in it")
+        if self.upload is not None:
+            raise UsageError("--upload needs an output folder: what is put up is filled here first")
 
 
 class Tally:

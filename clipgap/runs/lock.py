@@ -17,6 +17,8 @@ LOG = logging.getLogger("clipgap")
 
 PROGRESS = ".progress"
 """The folder in an output that holds the notes of a run, as long as it lasts."""
+PLAN = "plan.json"
+"""Among them: what is wanted."""
 LOCK = "lock"
 
 _HELD: set[int] = set()

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -44,13 +44,13 @@ from clipgap.files.folders import files_in, is_inside, make_folder, refuse_link,
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
-from clipgap.runs.lock import LOCK, PROGRESS, cannot_make, only_writer
+from clipgap.runs.lock import LOCK, PLAN, PROGRESS, cannot_make, only_writer
 from clipgap.runs.run import BOARD
 from clipgap.runs.shares import SHARE, Part, bring, check_files, check_whole, find_parts
-from clipgap.runs.units import Ledger, Made
+from clipgap.runs.units import UNITS, Ledger, Made
+from clipgap.runs.upload import Upload
 
-_PLAN, UNITS = "plan.json", "units.jsonl"
-_SAYING = {f"{PROGRESS}/{name}" for name in (_PLAN, SHARE, BOARD, LOCK)}
+_SAYING = {f"{PROGRESS}/{name}" for name in (PLAN, SHARE, BOARD, LOCK)}
 """Notes that hold nothing which was made."""
 
 
@@ -120,7 +120,7 @@ State = Literal["empty", "unfinished", "finished"]
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run is filling this folder, or was interrupted while it did."""
-    return (folder / PROGRESS / _PLAN).is_file()
+    return (folder / PROGRESS / PLAN).is_file()
 
 
 def spare(out: Path, inputs: Iterable[Path | None]) -> None:
@@ -142,9 +142,9 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     named = Path(path) if how.share is None else how.share.folder(Path(path))
     folder = _resolved(named)
     made = not folder.exists()
-    with only_writer(folder):
+    with only_writer(folder), _uploading(folder, kind, how) as upload:
         try:
-            output = Output(named, folder, kind, how)
+            output = Output(named, folder, kind, how, upload)
             output.require_flag()
             yield output
         finally:
@@ -153,14 +153,24 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
                     folder.rmdir()  # if nothing came of it
 
 
+def _uploading(folder: Path, kind: Kind, how: How) -> AbstractContextManager[Upload | None]:
+    if how.upload is None:
+        return nullcontext()
+    inner = "" if how.share is None else f".parts/{how.share.place}"
+    return Upload(how.upload.rstrip("/") + inner, folder, kind.form, kind.owned, how)
+
+
 class Output:
     """An output folder that is locked by this run. Its every file is whole or absent."""
 
-    def __init__(self, path: Path, folder: Path, kind: Kind, how: How) -> None:
+    def __init__(
+        self, path: Path, folder: Path, kind: Kind, how: How, upload: Upload | None
+    ) -> None:
         self.path = path
         self.kind, self.how = kind, how
         self.progress = path / PROGRESS
         self.ledger = Ledger(self.progress / UNITS, kind.record)
+        self.ledger.beside = self._upload = upload
         self._folder = folder
         self._plan_form = Form(
             kind.form.name,
@@ -227,7 +237,7 @@ class Output:
         earlier = sorted(self._own_files())  # first of all, since it may refuse what is there
         with cannot_make(self.path):
             # Without its notes an earlier run has made nothing, so this comes before the plan.
-            remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
+            remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{PLAN}"])
             make_folder(self.path, PROGRESS)
             # From here to the end the folder is known as ours, whatever a kill leaves of it.
             self._note(earlier)
@@ -235,6 +245,8 @@ class Output:
             remove(self.path, earlier)
             self.prepare()
         self.ledger.clear()
+        if self._upload is not None:
+            self._upload.clear()
         self.state = "unfinished"
 
     def expect(self, outputs: Iterable[str]) -> None:
@@ -285,7 +297,7 @@ class Output:
 
     def discard(self) -> None:
         """Remove all that is ours, and the folder, unless strangers' files are in it."""
-        remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{_PLAN}"])
+        remove(self.path, [n for n in self._notes() if n != f"{PROGRESS}/{PLAN}"])
         remove(self.path, [MANIFEST, *self._own_files()])
         remove(self.path, [PROGRESS])
         with suppress(OSError):
@@ -403,14 +415,14 @@ class Output:
 
     def _has_begun(self, folder: Path) -> bool:
         """Whether a run has made plans there for what this is to be."""
-        return format_of(folder / PROGRESS / _PLAN) == self.kind.form.name
+        return format_of(folder / PROGRESS / PLAN) == self.kind.form.name
 
     def _plan(self, notes: Path | None = None) -> dict[str, Any]:
-        return read_document((notes or self.progress) / _PLAN, self._plan_form)
+        return read_document((notes or self.progress) / PLAN, self._plan_form)
 
     def _note(self, earlier: Iterable[str]) -> None:
         entries = {"wanted": self._wanted, "outputs": self._outputs, "earlier": sorted(earlier)}
-        write_document(self.progress / _PLAN, self._plan_form, entries)
+        write_document(self.progress / PLAN, self._plan_form, entries)
 
     def _notes(self) -> list[str]:
         """What is in the folder of progress."""
@@ -425,8 +437,8 @@ class Output:
         if format_of(self.path / MANIFEST) == self.kind.form.name:
             names |= _names(self.path / MANIFEST, "files")
         if self._has_begun(self.path):
-            names |= _names(self.progress / _PLAN, "outputs")
-            names |= _names(self.progress / _PLAN, "earlier")
+            names |= _names(self.progress / PLAN, "outputs")
+            names |= _names(self.progress / PLAN, "earlier")
         return names - {MANIFEST}
 
     def _remove_leftovers(self) -> None:

@@ -87,10 +87,15 @@ class Share:
 
     def folder(self, out: Path) -> Path:
         """Where it works for the run that makes `out`."""
+        return parts_folder(out) / self.place
+
+    @property
+    def place(self) -> str:
+        """The name of its folder."""
         name = ranges(self.indices).replace(",", "+")
         if len(name) > _LONGEST:
             name = f"{len(self.indices)}-{checksum({'indices': self.indices})[:16]}"
-        return parts_folder(out) / f"{name}-of-{self.of}"
+        return f"{name}-of-{self.of}"
 
     def take(self, units: Sequence[Any], notes: Path) -> list[Any]:
         """The units that are its own, neighbours, so that shares come out even by size.

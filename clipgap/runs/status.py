@@ -14,10 +14,9 @@ from typing import Any
 from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, is_count, is_number, misfits
 from clipgap.runs.lock import PROGRESS
-from clipgap.runs.output import UNITS
 from clipgap.runs.run import BOARD
 from clipgap.runs.shares import Share, find_parts, parts_folder
-from clipgap.runs.units import Ledger
+from clipgap.runs.units import UNITS, Ledger
 
 _SILENT = 300.0
 """Seconds after which a run that says nothing is no longer called running."""

@@ -98,6 +98,22 @@ class StateFile(NamedTuple):
     load: Callable[[Path], Any]
 
 
+class Beside(Protocol):
+    """Whoever keeps what is made in another place as well."""
+
+    def add(self, made: Made) -> bool:
+        """Hear of units that are done; whether it is time to keep the notes of the run."""
+        ...
+
+    def note(self) -> None:
+        """Keep all notes that are on the disk now."""
+        ...
+
+
+UNITS = "units.jsonl"
+"""Among the notes of a run: its ledger."""
+
+
 class Ledger:
     """Which units are done: a line each, with a checksum, in a file that only grows.
 
@@ -117,6 +133,7 @@ class Ledger:
         self._state_file: StateFile | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
+        self.beside: Beside | None = None
 
     def gather(self, merge: Callable[[Any, Any], Any], file: StateFile | None = None) -> None:
         """How the states of two workers become one, and the file beside the ledger for it."""
@@ -196,6 +213,9 @@ class Ledger:
             self._write(noted, state)
         else:
             self._saving = self._pool.submit(self._write, noted, state)
+        if self.beside is not None and self.beside.add(made):
+            self.wait()
+            self.beside.note()
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -1,0 +1,285 @@
+"""S3: stores and shards are read there, and folders are put up there as they are filled."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import clipgap
+from clipgap.cli.main import main
+from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
+from clipgap.files import bucket
+from clipgap.files.volumes import file_at, read_bytes
+from clipgap.runs import upload
+from clipgap.runs.how import Progress
+from clipgap.runs.shares import Share
+from clipgap.runs.upload import _Claim
+from clipgap.shards.api import filter_shards
+from tests.s3 import (
+    KEY,
+    S3,
+    SECRET,
+    cut_short,
+    now_and_then,
+    s3,
+    s3_server,
+    slow_down,
+    tells,
+)
+from tests.shards import write_keep, write_shard
+from tests.worlds import World, make_world, tree
+
+__all__ = ["s3", "s3_server"]
+
+SCAN = "s3://bucket/scan"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(tmp_path_factory.mktemp("world"), shards=(40, 0, 23))
+
+
+@pytest.fixture(scope="module")
+def local(world: World) -> dict[str, str]:
+    """A scan of that world, by the digests of its tables."""
+    return _tables(clipgap.scan(world.train, world.test_paths, out=world.folder / "scan", k=3).path)
+
+
+def _tables(scan: Path | None) -> dict[str, str]:
+    assert scan is not None
+    return {name: digest for name, digest in tree(scan).items() if name != "manifest.json"}
+
+
+def _stores(s3: S3, world: World) -> tuple[str, dict[str, str]]:
+    train = s3.put(world.train, "train")
+    return train, {name: s3.put(path, path.name) for name, path in world.test_paths.items()}
+
+
+def test_stores(s3: S3, world: World, local: dict[str, str], tmp_path: Path) -> None:
+    train, tests = _stores(s3, world)
+    far = clipgap.scan(train, tests, out=tmp_path / "scan", k=3)
+    assert _tables(far.path) == local
+    near = clipgap.open_scan(world.folder / "scan").manifest["inputs"]["train"]
+    assert far.manifest["inputs"]["train"] == {**near, "path": train}
+
+
+@pytest.mark.parametrize("fault", [slow_down, cut_short])
+def test_what_passes_is_tried_again(
+    s3: S3, world: World, local: dict[str, str], tmp_path: Path, fault: object
+) -> None:
+    train, tests = _stores(s3, world)
+    s3.faults.append(now_and_then(fault, "GET", every=6))  # type: ignore[arg-type]
+    assert _tables(clipgap.scan(train, tests, out=tmp_path / "scan", k=3).path) == local
+
+
+@pytest.mark.parametrize("fault", [slow_down, cut_short])
+def test_what_does_not_pass_is_said(s3: S3, world: World, fault: object) -> None:
+    file = file_at(s3.put(world.paths["a"], "a.npy"))
+    s3.faults.append(now_and_then(fault, "GET", every=1))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"^s3://bucket/a.npy: cannot be read: [^\n]*$"):
+        read_bytes(file, 0, 64)
+    assert len(s3.requests) < 30
+
+
+def test_shards(s3: S3, tmp_path: Path) -> None:
+    keys = {"0": ["a", "b", "c"], "1": ["d"]}
+    (tmp_path / "in").mkdir()
+    for name, members in keys.items():
+        write_shard(tmp_path / "in" / f"{name}.tar", members)
+    keep = write_keep(tmp_path / "keep", keys, {("0", 0), ("0", 2), ("1", 0)})
+    filter_shards(tmp_path / "in", keep, tmp_path / "near")
+    filter_shards(s3.put(tmp_path / "in", "in"), keep, tmp_path / "far")
+    assert tree(tmp_path / "far") == tree(tmp_path / "near")
+
+
+# --- folders that are put up
+
+
+def _scan(world: World, out: Path, s3: S3 | None = None, **how: object) -> Path:
+    upload = {} if s3 is None else {"upload": SCAN}
+    options = {"k": 3, "threads": 1, **upload, **how}
+    scan = clipgap.scan(world.train, world.test_paths, out=out, **options)
+    assert scan.path is not None
+    return scan.path
+
+
+def _same(s3: S3, name: str, folder: Path) -> bool:
+    """Whether a bucket holds what a folder holds, and no more."""
+    found = {path: hashlib.sha256(content).hexdigest() for path, content in s3.tree(name).items()}
+    return found == tree(folder)
+
+
+def test_a_folder_is_put_up_and_its_manifest_last(
+    s3: S3, world: World, local: dict[str, str], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tests = [f"--test={name}={path}" for name, path in world.test_paths.items()]
+    call = ["scan", str(world.train), *tests, "-k", "3", "-o", str(tmp_path / "scan"), "-vv"]
+    assert main([*call, "--upload", "s3://bucket/scan/"]) == 0
+    assert _tables(tmp_path / "scan") == local
+    assert _same(s3, "scan", tmp_path / "scan")
+    put = [name for name in s3.requests if name.startswith("PUT") and "/.progress/" not in name]
+    assert put[-1] == "PUT /bucket/scan/manifest.json"
+    assert len(put) == len(set(put)), "no file is put up twice"
+    said = "".join(capfd.readouterr())
+    assert "s3://bucket/scan holds the scan: 6 files, checked" in said
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert SECRET not in said and SECRET.encode() not in kept and KEY not in said
+
+
+def test_every_folder_goes_there(s3: S3, world: World, tmp_path: Path) -> None:
+    scan = _scan(world, tmp_path / "scan")
+    split = clipgap.split(scan, far=9, by=["a"], out=tmp_path / "far", upload="s3://bucket/far")
+    assert split.keep is not None and _same(s3, "far", tmp_path / "far")
+    (tmp_path / "in").mkdir()
+    keys = {"0": ["a", "b", "c"]}
+    write_shard(tmp_path / "in" / "0.tar", keys["0"])
+    keep = write_keep(tmp_path / "keep", keys, {("0", 1)})
+    filter_shards(tmp_path / "in", keep, tmp_path / "shards", upload="s3://bucket/shards")
+    assert _same(s3, "shards", tmp_path / "shards")
+    out, place = str(tmp_path / "dedup-{epsilon}"), "s3://bucket/dedup-{epsilon}"
+    clipgap.dedup(world.train, epsilon=[0.1, 0.2], clusters=2, out=out, upload=place)
+    for epsilon in (0.1, 0.2):
+        assert _same(s3, f"dedup-{epsilon}", tmp_path / f"dedup-{epsilon}")
+
+
+def test_a_run_goes_on_on_another_machine(
+    s3: S3, world: World, local: dict[str, str], tmp_path: Path
+) -> None:
+    stop, seen = threading.Event(), []
+    with pytest.raises(Interrupted):
+        _scan(world, tmp_path / "one", s3, stop=stop, on_progress=_stops_after(1, stop))
+    assert "manifest.json" not in s3.tree("scan")
+    _scan(world, tmp_path / "two", s3, resume=True, on_progress=seen.append)
+    assert _tables(tmp_path / "two") == local and _same(s3, "scan", tmp_path / "two")
+    assert max(it.earlier for it in seen) == 40, "the shard that was done is not done again"
+    # Where all is done it is brought and looked at, and what a disk has lost there is put up again.
+    s3.files.rm("bucket/scan/test/a.parquet")
+    done = clipgap.scan(
+        world.train, world.test_paths, out=tmp_path / "two", k=3, resume=True, upload=SCAN
+    )
+    assert done.already_complete and _same(s3, "scan", tmp_path / "two")
+    _scan(world, tmp_path / "three", s3, resume=True)
+    assert tree(tmp_path / "three") == tree(tmp_path / "two")
+
+
+def _stops_after(parts: int, stop: threading.Event) -> Callable[[Progress], None]:
+    def watch(progress: Progress) -> None:
+        if progress.stage == "scanning" and progress.part >= parts:
+            stop.set()
+
+    return watch
+
+
+def test_a_bucket_that_fails(s3: S3, world: World, local: dict[str, str], tmp_path: Path) -> None:
+    """What passes is tried again; what lasts is said in a sentence, and nothing is lost here."""
+    lasting = now_and_then(slow_down, "PUT", every=1)
+    s3.faults.append(lambda environ: lasting(environ) if "part-" in environ["PATH_INFO"] else None)
+    with pytest.raises(InputError, match=r"^s3://bucket/scan/train/part-[^\n]*educe your[^\n]*$"):
+        _scan(world, tmp_path / "scan", s3)
+    assert not {"manifest.json", "train/part-00000.parquet"} & s3.tree("scan").keys()
+    s3.faults[:] = [now_and_then(slow_down, "PUT", every=7)]
+    _scan(world, tmp_path / "scan", s3, resume=True)
+    assert _tables(tmp_path / "scan") == local and _same(s3, "scan", tmp_path / "scan")
+
+
+def test_shares(s3: S3, world: World, local: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "scan"
+    for index in (1, 0):
+        with pytest.raises(ShareDone):
+            _scan(world, out, s3, share=Share([index], 2))
+    place = "scan.parts/0-of-2"
+    units = Path(f"{out}.parts/0-of-2/.progress/units.jsonl").read_bytes()
+    assert s3.tree(place)[".progress/units.jsonl"] == units
+    # The parts as another machine gets them.
+    s3.files.get("bucket/scan.parts", str(tmp_path / "parts"), recursive=True)
+    _scan(world, out, s3, parts=[tmp_path / "parts"])
+    assert _tables(out) == local and _same(s3, "scan", out)
+
+
+def test_what_is_in_the_way(s3: S3, world: World, tmp_path: Path) -> None:
+    s3.put(world.paths["a"], "scan/a.npy")
+    with pytest.raises(InputError, match="s3://bucket/scan is not empty and not a clipgap scan"):
+        _scan(world, tmp_path / "scan", s3, overwrite=True)
+    s3.files.rm("bucket/scan", recursive=True)
+    _scan(world, tmp_path / "scan", s3)
+    with pytest.raises(InputError, match=r"s3://bucket/scan already holds .* --upload"):
+        _scan(world, tmp_path / "new", s3)
+    _scan(world, tmp_path / "other", k=2)
+    with pytest.raises(InputError, match="two different runs"):
+        _scan(world, tmp_path / "other", s3, k=2, resume=True)
+    _scan(world, tmp_path / "other", s3, k=2, overwrite=True)
+    assert _same(s3, "scan", tmp_path / "other")
+    for place in ("bucket/x", "s3://bucket", "s3://me:pass@bucket/x", "gs://bucket/x"):
+        with pytest.raises(UsageError, match="s3://BUCKET/NAME"):
+            _scan(world, tmp_path / "no", upload=place)
+
+
+def test_a_file_cut_short_or_changed_on_its_way(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket, "_PART", 5 << 20)
+    place, path = bucket.Bucket("s3://bucket/x"), tmp_path / "large"
+    path.write_bytes(os.urandom(11 << 20))
+    s3.faults.append(lambda it: slow_down(it) if "partNumber=2" in it["QUERY_STRING"] else None)
+    with pytest.raises(InputError, match="s3://bucket/x/large: cannot be used"):
+        place.put("large", path)
+    assert place.names() == [] and _uploads(s3) == 0
+    s3.files.call_s3("create_multipart_upload", Bucket="bucket", Key="x/killed")
+    assert _uploads(s3) == 1
+    place.remove_cut_short()
+    assert _uploads(s3) == 0
+    s3.faults.clear()
+    place.put("large", path)
+    assert s3.tree("x") == {"large": path.read_bytes()}
+    small = ("Content-Length", str(path.write_bytes(b"a")))
+    other = hashlib.sha256(b"b").digest()
+    for headers, said in (
+        ([small, ("x-amz-checksum-sha256", base64.b64encode(other).decode())], "arrived otherwise"),
+        ([small], "does not tell checksums"),
+    ):
+        s3.faults[:] = [tells(*headers)]
+        with pytest.raises(InputError, match=f"s3://bucket/x/small: .*{said}"):
+            place.put("small", path)
+    assert "small" not in s3.tree("x")
+
+
+def _uploads(s3: S3) -> int:
+    return len(s3.files.call_s3("list_multipart_uploads", Bucket="bucket").get("Uploads", ()))
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "_SPEAKS_SECONDS", 0.2)
+    monkeypatch.setattr(upload, "_GONE_SECONDS", 2.0)
+
+
+def test_one_run_at_a_time(s3: S3, tmp_path: Path, fast: None) -> None:
+    place = bucket.Bucket("s3://bucket/x")
+    first, second = (_Claim(place, tmp_path / name) for name in ("a", "b"))
+    first.take()
+    with pytest.raises(
+        InputError, match=r"another run is at work in s3://bucket/x: process \d+ on"
+    ):
+        second.take()
+    first._over.set()  # as if it were killed, or its machine asleep
+    first._speaker.join()
+    third = _Claim(place, tmp_path / "b")
+    third.take()
+    first._over.clear()
+    first._speak()
+    with pytest.raises(InputError, match="another run has taken this place over"):
+        first.check()
+    first.end()
+    third.check()
+    # In the same folder it cannot be but an earlier run.
+    fourth = _Claim(place, tmp_path / "b")
+    third._over.set()
+    fourth.take()
+    fourth.end()
+    assert place.names() == []
