@@ -11,13 +11,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c 
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo test crash check clients bench oldest-triton clean
+.PHONY: help demo test crash protections check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (ten minutes or so)"
 	@echo "make test    all tests, and the checks (lint, format, types) beside them"
 	@echo "make crash   kills at every write, and properties on many more examples (an hour or so)"
 	@echo "make check   the checks alone"
+	@echo "make protections  takes each protection out and sees its tests fail (half an hour)"
 	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"
 	@echo "make bench   our kernels and their peers side by side"
 	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
@@ -35,6 +36,9 @@ test: $(VENV)/.installed-dev
 
 crash: $(VENV)/.installed-dev
 	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "thorough|run_driver|hypothesis" tests/test_*.py)
+
+protections: $(VENV)/.installed-dev
+	$(BIN)/python scripts/protections.py
 
 clients: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/clients --durations=0

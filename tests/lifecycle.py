@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults import Fault
 from tests.lifecycle_cases import CASES, OUT, Case, make_inputs
 from tests.lifecycle_server import Ended, Server
 
@@ -72,9 +73,15 @@ class House:
         at: int | None = None,
         number: int = signal.SIGKILL,
         limit: int | None = None,
+        fault: Fault | None = None,
     ) -> Ended:
         return self.server.run(
-            [*case.arguments, *more], at=at, number=number, limit=limit, **dict(case.environment)
+            [*case.arguments, *more],
+            at=at,
+            number=number,
+            limit=limit,
+            fault=fault,
+            **dict(case.environment),
         )
 
     def resume(self, case: Case, *more: str) -> Ended:
@@ -182,8 +189,14 @@ def check_nothing_half(house: House, case: Case, before: Tree) -> None:
     new = {name: of for name, of in visible.items() if before.get(name) != of}
     assert new.items() <= whole.items(), "a file that is not whole is visible"
     assert before.keys() <= left.keys()
-    if f"{OUT}/{WHOLE}" in visible:
-        assert {name for name in whole if is_visible(name)} <= visible.keys(), "manifest too early"
+    check_finished_is_whole(house, case)
+
+
+def check_finished_is_whole(house: House, case: Case) -> None:
+    """A manifest stands only where all else stands."""
+    whole, left = house.whole[case.name], house.tree(case)
+    if f"{OUT}/{WHOLE}" in left:
+        assert {name for name in whole if is_visible(name)} <= left.keys(), "manifest too early"
 
 
 def open_house(folder: Path) -> Iterator[House]:

@@ -25,8 +25,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
@@ -36,7 +37,11 @@ import typer
 from clipgap.__main__ import app, main, run
 from clipgap.study import process as stages
 from clipgap.study.server import serve as serve_stages
-from tests import clip_worlds  # noqa: F401  for its quicker open_clip
+from tests import (
+    clip_worlds,  # noqa: F401  for its quicker open_clip
+    faults,
+)
+from tests.faults import Fault
 
 WRITES = {
     *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
@@ -54,6 +59,7 @@ class Ended:
     code: int
     said: str  # stdout and stderr
     writes: list[str]  # the kind of each: what was done in which folder
+    calls: dict[str, int] = field(default_factory=dict)  # how many a fault could have hit, by kind
 
 
 class Server:
@@ -61,11 +67,12 @@ class Server:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._library = TemporaryDirectory()
         environment = {"OMP_NUM_THREADS": "1", "CLIPGAP_THREADS": "1", "COLUMNS": "1000"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.lifecycle_server"],
             cwd=Path(__file__).parent.parent,
-            env={**os.environ, **environment},
+            env={**os.environ, **environment, **faults.compiled(Path(self._library.name))},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -81,6 +88,7 @@ class Server:
         at: TracebackType | None,
     ) -> None:
         self.process.communicate()
+        self._library.cleanup()
 
     def run(
         self,
@@ -88,10 +96,14 @@ class Server:
         at: int | None = None,
         number: int = signal.SIGKILL,
         limit: int | None = None,
+        fault: Fault | None = None,
         **env: str,
     ) -> Ended:
         """Run a command; at its nth write it gets a signal. No file may grow beyond a limit."""
-        self._ask(arguments=list(arguments), at=at, number=number, limit=limit, env=env)
+        failing = asdict(fault or Fault())
+        self._ask(
+            arguments=list(arguments), at=at, number=number, limit=limit, fault=failing, env=env
+        )
         return self._answer()
 
     def prepare(self, arguments: Sequence[str]) -> None:
@@ -105,7 +117,15 @@ class Server:
 
         The list is empty before its end, and holds how it ended afterwards.
         """
-        self._ask(arguments=list(arguments), at=at, number=signal.SIGSTOP, limit=None, env=env)
+        fault = asdict(Fault())
+        self._ask(
+            arguments=list(arguments),
+            at=at,
+            number=signal.SIGSTOP,
+            limit=None,
+            fault=fault,
+            env=env,
+        )
         held = self._read()["held"]
         ended: list[Ended] = []
         try:
@@ -138,7 +158,6 @@ def serve() -> None:
     torch.set_num_threads(1)  # a pool of threads would be missing in forks
     import_all(modules_of_clipgap())
     list(typer.main.get_command(app).commands.values())  # made when asked for, and kept
-    os.fsync = lambda descriptor: None  # nobody waits for a disk
     stages.subprocess = SimpleNamespace(Popen=ForkedStages, DEVNULL=None)
     running: dict[int, Pipes] = {}
     for line in sys.stdin:
@@ -160,7 +179,7 @@ def serve() -> None:
             answer: dict[str, Any] = {"held": process}
         else:
             said, end = running.pop(process).read()
-            answer = {"writes": [], "imported": [], **json.loads(end or "{}")}
+            answer = {"writes": [], "calls": {}, "imported": [], **json.loads(end or "{}")}
             answer |= {"code": os.waitstatus_to_exitcode(status), "said": said}
             import_all(answer.pop("imported"))
         print(json.dumps(answer), file=answers, flush=True)
@@ -246,13 +265,15 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
         if request["limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
         count = watch(folder, request["at"], request["number"])
+        faults.begin(folder, Fault(**request["fault"]))
         sys.argv = ["clipgap", *request["arguments"]]
         try:
             run()
         except SystemExit as end:
             code = int(end.code or 0)
         imported = sorted(name for name in sys.modules.keys() - there if name != "__mp_main__")
-        os.write(pipes.end[1], json.dumps({"writes": count(), "imported": imported}).encode())
+        did = {"writes": count(), "calls": faults.counted(), "imported": imported}
+        os.write(pipes.end[1], json.dumps(did).encode())
     finally:
         for file in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):

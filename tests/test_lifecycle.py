@@ -6,6 +6,7 @@ undisturbed run ends.
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import Fault
 from tests.lifecycle import (
     BAD_CALL,
     BAD_INPUT,
@@ -21,6 +23,7 @@ from tests.lifecycle import (
     STOPPED_BY_USER,
     WHOLE,
     House,
+    check_finished_is_whole,
     check_nothing_half,
     every,
     open_house,
@@ -49,7 +52,9 @@ def test_fresh_and_once_more(house: House, case: Case) -> None:
     inputs = house.tree(case)
     made, _ = house.known(case)
     assert inputs.items() < made.items()
-    assert house.run(case).code == case.code
+    ended = house.run(case)
+    assert ended.code == case.code
+    assert ended.calls["connect"] == 0, "looks for another machine, unasked"
     assert house.tree(case) == made
 
 
@@ -144,6 +149,15 @@ def test_damage_is_mended_or_named(house: House, case: Case) -> None:
                 house.finished(case)
 
 
+FAULTS = [
+    ("write", errno.ENOSPC, True),
+    ("write", errno.EIO, False),
+    ("flush", errno.EIO, False),
+    ("rename", errno.EIO, False),
+    ("read", errno.EIO, False),
+]
+
+
 # --- kills ----------------------------------------------------------------------------------
 
 
@@ -166,6 +180,7 @@ def test_killed_while_overwriting(house: House, case: Case) -> None:
     writes = house.run(case, "--overwrite").writes
     for n in spread(len(writes), min(case.kills or 8, 8)):
         assert house.run(case, "--overwrite", at=n).code == -signal.SIGKILL
+        check_finished_is_whole(house, case)
         ended = house.resume(case)
         assert ended.code == case.code, f"write {n}: {ended.said}"
         assert house.tree(case) == whole, f"write {n}"
@@ -173,14 +188,14 @@ def test_killed_while_overwriting(house: House, case: Case) -> None:
 
 @every()
 def test_files_that_cannot_grow(house: House, case: Case) -> None:
-    """As on a disk that is full."""
+    """As with `ulimit -f`."""
     whole, _ = house.known(case)
     inputs = house.tree(case)
     house.finished(case)
     files = [path for path in house.out.rglob("*") if path.is_file() and not path.is_symlink()]
     sizes = sorted({path.stat().st_size for path in files} - {0})
     house.renew()
-    for n in spread(len(sizes), 5 if case.kills is None else 3):
+    for n in spread(len(sizes), 1):
         size = sizes[n - 1]
         ended = house.run(case, limit=size - 1)
         assert ended.code in (BAD_INPUT, NO_ROOM), f"limit {size}: {ended}"
@@ -189,6 +204,26 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
         assert ended.code == case.code, f"limit {size}: {ended.said}"
         assert house.tree(case) == whole, f"limit {size}"
         house.renew()
+
+
+@every()
+def test_a_disk_that_fails(house: House, case: Case) -> None:
+    """Full from a moment on, or failing once to write, to flush, to rename or to read."""
+    whole, _ = house.known(case)
+    inputs = house.tree(case)
+    calls = house.run(case, fault=Fault(short=True)).calls
+    assert house.tree(case) == whole, "reads and writes may be short"
+    house.renew()
+    for kind, error, stays in FAULTS:
+        for n in spread(calls[kind], 1):
+            fault = Fault(kind, n, error, stays)
+            ended = house.run(case, fault=fault)
+            assert ended.code in (case.code, BAD_INPUT, NO_ROOM), f"{fault}: {ended}"
+            check_nothing_half(house, case, inputs)
+            ended = house.resume(case)
+            assert ended.code == case.code, f"{fault}: {ended.said}"
+            assert house.tree(case) == whole, fault
+            house.renew()
 
 
 # --- shares ---------------------------------------------------------------------------------

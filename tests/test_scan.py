@@ -15,7 +15,7 @@ import pytest
 
 import clipgap
 from clipgap.files.parquet import ROW_GROUP, FileSum
-from clipgap.kernels import cpu
+from clipgap.kernels import cpu, oracle
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.kernels.options import Compute
 from clipgap.runs.how import How, Progress
@@ -245,6 +245,13 @@ def test_a_score_of_zero_has_no_sign(kernel: str) -> None:
     train, test = np.zeros((2, 2, 4), np.float16)
     train[:, 0], test[:, 1] = 1, -1
     result = clipgap.scan(train, {"t": test}, k=1, kernel=kernel)
+    scores = [*result.train_table()["sim_t"].to_pylist(), *result.tau("t")]
+    assert [str(float(score)) for score in scores] == ["0.0"] * 4
+
+
+def test_the_sign_that_a_kernel_gives_to_zero_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle, "exact_scores", lambda rows, tests: np.full((2, 2), -0.0))
+    result = clipgap.scan(unit_rows(2, 4, 0), {"t": unit_rows(2, 4, 1)}, k=1, kernel="numpy")
     scores = [*result.train_table()["sim_t"].to_pylist(), *result.tau("t")]
     assert [str(float(score)) for score in scores] == ["0.0"] * 4
 

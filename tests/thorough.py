@@ -12,9 +12,14 @@ THOROUGH = bool(os.environ.get("CLIPGAP_THOROUGH"))
 
 
 def spread(count: int, most: int | None) -> list[int]:
-    """So many of the numbers 1 to `count`, the first and the last among them; None is all."""
+    """So many of the numbers 1 to `count`, the first and the last among them; None is all.
+
+    If it is to be one, it is the middle.
+    """
     if THOROUGH or most is None or most >= count:
         return list(range(1, count + 1))
+    if most == 1:
+        return [(count + 1) // 2]
     return sorted({1 + i * (count - 1) // max(1, most - 1) for i in range(most)})
 
 

@@ -44,6 +44,17 @@ def open_file(path: Path) -> FileIO:
     raise OSError(wrong, "Is a directory" if stat.S_ISDIR(kind) else "Is not a file", str(path))
 
 
+def read_at(file: int, size: int, start: int) -> bytes:
+    """So many bytes of an open file, fewer only where it ends; a system may give them in parts."""
+    content = os.pread(file, size, start)
+    while len(content) < size:
+        more = os.pread(file, size - len(content), start + len(content))
+        if not more:
+            break
+        content += more
+    return content
+
+
 def files_in(folder: Path) -> Iterator[str]:
     """The names of all that is in a folder and not itself a folder; links are not followed."""
     for inner, _, names in _walk(folder):

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import sync_folder
-from clipgap.files.folders import open_file
+from clipgap.files.folders import open_file, read_at
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ def last(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
         with open_file(path) as log:
             end = _end_of_lines(log.fileno(), os.fstat(log.fileno()).st_size)
             start = _end_of_lines(log.fileno(), end - 1)
-            line = os.pread(log.fileno(), end - start, start)
+            line = read_at(log.fileno(), end - start, start)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -137,7 +137,7 @@ def _end_of_lines(log: int, size: int) -> int:
     """Where the last line that is whole within the first `size` bytes ends."""
     while size > 0:
         start = max(0, size - _CHUNK)
-        found = os.pread(log, size - start, start).rfind(b"\n")
+        found = read_at(log, size - start, start).rfind(b"\n")
         if found >= 0:
             return start + found + 1
         size = start

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
-from clipgap.files.folders import open_file
+from clipgap.files.folders import open_file, read_at
 from clipgap.files.pages import read_plain
 from clipgap.files.sums import FileSum as FileSum
 
@@ -203,11 +203,11 @@ class TableReader:
 
     def _read_footer(self, size: int) -> tuple[bytes, int]:
         """The end of the file that says what is in it, and where that begins."""
-        end = os.pread(self._descriptor, 8, max(0, size - 8))
+        end = read_at(self._descriptor, 8, max(0, size - 8))
         start = size - 8 - int.from_bytes(end[:4], "little")
         if end[4:] != _MAGIC or start < len(_MAGIC):
             raise self._damaged("it does not end like a parquet file")
-        return os.pread(self._descriptor, size - start, start), start
+        return read_at(self._descriptor, size - start, start), start
 
     def _start(self, group: int) -> int:
         columns = self.metadata.row_group(group)
@@ -223,7 +223,7 @@ class TableReader:
             return
         if not self._at <= stop <= self._data:
             raise self._damaged("its row groups do not follow one another")
-        content = os.pread(self._descriptor, stop - self._at, self._at)
+        content = read_at(self._descriptor, stop - self._at, self._at)
         self._digest.update(content)
         self._window.hold(self._at, content)
         self._at = stop
@@ -257,7 +257,7 @@ class _Window:
 
     def read_at(self, start: int, size: int) -> bytes:
         if not self._content:
-            return os.pread(self._descriptor, size, start)
+            return read_at(self._descriptor, size, start)
         inside = start - self._start
         if inside < 0 or inside + size > len(self._content):
             raise OSError(f"bytes {start:,} to {start + size:,} are not of this row group")

@@ -1,0 +1,143 @@
+// A disk that fails on request, put before libc by LD_PRELOAD: tests/faults.py speaks to it.
+//
+// Calls on files below one folder are counted by kind. From the nth of a kind on, or at the nth
+// alone, they fail; or reads and writes move fewer bytes than they were asked for, as they may.
+// Nothing is ever flushed, since no test here cuts the power. Calls that look for other machines
+// are counted, too.
+
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+enum { kRead, kWrite, kFlush, kRename, kConnect, kKinds };
+
+static char folder[PATH_MAX];
+static atomic_long counts[kKinds];
+static int kind_of_fault = -1, error_of_fault, for_ever, is_short;
+static long nth;
+
+void faults_begin(const char* below, int kind, long at, int error, int stays, int shorter) {
+  snprintf(folder, sizeof folder, "%s/", below);
+  for (int i = 0; i < kKinds; ++i) counts[i] = 0;
+  kind_of_fault = kind, nth = at, error_of_fault = error, for_ever = stays, is_short = shorter;
+}
+
+long faults_count(int kind) { return counts[kind]; }
+
+static int is_below(const char* path) {
+  char whole[PATH_MAX];
+  if (!folder[0]) return 0;
+  if (path[0] == '/') return !strncmp(path, folder, strlen(folder));
+  return realpath(".", whole) && !strncmp(strcat(whole, "/"), folder, strlen(folder));
+}
+
+static int is_ours(int file) {
+  char link[32], path[PATH_MAX];
+  if (!folder[0]) return 0;
+  snprintf(link, sizeof link, "/proc/self/fd/%d", file);
+  const ssize_t length = readlink(link, path, sizeof path - 1);
+  if (length < 0) return 0;
+  path[length] = 0;
+  return is_below(path) && path[0] == '/';
+}
+
+// Whether this call, one more of its kind, is to fail.
+static int fails(int kind) {
+  const long number = ++counts[kind];
+  if (kind != kind_of_fault || (for_ever ? number < nth : number != nth)) return 0;
+  errno = error_of_fault;
+  return 1;
+}
+
+static size_t shorter(size_t size) { return is_short && size > 1 ? size / 2 : size; }
+
+#define REAL(type, name, ...)                                  \
+  static type (*real)(__VA_ARGS__);                            \
+  if (!real) real = (type(*)(__VA_ARGS__))dlsym(RTLD_NEXT, name)
+
+ssize_t read(int file, void* to, size_t size) {
+  REAL(ssize_t, "read", int, void*, size_t);
+  if (!is_ours(file)) return real(file, to, size);
+  return fails(kRead) ? -1 : real(file, to, shorter(size));
+}
+
+ssize_t write(int file, const void* from, size_t size) {
+  REAL(ssize_t, "write", int, const void*, size_t);
+  if (!is_ours(file)) return real(file, from, size);
+  return fails(kWrite) ? -1 : real(file, from, shorter(size));
+}
+
+ssize_t pread64(int file, void* to, size_t size, off64_t at) {
+  REAL(ssize_t, "pread64", int, void*, size_t, off64_t);
+  if (!is_ours(file)) return real(file, to, size, at);
+  return fails(kRead) ? -1 : real(file, to, shorter(size), at);
+}
+
+ssize_t pread(int file, void* to, size_t size, off_t at) { return pread64(file, to, size, at); }
+
+ssize_t pwrite64(int file, const void* from, size_t size, off64_t at) {
+  REAL(ssize_t, "pwrite64", int, const void*, size_t, off64_t);
+  if (!is_ours(file)) return real(file, from, size, at);
+  return fails(kWrite) ? -1 : real(file, from, shorter(size), at);
+}
+
+ssize_t pwrite(int file, const void* from, size_t size, off_t at) { return pwrite64(file, from, size, at); }
+
+ssize_t preadv64(int file, const struct iovec* to, int count, off64_t at) {
+  REAL(ssize_t, "preadv64", int, const struct iovec*, int, off64_t);
+  if (!is_ours(file)) return real(file, to, count, at);
+  if (fails(kRead)) return -1;
+  struct iovec first = {to[0].iov_base, shorter(to[0].iov_len)};
+  return is_short ? real(file, &first, 1, at) : real(file, to, count, at);
+}
+
+ssize_t preadv(int file, const struct iovec* to, int count, off_t at) { return preadv64(file, to, count, at); }
+
+ssize_t writev(int file, const struct iovec* from, int count) {
+  REAL(ssize_t, "writev", int, const struct iovec*, int);
+  if (!is_ours(file)) return real(file, from, count);
+  return fails(kWrite) ? -1 : real(file, from, is_short ? 1 : count);
+}
+
+ssize_t sendfile64(int to, int from, off64_t* at, size_t size) {
+  REAL(ssize_t, "sendfile64", int, int, off64_t*, size_t);
+  if (!is_ours(to)) return real(to, from, at, size);
+  return fails(kWrite) ? -1 : real(to, from, at, shorter(size));
+}
+
+ssize_t sendfile(int to, int from, off_t* at, size_t size) { return sendfile64(to, from, at, size); }
+
+int fsync(int file) { return is_ours(file) && fails(kFlush) ? -1 : 0; }
+
+int fdatasync(int file) { return fsync(file); }
+
+int rename(const char* from, const char* to) {
+  REAL(int, "rename", const char*, const char*);
+  return is_below(to) && fails(kRename) ? -1 : real(from, to);
+}
+
+int connect(int socket, const struct sockaddr* to, socklen_t length) {
+  REAL(int, "connect", int, const struct sockaddr*, socklen_t);
+  const struct sockaddr_in* four = (const void*)to;
+  const struct sockaddr_in6* six = (const void*)to;
+  const int is_far = (to->sa_family == AF_INET && ntohl(four->sin_addr.s_addr) >> 24 != 127) ||
+                     (to->sa_family == AF_INET6 && !IN6_IS_ADDR_LOOPBACK(&six->sin6_addr));
+  return is_far && fails(kConnect) ? -1 : real(socket, to, length);
+}
+
+int getaddrinfo(const char* name, const char* service, const struct addrinfo* hints, struct addrinfo** found) {
+  REAL(int, "getaddrinfo", const char*, const char*, const struct addrinfo*, struct addrinfo**);
+  const int is_far = name && strcmp(name, "localhost") && strncmp(name, "127.", 4) && strcmp(name, "::1");
+  return is_far && fails(kConnect) ? EAI_FAIL : real(name, service, hints, found);
+}
