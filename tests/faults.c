@@ -1,7 +1,8 @@
 // A disk that fails on request, put before libc by LD_PRELOAD: tests/faults.py speaks to it.
 //
 // Calls on files below one folder are counted by kind. From the nth of a kind on, or at the nth
-// alone, they fail; or reads and writes move fewer bytes than they were asked for, as they may.
+// alone, they fail; or reads and writes move fewer bytes than they were asked for, as they may. A
+// negative error is a signal that the process gets in place of the call.
 // Nothing is ever flushed, since no test here cuts the power. Calls that look for other machines
 // are counted, too.
 
@@ -12,6 +13,7 @@
 #include <limits.h>
 #include <netdb.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +58,7 @@ static int is_ours(int file) {
 static int fails(int kind) {
   const long number = ++counts[kind];
   if (kind != kind_of_fault || (for_ever ? number < nth : number != nth)) return 0;
+  if (error_of_fault < 0) kill(getpid(), -error_of_fault);
   errno = error_of_fault;
   return 1;
 }

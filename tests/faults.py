@@ -19,7 +19,8 @@ KINDS = ("read", "write", "flush", "rename", "connect")
 class Fault:
     """What goes wrong: the nth call of a kind, counted below a folder, and perhaps all after it.
 
-    With `short`, reads and writes move fewer bytes than they were asked for, which is no error.
+    With `short`, reads and writes move fewer bytes than they were asked for, which is no error. A
+    negative `error` is a signal.
     """
 
     kind: str = ""
