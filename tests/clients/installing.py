@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import venv
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -42,23 +41,24 @@ def environment(name: str, *requirements: str) -> Path:
     return python
 
 
-def run(python: Path | str, *arguments: object, **variables: str) -> str:
+def run(python: Path | str, *arguments: object, **others: str) -> str:
     """What a program prints, which must end well."""
-    done = attempt(python, *arguments, **variables)
+    done = attempt(python, *arguments, **others)
     assert done.returncode == 0, done.stdout[-2_000:] + done.stderr[-4_000:]
     return done.stdout
 
 
 def attempt(
-    python: Path | str, *arguments: object, **variables: str
+    python: Path | str, *arguments: object, **others: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program of an environment as a user would who knows of no other."""
-    quiet: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled"}
-    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(python), *map(str, arguments)]
-    return subprocess.run(
-        command, env={**ours, **quiet, **variables}, capture_output=True, text=True
-    )
+    return subprocess.run(command, env=variables(**others), capture_output=True, text=True)
+
+
+def variables(**others: str) -> dict[str, str]:
+    """Those of a user who knows of no other environment."""
+    ours = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return {**ours, "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", **others}
 
 
 def _pip(python: str, *arguments: str) -> None:

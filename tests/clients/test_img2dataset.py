@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,32 +20,78 @@ from clipgap.__main__ import main
 from clipgap.errors import InputError
 from clipgap.shards.api import filter_shards
 from clipgap.shards.samples import read_samples
-from tests.clients.installing import attempt, environment, run
+from tests.clients.installing import installed, variables
 from tests.shards import link_as_documented, write_keep
 
-pytestmark = pytest.mark.clients
+PACKAGES = {
+    "img2dataset": "1.47.0",
+    "albucore": "0.0.23",
+    "albumentations": "1.4.24",
+    "ExifRead-nocycle": "3.0.1",
+    "fire": "0.7.1",
+    "opencv-python-headless": "4.14.0.94",
+    "pandas": "2.3.3",
+    "pytz": "2026.6",
+    "simsimd": "6.5.16",
+    "stringzilla": "5.3.2",
+    "termcolor": "3.3.0",
+    "webdataset": "0.2.111",
+}
+"""What it needs that is not there already, or in another version; of wandb only the name."""
 
 GONE, CUT, BROKEN = {3, 11}, {5}, {8}
 """Images that are not found, that end before their length, and that are no whole picture."""
 
 NUMBERS = range(14)
 UIDS = [f"{n:032x}" for n in range(20)]
-DOWNLOAD = """
-import json, sys
+DOWNLOADS = """
+import json, multiprocessing, os, sys
+# Forked, its processes need not import all of it again.
+fork = multiprocessing.get_context("fork")
+multiprocessing.get_context = lambda method=None: fork
+multiprocessing.context.SpawnProcess = multiprocessing.context.ForkProcess
 from img2dataset import download
-given = json.loads(sys.argv[1])
-if __name__ == "__main__":
-    download(
-        input_format="parquet", output_format="webdataset", url_col="url", caption_col="text",
-        save_additional_columns=["uid"], number_sample_per_shard=5, processes_count=1,
-        thread_count=2, image_size=16, timeout=5, **given,
-    )
+answers = os.fdopen(os.dup(1), "w", buffering=1)
+os.dup2(2, 1)
+for line in sys.stdin:
+    try:
+        download(
+            input_format="parquet", output_format="webdataset", url_col="url", caption_col="text",
+            save_additional_columns=["uid"], number_sample_per_shard=5, processes_count=1,
+            thread_count=2, image_size=16, timeout=5, **json.loads(line),
+        )
+        print("done", file=answers)
+    except ValueError as error:
+        print(error, file=answers)
 """
+
+Download = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def python() -> Path:
-    return environment("img2dataset", "img2dataset==1.47.0")
+def download(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Download]:
+    """The peer in a process of its own, which imports it once: what it says of a download."""
+    wanted = [f"{name}=={version}" for name, version in PACKAGES.items()]
+    package = installed(tmp_path_factory.mktemp("img2dataset"), *wanted)
+    (package / "wandb.py").touch()
+    peer = subprocess.Popen(
+        [sys.executable, "-c", DOWNLOADS],
+        env=variables(PYTHONPATH=str(package), NO_ALBUMENTATIONS_UPDATE="1"),
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=(package / "log").open("w"),
+    )
+    with peer:
+        stdin, stdout = peer.stdin, peer.stdout
+        assert stdin and stdout
+
+        def ask(urls: Path, folder: Path, **given: str) -> str:
+            asked = {"url_list": str(urls), "output_folder": str(folder), **given}
+            print(json.dumps(asked), file=stdin, flush=True)
+            return stdout.readline().strip() or (package / "log").read_text()[-4_000:]
+
+        yield ask
 
 
 def jpeg(number: int) -> bytes:
@@ -88,11 +136,10 @@ def table(path: Path, server: str, numbers: range) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shards(python: Path, server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("img2dataset")
+def shards(download: Download, server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
     urls = table(folder / "urls.parquet", server, NUMBERS)
-    given = {"url_list": str(urls), "output_folder": str(folder / "shards")}
-    run(python, "-c", DOWNLOAD, json.dumps(given))
+    assert download(urls, folder / "shards") == "done"
     return folder / "shards"
 
 
@@ -129,21 +176,17 @@ def test_what_could_not_be_fetched_is_missing(shards: Path, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("mode", ["incremental", "extend"])
 def test_links_to_a_filtered_folder_can_be_extended(
-    python: Path, server: str, shards: Path, tmp_path: Path, mode: str
+    download: Download, server: str, shards: Path, tmp_path: Path, mode: str
 ) -> None:
     """It takes each .json for statistics; those of ours are left out by the line in the docs."""
     uids = [uid for some in found(shards).values() for uid in some]
     keep = write_keep(tmp_path / "keep", {"s": uids}, {("s", n) for n in range(0, len(uids), 2)})
     before = found(filter_shards(shards, keep, tmp_path / "OUT").path)
     urls = table(tmp_path / "more.parquet", server, range(14, 20))
-    for folder in ("OUT", "MORE"):
-        given = {"url_list": str(urls), "output_folder": str(tmp_path / folder)}
-        given = json.dumps({**given, "incremental_mode": mode})
-        if folder == "OUT":
-            assert "invalid literal for int()" in attempt(python, "-c", DOWNLOAD, given).stderr
-            link_as_documented(tmp_path)
-        else:
-            run(python, "-c", DOWNLOAD, given)
+    refused = download(urls, tmp_path / "OUT", incremental_mode=mode)
+    assert "invalid literal for int()" in refused
+    link_as_documented(tmp_path)
+    assert download(urls, tmp_path / "MORE", incremental_mode=mode) == "done"
     after = found(tmp_path / "MORE")
     assert {name: after[name] for name in before} == before
     if mode == "extend":  # the other one takes the new urls for those of shards that are there
