@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -210,6 +211,52 @@ def test_a_large_folder_becomes_several_shards(
     (tmp_path / "images" / "loop").symlink_to(tmp_path / "images")
     world.embed(tmp_path / "images", tmp_path / "out")
     assert [entry.rows for entry in clipgap.open_store(tmp_path / "out").shards] == [4, 4, 2]
+
+
+def test_rows_are_called_by_a_field(world: World, whole: Path, tmp_path: Path) -> None:
+    """The first shard has a table, the others only .json; the sample of one says nothing."""
+    shards, uids = tmp_path / "in", [f"{n:032x}" for n in range(sum(COUNTS))]
+    rows = iter(uids)
+    for shard, made in enumerate(world.made):
+        said = {picture.key: next(rows) for picture in made}
+        entries = []
+        for picture in made:
+            note = json.dumps({"uid": said[picture.key]} if said[picture.key] != uids[6] else {})
+            entries.append(member(f"{picture.key}.jpg", picture.jpeg))
+            entries += [member(f"{picture.key}.json", note.encode())] if shard else []
+        shards.mkdir(exist_ok=True)
+        (shards / f"{shard:05d}.tar").write_bytes(tar_bytes(entries))
+        if shard == 0:
+            listed = pa.table({"key": list(said), "uid": list(said.values())})
+            pq.write_table(listed, shards / "00000.parquet")
+    result = world.embed(shards, tmp_path / "out", match="uid")
+    store = clipgap.open_store(result.path)
+    keys = [store.keys(n, 0, entry.rows).to_pylist() for n, entry in enumerate(store.shards)]
+    assert keys == [uids[:5], uids[5:6], uids[7:]]
+    assert np.array_equal(stored(result.path, "00000"), stored(whole, "00000"))
+    assert np.array_equal(stored(result.path, "00002"), stored(whole, "00002")[1:])
+    (aside,) = quarantine(result.path)
+    assert (aside["name"], "its uid" in aside["reason"]) == (world.made[2][0].key, True)
+    assert main(["verify", str(result.path)]) == 0
+    # What is split of it is found in the shards again, and DataComp's tools take it.
+    clipgap.scan(result.path, {"same": result.path}, k=1, out=tmp_path / "scan")
+    keep = tmp_path / "keep"
+    clipgap.split(tmp_path / "scan", Rand(6, seed=1), out=keep)
+    assert len(np.load(keep / "datacomp.npy")) == 6
+    assert clipgap.filter_shards(shards, keep, tmp_path / "kept").kept == 6
+    # The table beside a shard is an input.
+    changed = pa.table({"key": list(said), "uid": list(said.values())}).slice(1)
+    pq.write_table(changed, shards / "00000.parquet")
+    with pytest.raises(ResumeError, match="shard 00000 table"):
+        world.embed(shards, tmp_path / "out", match="uid", resume=True)
+
+
+def test_a_field_that_is_nowhere(world: World, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--match uid.*\n.*00000\.tar"):
+        world.embed(world.shards, tmp_path / "out", match="uid")
+    with pytest.raises(UsageError, match="no fields"):
+        world.embed(write_folder(tmp_path / "images", pictures(1)), tmp_path / "out", match="uid")
+    assert not (tmp_path / "out").exists()
 
 
 def test_how_many_there_are_is_what_shards_say(world: World, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from clipgap.files.volumes import File
 from clipgap.shards.finding import TarShard
 from clipgap.shards.matching import KeepSelector, SortedKeys
-from clipgap.shards.names import KEY, Names, names_in
+from clipgap.shards.names import Names, names_in
+from clipgap.shards.options import KEY
 
 Rows = NDArray[np.int64]
 

@@ -13,7 +13,8 @@ from clipgap.shards.choosing import Rows, chooser_for
 from clipgap.shards.finding import TarShard
 from clipgap.shards.index import index_shard
 from clipgap.shards.matching import KeepSelector
-from clipgap.shards.names import KEY, keys_listed
+from clipgap.shards.names import keys_listed
+from clipgap.shards.options import KEY
 
 _SHOWN = 5
 

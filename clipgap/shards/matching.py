@@ -29,14 +29,13 @@ from clipgap.keep.lists import KeepList, KeepShard, open_keep
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.names import (
     JSON,
-    KEY,
     Names,
     fields_that_find,
     keys_in,
     name_of,
     names_listed,
 )
-from clipgap.shards.options import AUTO
+from clipgap.shards.options import AUTO, KEY
 
 By = Literal["shard", "key"]
 

@@ -22,10 +22,10 @@ from clipgap.errors import InputError
 from clipgap.files.volumes import File, RangeReader
 from clipgap.shards.finding import TarShard
 from clipgap.shards.groups import groups, promised
+from clipgap.shards.options import KEY
 from clipgap.shards.problems import Problem
 from clipgap.shards.tar import Member, TarReader
 
-KEY = "key"
 JSON = "json"
 
 _STATUS, _SUCCESS = "status", "success"
@@ -60,6 +60,21 @@ def name_of(content: Any, field: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if _is_text(value) else None
+
+
+def has_field(shard: TarShard, field: str) -> bool:
+    """Whether the table beside a shard has a column of that name, or else a sample such an entry.
+
+    A shard without samples lacks nothing.
+    """
+    if shard.parquet is not None and names_listed(shard.parquet, field) is not None:
+        return True
+    is_empty = True
+    for _, content in _described(shard):
+        if name_of(content, field) is not None:
+            return True
+        is_empty = False
+    return is_empty
 
 
 def keys_listed(shard: TarShard) -> list[str] | None:

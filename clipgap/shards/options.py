@@ -7,13 +7,13 @@ from pathlib import Path
 
 from clipgap.options import Options, option
 
-AUTO = "auto"
+AUTO, KEY = "auto", "key"
 
-
-MATCH = (
-    "What the keys of the keep-list are: those of the samples (key), or a field of theirs, such as "
-    "uid: a column of the parquet beside a tar, or an entry of each .json."
+NAMES = (
+    "those of the samples (key), or a field of theirs, such as uid: a column of the parquet beside "
+    "a tar, or an entry of each .json."
 )
+MATCH = f"What the keys of the keep-list are: {NAMES}"
 
 
 @dataclass(frozen=True)

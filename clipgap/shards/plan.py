@@ -22,8 +22,7 @@ from clipgap.shards.captions import CaptionSource
 from clipgap.shards.finding import SUFFIX, TarShard, find_shards
 from clipgap.shards.lookup import Findings, find_kept
 from clipgap.shards.matching import KeepSelector
-from clipgap.shards.names import KEY
-from clipgap.shards.options import FilterOptions
+from clipgap.shards.options import KEY, FilterOptions
 
 
 @dataclass(frozen=True)

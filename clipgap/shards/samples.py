@@ -14,8 +14,8 @@ from clipgap.keep.lists import KeepList
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.groups import groups
 from clipgap.shards.matching import KeepSelector
-from clipgap.shards.names import JSON, KEY
-from clipgap.shards.options import AUTO
+from clipgap.shards.names import JSON
+from clipgap.shards.options import AUTO, KEY
 from clipgap.shards.problems import OnProblem, Problem, refuse
 from clipgap.shards.tar import Member, TarReader
 

@@ -22,7 +22,8 @@ from clipgap.kernels.admit import Status, admit
 from clipgap.shards.api import KIND as SHARDS
 from clipgap.shards.api import SIZES
 from clipgap.shards.finding import SUFFIX, find_shards
-from clipgap.shards.names import KEY, names_in
+from clipgap.shards.names import names_in
+from clipgap.shards.options import KEY
 from clipgap.shards.plan import Unit, file_names
 from clipgap.shards.problems import QUARANTINE, Problem
 from clipgap.shards.samples import read_samples

@@ -45,6 +45,7 @@ from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.output import Complete, Damaged, Kind, Output, open_output
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Executor, Step
+from clipgap.shards.options import KEY
 from clipgap.shards.problems import PROBLEM, QUARANTINE, Problem, write_quarantine
 from clipgap.store.own import EMBEDDINGS, KEYS, STORE_FILE, Catalogue, Entry
 from clipgap.store.provenance import EMBED, IDENTITY
@@ -132,7 +133,8 @@ def embed(
 
     Each tar file becomes a shard of the store with its name, each sample a row with its key; the
     images of a folder are rows in the order of their paths, which are their keys. `captions` adds
-    a column with the text of each sample. Images that cannot be used are left out and listed in
+    a column with the text of each sample; `match` gives rows of shards a field of their samples as
+    keys, such as DataComp's `uid`. Images that cannot be used are left out and listed in
     `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`, and `resume=True`
     goes on from the last finished shard.
 
@@ -181,6 +183,7 @@ class EmbedPlan:
             "precision": self.options.precision,
             # Processors and GPUs round differently; which of them it was does not matter.
             "device": self.devices[0].partition(":")[0],
+            **({} if self.options.match == KEY else {"match": self.options.match}),
         }
 
     def describe(self) -> dict[str, Any]:
@@ -231,7 +234,7 @@ def plan_embed(
     identity = identify(model, pretrained)
     device = resolve_device(options.device)
     check_device(device, options.precision)
-    units = find_units(data)
+    units = find_units(data, options.match)
     if options.captions and isinstance(units[0], FolderUnit):
         raise UsageError(f"{data}: a folder of images has no captions; leave --captions out")
     return EmbedPlan(

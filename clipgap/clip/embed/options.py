@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from clipgap.clip.options import PRECISIONS
 from clipgap.options import Options, option
+from clipgap.shards.options import KEY, NAMES
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,7 @@ class EmbedOptions(Options):
     """How images go through the model, and what is stored beside their embeddings."""
 
     captions: bool = option(False, "Store the text (.txt) of each sample too.")
+    match: str = option(KEY, f"What rows get as keys: {NAMES}", metavar="key|FIELD")
     batch_size: int = option(256, "Images that go through the model together.", metavar="N", min=1)
     workers: int | None = option(
         None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,13 +16,15 @@ from clipgap.clip.images.reading import (
     is_image_folder,
     shard_images,
 )
-from clipgap.errors import InputError
+from clipgap.errors import InputError, UsageError
 from clipgap.files.identity import digest_of, digest_of_group, mark_of
-from clipgap.files.volumes import File, LocalFile
+from clipgap.files.volumes import FILE_THREADS, File, LocalFile
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.groups import promised
+from clipgap.shards.names import JSON, has_field, name_of, names_listed
+from clipgap.shards.options import KEY
 from clipgap.shards.plan import file_names
-from clipgap.shards.problems import OnProblem
+from clipgap.shards.problems import OnProblem, Problem
 
 FOLDER_UNIT = 8_192
 """Images of a folder that make a shard: what a killed run does again at most."""
@@ -74,6 +77,7 @@ class TarUnit:
 
     name: str
     shard: TarShard
+    match: str = KEY  # what its rows get as keys: those of the samples, or a field of theirs
 
     @property
     def source(self) -> str:
@@ -89,14 +93,34 @@ class TarUnit:
 
     def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
         beside = (CAPTION,) if captions else ()
-        return (image for _, image in shard_images(self.shard, beside, on_problem))
+        if self.match == KEY:
+            return (image for _, image in shard_images(self.shard, beside, on_problem))
+        return self._named(beside, on_problem)
+
+    def _named(self, beside: Sequence[str], on_problem: OnProblem) -> Iterator[RawImage]:
+        """The images under the names that a field gives them."""
+        table, field = self.shard.parquet, self.match
+        listed = None if table is None else names_listed(table, field)
+        for sample, image in shard_images(self.shard, (*beside, JSON), on_problem):
+            told = sample.contents.get(JSON)
+            name = name_of(told, field) if listed is None else listed.get(image.key)
+            if name is None:
+                reason = f"nothing says its {field}, or not one thing"
+                on_problem(Problem(self.source, "sample", image.key, reason))
+            else:
+                yield replace(image, key=name)
 
     def describe(self) -> dict[str, Any]:
         digest = digest_of(self.file)
-        return {"name": self.name, "bytes": self.file.size, "fingerprint": digest}
+        said = {"name": self.name, "bytes": self.file.size, "fingerprint": digest}
+        if self.match != KEY and self.shard.parquet is not None:
+            said["table"] = digest_of(self.shard.parquet)
+        return said
 
     def changed(self) -> str:
-        return self.file.modified
+        if self.match == KEY or self.shard.parquet is None:
+            return self.file.modified
+        return mark_of([self.file, self.shard.parquet])
 
     @property
     def count(self) -> int | None:
@@ -150,13 +174,28 @@ class FolderUnit:
             yield LocalFile(str(self.folder / path), size, str(time))
 
 
-def find_units(source: str | Path | Sequence[str | Path]) -> list[Unit]:
+def find_units(source: str | Path | Sequence[str | Path], match: str = KEY) -> list[Unit]:
     """The shards that `source` names, or the images of the folder that it is."""
     if isinstance(source, str | Path) and is_image_folder(source):
+        if match != KEY:
+            raise UsageError(f"{source}: a folder of images has no fields; leave --match out")
         return list(_folder_units(Path(source)))
     shards = find_shards(source)
     names = file_names([shard.name for shard in shards], "Embed them into several stores")
-    return [TarUnit(name, shard) for name, shard in zip(names, shards, strict=True)]
+    if match != KEY:
+        _require_field(shards, match)
+    return [TarUnit(name, shard, match) for name, shard in zip(names, shards, strict=True)]
+
+
+def _require_field(shards: Sequence[TarShard], field: str) -> None:
+    with ThreadPoolExecutor(FILE_THREADS) as pool:
+        have = list(pool.map(lambda shard: has_field(shard, field), shards))
+    if not all(have):
+        raise InputError.listing(
+            f"--match {field}: neither the parquet beside these shards nor a .json in them has it, "
+            "so nothing says what their rows are called:",
+            [shard.path for shard, has in zip(shards, have, strict=True) if not has],
+        )
 
 
 def _folder_units(folder: Path) -> Iterator[FolderUnit]:

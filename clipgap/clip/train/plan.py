@@ -29,8 +29,7 @@ from clipgap.machine import cores
 from clipgap.shards.finding import find_shards
 from clipgap.shards.lookup import Findings
 from clipgap.shards.matching import KeepSelector
-from clipgap.shards.names import KEY
-from clipgap.shards.options import AUTO
+from clipgap.shards.options import AUTO, KEY
 
 _MOST_WORKERS = 4
 _OWNED = {

@@ -33,7 +33,7 @@ from clipgap.shards.groups import promised
 from clipgap.shards.index import index_shard
 from clipgap.shards.lookup import Findings, find_kept
 from clipgap.shards.matching import KeepSelector, SortedKeys
-from clipgap.shards.names import KEY
+from clipgap.shards.options import KEY
 from clipgap.shards.problems import OnProblem, Problem
 from clipgap.shards.samples import Sample, read_samples
 
