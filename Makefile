@@ -3,7 +3,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-TEST_PROCESSES ?= 2
+# On two cores: a process of tests waits for those that it starts a quarter of its time.
+TEST_PROCESSES ?= 3
 
 BIN := $(VENV)/bin
 # What is imported gets compiled then; to compile all of PyTorch first takes most of a minute.
