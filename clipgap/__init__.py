@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     from clipgap.dedup.api import dedup as dedup
     from clipgap.dedup.api import plan_dedup as plan_dedup
     from clipgap.domains.api import fit_heads as fit_heads
+    from clipgap.domains.audit import audited as audited
     from clipgap.domains.composition import composition as composition
     from clipgap.domains.labelling import label_domains as label_domains
     from clipgap.errors import ClipgapError as ClipgapError
     from clipgap.heads.heads import open_heads as open_heads
     from clipgap.mix.api import mix as mix
     from clipgap.report.api import report as report
+    from clipgap.report.audit import audit_domains as audit_domains
     from clipgap.scan.api import gap as gap
     from clipgap.scan.api import plan_scan as plan_scan
     from clipgap.scan.api import scan as scan
@@ -65,6 +67,8 @@ _HOMES = {
     "Store": "clipgap.store.base",
     "StoreWriter": "clipgap.store.writer",
     "analyze": "clipgap.clip.analyze.api",
+    "audit_domains": "clipgap.report.audit",
+    "audited": "clipgap.domains.audit",
     "composition": "clipgap.domains.composition",
     "combine": "clipgap.select.algebra",
     "dedup": "clipgap.dedup.api",

@@ -57,6 +57,13 @@ def lower_bound(successes: int, trials: int, level: float = LEVEL) -> float:
     return low
 
 
+def clopper_pearson(successes: int, trials: int) -> Interval:
+    """The share of successes among independent trials, with the exact interval of 95 %."""
+    level = (1 + LEVEL) / 2
+    high = 1 - lower_bound(trials - successes, trials, level)
+    return Interval(successes / trials, lower_bound(successes, trials, level), high)
+
+
 def trials_for(share: float, level: float = LEVEL) -> int:
     """How many trials without a failure it takes for a lower bound of this share."""
     return math.ceil(math.log(1 - level) / math.log(share)) if 0 < share < 1 else 1

@@ -168,6 +168,13 @@ CASES = [
         kills=8,
     ),
     Case(
+        "audit",
+        "domains audit domains --sample 2 --by default --threads 1 -o out",
+        Change("setting|seed", old="--sample 2", new="--sample 2 --seed 1"),
+        ["sample.parquet", "index.html", "manifest.json"],
+        kills=8,
+    ),
+    Case(
         "filter",
         "filter shards --keep keep --workers 1 -o out",
         Change("00001", "shards/00001.tar"),
@@ -301,5 +308,7 @@ def make_inputs(server: Server) -> None:
     for name in ("store", "val", "reference"):  # the same, but without sums of their own
         shards = [np.load(path) for path in sorted((folder / name / "embeddings").iterdir())]
         write_store(folder / "plain" / name, shards, lambda shard, row: f"{shard}-{row}")
-    ended = server.run(shlex.split(f"{FIT} -o heads"))
-    assert ended.code == 0, ended.said
+    label = "domains label plain/store --heads heads --model m --threads 1"
+    for command in (f"{FIT} -o heads", f"{label} -o domains"):
+        ended = server.run(shlex.split(command))
+        assert ended.code == 0, ended.said

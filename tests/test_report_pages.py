@@ -497,3 +497,45 @@ def test_a_narrow_screen_has_no_sideways_scroll(browser: Any, report: Path, tmp_
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     seen.check()
     context.close()
+
+
+def audit_of(study: Study, folder: Path) -> Path:
+    """Of five rows that heads call natural; what they know does not matter here."""
+    lines = [f"{s},{r},{'rendition' if r % 3 else 'natural'}" for s in range(3) for r in range(300)]
+    (folder / "labels.csv").write_text("\n".join(["shard,row,domain", *lines]))
+    store, heads = study.folder / "stores" / "web", folder / "heads"
+    clipgap.fit_heads(store, folder / "labels.csv", out=heads, model="m", precision=0.1)
+    clipgap.label_domains(store, heads, out=folder / "domains", model="m")
+    images = study.folder / "images" / "web"
+    return clipgap.audit_domains(
+        folder / "domains", out=folder / "audit", images=images, by="default", sample=5
+    ).path
+
+
+def test_an_audit_is_labelled_by_keyboard(browser: Any, study: Study, tmp_path: Path) -> None:
+    """What the page downloads is what `audited` takes; no word of strangers does anything."""
+    audit = audit_of(study, tmp_path)
+    context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme="dark")
+    try:
+        watched = Watched(context, audit)
+        page = watched.page
+        page.goto((audit / "index.html").as_uri())
+        page.wait_for_selector("body[data-ready]")
+        page.wait_for_selector("#shown img")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        for letter in ("r", "n", "u", "ArrowLeft", "u", "r", "a", "x", "r"):
+            page.keyboard.press(letter)
+        assert page.locator("#status").text_content() == "4 of 5 labelled"
+        page.reload()
+        page.wait_for_selector("body[data-ready]")
+        assert page.locator("#place").text_content() == "5 / 5"  # the first that is open
+        page.locator("#answers button", has_text="natural").click()
+        assert page.locator("[aria-pressed=true]").text_content() == "natural"
+        with page.expect_download() as download:
+            page.locator("#download").click()
+        download.value.save_as(tmp_path / "labels.csv")
+        watched.check()
+    finally:
+        context.close()
+    found = clipgap.audited(audit, tmp_path / "labels.csv")
+    assert found.labelled == {"natural": 1, "ambiguous": 1, "rendition": 2, "unseen": 1}

@@ -11,8 +11,8 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Dealt, Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.domains.options import FitOptions, LabelOptions
-from clipgap.errors import QUARANTINED
+from clipgap.domains.options import AuditOptions, FitOptions, LabelOptions
+from clipgap.errors import QUARANTINED, UsageError
 from clipgap.files.naming import read_named
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Only, argument, option
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from clipgap.domains.api import Fitted
+    from clipgap.domains.audit import Audited
     from clipgap.domains.composition import Composition
     from clipgap.domains.labelling import Domains
+    from clipgap.report.audit import Audit
 
 _STOPPING = "Stopping: nothing is kept, fitting starts again."
 
@@ -36,6 +38,7 @@ def register(app: typer.Typer) -> None:
     command(group, "fit")(fit)
     command(group, "label")(label)
     command(group, "composition")(composed)
+    command(group, "audit")(audit)
     app.add_typer(group)
 
 
@@ -217,3 +220,85 @@ def describe_composition(found: list[Composition]) -> Iterator[RenderableType]:
         yield "Truly: 95 %, if heads err here as they did on their test part."
     if without := sum(each.without for each in found):
         yield f"Left out: {words.plural(without, 'row')} without a domain (zero, NaN or infinite)."
+
+
+def audit(
+    shell: Shell,
+    options: AuditOptions,
+    compute: Annotated[Compute, Only("threads")],
+    running: Running,
+    folder: str = argument(
+        "What `clipgap domains label` made, or a scan with heads; with --labels an audit.",
+        metavar="DOMAINS",
+    ),
+    images: str | None = option(
+        None,
+        "Tar shards or a folder with the images of the store.",
+        metavar="IMAGES",
+        shown="keys alone",
+    ),
+    labels: Path | None = option(
+        None,
+        "What the page of the audit DOMAINS downloaded: tells the precision, makes nothing.",
+        metavar="FILE",
+    ),
+    out: Path | None = output("AUDIT"),
+) -> None:
+    """Look at a random sample of the rows that heads say to be of a domain.
+
+    Makes a page on which they are labelled by keyboard; it does not say what heads said. With the
+    labels that it downloads, --labels tells how many rows of the store truly are of the domain.
+    """
+    if labels is not None:
+        from clipgap.domains.audit import audited
+
+        if out is not None or images is not None:
+            raise UsageError("--labels is about an audit that was made: leave out -o and --images")
+        found = audited(folder, labels)
+        shell.result(found.to_json(), describe_audited(found))
+        return
+    from clipgap.report.audit import audit_domains, plan_audit
+
+    if running.dry_run:
+        rows = plan_audit(folder, options=options)
+        line = f"Would draw {words.count(options.sample)} of {words.plural(rows, 'row')}"
+        shell.result({"accepted": rows, "sample": options.sample}, [f"{line} of {folder}"])
+        return
+    out = required(out)
+    with shell.watch(out, "Stopping; an audit is drawn again from its beginning.") as watch:
+        made = audit_domains(
+            folder, out=out, images=images, options=options, compute=compute, how=running.how(watch)
+        )
+    result = {
+        "out": out,
+        "page": made.page,
+        "counts": made.manifest["counts"],
+        "already_complete": made.already_complete,
+    }
+    shell.result(result, describe_audit(made))
+
+
+def describe_audit(made: Audit) -> Iterator[str]:
+    """What was drawn, and what to do with it."""
+    if made.already_complete:
+        yield words.complete(made.path)
+    counts, settings = made.manifest["counts"], made.manifest["settings"]
+    yield (
+        f"{words.count(settings['sample'])} of the {words.plural(counts['accepted'], 'row')} that "
+        f"are {settings['domain']} by the {settings['by']} thresholds, "
+        f"{words.count(counts['pictures'])} with pictures"
+    )
+    yield f"Open {made.page}, label all, and then:"
+    yield f"  clipgap domains audit {made.path} --labels labels.csv"
+
+
+def describe_audited(found: Audited) -> Iterator[str]:
+    """The precision, with what it rests on."""
+    labels = ", ".join(f"{words.count(n)} {label}" for label, n in found.labelled.items() if n)
+    yield f"Of {words.plural(found.sample, 'row')} looked at: {labels}"
+    share = found.precision
+    yield (
+        f"Of the {words.plural(found.accepted, 'row')} that are {found.domain} by the {found.by} "
+        f"thresholds, truly so: {words.percent(share.value)} (95 %: {words.percent(share.low)} to "
+        f"{words.percent(share.high)}; at least {words.percent(found.at_least)})"
+    )

@@ -20,6 +20,7 @@ EXAMPLES = {
     "domains fit": "domains fit labelled --labels labels.parquet -o heads",
     "domains label": "domains label laion400m --heads heads -o laion-domains",
     "domains composition": "domains composition laion-domains --keep pruned=split-pruned",
+    "domains audit": "domains audit laion-domains --images 'laion/{00000..00127}.tar' -o audit",
     "mix": "mix mixes.toml --labels laion-domains -o mix",
     "filter": "filter 'laion/{00000..00127}.tar' --keep pruned -o laion-pruned",
     "train": "train --train-data 'laion/{00000..00127}.tar' --keep pruned --recipe vit-b-32-paper "

@@ -42,6 +42,22 @@ class FitOptions(Options):
 
 
 @dataclass(frozen=True)
+class AuditOptions(Options):
+    """Which rows are looked at, and how many."""
+
+    domain: str = option(
+        "rendition", "What heads say of the rows.", choices=("natural", "rendition")
+    )
+    by: str = option(
+        "strict", "The thresholds by which they say it.", choices=("default", "strict")
+    )
+    sample: int = option(300, "Rows to label, drawn at random.", metavar="N", min=1)
+    seed: int = option(
+        0, "Of the draw; with more rows, those of fewer are among them.", metavar="S", min=0
+    )
+
+
+@dataclass(frozen=True)
 class LabelOptions(Options):
     """How rows are labelled."""
 

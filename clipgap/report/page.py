@@ -29,6 +29,7 @@ from clipgap.report.tables import (
     to_markdown,
     unit,
 )
+from clipgap.version import __version__
 
 Write = Callable[[str, bytes], None]
 _STYLES = ("chart.css", "style.css")
@@ -145,6 +146,14 @@ def single_page(
             "data": {name: _markup(data_of(name, content)) for name, content in data.items()},
         },
     )
+
+
+def audit_page(rows: int) -> Iterator[tuple[str, bytes]]:
+    """The page on which an audit is labelled, and what it looks like."""
+    for name in ("style.css", "page.js", "audit.js"):
+        yield f"assets/{name}", _asset(name)
+    text = _environment().get_template("audit.html").render(rows=rows, version=__version__)
+    yield "index.html", text.encode()
 
 
 def _sums(texts: Sequence[str]) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any
@@ -116,7 +117,7 @@ def around(name: str) -> tuple[str, str]:
 
 
 def read_pictures(
-    name: str, images: Images, wanted: set[Wanted], thumbnails: Thumbnails
+    name: str, images: Images, wanted: set[Wanted], thumbnails: Thumbnails, edge: int = EDGE
 ) -> Pictures:
     """Go through some shards once; thumbnails of the set `name` are handed on.
 
@@ -148,10 +149,11 @@ def read_pictures(
                         seen.add(one)
                         yield one, sample
 
+    make = partial(_thumbnail, edge=edge)
     with ThreadPoolExecutor(cores()) as pool:
         pairs = meant()
         while batch := list(islice(pairs, _BATCH)):
-            for (one, sample), made in zip(batch, pool.map(_thumbnail, batch), strict=True):
+            for (one, sample), made in zip(batch, pool.map(make, batch), strict=True):
                 if isinstance(made, str):
                     pictures.problems.append(made)
                 number = thumbnails.put(name, one, made) if isinstance(made, bytes) else None
@@ -185,7 +187,7 @@ def _in_folder(folder: Path, path: str) -> Sample:
     return Sample(path, str(folder), contents)
 
 
-def _thumbnail(pair: tuple[Wanted, Sample]) -> bytes | str | None:
+def _thumbnail(pair: tuple[Wanted, Sample], edge: int) -> bytes | str | None:
     """A small WebP; None if there is no image, or why it cannot be read."""
     sample = pair[1]
     content = next((sample.contents[e] for e in _IMAGES if e in sample.contents), None)
@@ -204,9 +206,9 @@ def _thumbnail(pair: tuple[Wanted, Sample]) -> bytes | str | None:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 return f"{where}: an image of {width:,} × {height:,} pixels is not decoded"
-            image.draft("RGB", (2 * EDGE, 2 * EDGE))
+            image.draft("RGB", (2 * edge, 2 * edge))
             small = image.convert("RGB")
-        small.thumbnail((EDGE, EDGE))
+        small.thumbnail((edge, edge))
         out = io.BytesIO()
         small.save(out, "WEBP", quality=78, method=4)
         return out.getvalue()

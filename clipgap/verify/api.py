@@ -32,7 +32,7 @@ from clipgap.verify.folders import (
     prove_shards,
     prove_store,
 )
-from clipgap.verify.heads import prove_domains, prove_heads
+from clipgap.verify.heads import prove_audit, prove_domains, prove_heads
 from clipgap.verify.models import prove_evaluation, prove_training
 from clipgap.verify.options import ScanChecks
 from clipgap.verify.reports import prove_report
@@ -56,6 +56,7 @@ KINDS = {
     "clipgap-keep": Kind("split", prove_split, ("train", "tests", "certify", "compute")),
     "clipgap-heads": Kind("folder of heads", prove_heads),
     "clipgap-domains": Kind("folder of domains", prove_domains),
+    "clipgap-audit": Kind("audit", prove_audit),
     "clipgap-shards": Kind("folder of filtered shards", prove_shards),
     EMBED: Kind("store of embeddings", prove_embeddings),
     "clipgap-eval": Kind("evaluation", prove_evaluation),

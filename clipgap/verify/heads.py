@@ -1,4 +1,5 @@
-"""Heads, held against the rows that tested them, and domains against the heads that told them.
+"""Heads, held against the rows that tested them, domains against the heads that told them, and
+audits against the domains that they were drawn from.
 
 Nothing is fitted again. What a manifest claims is what its weights accept: so their scores are
 computed, thresholds chosen and test rows counted anew, as far as store and labels are there.
@@ -6,20 +7,27 @@ computed, thresholds chosen and test rows counted anew, as far as store and labe
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from clipgap.domains.api import confusion, described_head, scored
+from clipgap.domains.audit import KIND as AUDIT
+from clipgap.domains.audit import SAMPLE, accepted_rows, draw
+from clipgap.domains.composition import open_said
 from clipgap.domains.labelled import Labelled, load
 from clipgap.domains.labelling import KIND as DOMAINS
 from clipgap.domains.labelling import SCHEMA, LabelWork, add, count, zero
+from clipgap.domains.options import AuditOptions
 from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum, read_row_groups, read_table
 from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
 from clipgap.intervals import lower_bound
+from clipgap.report.audit import DATA
+from clipgap.report.pictures import data_of
 from clipgap.runs.how import How
 from clipgap.scan.manifest import differences
 from clipgap.scan.sinks import part_name
@@ -164,3 +172,35 @@ def _check_rows(folder: Path, manifest: Mapping[str, Any], begin: Count, problem
         problems.differ(f"rows of {name}", start, shard.rows)
     problems.differ("counts", manifest["counts"], counts)
     return f"{counts['rows']:,} rows, scored again"
+
+
+def prove_audit(asked: Asked, checks: Checks) -> None:
+    """The page asks of the sample, and the sample is the one that would be drawn."""
+    manifest = read_checked(asked, checks, AUDIT)
+    if checks.all_good:
+        checks.make("page", _check_page, asked.path, manifest)
+        checks.make("sample", _check_sample, asked.path, manifest)
+
+
+def _check_page(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    sample = read_table(folder / SAMPLE, FileSum(**manifest["files"][SAMPLE])).to_pylist()
+    rows = json.loads(data_of(DATA, (folder / DATA).read_bytes()))["rows"]
+    problems.differ("rows", sample, [{name: row[name] for name in sample[0]} for row in rows])
+    pictures = sum(row["picture"] is not None for row in rows)
+    problems.differ("pictures", manifest["counts"]["pictures"], pictures)
+    return f"{len(rows):,} rows"
+
+
+def _check_sample(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
+    """Drawn again, from the same domains, it has the same rows."""
+    said = open_said(Path(named(manifest["inputs"]["domains"]["path"])))
+    if checksum(said.manifest) != manifest["inputs"]["domains"]["manifest_sha256"]:
+        problems.add(f"{said.path} are no longer the domains that the sample was drawn from")
+        return ""
+    options = AuditOptions(**manifest["settings"])
+    accepted = accepted_rows(said, options)
+    problems.differ("accepted", manifest["counts"]["accepted"], accepted)
+    sample = read_table(folder / SAMPLE, FileSum(**manifest["files"][SAMPLE]))
+    if not sample.equals(draw(said, options, None, How())):
+        problems.add(f"{SAMPLE}: another sample than the one that is drawn by its seed")
+    return f"{sample.num_rows:,} of {accepted:,} rows, drawn again"

@@ -142,10 +142,6 @@
 
   const picture = (number, key) => clipgap.picture(number, key, state.about.pack);
 
-  const isWeb = (url) => {
-    try { return ["http:", "https:"].includes(new URL(url).protocol); } catch { return false; }
-  };
-
   const neighbour = ([key, similarity, file, caption, url], copies, test) => {
     const made = element("figure", "neighbour");
     const look = element("button", "look");
@@ -160,7 +156,7 @@
     if (caption) line.append(element("bdi", "caption", caption));
     made.append(line);
     made.title = caption ? `${key}\n${caption}` : key;
-    if (url && isWeb(url)) {
+    if (url && clipgap.isWeb(url)) {
       const link = element("a", "source", "↗");
       link.href = url;
       link.rel = "noopener noreferrer nofollow";
@@ -233,15 +229,7 @@
     told();
   };
 
-  const download = () => {
-    const cell = (text) => `"${text.replaceAll('"', '""')}"`;
-    const lines = [...decisions].map((pair) => pair.map(cell).join(","));
-    const link = element("a");
-    link.href = URL.createObjectURL(new Blob([["key,decision", ...lines, ""].join("\n")], { type: "text/csv" }));
-    link.download = "review.csv";
-    link.click();
-    URL.revokeObjectURL(link.href);
-  };
+  const download = () => clipgap.saveTable("review.csv", "key,decision", [...decisions]);
 
   const answers = (marks) => {
     const known = [...marks].map((mark, n) => [mark, about().checkpoints[n]]).filter(([mark]) => mark !== "-");

@@ -77,6 +77,22 @@
     return image;
   };
 
+  // Only what the web serves becomes a link, whatever strangers wrote.
+  const isWeb = (url) => {
+    try { return ["http:", "https:"].includes(new URL(url).protocol); } catch { return false; }
+  };
+
+  // Hands rows of values to the reader as a CSV file.
+  const saveTable = (name, columns, rows) => {
+    const cell = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+    const lines = rows.map((row) => row.map(cell).join(","));
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([[columns, ...lines, ""].join("\n")], { type: "text/csv" }));
+    link.download = name;
+    link.click();
+    URL.revokeObjectURL(link.href);
+  };
+
   // A report of one file has all views in it and shows one; the address begins with its name.
   const views = () => [...document.querySelectorAll(".view")];
   const isSingle = () => views().length > 1;
@@ -101,6 +117,8 @@
     load,
     element,
     picture,
+    isWeb,
+    saveTable,
     isShown,
     begin: (name, act) => {
       begins.set(name, act);

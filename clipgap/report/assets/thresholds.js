@@ -98,16 +98,9 @@
     return made;
   };
 
-  const cell = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
-
   const download = () => {
-    const lines = removedRows().map((row) => [row[0], row[1], row[2], row[5], "drop"].map(cell).join(","));
-    const text = ["key,margin,similarity,witness,decision", ...lines, ""].join("\n");
-    const link = element("a");
-    link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
-    link.download = "removed.csv";
-    link.click();
-    URL.revokeObjectURL(link.href);
+    const rows = removedRows().map((row) => [row[0], row[1], row[2], row[5], "drop"]);
+    clipgap.saveTable("removed.csv", "key,margin,similarity,witness,decision", rows);
   };
 
   const copy = async () => {
