@@ -523,7 +523,7 @@ def test_an_audit_is_labelled_by_keyboard(browser: Any, study: Study, tmp_path: 
         page.wait_for_selector("body[data-ready]")
         page.wait_for_selector("#shown img")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        for letter in ("r", "n", "u", "ArrowLeft", "u", "r", "a", "x", "r"):
+        for letter in ("r", "n", "u", "r", "a", "x"):
             page.keyboard.press(letter)
         assert page.locator("#status").text_content() == "4 of 5 labelled"
         page.reload()

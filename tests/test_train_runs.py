@@ -6,17 +6,23 @@ import json
 import pickle
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 import clipgap
 from clipgap.__main__ import main
+from clipgap.clip.eval.contenders import load_classifier
 from clipgap.clip.train import checkpoints, driver
 from clipgap.clip.train.api import how_to_train, run_train
-from clipgap.clip.train.options import TrainOptions
+from clipgap.clip.train.labels import read_class_labels
+from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import Ranks, plan_train
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
@@ -417,8 +423,6 @@ def test_classes_in_folders_and_keep_lists_by_path(
         "name": "n",
         "keep": keep,
     }
-    from clipgap.clip.train.options import Place
-
     place = Place(**given)
     what = TrainOptions(
         objective="classify",
@@ -445,6 +449,88 @@ def test_classes_in_folders_and_keep_lists_by_path(
         assert "by the plan" in said, name
         with edited_manifest(folder) as manifest:
             manifest["plan"]["options"][name] = was
+
+
+def labelled(folder: Path, rows: Sequence[tuple[str, str | None]]) -> Path:
+    path = folder / "labels.csv"
+    path.write_text("".join(f"{key},{name or ''}\n" for key, name in (("key", "class"), *rows)))
+    return path
+
+
+def test_one_label_space_for_shards_of_several_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: None
+) -> None:
+    """Classes come from a table; a set is told apart among those of its own, by subsets too."""
+    monkeypatch.setattr("clipgap.clip.train.classify._SIZE", 64)
+    made = pictures(12)  # of captions, not of classes
+    joint = ("axe", "bed", "hen", "kite")  # bed and hen are of both sets, kite of the other
+    named = [(p.key, joint[n % 3]) for n, p in enumerate(made)]
+    given = {
+        "train_data": str(write_tar(tmp_path / "0.tar", made)),
+        "logs": tmp_path / "logs",
+        "name": "joint",
+        "labels": labelled(tmp_path, [*named[1:], ("elsewhere", "kite")]),
+    }
+    what: dict[str, Any] = {"objective": "classify", "arch": "squeezenet1_1", "epochs": 1}
+    what |= {"batch_size": 11, "workers": 0, "device": "cpu", "log_keys": True}
+    place = Place(**given)
+    plan = plan_train(place, TrainOptions(**what))
+    assert plan.classes == joint  # whatever is kept of them
+    result = run_train(plan, place.folder, how_to_train(None))
+    assert result.quarantined == 1  # without a label
+    assert clipgap.verify(result.path).ok
+    content = torch.load(result.checkpoint, weights_only=True)
+    assert content["classes"] == list(joint)
+
+    for name in ("bed", "hen"):
+        for seed in range(2):
+            path = tmp_path / "set" / name / f"{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(render(1, seed), "PNG"))
+    (tmp_path / "names.txt").write_text("bed\nhen\n")
+    (tmp_path / "prompts.txt").write_text("a {}\n")
+    (tmp_path / "subsets.toml").write_text('[queried]\nclasses = ["hen"]\n')
+    found = clipgap.evaluate(
+        f"joint={result.checkpoint}",
+        f"set={tmp_path / 'set'}",
+        tmp_path / "eval",
+        classnames=str(tmp_path / "names.txt"),
+        templates=str(tmp_path / "prompts.txt"),
+        subsets=f"set={tmp_path / 'subsets.toml'}",
+        device="cpu",
+        workers=1,
+    )
+    net = load_classifier(result.checkpoint, "cpu", "fp32")
+    images = [
+        Image.open(path).convert("RGB")
+        for name in ("bed", "hen")
+        for path in sorted((tmp_path / "set" / name).iterdir())
+    ]
+    logits = net.logits(torch.stack([net.preprocess(image) for image in images]))
+    own = logits[:, 1:3].argmax(dim=1).tolist()  # bed and hen, of the four
+    assert found.samples("joint", "set")["prediction"].to_pylist() == own
+    queried = next(row for row in found.subsets.to_pylist() if row["subset"] == "queried")
+    assert queried["accuracy"] == np.mean(np.array(own[2:]) == 1)
+
+    with (tmp_path / "labels.csv").open("a") as file:
+        file.write("more,axe\n")
+    assert "labels" in " ".join(check.detail for check in clipgap.verify(result.path).checks)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("a", "axe"), ("a", "bed")], "'a' has labels that contradict each other"),
+        ([("a", "axe"), ("b", "axe")], "all labels are 'axe'"),
+        ([("a", "axe"), ("b", None)], "the row of 'b' has no key or no class"),
+        ([], "holds no labels"),
+    ],
+)
+def test_labels_that_cannot_be(
+    tmp_path: Path, rows: Sequence[tuple[str, str | None]], words: str
+) -> None:
+    with pytest.raises(InputError, match=words):
+        read_class_labels(labelled(tmp_path, rows))
 
 
 def test_a_keep_list_by_uid(world: TrainWorld, tmp_path: Path) -> None:

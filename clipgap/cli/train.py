@@ -51,6 +51,11 @@ def train(
         "How to make captions of the domain and class of each sample; shards stay as they are.",
         metavar="FILE.toml",
     ),
+    labels: Path | None = option(
+        None,
+        "Classes by key, to classify: all that the table names are those of the network.",
+        metavar="TABLE",
+    ),
     resume: str | None = option(
         None, "Go on from the latest whole checkpoint, if there is one.", metavar="latest"
     ),
@@ -67,7 +72,7 @@ def train(
 
     if options.arguments and not options.arguments[0].startswith("-"):
         raise UsageError(words.quote_it(options.arguments))
-    place = Place(train_data, logs, name, keep, add_reference, captions)
+    place = Place(train_data, logs, name, keep, add_reference, captions, labels)
     if running.dry_run:
         plan = plan_train(place, options)
         described = _described(plan, place.folder)
@@ -95,6 +100,7 @@ def _described(plan: TrainPlan, folder: Path) -> dict[str, Any]:
         "bytes": sum(shard.bytes for shard in plan.shards),
         "keep": plan.keep,
         "captions": plan.captions and plan.captions["path"],
+        "labels": plan.labels and plan.labels["path"],
         "samples": plan.samples,
         "missing": plan.missing,
         "reference_samples": plan.reference_samples,
@@ -123,6 +129,8 @@ def _describe_plan(plan: dict[str, Any]) -> Iterator[str]:
     )
     if plan["captions"]:
         yield f"  captions {plan['captions']}"
+    if plan["labels"]:
+        yield f"  labels   {plan['labels']}"
     if plan["missing"]:
         yield f"  missing  {words.plural(plan['missing'], 'sample')} of the keep-list"
     yield (

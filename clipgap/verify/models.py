@@ -295,7 +295,7 @@ def _absent(plan: TrainPlan) -> str | None:
     model = plan.options.model or ""
     files = [shard.name for shard in plan.shards if shard.reference]
     files += [] if plan.keep is None else [plan.keep]
-    files += [] if plan.captions is None else [plan.captions["path"]]
+    files += [said["path"] for said in (plan.captions, plan.labels) if said is not None]
     files += [model] if model.endswith(".json") else []
     return next((file for file in files if not Path(file).exists()), None)
 

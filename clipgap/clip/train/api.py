@@ -53,6 +53,7 @@ KIND = Kind(
         "plan shards": "training shard",
         "plan keep_sha256": "keep-list",
         "plan captions": "captions",
+        "plan labels": "labels",
         "plan options": "option",
         "plan batches": "batches:",
     },
@@ -91,6 +92,7 @@ def train(
     keep: str | Path | None = None,
     add_reference: str | Path | None = None,
     captions: str | Path | None = None,
+    labels: str | Path | None = None,
     resume: str | None = None,
     overwrite: bool = False,
     on_progress: OnProgress | None = None,
@@ -101,7 +103,8 @@ def train(
 
     `keep` is a keep-list that the samples are filtered by while they are read. `add_reference`
     names further shards, of which all is taken. `captions` is a file that says how captions are
-    made of domains and classes. `arguments=("--wd", "0.1")` is for any flag of
+    made of domains and classes, `labels` a table that says the classes of a classifier by key.
+    `arguments=("--wd", "0.1")` is for any flag of
     open_clip_train. A process for each device is started, unless torchrun or Slurm has
     done that already. When `stop` is set, the step at hand is finished, a checkpoint is written
     and the run ends with `Interrupted`; `resume="latest"` goes on from there, to the same result.
@@ -113,6 +116,7 @@ def train(
         None if keep is None else Path(keep),
         None if add_reference is None else str(add_reference),
         None if captions is None else Path(captions),
+        None if labels is None else Path(labels),
     )
     how = how_to_train(resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
     return run_train(plan_train(place, options), place.folder, how)

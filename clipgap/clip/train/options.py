@@ -26,7 +26,7 @@ class TrainOptions(Options):
 
     objective: Objective = option(
         "clip",
-        "Images with captions, or with classes (.cls, folders).",
+        "Images with captions, or with classes (.cls, folders, --labels).",
         choices=get_args(Objective),
     )
     model: str | None = option(
@@ -150,6 +150,7 @@ class Place:
     keep: Path | None = None
     add_reference: str | None = None
     captions: Path | None = None
+    labels: Path | None = None
 
     def __post_init__(self) -> None:
         if not self.name or "/" in self.name or self.name in (".", ".."):

@@ -17,6 +17,7 @@ from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import register_config
 from clipgap.clip.train.captions import read_captions
+from clipgap.clip.train.labels import read_class_labels
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.patches import check_promises, import_trainer
@@ -107,6 +108,7 @@ class TrainPlan:
     classes: tuple[str, ...] = ()  # for "classify"
     missing: int = 0  # samples of the keep-list that no shard holds
     captions: Mapping[str, str] | None = None  # path of what makes them, and what tells it apart
+    labels: Mapping[str, str] | None = None  # the same of the table that says classes
 
     @property
     def order(self) -> Order:
@@ -132,8 +134,9 @@ class TrainPlan:
 
     def to_json(self) -> dict[str, Any]:
         said = {"kind": "train", **asdict(self)}
-        if self.captions is None:
-            del said["captions"]
+        for name in ("captions", "labels"):
+            if said[name] is None:
+                del said[name]
         return said
 
     @classmethod
@@ -194,6 +197,7 @@ def planned_again(plan: TrainPlan, folder: Path) -> TrainPlan:
         None if plan.keep is None else Path(plan.keep),
         reference or None,
         None if plan.captions is None else Path(plan.captions["path"]),
+        None if plan.labels is None else Path(plan.labels["path"]),
     )
     said = plan.options
     workers = plan.batches.workers if said.workers is None else said.workers  # cores differ
@@ -232,6 +236,9 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         options = replace(options, precision="fp32" if device == "cpu" else "amp")
     options = replace(options, devices=None, device=device)  # the batch plan says how many
     classify = options.objective == "classify"
+    if (place.captions if classify else place.labels) is not None:
+        flag = "--captions" if classify else "--labels"
+        raise UsageError(f"{flag} has no meaning with --objective {options.objective}")
     classes: tuple[str, ...] = ()
     selector, missing = None, 0
     if is_image_folder(place.train_data):
@@ -246,7 +253,8 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         if selector is not None and findings is not None:
             options = replace(options, match=selector.match)  # each loader is told what was found
             missing = _missing(selector, findings, options)
-        classes = count_classes(shards) if classify else ()
+        classes = count_classes(shards) if classify and place.labels is None else ()
+    labels = None if place.labels is None else read_class_labels(place.labels)
     samples = options.train_num_samples or sum(shard.samples for shard in shards)
     plan = TrainPlan(
         options=options,
@@ -258,22 +266,15 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         shards=tuple(shards),
         samples=samples,
         batches=_batches(options, samples, world),
-        classes=classes,
+        classes=classes if labels is None else labels.names,
         missing=missing,
-        captions=_captions(place, classify),
+        captions=None if place.captions is None else read_captions(place.captions).cite(),
+        labels=None if labels is None else labels.cite(),
     )
     if not classify:
         check_promises()
         _check_arguments(plan, place)
     return plan
-
-
-def _captions(place: Place, classify: bool) -> dict[str, str] | None:
-    if place.captions is None:
-        return None
-    if classify:
-        raise UsageError("--captions has no meaning with --objective classify")
-    return {"path": str(place.captions), "sha256": read_captions(place.captions).sha256}
 
 
 def _missing(keep: KeepSelector, findings: Findings, options: TrainOptions) -> int:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.images.reading import CAPTION, RawImage, class_of
 from clipgap.clip.train.captions import Captions
+from clipgap.clip.train.labels import ClassLabels
 from clipgap.clip.train.logs import Quarantine
 from clipgap.clip.train.order import Order, Position, shuffled, stream_of
 from clipgap.errors import InputError
@@ -45,13 +46,17 @@ class WithCaption:
 
 @dataclass(frozen=True)
 class WithClass:
-    """Image and number of the class."""
+    """Image and number of the class, which a table says, or else the sample itself."""
 
     preprocess: Callable[[Any], Any]
     classes: int
+    labels: ClassLabels | None = None
 
     def __call__(self, sample: Sample) -> tuple[Any, int]:
-        label = class_of(sample)
+        if self.labels is None:
+            label = class_of(sample)
+        elif (label := self.labels.of.get(sample.key, -1)) < 0:
+            raise _unusable(sample, f"has no class in {self.labels.path}")
         if label >= self.classes:
             raise _unusable(sample, f"is of class {label}, but there are {self.classes:,}")
         return self.preprocess(RawImage.of_sample(sample).decode()), label

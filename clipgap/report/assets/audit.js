@@ -54,7 +54,9 @@
     turn(place + 1);
   };
 
+  // The last decision, which may be on the row before.
   const undo = () => {
+    if (!decisions.has(nameOf(rows[place]))) turn(place - 1);
     decisions.delete(nameOf(rows[place]));
     told();
   };
