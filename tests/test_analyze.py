@@ -411,6 +411,36 @@ def test_each_pair_is_compared_by_the_classes_that_it_shares(analysis: Any) -> N
         assert row["value"] <= 1 + 1e-12 and row["low"] <= row["high"]
 
 
+def test_each_pair_is_compared_by_its_own_domains(analysis: Any) -> None:
+    """Not by the last of a loop: each value again, from the tables of the two that it names."""
+    seen = {name: table(analysis, f"blocks/a/{name}") for name in DOMAINS}
+    for row in table(analysis, "cka"):
+        if row["kernel"] == "linear":
+            first, second = (
+                {
+                    each["class"]: each["mean"]
+                    for each in seen[row[one]]
+                    if each["block"] == row["block"]
+                }
+                for one in ("first", "second")
+            )
+            pair = np.array([(first[name], second[name]) for name in first if name in second])
+            kernels = (linear_kernel(pair[:, one]) for one in (0, 1))
+            assert row["value"] == pytest.approx(cka(*kernels, np.ones((len(pair), 1)))[0])
+    counts: dict[tuple[str, str], Counter[int]] = {}
+    for row in table(analysis, "tops"):
+        counts.setdefault((row["domain"], row["class"]), Counter()).update(row["concepts"])
+    for row in table(analysis, "concepts"):
+        shares = [
+            len(set(one[:size]) & set(other[:size])) / size
+            for domain, name in counts
+            if domain == row["first"] and (row["second"], name) in counts
+            for one, other in [[_by_frequency(counts[row[d], name]) for d in ("first", "second")]]
+            for size in (5, 10, 15, 20)
+        ]
+        assert row["value"] == pytest.approx(np.mean(shares))
+
+
 def test_means_and_neurons_follow_from_images(analysis: Any, world: Path) -> None:
     """Of one class, with a network that is run apart from all that is tested."""
     from PIL import Image
