@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from clipgap.bench.plan import plan as plan
     from clipgap.clip.analyze.api import analyze as analyze
     from clipgap.clip.analyze.api import open_analysis as open_analysis
+    from clipgap.clip.data.captioned import caption_folder as caption_folder
     from clipgap.clip.embed.api import embed as embed
     from clipgap.clip.embed.api import plan_embed as plan_embed
     from clipgap.clip.eval.api import EvalResult as EvalResult
@@ -69,6 +70,7 @@ _HOMES = {
     "analyze": "clipgap.clip.analyze.api",
     "audit_domains": "clipgap.report.audit",
     "audited": "clipgap.domains.audit",
+    "caption_folder": "clipgap.clip.data.captioned",
     "composition": "clipgap.domains.composition",
     "combine": "clipgap.select.algebra",
     "dedup": "clipgap.dedup.api",

@@ -244,6 +244,13 @@ CASES = [
         ["1.kind/3.jpg"],
     ),
     Case(
+        "caption",
+        "data caption birds --per-shard 2 -o out",
+        Change("images", "birds/0.kind/0.jpg"),
+        ["captioned-00001.tar", "captioned-00000_stats.json", "sizes.json", "manifest.json"],
+        kills=8,
+    ),
+    Case(
         "run",
         "run recipe.toml -o out",
         Change("val", "plain/val/img_emb/img_emb_0.npy"),

@@ -17,6 +17,7 @@ import typer
 import clipgap
 from clipgap.cli import (
     analyze,
+    data,
     dedup,
     embed,
     emulate,
@@ -66,6 +67,7 @@ TWICE: dict[str, tuple[Callable[..., Any], tuple[Callable[..., Any], ...]]] = {
     "train": (train.train, (clipgap.train,)),
     "report": (report.report, (clipgap.report,)),
     "plan": (plan.plan, (clipgap.plan,)),
+    "data caption": (data.caption, (clipgap.caption_folder,)),
     "render": (render.render, (render_api,)),
     "emulate": (emulate.emulate, (clipgap.emulate,)),
     "verify": (verify.verify, (clipgap.verify, clipgap.verify)),

@@ -140,6 +140,16 @@ def make_links(root: Path) -> Path:
     return root / "out"
 
 
+def make_captioned(root: Path) -> Path:
+    for number in range(5):
+        image = root / "images" / f"a_class_{number % 2}" / f"{number}.jpg"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(bytes(number))
+    said = ["a {class}", "the {class}"]
+    clipgap.caption_folder(root / "images", root / "out", caption=said, per_shard=3)
+    return root / "out"
+
+
 def make_chosen_links(root: Path) -> Path:
     (root / "celeba/img_align_celeba").mkdir(parents=True)
     for number in (1, 2, 3):

@@ -1,8 +1,9 @@
-"""`clipgap data list`, `clipgap data check` and `clipgap data link`."""
+"""`clipgap data list`, `data check`, `data link` and `data caption`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,12 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Running, command, output, required
 from clipgap.cli.shell import Shell
+from clipgap.clip.data.options import CaptionOptions
 from clipgap.errors import InputError
 from clipgap.options import argument, option
 
 if TYPE_CHECKING:
+    from clipgap.clip.data.captioned import Captioned, CaptionPlan
     from clipgap.clip.data.check import Checked
     from clipgap.clip.data.registry import Registered
 
@@ -30,6 +33,7 @@ def register(app: typer.Typer) -> None:
     command(group, "list")(list_sets)
     command(group, "check")(check)
     command(group, "link")(link)
+    command(group, "caption")(caption)
     app.add_typer(group)
 
 
@@ -100,6 +104,44 @@ def link(
         {"out": out, "links": linked.links, "already_complete": linked.already_complete},
         [f"{out} already holds its {found}" if linked.already_complete else f"{found} in {out}"],
     )
+
+
+def caption(
+    shell: Shell,
+    options: CaptionOptions,
+    running: Running,
+    path: Path = argument("A folder that holds a folder of images for each class.", metavar="PATH"),
+    out: Path | None = output("FOLDER"),
+) -> None:
+    """Make tar shards of images by class, with captions of the classes' names: to train CLIP on.
+
+    Images are copied byte for byte and shuffled. With --classes imagenet-train these are the
+    captions of the paper's Table 1.
+    """
+    from clipgap.clip.data.captioned import plan_captions, run_captions
+
+    if running.dry_run:
+        plan = plan_captions(path, options=options)
+        shell.result({**plan.describe(), "shards": len(plan.shards)}, _describe_plan(plan))
+        return
+    out = required(out)
+    with shell.watch(out, "Stopping after the shards at hand.") as watch:
+        how = running.how(watch)
+        found = run_captions(plan_captions(path, options=options), out, how=how)
+    shell.result(asdict(found), _describe_captioned(found))
+
+
+def _describe_plan(plan: CaptionPlan) -> Iterator[str]:
+    images, shards = words.plural(len(plan.files), "image"), words.plural(len(plan.shards), "shard")
+    yield f"Would write {images} of {words.count(len(plan.names))} classes to {shards}"
+    yield f"  such as {plan.shards[0].images[0].key}: {plan.shards[0].images[0].caption}"
+
+
+def _describe_captioned(found: Captioned) -> Iterator[str]:
+    if found.already_complete:
+        yield words.complete(found.path)
+    images, shards = words.plural(found.images, "image"), words.plural(found.shards, "shard")
+    yield f"{images} of {words.count(found.classes)} classes in {shards}: {found.path}"
 
 
 def _entry(entry: Registered) -> dict[str, Any]:

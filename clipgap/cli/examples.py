@@ -31,6 +31,7 @@ EXAMPLES = {
     "report": "report --scan scan --reference gap --split pruned -o report",
     "data list": "data list",
     "data check": "data check imagenet-sketch /data/sketch",
+    "data caption": "data caption /data/imagenet/train --classes imagenet-train -o imagenet-tars",
     "data link": "data link objectnet /data/objectnet -o objectnet",
     "render": "render shapes -o shapes",
     "bench": "bench --quick",

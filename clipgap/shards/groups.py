@@ -91,7 +91,7 @@ def _sample_of(member: Member, shard: TarShard, report: OnProblem) -> tuple[str,
         return None
     try:
         name = member.name.decode()
-        reason = _unsafe(name)
+        reason = unsafe(name)
     except UnicodeDecodeError:
         name = member.name.decode("utf-8", "backslashreplace")
         reason = "its name is not UTF-8"
@@ -103,7 +103,7 @@ def _sample_of(member: Member, shard: TarShard, report: OnProblem) -> tuple[str,
     return None
 
 
-def _unsafe(name: str) -> str | None:
+def unsafe(name: str) -> str | None:
     """Why a member could do harm when it is unpacked, if it could."""
     if name.startswith("/") or "\\" in name or name[1:3] == ":/":
         return "an absolute path, or one of another system"

@@ -24,6 +24,7 @@ from clipgap.runs.how import OnProgress, ignore
 from clipgap.store.own import STORE_FILE
 from clipgap.store.provenance import EMBED
 from clipgap.verify.analyses import prove_analysis
+from clipgap.verify.captioned import prove_captioned
 from clipgap.verify.checks import Asked, Checks, Problems, VerifyReport
 from clipgap.verify.folders import (
     prove_embeddings,
@@ -64,6 +65,7 @@ KINDS = {
     "clipgap-train": Kind("training run", prove_training),
     "clipgap-report": Kind("report", prove_report),
     "clipgap-rendered": Kind("folder of rendered images", prove_rendered),
+    "clipgap-captioned": Kind("folder of captioned shards", prove_captioned),
     "clipgap-links": Kind("folder of links", prove_links),
 }
 """By the `format` of the manifest: all that a command of clipgap fills."""
