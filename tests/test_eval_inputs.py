@@ -44,28 +44,31 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("eval"))
 
 
-def test_what_a_training_lacked_stands_in_the_evaluation(world: World, tmp_path: Path) -> None:
+def test_what_a_training_noted_stands_in_the_evaluation(world: World, tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints").mkdir(parents=True)
     checkpoint = tmp_path / "run/checkpoints/epoch_1.pt"
     shutil.copy(world.first, checkpoint)
+    machine = {"device": "1 process", "cpu": "a cpu", "cores": 2, "memory_gib": 7.8}
     said = {}
     for missing in (None, 0, 3):
         if missing is not None:
             counts = {"samples": 5, "steps": 1, "quarantined": 0, "missing": missing}
             document = {
-                "plan": {"batches": {"batches": 1}},
+                "plan": {"batches": {"batches": 1}, "options": {"seed": 7}},
                 "counts": counts,
                 "checkpoint": {"path": "checkpoints/epoch_1.pt", "sha256": "", "size": 0},
                 "final_loss": None,
                 "files": {},
+                **({"machine": machine} if missing else {}),
             }
             write_document(tmp_path / "run" / MANIFEST, TRAINING.form, document)
         names = ("data", "model", "classnames", "templates")
         given = {name: world.arguments()[name] for name in names}
         given["data"] = [given["data"]]
         plan = plan_evaluation([str(checkpoint)], **given)
-        said[missing] = plan.describe()["checkpoints"][0].get("missing")
-    assert said == {None: None, 0: None, 3: 3}
+        entry = plan.describe()["checkpoints"][0]
+        said[missing] = {name: entry[name] for name in ("missing", "trained") if name in entry}
+    assert said == {None: {}, 0: {}, 3: {"missing": 3, "trained": {"seed": 7, **machine}}}
 
 
 # --- bad input ------------------------------------------------------------------------------

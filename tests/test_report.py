@@ -224,15 +224,24 @@ def test_tables_hold_the_numbers_of_the_report(report: Path) -> None:
     assert r"\toprule" in latex
 
 
-def test_what_a_training_lacked_is_on_the_page(study: Study, tmp_path: Path) -> None:
+def test_what_a_training_noted_is_on_the_page(study: Study, tmp_path: Path) -> None:
     lacking = shutil.copytree(study.folder / "eval", tmp_path / "eval")
     with edited_manifest(lacking) as manifest:
-        next(c for c in manifest["checkpoints"] if c["name"] == "far-90")["missing"] = 1_234
+        far = next(c for c in manifest["checkpoints"] if c["name"] == "far-90")
+        far["missing"] = 1_234
+        far["trained"] = {
+            "seed": 77_123,
+            "device": "8 x A100",
+            "cpu": "a cpu",
+            "cores": 96,
+            "memory_gib": 1000.5,
+        }
     inputs = {"splits": {"far-90": study.folder / "far-90"}, "evals": [lacking]}
     made = clipgap.report({"web": study.folder / "scan"}, out=tmp_path / "r", **inputs)
     assert read(tmp_path / "r")["missing"] == {"far-90": 1_234}
     text = made.page.read_text()
     assert "1,234" in text and "since no shard held them" in text
+    assert "77123" in text and "8 x A100, 96 cores of a cpu, 1000.5 GiB" in text
     lines = csv.DictReader((tmp_path / "r/tables/accuracies.csv").open())
     found = {line["training set"]: line["missing"] for line in lines}
     assert found["far-90"] == "1234" and found["near-90"] == ""

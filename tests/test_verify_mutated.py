@@ -184,7 +184,8 @@ BELIEVED = {
                    r"sets\.\d+\.(classes|keys|templates)\.\d+", r"sets\.\d+\.border",  # words
                    r"sets\.\d+\.identity",  # of images, which are to be had or not
                    r"settings\.precision"],
-    "training": [r"plan\.options\.allow_missing"],  # where none is missing
+    "training": [r"plan\.options\.allow_missing",  # where none is missing
+                 r"machine\..*"],
     "report": [r"inputs\.paper", r"gallery\.pictures\.(wanted|problems.*)"],
 }  # fmt: skip
 OPEN = {"training": ["out.log", "checkpoints/epoch_1.pt"]}

@@ -30,6 +30,7 @@ from clipgap.clip.eval.tables import PAIRED_SCHEMA, SUMMARY_SCHEMA, as_table, co
 from clipgap.clip.eval.work import SAMPLES, EvalWork, Unit, units_of
 from clipgap.clip.models import fetch
 from clipgap.clip.passes import do_passes
+from clipgap.clip.train.api import MACHINE
 from clipgap.errors import UsageError
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import is_inside, remove
@@ -60,6 +61,7 @@ KIND = Kind(
                     "pretrained": _TEXT,
                     "sha256": _TEXT,
                     "config_sha256": _TEXT,
+                    "trained": (None, {"seed": is_count, **MACHINE}),
                 }
             ],
             "sets": [
@@ -87,7 +89,7 @@ KIND = Kind(
         "sets": "set",
         "pools": "pool",
     },
-    free=("path", "samples", "groups", "quarantined"),
+    free=("path", "samples", "groups", "quarantined", "trained"),
     record={"files": Each(_SUM, name=is_inside), **_RECORD},
 )
 

@@ -19,7 +19,7 @@ from clipgap.clip.eval.sets import EvalSet, labelled, open_set
 from clipgap.clip.eval.subsets import read_subsets
 from clipgap.clip.models import identify
 from clipgap.clip.networks import HUB
-from clipgap.clip.train.api import missing_when_trained
+from clipgap.clip.train.api import noted_of
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.atomic import sha256_file
@@ -44,7 +44,7 @@ class Checkpoint:
     pretrained: str | None  # None: the weights come from the hub with the model
     identity: Mapping[str, Any]
     classes: tuple[str, ...] | None = None  # of a classifier
-    missing: int = 0  # samples of the keep-list that it was trained without
+    noted: Mapping[str, Any] = field(default_factory=dict)  # what its training has
 
     def describe(self) -> dict[str, Any]:
         return {
@@ -53,7 +53,7 @@ class Checkpoint:
             "pretrained": self.identity["pretrained"],
             "sha256": self.identity["checkpoint_sha256"],
             "config_sha256": self.identity["config_sha256"],
-            **({"missing": self.missing} if self.missing else {}),
+            **self.noted,
         }
 
 
@@ -129,11 +129,11 @@ def _pools(texts: Sequence[str], checkpoints: Sequence[str]) -> dict[str, list[s
 def _checkpoint(named: Named, model: str | None) -> Checkpoint:
     path = checkpoint_file(named.value)
     classes = classes_of(path) if path is not None else None
-    missing = 0 if path is None else missing_when_trained(path)
+    noted = {} if path is None else noted_of(path)
     if classes is not None and path is not None:
         identity: dict[str, Any] = {"pretrained": path.name, "checkpoint_sha256": sha256_file(path)}
         identity |= {"config_sha256": None}
-        return Checkpoint(named.name, None, named.value, identity, classes, missing)
+        return Checkpoint(named.name, None, named.value, identity, classes, noted)
     if model is None:
         raise UsageError(
             f"{named.value or named.name}: name the model of this checkpoint with --model, such as "
@@ -142,7 +142,7 @@ def _checkpoint(named: Named, model: str | None) -> Checkpoint:
     # The hub gives weights with the model, unless a file replaces them.
     pretrained = None if model.startswith(HUB) and path is None else named.value
     identity = identify(model, pretrained)
-    return Checkpoint(named.name, model, pretrained, identity, missing=missing)
+    return Checkpoint(named.name, model, pretrained, identity, noted=noted)
 
 
 def _classes_for(

@@ -25,19 +25,23 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, Form, is_count, is_number, read_manifest, write_json
 from clipgap.files.folders import is_inside
 from clipgap.files.parquet import FileSum
-from clipgap.machine import versions
+from clipgap.machine import machine, versions
 from clipgap.options import takes_options
 from clipgap.runs.how import How, OnProgress
 from clipgap.runs.output import Answer, Complete, Damaged, Kind, Output, open_output
 from clipgap.shards.problems import QUARANTINE, write_quarantine
 from clipgap.version import __version__
 
+MACHINE = {"device": str, "cpu": str, "cores": is_count, "memory_gib": is_number}
+"""What a training notes of where it took place."""
+
 KIND = Kind(
     Form(
         "clipgap-train",
         "training run",
         {
-            "plan": {"batches": {"batches": is_count}},
+            "plan": {"batches": {"batches": is_count}, "options": {"seed": is_count}},
+            "machine": (None, MACHINE),
             "counts": dict.fromkeys(("samples", "steps", "quarantined"), is_count),
             "checkpoint": {"path": is_inside, "sha256": str, "size": is_count},
             "final_loss": (None, is_number),
@@ -169,14 +173,18 @@ def open_train(path: str | Path) -> TrainResult:
     return TrainResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
 
 
-def missing_when_trained(checkpoint: Path) -> int:
-    """Samples of its keep-list that no shard held; 0 if no finished run of clipgap's made it."""
+def noted_of(checkpoint: Path) -> dict[str, Any]:
+    """What a finished run of clipgap's noted of its checkpoint: samples of the keep-list that it
+    was `missing`, if any, and how it was `trained`; nothing if none made it."""
     try:
-        counts = open_train(checkpoint.resolve().parent.parent).manifest["counts"]
+        manifest = open_train(checkpoint.resolve().parent.parent).manifest
     except InputError:
-        return 0
-    missing = counts.get("missing")
-    return missing if is_count(missing) else 0
+        return {}
+    missing = manifest["counts"].get("missing")
+    noted: dict[str, Any] = {"missing": missing} if is_count(missing) and missing else {}
+    if (here := manifest.get("machine")) is not None:
+        noted["trained"] = {"seed": manifest["plan"]["options"]["seed"], **here}
+    return noted
 
 
 def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
@@ -204,5 +212,17 @@ def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
         # Neither NaN nor infinity is JSON.
         "final_loss": last.loss if last is not None and isfinite(last.loss) else None,
         "versions": {"clipgap": __version__, **versions("torch", "open_clip_torch")},
+        "machine": _machine(plan),
     }
     return output.finish(entries, files)
+
+
+def _machine(plan: TrainPlan) -> dict[str, Any]:
+    """Where it was trained; if in several runs, where the last of them was."""
+    here, world = machine(), plan.batches.world
+    device = f"{world:,} processes" if world > 1 else "1 process"
+    if plan.device != "cpu":
+        import torch
+
+        device = f"{world:,} x {torch.cuda.get_device_name(0)}"
+    return {"device": device, **{name: here[name] for name in ("cpu", "cores", "memory_gib")}}

@@ -1,7 +1,7 @@
 """What a report is made from: inputs with their sums, models and seeds, and the calls that made it.
 
 All of it is said by the inputs' own manifests, and by the settings and certificates that lie beside
-their folders. No manifest says which machine made it, since no result depends on that.
+their folders. Of machines only trainings have a note: nothing else depends on them.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def findings(sources: Sources) -> Findings:
             ],
             "models": _models(one.scan for given in scans.values() for one in given),
             "checkpoints": [
-                {key: each.get(key) for key in ("name", "model", "pretrained", "sha256")}
+                {key: each.get(key) for key in ("name", "model", "pretrained", "sha256", "trained")}
                 for one in sources.evaluations
                 for each in one.manifest["checkpoints"]
             ],
@@ -158,13 +158,32 @@ def _checkpoints(findings: Findings) -> Iterator[Table]:
     yield Table(
         "checkpoints",
         "Checkpoints",
-        "What was evaluated.",
-        (Column("checkpoint"), Column("model"), Column("weights"), Column("SHA-256")),
+        "What was evaluated, and what its training noted: another machine, or more of them, may "
+        "round otherwise.",
+        (
+            Column("checkpoint"),
+            Column("model"),
+            Column("weights"),
+            Column("SHA-256"),
+            Column("seed"),
+            Column("trained on"),
+        ),
         tuple(
-            tuple(Cell(one[key]) for key in ("name", "model", "pretrained", "sha256"))
+            (
+                *(Cell(one[key]) for key in ("name", "model", "pretrained", "sha256")),
+                Cell((one["trained"] or {}).get("seed")),
+                Cell(_machine(one["trained"] or {})),
+            )
             for one in findings["made_from"]["checkpoints"]
         ),
     )
+
+
+def _machine(trained: Mapping[str, Any]) -> str | None:
+    if not trained:
+        return None
+    cores = f"{trained['cores']:,} cores of {trained['cpu']}"
+    return f"{trained['device']}, {cores}, {trained['memory_gib']:g} GiB"
 
 
 def _calls(findings: Findings) -> Iterator[Files]:
