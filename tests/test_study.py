@@ -416,6 +416,14 @@ def test_folders_of_links_are_stages(tmp_path: Path, capfd: pytest.CaptureFixtur
     capfd.readouterr()
 
 
+def test_a_folder_that_is_called_like_a_recipe_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "demo").mkdir()  # as `clipgap demo -o demo` makes it
+    monkeypatch.chdir(tmp_path)
+    assert Study("demo", tmp_path / "demo").stages
+
+
 def test_a_recipe_is_found_by_name_or_path() -> None:
     file = shipped_recipes()["demo"]
     assert read_recipe(file).name == "demo"

@@ -71,10 +71,10 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(named: str | Path) -> Path:
-    """A file, or the name of a shipped recipe."""
+    """A file, or the name of a shipped recipe, though a folder may be called so."""
     path = Path(named)
     known = shipped_recipes()
-    if path.exists() or path.suffix == ".toml" or len(path.parts) > 1:
+    if path.is_file() or path.suffix == ".toml" or len(path.parts) > 1:
         return path
     if str(named) not in known:
         raise InputError(f"there is no recipe {str(named)!r}; {nearest(str(named), list(known))}")
