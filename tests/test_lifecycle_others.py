@@ -314,7 +314,7 @@ SHELVES = {
 }
 """Stores and shards of the commands, as they are named by address: a site has no folders."""
 BY_ADDRESS = {case.name for case in CASES} - {
-    *("split", "combine", "emulate", "render", "embed-folder", "link"),
+    *("split", "combine", "emulate", "render", "embed-folder", "link", "caption"),
 }
 
 
