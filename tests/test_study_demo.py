@@ -99,7 +99,7 @@ def test_the_demo_is_the_paper_in_miniature(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    small = {**SMALL, "half": 36, "epochs": 2, "batch": 16, "workers": 0}
+    small = {**SMALL, "epochs": 2, "batch": 16, "workers": 0}
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
     out = tmp_path / "demo"
     assert main(["demo", "-q", "-o", str(out), *settings]) == 0
@@ -107,21 +107,20 @@ def test_the_demo_is_the_paper_in_miniature(
     assert said.splitlines()[-1] == f"Open {out / 'report' / 'index.html'}"
     assert said.splitlines()[1].startswith("Accuracy on sketches goes from ")
     assert "when as many go at random" in said and "(95 %: " in said
-    for name in ("web", "sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned"):
+    for name in ("web", "sketch-pruned", "rand-pruned"):
         assert name in said
     assert (out / "report" / "index.html").exists()
 
     # Of each training nothing but its last checkpoint.
     kept_checkpoints = [path.name for path in out.glob("*/checkpoints/*.pt")]
-    assert kept_checkpoints == ["epoch_2.pt"] * 5
+    assert kept_checkpoints == ["epoch_2.pt"] * 3
 
     # Equal sizes, and a gap that pruning closes: no kept row is above any threshold.
     kept = {
         name: open_keep(out / name).manifest["counts"]["kept"]
-        for name in ("sketch-pruned", "rand-pruned", "near-pruned", "half-rand-pruned")
+        for name in ("sketch-pruned", "rand-pruned")
     }
     assert kept["sketch-pruned"] == kept["rand-pruned"]
-    assert kept["near-pruned"] == kept["half-rand-pruned"] == 36
     margin = open_scan(out / "scan").train_table()["margin_sketch"].to_numpy()
     assert kept["sketch-pruned"] == np.count_nonzero(margin <= 0)
 
