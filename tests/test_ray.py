@@ -44,7 +44,7 @@ class Two:
 def cluster() -> Iterator[Two]:
     told = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # of workers
-        "RAY_USAGE_STATS_ENABLED": "0",
+        **on_ray.TOLD,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": 48 * "a",
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback
@@ -118,7 +118,10 @@ def test_workers_of_other_versions_are_refused(
 
 
 def test_commands_make_the_same_folders_though_a_node_is_lost(
-    cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Two,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     world = make_world(Path("world"), shards=(40, 0, 25, 9, 30, 12), d=8)
@@ -145,6 +148,7 @@ def test_commands_make_the_same_folders_though_a_node_is_lost(
     clipgap.scan(world.train, world.test_paths, k=5, out="here/scan")
     clipgap.scan(world.train, world.test_paths, k=5, out="there/scan", executor=losing)
     killer.join()
+    assert "raylet" not in capfd.readouterr().out, "stdout is for results"
     for folder in ("store", "kept", "scan"):  # beside them lie settings, which name the folder
         assert tree(Path("there", folder)) == tree(Path("here", folder))
 

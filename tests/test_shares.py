@@ -12,11 +12,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, ResumeError, ShareDone, UsageError
 from clipgap.files.sums import FileSum
+from clipgap.kernels.interface import NO_ID, TopK
+from clipgap.kernels.oracle import merge_topk
 from clipgap.runs import run
 from clipgap.runs.executors import Here, Processes
 from clipgap.runs.lock import PROGRESS
@@ -355,3 +358,26 @@ def test_a_board_that_cannot_be_written_stops_nothing(
     monkeypatch.setattr(run, "write_json", full)
     fill(tmp_path / "out")
     assert tree(tmp_path / "out") == whole(tmp_path)
+
+
+# --- lists of neighbours
+
+
+def test_lists_of_two_shares_are_merged_as_if_sorted_anew() -> None:
+    """With ties, entries of both, and lists that are not full."""
+    random = np.random.default_rng(0)
+
+    def lists(points: int, k: int) -> TopK:
+        ids = np.argsort(random.random((points, 12)), axis=1)[:, : random.integers(13)]
+        sim = (ids % 3) / 2.0  # an id has the same score wherever it is
+        room = np.full((points, k), NO_ID), np.full((points, k), -np.inf)
+        together = (np.concatenate(some, axis=1) for some in ((sim, room[1]), (ids, room[0])))
+        return TopK(*merge_topk(*together, k))
+
+    for _ in range(200):
+        points, k = int(random.integers(1, 5)), int(random.integers(1, 7))
+        one, other = lists(points, k), lists(points, k)
+        together = (np.concatenate(some, 1) for some in ((one.sim, other.sim), (one.id, other.id)))
+        sim, ids = merge_topk(*together, k)
+        merged = one.merge(other)
+        assert np.array_equal(merged.sim, sim) and np.array_equal(merged.id, ids)

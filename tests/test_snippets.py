@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,6 +75,62 @@ def test_every_call_is_one_that_the_command_line_takes(snippet: Snippet) -> None
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
         command = Command(name, group.commands[name]) if name in STUDIES else known[name]
         command.check(words[len(name.split()) :])
+
+
+STUBS = {
+    "clipgap": 'printf "%s\\0" "$@" END >>calls; [ "$1" != slurm ] || echo "{\\"jobs\\": [7, 8]}"',
+    "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
+    "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    "sbatch": 'for last; do :; done; eval "${last#--wrap=}"',
+    "scontrol": '[ "$2" = node ] && echo " NodeAddr=10.0.0.1 " || printf "n1\\nn2\\n"',
+}
+"""In place of programs: what a script has them do is noted, or done at once."""
+
+
+@pytest.fixture
+def calls_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """What a script of recipes/cluster has clipgap do."""
+    for name, does in STUBS.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+
+    def calls(script: str, **told: str) -> list[list[str]]:
+        here = {**os.environ, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2", **told}
+        path = ROOT / "recipes/cluster" / script
+        subprocess.run(["bash", str(path)], cwd=tmp_path, env=here, check=True)
+        words = (tmp_path / "calls").read_text().removesuffix("\0END\0").split("\0END\0")
+        return [call.split("\0") for call in words]
+
+    return calls
+
+
+@pytest.mark.parametrize("script", ["one-node.sh", "slurm.sh", "ray.sbatch"])
+def test_scripts_for_clusters_call_what_there_is(
+    calls_of: Callable[..., list[list[str]]], script: str
+) -> None:
+    calls, known = calls_of(script), commands()
+    for name, *rest in calls:
+        if name == "slurm":
+            inner = rest.index("scan")
+            known["slurm"].check(rest)
+            known["scan"].check(rest[inner + 1 :])
+        else:
+            known[name].check(rest)
+    made = [name if name != "slurm" else "scan" for name, *_ in calls]
+    assert [name for name in made if name in ("gap", "scan", "verify")] == ["gap", "scan", "verify"]
+
+
+def test_a_script_makes_its_tables(
+    calls_of: Callable[..., list[list[str]]], world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"SETS": "val=val.npy sketch=sketch.npy", "ON": "2cores"}
+    monkeypatch.chdir(world)
+    for made in ("gap", "scan", "pruned", "report"):
+        shutil.rmtree(made, ignore_errors=True)
+    for call in calls_of("one-node.sh", **told):
+        assert main(call) == 0, call
+    assert (world / "report/index.html").is_file() and (world / "pruned/manifest.json").is_file()
 
 
 def test_every_help_ends_with_an_example_that_parses() -> None:

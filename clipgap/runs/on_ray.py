@@ -40,6 +40,13 @@ _TOGETHER_SECONDS = 0.5
 _FAILURES_IN_A_ROW = 10
 """So many more than there are workers, with nothing made in between: it is not the units' fault."""
 
+TOLD = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
+}
+"""What the environment says unless it says otherwise. Ray prints to stdout, where results go, how
+the log of a lost node ended; by the second none of its lines is printed."""
+
 _STORE_BYTES = 1 << 30
 """Of a cluster of our own, for what workers say; lists of all test sets are the largest."""
 
@@ -141,7 +148,9 @@ class _Run:
             max_concurrency=2,  # it is given units while it works
             scheduling_strategy=on(slot.node, soft=True),  # elsewhere, once the node is gone
         )
-        worker = actor.remote(self._work, slot, str(Path.cwd()), versions(*PACKAGES))
+        worker = actor.remote(
+            self._work, slot, len(self._slots), str(Path.cwd()), versions(*PACKAGES)
+        )
         self._workers.add(worker)
         self._begin(_Task(worker, place, lives=False))
 
@@ -251,8 +260,11 @@ class _Unfit(str):
 class _Worker:
     """The actor."""
 
-    def __init__(self, work: Work, slot: _Slot, place: str, wanted: dict[str, str]) -> None:
-        self._work, self._slot, self._place, self._wanted = work, slot, place, wanted
+    def __init__(
+        self, work: Work, slot: _Slot, of: int, place: str, wanted: dict[str, str]
+    ) -> None:
+        self._work, self._slot, self._of = work, slot, of
+        self._place, self._wanted = place, wanted
         self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stopping = threading.Event()
 
@@ -290,7 +302,7 @@ class _Worker:
                 said.put(None)
 
         device = "cuda:0" if self._slot.gpus else "cpu"
-        slot = Slot(number, self._slot.cores, device, self._stopping.is_set)
+        slot = Slot(number, self._slot.cores, device, self._stopping.is_set, self._of)
         try:
             for event in self._work.do(take(), slot):
                 said.put(event)
@@ -334,7 +346,8 @@ def _connect(address: str | None) -> Any:
             "Ray was imported before, when it read what it is told by the environment. Call "
             "ray.init(…) yourself, or leave the import to clipgap."
         )
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name, value in TOLD.items():
+        os.environ.setdefault(name, value)
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

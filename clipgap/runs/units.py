@@ -65,6 +65,7 @@ class Slot:
     cores: int = 1
     device: str = "cpu"
     stop: Callable[[], bool] = lambda: False
+    of: int = 1  # workers at the same time, all of whom say what they have made to one
 
 
 class Work(Protocol):

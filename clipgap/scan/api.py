@@ -20,7 +20,6 @@ from clipgap.heads.options import ByHeads
 from clipgap.kernels.choose import fallback_note
 from clipgap.kernels.interface import Counters, TopK
 from clipgap.kernels.options import Compute
-from clipgap.kernels.oracle import merge_topk
 from clipgap.memory import arrow_from_system
 from clipgap.options import takes_options
 from clipgap.runs.executors import Here
@@ -282,16 +281,7 @@ def _mend(work: ScanWork, output: Output, answer: Damaged, how: How) -> bool:
 
 def _merge(ours: list[TopK], theirs: list[TopK]) -> list[TopK]:
     """The lists of two workers as one; an id that is in both counts once."""
-    return [
-        TopK(
-            *merge_topk(
-                np.concatenate([one.sim, other.sim], axis=1),
-                np.concatenate([one.id, other.id], axis=1),
-                one.sim.shape[1],
-            )
-        )
-        for one, other in zip(ours, theirs, strict=True)
-    ]
+    return [one.merge(other) for one, other in zip(ours, theirs, strict=True)]
 
 
 def _save_lists(path: Path, topk: list[TopK]) -> None:

@@ -107,7 +107,7 @@ class ScanWork:
         counted = _Counted(scanner)
         with (
             BlockReader(self.plan, block_rows, readers) as reader,
-            _Writer(self, scanner, slot.number) as writer,
+            _Writer(self, scanner, slot) as writer,
         ):
             try:
                 for block, last, found in self._results(scanner, reader.blocks(shards), slot.stop):
@@ -156,15 +156,16 @@ class _Counted:
 class _Writer:
     """The writing thread, seen from the computing one."""
 
-    def __init__(self, work: ScanWork, scanner: Scanner, worker: int) -> None:
-        self._work, self._scanner, self._worker = work, scanner, worker
+    def __init__(self, work: ScanWork, scanner: Scanner, slot: Slot) -> None:
+        self._work, self._scanner, self._worker = work, scanner, slot.number
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipgap-write")
         self._waiting: deque[Future[None]] = deque()
         self._making: deque[Future[Made]] = deque()
         self._unit: _OpenUnit | None = None
         self._failed = self._behind = False
         lists = sum(len(test.rows) for test in work.tests) * work.plan.settings.k * 16
-        self._saving = _FLUSH + lists / _DISK
+        # Of many workers one driver has to keep up with the lists.
+        self._between = (_FLUSH + lists / _DISK) * max(_PATIENCE, 2 * slot.of)
         self._handed_over = time.monotonic()
         self._records: dict[str, dict[str, Any]] = {}
 
@@ -202,7 +203,7 @@ class _Writer:
             yield self._making.popleft().result()
 
     def _is_due(self) -> bool:
-        return time.monotonic() - self._handed_over >= _PATIENCE * self._saving
+        return time.monotonic() - self._handed_over >= self._between
 
     def _hand_over(self) -> None:
         lists = self._scanner.topk()
