@@ -21,6 +21,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -50,6 +51,7 @@ from clipgap.runs.shares import SHARE, Part, bring, check_files, check_whole, fi
 from clipgap.runs.units import UNITS, Ledger, Made
 from clipgap.runs.upload import Upload
 
+_THREADS = 4
 _SAYING = {f"{PROGRESS}/{name}" for name in (PLAN, SHARE, BOARD, LOCK)}
 """Notes that hold nothing which was made."""
 
@@ -389,19 +391,22 @@ class Output:
             }
             for part, ledger in ledgers.items()
         }
-        for part, sums in files.items():
-            check_files(part, sums)
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for _ in pool.map(check_files, files, files.values()):
+                pass
         self.start()
         self.expect({name for sums in files.values() for name in sums})
-        together = self.ledger.at(None)
+        together, folders = self.ledger.at(None), set()
         for number, (part, ledger) in enumerate(ledgers.items()):
-            bring(part, files[part], self.path)
+            folders |= bring(part, files[part], self.path)
             together.add(Made(ledger.records, ledger.state, number))
             ledger.clear()  # what a part has gathered is large, and there may be hundreds
-        self.ledger.add(Made(together.records, together.state))
         first, ledger = next(iter(ledgers.items()))
         known = _SAYING | files[first].keys() | {f"{PROGRESS}/{name}" for name in ledger.files}
-        bring(first, first.notes_besides(known), self.path)
+        folders |= bring(first, first.notes_besides(known), self.path)
+        for folder in folders:
+            sync_folder(folder)
+        self.ledger.add(Made(together.records, together.state))
 
     def _refuse_changes(
         self,

@@ -224,20 +224,26 @@ def check_files(part: Part, sums: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def bring(part: Part, names: Iterable[str], out: Path) -> None:
-    """Have files of a part in the folder `out` too, each whole; on one disk that takes no room."""
+def bring(part: Part, names: Iterable[str], out: Path) -> set[Path]:
+    """Have files of a part in the folder `out` too, each whole; on one disk that takes no room.
+
+    Told are the folders that are left to be flushed, once all parts are there. A file that has
+    another name now has been flushed when it was written.
+    """
+    linked = set()
     for name in names:
         *inner, _ = name.split("/")
         if inner:
             make_folder(out, "/".join(inner))
         source, target = part.folder / name, out / name
-        if target.exists() and target.samefile(source):
-            continue
-        with write_atomic(target) as temporary:
-            try:
-                os.link(source, temporary)
-            except OSError:  # on another disk, or one without links
-                shutil.copyfile(source, temporary)
+        try:
+            os.link(source, target)
+            linked.add(target.parent)
+        except OSError:  # it is there, or this is another disk, or one without links
+            if not target.exists() or not target.samefile(source):
+                with write_atomic(target) as temporary:
+                    shutil.copyfile(source, temporary)
+    return linked
 
 
 def _size(unit: Any) -> int:
