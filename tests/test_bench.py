@@ -278,6 +278,7 @@ DRY = (
     "dedup",
     "embed",
     "eval",
+    "feed",
     "filter",
     "long_scan",
     "report",

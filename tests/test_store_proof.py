@@ -22,10 +22,12 @@ from hypothesis import strategies as st
 
 import clipgap
 from clipgap.errors import InputError, Interrupted
+from clipgap.kernels import cpu
 from clipgap.store.info import inspect
 from clipgap.store.opening import array_store, open_store
 from clipgap.store.rows import RowsProof, sum_of_rows
 from clipgap.store.writer import StoreWriter
+from tests.kernels import CPU_KERNELS, kernel
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
 
 ROWS = 100
@@ -140,16 +142,22 @@ def test_sums_come_together_from_any_pieces(data: st.DataObject) -> None:
             wrong.add(start, rows[start:stop])
 
 
+@pytest.mark.parametrize("name", [*CPU_KERNELS, "numpy"])
 @pytest.mark.parametrize(
     ("dim", "expected"),
     [(3, 0x8DE28B3D00C461D0), (12, 0xEB5B21DB603C0528), (640, 0x06A268A1EA383D20)],
 )
-def test_a_sum_stays_what_it_is(dim: int, expected: int) -> None:
+def test_a_sum_stays_what_it_is(
+    name: str, dim: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Catalogues hold it."""
     rows = (np.arange(300 * dim) % 251).astype(np.float16).reshape(300, dim)
-    assert sum_of_rows(5, rows) == expected
-    assert sum_of_rows(5, rows[:100]) + sum_of_rows(105, rows[100:]) & (1 << 64) - 1 == expected
-    assert sum_of_rows(5, rows[:0]) == 0
+    with kernel(name):
+        if name == "numpy":
+            monkeypatch.setattr(cpu, "is_built", lambda: False)
+        assert sum_of_rows(5, rows) == expected
+        assert sum_of_rows(5, rows[:100]) + sum_of_rows(105, rows[100:]) & (1 << 64) - 1 == expected
+        assert sum_of_rows(5, rows[:0]) == 0
 
 
 def test_threads_check_one_shard_together(own: Path) -> None:

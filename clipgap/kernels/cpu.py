@@ -62,6 +62,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         ctypes.c_int,
         [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
     ),
+    "cg_sums_of_words": (None, [ctypes.c_int, _Pointer, _Size, _Size, _Pointer, _Pointer]),
     "cg_weigh": (
         None,
         [ctypes.c_int, ctypes.c_int, _Pointer, _Size, _Size, _Pointer, _Size, _Pointer],
@@ -180,6 +181,16 @@ def add_to_sums(
     ):
         raise MemoryError("not enough memory for the sums of a block of rows")
     _tell_missing_threads(library())
+
+
+def sums_of_words(rows: NDArray[Any], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The sums of the words of each row, times their factors; rows are C-contiguous."""
+    n, width = len(rows), rows.shape[1] * rows.itemsize
+    assert rows.flags.c_contiguous and len(factors) == -(-width // 8)
+    sums = np.empty(n, np.uint64)
+    isa = list(instruction_sets()).index(chosen_isa())
+    library().cg_sums_of_words(isa, _address(rows), n, width, _address(factors), _address(sums))
+    return sums
 
 
 def weigh(

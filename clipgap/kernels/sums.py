@@ -1,10 +1,12 @@
-"""Sums that are exact: of rows by group, and of rows times weights.
+"""Sums that are exact: of rows by group, of rows times weights, of their words modulo 2^64.
 
 Every float16 is a multiple of 2^-24 and at most about 1 here, so a float64 holds the sum of 2^28 of
 them exactly. Sums by group therefore do not depend on the order of rows, on blocks or on threads.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +15,8 @@ from clipgap.kernels import cpu
 
 EXACT_ROWS = 1 << 28
 """Rows that a group may have for its sum to be exact."""
+
+_WORDS_AT_ONCE = 128  # rows of them, which then fit into a core's own cache
 
 
 def add_to_sums(
@@ -29,6 +33,26 @@ def add_to_sums(
         starts = np.flatnonzero(np.diff(group[order], prepend=-1))
         wide = rows[order].astype(np.float64)
         sums[group[order[starts]]] += np.add.reduceat(wide, starts, axis=0)
+
+
+def sums_of_words(rows: NDArray[Any], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """For each row (n, d) the sum, modulo 2^64, of its words times their factors.
+
+    A word are 64 bits as they lie in a file, the last one filled up with zeros, and its upper half
+    is folded into the lower.
+    """
+    rows = np.ascontiguousarray(rows)
+    if cpu.is_built():
+        return cpu.sums_of_words(rows, factors)
+    content = rows.view(np.uint8)
+    if content.shape[1] % 8:
+        content = np.pad(content, ((0, 0), (0, -content.shape[1] % 8)))
+    words = content.view("<u8").astype(np.uint64, copy=False)
+    sums = np.empty(len(rows), np.uint64)
+    for first in range(0, len(rows), _WORDS_AT_ONCE):
+        part = words[first : first + _WORDS_AT_ONCE]
+        np.matmul(part ^ (part >> np.uint64(32)), factors, out=sums[first : first + len(part)])
+    return sums
 
 
 def weigh(

@@ -18,6 +18,7 @@ from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.kernels.interface import MAX_SCORE, TestSet, impossible_thresholds
+from clipgap.memory import reusing
 from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
@@ -187,12 +188,15 @@ class BlockReader:
         self._plan, self._block_rows = plan, block_rows
         self._ahead = workers + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clipgap-read")
+        self._memory = reusing()
 
     def __enter__(self) -> BlockReader:
+        self._memory.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
+        self._memory.__exit__(*error)
 
     def blocks(self, shard_numbers: Iterable[int]) -> Iterator[tuple[Block, bool]]:
         """Each block, and whether its shard ends with it; an empty shard has one empty block."""

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError
 from clipgap.files.identity import digest_of
 from clipgap.files.volumes import File, read_bytes
+from clipgap.kernels.sums import sums_of_words
 from clipgap.memory import blank
 
 _HASHED = 1 << 20
-_SUMMED = 1 << 17
-"""Bytes summed at a time: a few times that must fit into a core's own cache."""
 
 
 class RowSource(Protocol):
@@ -209,22 +208,9 @@ def sum_of_rows(start: int, rows: NDArray[Any]) -> int:
     malice: for that there is SHA-256, which takes several times as long without help from the
     processor, and cannot be made by several threads.
     """
-    count, width = len(rows), rows.shape[1] * rows.itemsize
-    content = rows.view(np.uint8)
-    if width % 8:
-        content = np.pad(content, ((0, 0), (0, -width % 8)))
-    words = content.view("<u8").astype(np.uint64, copy=False)
-    factors = _odd(np.arange(1, words.shape[1] + 1, dtype=np.uint64))
-    step = max(1, _SUMMED // (8 * words.shape[1]))
-    folded = np.empty((min(step, count), words.shape[1]), np.uint64)
-    sums = np.empty(count, np.uint64)
-    for first in range(0, count, step):
-        part = words[first : first + step]
-        work = folded[: len(part)]
-        np.right_shift(part, np.uint64(32), out=work)
-        np.bitwise_xor(work, part, out=work)
-        np.matmul(work, factors, out=sums[first : first + step])
-    places = np.arange(start, start + count, dtype=np.uint64)
+    words = -(-rows.shape[1] * rows.itemsize // 8)
+    sums = sums_of_words(rows, _odd(np.arange(1, words + 1, dtype=np.uint64)))
+    places = np.arange(start, start + len(rows), dtype=np.uint64)
     return int(sums @ _odd(places + np.uint64(1 << 40)))
 
 

@@ -232,6 +232,11 @@ int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, i
   return 1;
 }
 
+void cg_sums_of_words(int isa, const void* rows, int64_t n, int64_t width,
+                      const uint64_t* factors, uint64_t* sums) {
+  kKernels[isa]->sums_of_words(rows, n, width, factors, sums);
+}
+
 void cg_weigh(int isa, int threads, const uint16_t* rows, int64_t n, int64_t d,
               const double* weights, int64_t heads, double* sums) {
   constexpr int64_t at_once = 256;

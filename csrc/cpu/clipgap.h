@@ -75,6 +75,11 @@ CG_API int64_t cg_pairs_among(cg_scanner*, int set, double limit, int32_t* row, 
 CG_API int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
                           int64_t d, int64_t groups, double* sums);
 
+// Of each row of `width` bytes, its words of 64 bits (the last one filled up with zeros), each with its upper
+// half folded into the lower and multiplied by its factor, added up modulo 2^64.
+CG_API void cg_sums_of_words(int isa, const void* rows, int64_t n, int64_t width,
+                             const uint64_t* factors, uint64_t* sums);
+
 // --- linear heads -----------------------------------------------------------------------------
 // Scalar products of rows (n, d) with weights (heads, d): (n, heads). Exact where every partial sum fits
 // into float64, as those of clipgap/heads do.

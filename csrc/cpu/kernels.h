@@ -98,6 +98,9 @@ struct Kernels {
   // Scalar products of vectors (n, d) with float64 weights (heads, d): (n, heads).
   void (*weigh)(const uint16_t* vectors, int64_t n, int64_t d, const double* weights, int64_t heads,
                 double* out);
+  // See cg_sums_of_words.
+  void (*sums_of_words)(const void* rows, int64_t n, int64_t width, const uint64_t* factors,
+                        uint64_t* sums);
   // Vectors (n <= width, d) to float64, transposed: [d][width].
   void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);
   // Exact scores of kExactRows rows against a widened panel: [kExactRows][tile_columns].

@@ -447,6 +447,24 @@ void weigh(const uint16_t* rows, int64_t n, int64_t d, const double* weights, in
   }
 }
 
+// See cg_sums_of_words.
+template <class Isa>
+void sums_of_words(const void* rows, int64_t n, int64_t width, const uint64_t* factors,
+                   uint64_t* sums) {
+  const auto* row = static_cast<const unsigned char*>(rows);
+  const int64_t whole = width / 8;
+  for (int64_t r = 0; r < n; ++r, row += width) {
+    uint64_t sum = 0, rest = 0;
+    for (int64_t i = 0; i < whole; ++i) {
+      const uint64_t word = load_as<uint64_t>(row + 8 * i);
+      sum += (word ^ (word >> 32)) * factors[i];
+    }
+    __builtin_memcpy(&rest, row + 8 * whole, width % 8);
+    if (width % 8) sum += (rest ^ (rest >> 32)) * factors[whole];
+    sums[r] = sum;
+  }
+}
+
 // Where nearly every pair of a panel survives, a small float64 matrix product is three times as fast as
 // one pair after another, and just as exact.
 template <class Isa>

@@ -28,6 +28,7 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           look_again<Isa>,
           dot<Isa>,
           weigh<Isa>,
+          sums_of_words<Isa>,
           widen<Isa>,
           exact<Isa>,
           column_max<Isa>,

@@ -1,0 +1,169 @@
+"""What a scan takes beside its kernel: the host's part alone, and what it leaves of the whole.
+
+    python benchmarks/feed.py --rounds 5
+
+The host's part is a scan with a kernel that answers at once. Without a training table that is
+reading, checking and admitting; what the table adds is the writer's: keys read and cut, columns
+filled and counted, parquet, SHA-256, and the flush. Then the true kernel, from files to tables and
+fed from memory, by turns. All is processor time, which holds where others use the machine too; the
+files lie in the page cache. Rows are appended to `benchmarks/results`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+import clipgap
+from clipgap.bench.race import Racer, race
+from clipgap.bench.results import Columns, Row
+from clipgap.bench.script import publish, read_options
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import (
+    NO_ID,
+    BlockResult,
+    Counters,
+    OneAtATime,
+    TestSet,
+    TopK,
+)
+from clipgap.machine import cores
+from clipgap.store.writer import StoreWriter
+from clipgap.synthetic.rows import blocks, clip_like
+
+D, K, SHARD_ROWS = 640, 32, 131_072
+POINTS = (16_384, 8_192)
+
+
+class AtOnce(OneAtATime):
+    """A scanner that answers without looking."""
+
+    name = "at once"
+    block_rows = 65_536
+
+    def __init__(self, tests: list[TestSet], k: int) -> None:
+        self.counters = Counters()
+        self._lists = [
+            TopK(np.full((len(t.rows), k), -np.inf), np.full((len(t.rows), k), NO_ID))
+            for t in tests
+        ]
+        random, shape = np.random.default_rng(0), (self.block_rows, len(tests))
+        self._scores = random.uniform(0.1, 0.9, shape)
+        self._columns = random.integers(0, min(len(t.rows) for t in tests), shape, np.int32)
+
+    def scan(self, rows: Any, ids: Any, near: Any = None) -> BlockResult:
+        scores, columns = self._scores[: len(rows)], self._columns[: len(rows)]
+        return BlockResult(scores, columns, scores - 0.8, columns)
+
+    def topk(self) -> list[TopK]:
+        return self._lists
+
+    def load_topk(self, lists: list[TopK]) -> None:
+        raise AssertionError("no scan here goes on")
+
+
+class Workshop:
+    """Stores in a folder, and racers on them."""
+
+    def __init__(self, folder: Path, rows: int, threads: int) -> None:
+        self.folder, self.rows, self.threads = folder, rows, threads
+        self.racers: dict[str, Racer] = {}
+
+    def store(self, name: str, rows: int, seed: int, keys: bool) -> Path:
+        path, first = self.folder / name, 0
+        with StoreWriter(path, D) as store:
+            for block in blocks("clip-like", rows, D, seed=seed, block_rows=SHARD_ROWS):
+                named = [f"{i:09d}" for i in range(first, first + len(block))]
+                store.add(block, named if keys else None)
+                first += len(block)
+        return path
+
+    def add(self, name: str, run: Callable[[], Any]) -> None:
+        ready = partial(shutil.rmtree, self.folder / "out", ignore_errors=True)
+        self.racers[name] = Racer(name, "", run, ready, self.rows)
+
+    def scan(self, train: Path, test: Path, **options: Any) -> None:
+        out = self.folder / "out"
+        clipgap.scan(train, {"test": test}, k=K, out=out, threads=self.threads, **options)
+
+    def scan_at_once(self, train: Path, test: Path, **options: Any) -> None:
+        with mock.patch("clipgap.scan.work.make_scanner", lambda tests, k, **_: AtOnce(tests, k)):
+            self.scan(train, test, **options)
+
+    def kernel(self, rows: NDArray[np.float16], points: NDArray[np.float16]) -> None:
+        scanner = make_scanner([TestSet("test", points)], K, threads=self.threads)
+        ids = np.arange(len(rows))
+        for start in range(0, len(rows), scanner.block_rows):
+            here = slice(start, start + scanner.block_rows)
+            scanner.scan(rows[here], ids[here])
+
+    def spent(self, name: str) -> float:
+        """Processor time of a row, in seconds."""
+        return median(self.racers[name].processor) / self.rows
+
+
+def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Row]:
+    keyed = workshop.store("keyed", workshop.rows, 1, keys=True)
+    plain = workshop.store("plain", workshop.rows, 1, keys=False)
+    few = workshop.store("few", 64, 2, keys=True)
+    at_once = {
+        "reading": partial(workshop.scan_at_once, plain, few, train_table=False),
+        "tables": partial(workshop.scan_at_once, plain, few),
+        "tables with keys": partial(workshop.scan_at_once, keyed, few),
+    }
+    for name, run in at_once.items():
+        workshop.add(name, run)
+    rows = clip_like(workshop.rows, D, seed=1)
+    for m in points:
+        test = workshop.store(f"test-{m}", m, 2, keys=True)
+        workshop.add(f"scan {m}", partial(workshop.scan, keyed, test))
+        workshop.add(f"kernel {m}", partial(workshop.kernel, rows, clip_like(m, D, seed=2)))
+    racers = list(workshop.racers.values())
+    race(racers[: len(at_once)], rounds, warm=1)
+    race(racers[len(at_once) :], rounds)
+    found: list[Row] = [
+        {"figure": name, "value": round(1e6 * workshop.spent(name), 3), "unit": "core-µs a row"}
+        for name in workshop.racers
+    ]
+    for name in list(at_once)[1:]:
+        rate = 1e-6 / (workshop.spent(name) - workshop.spent("reading"))
+        unit = "million rows/s and core"
+        found.append({"figure": f"the writer alone, {name}", "value": round(rate, 2), "unit": unit})
+    for m in points:
+        ratio = workshop.spent(f"kernel {m}") / workshop.spent(f"scan {m}")
+        name = f"files to tables / kernel, {m:,} points"
+        found.append({"figure": name, "value": round(ratio, 3), "unit": "×"})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=4 * SHARD_ROWS)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=cores())
+    parser.add_argument("--folder", type=Path, help="where the stores go for the time being")
+    tiny = {"rows": 4096, "rounds": 1, "points": (256,)}
+    options = read_options(parser, tiny, points=POINTS)
+    with tempfile.TemporaryDirectory(prefix="clipgap-feed-", dir=options.folder) as folder:
+        workshop = Workshop(Path(folder), options.rows, options.threads)
+        found = measure(workshop, options.rounds, options.points)
+    shared = {"suite": "feed", "d": D, "rows": options.rows, "threads": options.threads}
+    columns: Columns = (
+        ("", lambda row: row["figure"]),
+        ("", lambda row: f"{row['value']:,.3f} {row['unit']}"),
+    )
+    publish([{**shared, "rounds": options.rounds, **row} for row in found], options, columns)
+
+
+if __name__ == "__main__":
+    main()
