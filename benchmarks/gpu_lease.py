@@ -451,9 +451,7 @@ def whole(scale: Scale) -> Iterator[Row]:
                         under_way.pop(0).result()
                 for one in under_way:
                     one.result()
-                yield rate(
-                    name, where, blocks * scale.rows, m, scale.d, time.perf_counter() - begun
-                )
+                yield {"filter": name, "where": where, **rate(scale, blocks, begun)}
             kernel = next(one for one, theirs in ON_GPU.items() if theirs == kind)
             store = Path(folder, "store")
             if not store.exists():
@@ -462,9 +460,7 @@ def whole(scale: Scale) -> Iterator[Row]:
                     np.save(store / "img_emb" / f"img_emb_{shard:04}.npy", host)
             begun = time.perf_counter()
             clipgap.scan(store, {"t": t}, k=K, kernel=kernel, out=Path(folder, kernel))
-            yield rate(
-                name, "from files", blocks * scale.rows, m, scale.d, time.perf_counter() - begun
-            )
+            yield {"filter": name, "where": "from files", **rate(scale, blocks, begun)}
 
 
 STEPS: dict[str, tuple[Callable[[Scale], Iterator[Row]], float]] = {
