@@ -464,7 +464,7 @@ def whole(scale: Scale) -> Iterator[Row]:
 
 
 STEPS: dict[str, tuple[Callable[[Scale], Iterator[Row]], float]] = {
-    "machine": (machine, 20),
+    "machine": (machine, 40),  # PyTorch is read from the disk for the first time
     "sums": (sums, 30),
     "oracle": (oracle, 60),
     "parts": (parts, 60),
@@ -564,7 +564,10 @@ def show_goals(rows: list[Row]) -> None:
     wrong = [row for row in rows if row.get("right") is False or row.get("failed")]
     print(f"\nwrong or failed: {len(wrong)}")
     for row in wrong:
-        print(f"  {json.dumps(row)[:300]}")
+        if "failed" in row:  # of a traceback the last line says why
+            print(f"  {row['step']}: {(row['failed'].splitlines() or [''])[-1]}")
+        else:
+            print(f"  {json.dumps(row)[:300]}")
     for title, mine, theirs, goal, name in goals:
         if not mine or not theirs:
             print(f"{title}: not measured")
