@@ -38,7 +38,7 @@ def add_to_sums(
 def sums_of_words(rows: NDArray[Any], factors: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """For each row (n, d) the sum, modulo 2^64, of its words times their factors.
 
-    A word are 64 bits as they lie in a file, the last one filled up with zeros, and its upper half
+    A word is 64 bits as they lie in a file, the last one filled up with zeros, and its upper half
     is folded into the lower.
     """
     rows = np.ascontiguousarray(rows)
