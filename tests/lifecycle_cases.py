@@ -169,7 +169,7 @@ CASES = [
     ),
     Case(
         "audit",
-        "domains audit domains --sample 2 --by default --threads 1 -o out",
+        "domains audit domains --images shards --sample 2 --by default --threads 1 -o out",
         Change("setting|seed", old="--sample 2", new="--sample 2 --seed 1"),
         ["sample.parquet", "index.html", "manifest.json"],
         kills=8,
