@@ -6,18 +6,26 @@ import io
 import json
 import shutil
 import tarfile
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from clipgap.__main__ import main
 from clipgap.errors import InputError, ResumeError
+from clipgap.files.parquet import FileSum, write_tables
 from clipgap.keep.lists import open_keep
 from clipgap.scan.result import open_scan
 from clipgap.synthetic.render import render
-from tests.worlds import tree
+from clipgap.synthetic.samples import LABELS
+from clipgap.synthetic.worlds import WORLDS
+from clipgap.verify.api import verify
+from tests.worlds import edited_manifest, tree
 
 SMALL = {"web": 60, "reference": 30, "points": 24, "planted": 12}
 
@@ -32,7 +40,7 @@ def picture(content: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)), np.float64)
 
 
-@pytest.mark.parametrize("world", ["shapes", "digits"])
+@pytest.mark.parametrize("world", WORLDS)
 def test_worlds_are_labelled_and_the_same_each_time(world: str, tmp_path: Path) -> None:
     found = render(world, tmp_path / "one", **SMALL)
     render(world, tmp_path / "two", **SMALL)
@@ -59,6 +67,35 @@ def test_worlds_are_labelled_and_the_same_each_time(world: str, tmp_path: Path) 
         }
         assert min(far, key=lambda name: far[name]) == f"{original}.jpg"
         assert classes[int(web[f"{copy}.cls"])] in web[f"{copy}.txt"].decode()
+    for name in found.sets:
+        shown = members(tmp_path / "one" / name / "00000.tar")
+        for row in pq.read_table(tmp_path / "one" / f"labels/{name}.parquet").to_pylist():
+            assert row["class"] == classes[int(shown[f"{row['key']}.cls"])]
+            assert row["source"] == name
+
+
+def test_domains_of_drawn_images_are_what_heads_and_mixes_take(tmp_path: Path) -> None:
+    def domains(world: str, name: str) -> dict[str, int]:
+        table = pq.read_table(tmp_path / world / f"labels/{name}.parquet")
+        return Counter(table["domain"].to_pylist())
+
+    for world in ("domains", "compositions"):
+        render(world, tmp_path / world, **{**SMALL, "web": 90, "planted": 0})
+        assert verify(tmp_path / world).ok
+    labelled = domains("domains", "reference")
+    assert set(labelled) == {"natural", "ambiguous", "rendition"}
+    assert set(domains("domains", "sketch")) == {"natural", "rendition"}
+    assert len(domains("compositions", "web")) == 6
+    assert domains("compositions", "quickdraw") == {"quickdraw": 24}
+
+    table = tmp_path / "domains" / "labels" / "web.parquet"
+    rows = pq.read_table(table).to_pylist()
+    rows[0]["domain"] = "sculpture"
+    write_tables(table, LABELS, [pa.Table.from_pylist(rows, LABELS)])
+    with edited_manifest(tmp_path / "domains") as manifest:
+        manifest["files"]["labels/web.parquet"] = asdict(FileSum.of(table))
+    (wrong,) = (check for check in verify(tmp_path / "domains").checks if not check.ok)
+    assert "labels/web.parquet: says something else" in str(wrong)
 
 
 def test_a_rendered_folder_is_kept_mended_or_refused(tmp_path: Path) -> None:

@@ -29,16 +29,18 @@ def render(
     options: RenderOptions,
     running: Running,
     world: str = argument(
-        "Shapes in four styles, or scikit-learn's handwritten digits against type.",
-        metavar="shapes|digits",
+        "Shapes in four styles; scikit-learn's handwritten digits against type; shapes as photos "
+        "and renditions; shapes in six domains.",
+        metavar="shapes|digits|domains|compositions",
     ),
     out: Path | None = output("FOLDER"),
 ) -> None:
     """Draw small images for a study without downloads: tar shards with captions and labels.
 
     Makes a web-like training set of mixed styles, with near-duplicates of test images in it; a
-    reference set of one style; test sets; and the files with class names and prompts that
-    `clipgap eval` takes. The .json of each sample says what it is.
+    reference set; test sets; the files with class names and prompts that `clipgap eval` takes; and
+    for each set a table of domains and classes, for `clipgap mix` and `clipgap domains fit`. The
+    .json of each sample says what it is.
     """
     from clipgap.synthetic.render import render as run
 

@@ -1,4 +1,4 @@
-"""Fill a folder with a rendered world: tar shards, class names, prompts."""
+"""Fill a folder with a rendered world: tar shards, tables of labels, class names, prompts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Any
 from clipgap.errors import UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count
+from clipgap.files.folders import make_folder
+from clipgap.files.parquet import write_tables
 from clipgap.files.sums import AnySum, FileSum
 from clipgap.options import takes_options
 from clipgap.runs.how import How
 from clipgap.runs.output import Complete, Kind, New, Output, open_output
 from clipgap.synthetic.options import RenderOptions
-from clipgap.synthetic.samples import shard_names, write_shards
+from clipgap.synthetic.samples import LABELS, labels, shard_names, write_shards
 from clipgap.synthetic.worlds import WORLDS, World
 from clipgap.version import __version__
 
@@ -32,7 +34,6 @@ KIND = Kind(
         },
     )
 )
-TEMPLATES = ("a photo of a {}", "a sketch of a {}", "a painting of a {}", "{}")
 CLASSES_FILE, TEMPLATES_FILE = "classes.txt", "templates.txt"
 
 
@@ -57,12 +58,14 @@ def render(
 ) -> Rendered:
     """Draw a world into OUT/SET/00000.tar …; the same arguments always give the same bytes.
 
-    `classes` are its first so many; all of them by default.
+    `classes` are its first so many; all of them by default. OUT/labels/SET.parquet says the domain
+    and class of each sample, for mixes and heads.
     """
     drawn = chosen_world(world, options.classes)
     settings = {"world": world, **asdict(options), "classes": len(drawn.names)}
-    shards = (shard_names(name, size) for name, size in drawn.sizes(options).items())
-    names = [*chain.from_iterable(shards), CLASSES_FILE, TEMPLATES_FILE]
+    sizes = drawn.sizes(options)
+    shards = (shard_names(name, size) for name, size in sizes.items())
+    names = [*chain.from_iterable(shards), *map(labels_file, sizes), CLASSES_FILE, TEMPLATES_FILE]
     with open_output(out, KIND, how) as output:
         answer = output.begin({"settings": settings}, outputs=names)
         if isinstance(answer, Complete):
@@ -82,6 +85,11 @@ def chosen_world(name: str, classes: int | None) -> World:
     return world.first(classes or len(world.names))
 
 
+def labels_file(name: str) -> str:
+    """Where the labels of a set lie."""
+    return f"labels/{name}.parquet"
+
+
 def _draw(
     output: Output, drawn: World, options: RenderOptions, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -91,8 +99,13 @@ def _draw(
         output.how.check()
         output.how.tell("writing", at=name, works=True)
         files |= write_shards(output.path, name, samples)
+        table = labels_file(name)
+        make_folder(output.path, "labels")
+        files[table] = write_tables(
+            output.path / table, LABELS, [labels(name, samples, drawn.names)]
+        )
         counts[name] = len(samples)
-    for name, lines in ((CLASSES_FILE, drawn.names), (TEMPLATES_FILE, TEMPLATES)):
+    for name, lines in ((CLASSES_FILE, drawn.names), (TEMPLATES_FILE, drawn.templates)):
         with write_atomic(output.path / name) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         files[name] = FileSum.of(output.path / name)

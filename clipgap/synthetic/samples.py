@@ -1,4 +1,4 @@
-"""Rendered images with their captions, and tar shards of them."""
+"""Rendered images with their captions, tar shards of them, and tables of what they show."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import pyarrow as pa
 
 from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import make_folder
@@ -26,6 +28,7 @@ class Sample:
     picture: Picture
     caption: str
     label: int
+    domain: str
     origin: str  # its style, or "near-duplicate of KEY"
 
 
@@ -44,6 +47,23 @@ def write_shards(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str
                 _add(archive, sample)
         written[shard] = FileSum.of(folder / shard)
     return written
+
+
+LABELS = pa.schema([(name, pa.string()) for name in ("key", "domain", "class", "source")])
+"""A table as mixes, heads and captions take it."""
+
+
+def labels(name: str, samples: Sequence[Sample], classes: Sequence[str]) -> pa.Table:
+    """Domain and class of each sample of a set, and the set as its source."""
+    return pa.table(
+        [
+            [sample.key for sample in samples],
+            [sample.domain for sample in samples],
+            [classes[sample.label] for sample in samples],
+            [name] * len(samples),
+        ],
+        schema=LABELS,
+    )
 
 
 def described(sample: Sample) -> dict[str, bytes]:

@@ -1,4 +1,4 @@
-"""How a shape looks: as a photograph, a sketch, a painting or in chalk.
+"""How a shape looks: as a photograph, a sketch, a painting, a chart of numbers, …
 
 A style takes the shape's mask (0 outside, 1 inside) and a generator, and gives an image in [0, 1].
 """
@@ -60,14 +60,47 @@ def chalk(mask: Mask, hue: float, random: Random) -> Picture:
 def painting(mask: Mask, hue: float, random: Random) -> Picture:
     """Few flat colours in broad, wavy strokes."""
     size = len(mask)
-    waves = _clouds(size, 5, random)
-    rows, columns = np.indices(mask.shape)
-    shift = np.round(1.5 * waves).astype(int)
-    moved = mask[np.clip(rows + shift, 0, size - 1), np.clip(columns - shift, 0, size - 1)]
+    moved = _shaken(mask, 1.5, random)
     ground = _colour(random.random(), 0.7, 0.9) * (1 + 0.25 * _stripes(size, random))[..., None]
     body = _colour(hue, 1, 0.85) * (1 + 0.25 * _stripes(size, random))[..., None]
     picture = _over(moved, body, ground)
     return _clean(np.round(picture * 6) / 6)
+
+
+def clipart(mask: Mask, hue: float, random: Random) -> Picture:
+    """One flat colour within a dark outline, on white or on nearly white."""
+    ground = _colour(random.random(), random.uniform(0, 0.08), 1)
+    body = _colour(hue, random.uniform(0.7, 1), random.uniform(0.75, 1))
+    picture = _over(mask, body, ground[None, None, :])
+    return _clean(_over(np.minimum(1, 1.3 * _edges(mask)), _colour(hue, 1, 0.15), picture))
+
+
+def infograph(mask: Mask, hue: float, random: Random) -> Picture:
+    """An emblem on a page with a headline, bars and lines of what might be text."""
+    size = len(mask)
+    page = np.empty((size, size, 3), np.float32)
+    page[:] = _colour(random.random(), random.uniform(0.05, 0.2), random.uniform(0.85, 1))
+    accent, text = _colour(random.random(), 0.7, 0.7), _colour(0.6, 0.2, 0.4)
+    page[: size // 10, size // 12 : int(size * random.uniform(0.5, 0.95))] = accent
+    width = size // 9
+    for left in range(size // 12, size - width, width + size // 20):
+        page[size - int(size * random.uniform(0.05, 0.4)) :, left : left + width] = accent
+    for top in range(size // 6, size // 2, size // 12):
+        start = int(size * random.uniform(0, 0.7))
+        page[top : top + 2, start : start + size // 4] = text
+    return _clean(_over(mask, _colour(hue, 0.6, 0.8), page))
+
+
+def quickdraw(mask: Mask, hue: float, random: Random) -> Picture:
+    """A thin black line, drawn in seconds by an unsure hand."""
+    lines = np.abs(np.gradient(_shaken(mask, 2.5, random))).max(axis=0)
+    return _clean(np.repeat((1 - np.minimum(1, 2 * lines))[..., None], 3, axis=2))
+
+
+def filtered(mask: Mask, hue: float, random: Random) -> Picture:
+    """A photo made to look painted: few colours, dark along the outline."""
+    picture = photo(mask, hue, random) * (1 - 0.7 * _edges(mask))[..., None]
+    return _clean(np.round(picture * 4) / 4)
 
 
 STYLES: dict[str, Callable[[Mask, float, Random], Picture]] = {
@@ -75,6 +108,10 @@ STYLES: dict[str, Callable[[Mask, float, Random], Picture]] = {
     "sketch": sketch,
     "painting": painting,
     "chalk drawing": chalk,
+    "clipart": clipart,
+    "infograph": infograph,
+    "quickdraw": quickdraw,
+    "filtered photo": filtered,
 }
 
 
@@ -119,6 +156,15 @@ def _stripes(size: int, random: Random) -> Mask:
 def _hatching(size: int, random: Random) -> Mask:
     lines: Mask = np.where(np.sin(2 * np.pi * 12 * _slope(size, random)) > 0.3, 1.0, 0.0)
     return lines
+
+
+def _shaken(mask: Mask, by: float, random: Random) -> Mask:
+    """Moved to and fro, by so many pixels or so."""
+    size = len(mask)
+    rows, columns = np.indices(mask.shape)
+    shift = np.round(by * _clouds(size, 5, random)).astype(int)
+    shaken: Mask = mask[np.clip(rows + shift, 0, size - 1), np.clip(columns - shift, 0, size - 1)]
+    return shaken
 
 
 def _edges(mask: Mask) -> Mask:

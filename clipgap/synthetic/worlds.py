@@ -1,23 +1,24 @@
-"""The two small worlds: what is drawn, in which styles, into which sets.
+"""The small worlds: what is drawn, in which styles, into which sets.
 
-Each has a web-like set of mixed styles, in which some samples are near-duplicates of test images; a
-reference set in one style; and test sets in that style and in others. Which samples are planted
-is in their .json, so what a scan finds can be held against it.
+Each has a web-like set of mixed styles, in which some samples may be near-duplicates of test
+images; a reference set; and test sets. Which samples are planted is in their .json, so what a scan
+finds can be held against it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from clipgap.synthetic import digits
 from clipgap.synthetic.options import RenderOptions
-from clipgap.synthetic.outlines import SHAPES, mask
+from clipgap.synthetic.outlines import SHAPES, Shape, mask
 from clipgap.synthetic.samples import Sample
 from clipgap.synthetic.styles import COLOURS, STYLES, Mask, Picture, Random, ink
 
@@ -29,12 +30,24 @@ CAPTIONS = (
     "{name}, {style}",
     "a {colour} {name}",
 )
+PLAIN_CAPTIONS = ("a {style} of a {name}", "an image of a {name}")
+TEMPLATES = ("a photo of a {}", "a sketch of a {}", "a painting of a {}", "{}")
+STYLES_OF_DOMAINS = ("photo", "sketch", "painting", "clipart", "infograph", "quickdraw")
+LEAST_ALIKE = (
+    *("ring", "moon", "window", "wedge", "star", "heart"),
+    *("cross", "arrow", "house", "fish", "key", "hourglass"),
+)
+"""A dozen shapes that a small model learns to tell apart soon, in any style."""
+
 CAPTIONLESS = 0.05
 """Share of web samples whose caption says nothing about the image, as it happens on the web."""
 
 
 Look = Callable[[int, float, Random], Picture]
 """Draws a class, in a hue."""
+
+Shares = Mapping[str, float]
+"""How much of a set each look is, by its name."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +56,13 @@ class World:
 
     names: tuple[str, ...]
     looks: Mapping[str, Look]
-    web: Mapping[str, float]  # shares of the looks
-    reference: str
-    tests: Mapping[str, str]  # look by name of the test set
+    web: Shares
+    reference: Shares
+    tests: Mapping[str, Shares]  # by name of the test set
     near: str  # the test set that near-duplicates are planted of
+    domains: Mapping[str, str] = field(default_factory=dict)  # of looks that are not one themselves
+    captions: Sequence[str] = CAPTIONS
+    templates: Sequence[str] = TEMPLATES
 
     def first(self, classes: int) -> World:
         """The same with its first classes only."""
@@ -61,18 +77,17 @@ class World:
         """Every set by the name of its folder."""
         seed = options.seed
         tests = {
-            name: list(self._samples(name, options.points, {look: 1.0}, [seed, 2, number], True))
-            for number, (name, look) in enumerate(self.tests.items())
+            name: list(self._samples(name, options.points, looks, [seed, 2, number], True))
+            for number, (name, looks) in enumerate(self.tests.items())
         }
-        one_look = {self.reference: 1.0}
-        reference = self._samples("reference", options.reference, one_look, [seed, 1], True)
+        reference = self._samples("reference", options.reference, self.reference, [seed, 1], True)
         web = list(self._samples("web", options.web, self.web, [seed, 0], False))
         web += self._planted(tests[self.near], options.planted, [seed, 3])
         order = np.random.default_rng([seed, 4]).permutation(len(web))
         return {"web": [web[i] for i in order], "reference": list(reference), **tests}
 
     def _samples(
-        self, prefix: str, count: int, looks: Mapping[str, float], seed: list[int], plain: bool
+        self, prefix: str, count: int, looks: Shares, seed: list[int], plain: bool
     ) -> Iterator[Sample]:
         """Samples of all classes in turn; with `plain`, captioned as a reference set is."""
         random = np.random.default_rng(seed)
@@ -82,7 +97,7 @@ class World:
             look = str(random.choice(list(looks), p=list(looks.values())))
             colour = hues[int(random.integers(len(hues)))]
             hue = COLOURS[colour] + random.normal(0, 0.015)
-            said = "a photo of a {name}" if plain else str(random.choice(CAPTIONS))
+            said = "a photo of a {name}" if plain else str(random.choice(self.captions))
             if not plain and random.random() < CAPTIONLESS:
                 said = "picture {number}"
             yield Sample(
@@ -92,6 +107,7 @@ class World:
                     name=self.names[label], colour=colour, style=look, number=number
                 ),
                 label=label,
+                domain=self.domains.get(look, look),
                 origin=look,
             )
 
@@ -106,6 +122,7 @@ class World:
                 picture=_copied(original.picture, random),
                 caption=f"a {original.origin} of a {self.names[original.label]}",
                 label=original.label,
+                domain=original.domain,
                 origin=f"near-duplicate of {original.key}",
             )
 
@@ -120,17 +137,68 @@ def shapes() -> World:
     """Two dozen shapes in four styles; the reference has photos alone."""
     return World(
         names=tuple(SHAPES),
-        looks={style: partial(_shape, style) for style in STYLES},
+        looks=_shapes(SHAPES),
         web={"photo": 0.6, "painting": 0.2, "chalk drawing": 0.1, "sketch": 0.1},
-        reference="photo",
-        tests={"val": "photo", "sketch": "sketch", "painting": "painting"},
+        reference={"photo": 1},
+        tests={"val": {"photo": 1}, "sketch": {"sketch": 1}, "painting": {"painting": 1}},
         near="sketch",
     )
 
 
-def _shape(style: str, label: int, hue: float, random: Random) -> Picture:
+def domains() -> World:
+    """Shapes as natural, as renditions, and as photos made to look painted, which are ambiguous.
+
+    The reference has as many images that are no photos as photos: heads can be fitted to it. In
+    each test set a twentieth is of the other domain, as in those of the web.
+    """
+    renditions = STYLES_OF_DOMAINS[1:]
+    few = {"filtered photo": 0.05, "clipart": 0.05}
+    return _plain_shapes(
+        web={"photo": 0.5, "filtered photo": 0.1, **dict.fromkeys(renditions, 0.08)},
+        reference={"photo": 0.4, "filtered photo": 0.2, **dict.fromkeys(renditions, 0.08)},
+        tests={
+            "val": {"photo": 0.9, **few},
+            **{style: {style: 0.95, "photo": 0.05} for style in renditions},
+        },
+        domains={
+            "photo": "natural",
+            "filtered photo": "ambiguous",
+            **dict.fromkeys(renditions, "rendition"),
+        },
+    )
+
+
+def compositions() -> World:
+    """Shapes in six domains, of each as many; a reference of photos."""
+    return _plain_shapes(
+        web=dict.fromkeys(STYLES_OF_DOMAINS, 1 / len(STYLES_OF_DOMAINS)),
+        reference={"photo": 1},
+        tests={style: {style: 1} for style in STYLES_OF_DOMAINS},
+    )
+
+
+def _plain_shapes(**parts: Any) -> World:
+    """Shapes, those first that are least alike, whose captions and prompts say class and style."""
+    names = tuple(dict.fromkeys((*LEAST_ALIKE, *SHAPES)))
+    prompts = [PLAIN_CAPTIONS[0].format(style=style, name="{}") for style in STYLES_OF_DOMAINS]
+    return World(
+        names=names,
+        looks=_shapes(names),
+        near="sketch",
+        captions=PLAIN_CAPTIONS,
+        templates=(PLAIN_CAPTIONS[1].format(name="{}"), *prompts),
+        **parts,
+    )
+
+
+def _shapes(names: Iterable[str]) -> dict[str, Look]:
+    drawn = [SHAPES[name] for name in names]
+    return {style: partial(_shape, drawn, style) for style in STYLES}
+
+
+def _shape(shapes: Sequence[Shape], style: str, label: int, hue: float, random: Random) -> Picture:
     drawn = mask(
-        SHAPES[tuple(SHAPES)[label]],
+        shapes[label],
         SIZE,
         turn=random.uniform(-0.2, 0.2),
         scale=random.uniform(0.65, 0.9),
@@ -154,8 +222,8 @@ def written_digits() -> World:
             "other handwriting": _Pages(pages[1::2]),
         },
         web={"print": 0.6, "painting": 0.15, "chalk drawing": 0.1, "handwriting": 0.15},
-        reference="print",
-        tests={"type": "print", "handwritten": "other handwriting"},
+        reference={"print": 1},
+        tests={"type": {"print": 1}, "handwritten": {"other handwriting": 1}},
         near="handwritten",
     )
 
@@ -184,4 +252,9 @@ class _Pages:
         return ink(next(self._next[label]), hue, random)
 
 
-WORLDS: dict[str, Callable[[], World]] = {"shapes": shapes, "digits": written_digits}
+WORLDS: dict[str, Callable[[], World]] = {
+    "shapes": shapes,
+    "digits": written_digits,
+    "domains": domains,
+    "compositions": compositions,
+}

@@ -32,9 +32,14 @@ from clipgap.store.base import Store
 from clipgap.store.opening import open_store
 from clipgap.store.own import STORE_FILE
 from clipgap.synthetic.options import RenderOptions
-from clipgap.synthetic.render import CLASSES_FILE, TEMPLATES, TEMPLATES_FILE, chosen_world
+from clipgap.synthetic.render import (
+    CLASSES_FILE,
+    TEMPLATES_FILE,
+    chosen_world,
+    labels_file,
+)
 from clipgap.synthetic.render import KIND as RENDERED
-from clipgap.synthetic.samples import described
+from clipgap.synthetic.samples import described, labels
 from clipgap.verify.checks import Asked, Checks, Count, Problems, json_of, quarantined, read_checked
 from clipgap.version import __version__
 
@@ -247,10 +252,8 @@ def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problem
             samples.append((sample.key, words))
     problems.differ("samples", sets, {name: len(samples) for name, samples in found.items()})
     problems.differ("kind", manifest["kind"], "rendered")
-    for name, lines in ((CLASSES_FILE, classes), (TEMPLATES_FILE, TEMPLATES)):
-        if (folder / name).read_text(encoding="utf-8") != "".join(f"{line}\n" for line in lines):
-            problems.add(f"{name} holds other lines than {MANIFEST} says")
-    expected = {*tars, CLASSES_FILE, TEMPLATES_FILE}
+    _check_lines(folder / CLASSES_FILE, classes, problems)
+    expected = {*tars, *map(labels_file, sets), CLASSES_FILE, TEMPLATES_FILE}
     problems.differ("files", sorted(manifest["files"]), sorted(expected))
     options = RenderOptions(**{name: of for name, of in settings.items() if name != "world"})
     count = f"{sum(sets.values()):,} samples of {len(classes):,} classes"
@@ -260,6 +263,7 @@ def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problem
         return f"{count}; what they say is as stated: {error}"
     problems.differ("classes", classes, list(world.names))
     problems.differ("samples by the settings", sets, world.sizes(options))
+    _check_lines(folder / TEMPLATES_FILE, world.templates, problems)
     if problems.count:
         return ""
     if manifest["versions"].get("clipgap") != __version__:
@@ -268,7 +272,17 @@ def _check_rendered(folder: Path, manifest: Mapping[str, Any], problems: Problem
         for row, (one, said) in enumerate(zip(drawn, found[name], strict=True)):
             if (one.key, described(one)) != said:
                 problems.add(f"{name}, sample {row:,}: says something else than the seed draws")
+        table = labels_file(name)
+        if read_table(folder / table, FileSum(**manifest["files"][table])) != labels(
+            name, drawn, classes
+        ):
+            problems.add(f"{table}: says something else than the seed draws")
     return count
+
+
+def _check_lines(file: Path, lines: Sequence[str], problems: Problems) -> None:
+    if file.read_text(encoding="utf-8") != "".join(f"{line}\n" for line in lines):
+        problems.add(f"{file.name} holds other lines than {MANIFEST} says")
 
 
 def prove_links(asked: Asked, checks: Checks) -> None:
