@@ -256,6 +256,7 @@ setup(
         "clipgap.triton_kernels",
         "clipgap.recipes",
         "clipgap.recipes.figures",
+        "clipgap.recipes.parts",
     ],
     package_dir={"clipgap.triton_kernels": "triton_kernels", "clipgap.recipes": "recipes"},
     distclass=PlatformDistribution,

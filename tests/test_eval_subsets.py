@@ -228,6 +228,14 @@ def test_a_class_is_named_by_all_of_its_name(tmp_path: Path) -> None:
     assert (queried.classes, other.classes) == ((0,), (1, 2, 3))
 
 
+def test_a_keep_list_is_a_subset_that_is_called_like_it(tmp_path: Path) -> None:
+    keys = tmp_path / "clean-set" / "keys"
+    keys.mkdir(parents=True)
+    pq.write_table(pa.table({"key": [IMAGES[0][0]]}), keys / "00000.parquet")
+    (clean,) = read_subsets(keys.parent, NAMES, IMAGES)
+    assert clean == Subset("clean-set", (IMAGES[0][1],), frozenset({IMAGES[0][0]}))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

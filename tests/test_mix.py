@@ -343,6 +343,12 @@ def test_composition_by_hand(
     assert Counter(known[row] for row in kept(found, 1)) == Counter(expected)
 
 
+def test_domains_without_a_task_are_whole(styles: tuple[Path, dict[Row, Label]]) -> None:
+    folder, known = styles
+    found = draw(folder, '[mixes.a]\nrule = "domains"\ndomains = ["sketch"]', known)
+    assert set(kept(found, 1)) == {row for row in known if known[row][1] == "sketch"}
+
+
 def test_shares_of_classes_are_nested(styles: tuple[Path, dict[Row, Label]]) -> None:
     folder, known = styles
     drawn = []

@@ -52,7 +52,7 @@ RULES: Mapping[str, Rule] = {
     "leave-domain-out": Rule((), _SIZE, ("test",)),
     "low-diversity": Rule((), _SIZE, _CG),
     "high-diversity": Rule((), _SIZE, ("test", "queried")),
-    "domains": Rule(("domains",), _SIZE, ("test", "queried")),
+    "domains": Rule(("domains",), _SIZE),
     "upper-bound": Rule((), (*_SIZE, "diversity"), _CG),
     "share-seen": Rule(("share",), (*_SIZE, "diversity"), _CG),
     "others-added": Rule(("source",), (*_SIZE, "diversity", "added"), _CG),

@@ -159,7 +159,8 @@ class _Rules:
         elif rule == "low-diversity" or said.get("diversity", "high") == "low":
             domains = [natural, test]
         kept = {i: self.counts[i] for i in self.pool if self.cells[i].domain in domains}
-        if rule in ("natural-only", "leave-domain-out", "upper-bound") or test not in domains:
+        whole = rule in ("natural-only", "leave-domain-out", "upper-bound")
+        if whole or test not in domains or "queried" not in task:
             return kept
         tested = [i for i in kept if self.cells[i].domain == test]
         classes = {self.cells[i].class_ for i in tested}

@@ -33,7 +33,7 @@ class EvalOptions(Options):
     subsets: tuple[str, ...] = option(
         (),
         "Accuracies of subsets, too: by keys, such as a clean test set, or by class.",
-        metavar="SET=FILE.toml",
+        metavar="SET=FILE.toml|KEEP",
     )
     pool: tuple[str, ...] = option(
         (),

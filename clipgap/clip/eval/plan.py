@@ -94,7 +94,9 @@ def plan_evaluation(
         raise UsageError(f"--group-by {grouped['']}: should be SET=COLUMN")
     parted = _by_set("--subsets", options.subsets, names)
     if "" in parted:
-        raise UsageError(f"--subsets {parted['']}: should be SET=FILE.toml, of one of the sets")
+        raise UsageError(
+            f"--subsets {parted['']}: should be SET=FILE.toml or SET=KEEP, of one of the sets"
+        )
     sets = []
     for named in named_sets:
         classes = _classes_for(named, found, named_classes, named_templates)

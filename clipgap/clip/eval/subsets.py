@@ -12,7 +12,7 @@
 
 A subset may have a table and classes, too. Keys are those of `clipgap embed`, so of a
 store of the same images. A subset without classes of its own has those of its images. Paths are
-seen from the file.
+seen from the file. The folder of a keep-list in place of a file is a subset of that name.
 """
 
 from __future__ import annotations
@@ -74,7 +74,13 @@ class Subset:
 def read_subsets(
     path: Path, classes: Classes, images: Sequence[tuple[str, int]]
 ) -> tuple[Subset, ...]:
-    """The subsets that a file names, of a set with these images: their keys and labels."""
+    """The subsets that a file names, of a set with these images: their keys and labels.
+
+    A folder is one subset, which is called like it.
+    """
+    if path.is_dir():
+        alone = {path.absolute().name: {"table": str(path.absolute())}}
+        return _Reader(path, Lines(""), alone, classes, images).subsets()
     try:
         text = path.read_text(encoding="utf-8")
         document = parse(text)
