@@ -12,10 +12,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c 
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo test crash protections check clients bench oldest-triton clean
+.PHONY: help demo demo-domains demo-compositional test crash protections check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (ten minutes or so)"
+	@echo "make demo-domains, make demo-compositional  two more papers in miniature"
 	@echo "make test    all tests, and the checks (lint, format, types) beside them"
 	@echo "make crash   kills at every write, and properties on many more examples (an hour or so)"
 	@echo "make check   the checks alone"
@@ -27,6 +28,9 @@ help:
 
 demo: $(VENV)/.installed
 	$(BIN)/clipgap demo
+
+demo-domains demo-compositional: $(VENV)/.installed
+	$(BIN)/clipgap run $@
 
 # Types are checked meanwhile: that takes one core.
 test: $(VENV)/.installed-dev

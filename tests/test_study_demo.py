@@ -7,8 +7,9 @@ import json
 import shutil
 import tarfile
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +17,22 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import clipgap
 from clipgap.__main__ import main
+from clipgap.cli.config import tomllib
 from clipgap.errors import InputError, ResumeError
 from clipgap.files.parquet import FileSum, write_tables
 from clipgap.keep.lists import open_keep
 from clipgap.scan.result import open_scan
-from clipgap.synthetic.render import render
-from clipgap.synthetic.samples import LABELS
+from clipgap.store.writer import StoreWriter
+from clipgap.study.endings import ending_of
+from clipgap.study.recipe import find_recipe, read_recipe
+from clipgap.synthetic.options import RenderOptions
+from clipgap.synthetic.render import chosen_world, render
+from clipgap.synthetic.samples import LABELS, labels
 from clipgap.synthetic.worlds import WORLDS
 from clipgap.verify.api import verify
-from tests.worlds import edited_manifest, tree
+from tests.worlds import edited_manifest, tree, unit_rows
 
 SMALL = {"web": 60, "reference": 30, "points": 24, "planted": 12}
 
@@ -96,6 +103,98 @@ def test_domains_of_drawn_images_are_what_heads_and_mixes_take(tmp_path: Path) -
         manifest["files"]["labels/web.parquet"] = asdict(FileSum.of(table))
     (wrong,) = (check for check in verify(tmp_path / "domains").checks if not check.ok)
     assert "labels/web.parquet: says something else" in str(wrong)
+
+
+@pytest.mark.parametrize("name", ["demo-domains", "demo-compositional"])
+def test_mixes_of_the_demos_can_be_drawn(name: str, tmp_path: Path) -> None:
+    """From as many rows as the recipe draws, without drawing them."""
+    recipe = read_recipe(find_recipe(name))
+    mixes = Path(recipe.paths["mixes"].where)
+    options = RenderOptions(int(recipe.values["web"]), points=12, planted=0)
+    drawn = chosen_world(recipe.stages["render"]["world"], int(recipe.values["classes"]))
+    blank = dict.fromkeys(drawn.looks, lambda *_: np.zeros((2, 2, 3)))
+    web = replace(drawn, looks=blank).sets(options)["web"]
+    table = labels("web", web, drawn.names)
+    table = table.append_column("domain_strict", table["domain"])
+    pq.write_table(table, tmp_path / "labels.parquet")
+    with StoreWriter(tmp_path / "store", 8) as writer:
+        writer.add(unit_rows(len(web), 8, 0), table["key"].to_pylist())
+
+    def cells(mix: str) -> Counter[tuple[str, str]]:
+        given = {"store": str(tmp_path / "store"), "labels": (str(tmp_path / "labels.parquet"),)}
+        made = clipgap.mix(mixes, mix=mix, **given).sizes
+        return Counter({(c["domain"], c["class"]): c["after"] for c in made["cells"]})
+
+    found = {mix: cells(mix) for mix in recipe.lists["mix"]}
+    assert set(found) == set(tomllib.loads(mixes.read_text())["mixes"])
+    sizes = {mix: total.total() for mix, total in found.items() if mix != "natural"}
+    assert len(set(sizes.values())) == 1
+    if name == "demo-domains":
+        domains = {m: Counter() for m in found}
+        for mix, each in found.items():
+            for (domain, _), rows in each.items():
+                domains[mix][domain] += rows
+        assert domains["natural"] == {"natural": 600, "rendition": 0, "ambiguous": 0}
+        assert domains["few"]["rendition"] == 20
+        assert domains["half"]["rendition"] == 300
+    else:
+        queried = tomllib.loads(mixes.read_text())["task"]["queried"]
+        groups = Path(recipe.paths["groups"].where)
+        assert tomllib.loads(groups.read_text())["queried"]["classes"] == queried
+        seen = {m: sum(each["sketch", name] for name in queried) for m, each in found.items()}
+        assert seen["low"] == seen["high"] == seen["leave-out"] == 0 < seen["seen-25"]
+        assert seen["seen-25"] < seen["upper"]
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "tests", "subset", "said"),
+    [
+        ("demo-domains", ("natural", "few"), ("val",), None, "  val, few: +20.0 (95 %: 10.0 to"),
+        (
+            "demo-compositional",
+            ("low", "high"),
+            ("sketch", "photo"),
+            "queried",
+            "+20.0 points by high diversity over low diversity (95 %: 10.0 to 30.0).",
+        ),
+    ],
+)
+def test_demos_end_with_their_finding(
+    name: str,
+    pools: tuple[str, ...],
+    tests: tuple[str, ...],
+    subset: str | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of all seeds together, whichever way round two mixes were compared."""
+    place = {"among": "all", "over": "images"}
+    share = {"accuracy": 0.5, "low": 0.4, "high": 0.6}
+    accuracies = [
+        {"checkpoint": each, "set": test, "subset": part, **place, **share}
+        for each in (*pools, "low-1")
+        for test in tests
+        for part in {subset, "other" if subset else None}
+    ]
+    worse, better = pools
+    differences = [
+        {**place, "set": test, "subset": subset, "first": worse, "second": better,
+         "difference": -0.2, "low": -0.3, "high": -0.1}
+        for test in tests
+    ]  # fmt: skip
+    stub = SimpleNamespace(
+        manifest={"pools": dict.fromkeys(pools)},
+        subsets=pa.Table.from_pylist(accuracies),
+        subsets_paired=pa.Table.from_pylist(differences),
+    )
+    monkeypatch.setattr("clipgap.clip.eval.api.open_evaluation", lambda folder: stub)
+    ending = ending_of(find_recipe(name))
+    assert ending is not None and ending_of(find_recipe("digits")) is None
+    *words, table, page = ending(SimpleNamespace(folder=Path("out")))
+    assert any(said in each for each in words)
+    assert [row[0][0] for row in table.rows] == list(pools)
+    assert table.rows[0][0][1] == "50.0% (40%–60%)"
+    assert page == f"Open {Path('out/report/index.html')}"
 
 
 def test_a_rendered_folder_is_kept_mended_or_refused(tmp_path: Path) -> None:

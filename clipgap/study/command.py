@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -19,12 +19,10 @@ from clipgap.cli.signals import stop_on_signals
 from clipgap.errors import QUARANTINED
 from clipgap.files.naming import read_pairs
 from clipgap.options import Options, argument, option
-from clipgap.sheets import Sheet
+from clipgap.study.endings import Ending, ending_of
 from clipgap.study.recipe import shipped_recipes
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from clipgap.study.run import Plan, Starting, Study, StudyResult
 
 
@@ -88,15 +86,14 @@ def run(
         plan = study.plan(only, from_, costs=True)
         shell.result(_planned(plan), _describe_plan(plan))
         return 0
-    is_whole_demo = not only and study.recipe.file == shipped_recipes()["demo"]
-    ending = demo_ending if is_whole_demo else None
+    ending = None if only else ending_of(study.recipe.file)
     return run_and_show(shell, study, ending, only=only, again_from=from_, overwrite=overwrite)
 
 
 def run_and_show(
     shell: Shell,
     study: Study,
-    ending: Callable[[StudyResult], Iterable[RenderableType]] | None = None,
+    ending: Ending | None = None,
     **how: Any,
 ) -> int:
     """Run the study with a line for each stage, and show what it came to."""
@@ -178,45 +175,3 @@ def _describe_run(result: StudyResult) -> Iterator[str]:
         f"{words.plural(len(result.ran), 'stage')} in {words.duration(seconds)}, "
         f"{words.count(len(result.skipped))} skipped. All is in {result.folder}"
     )
-
-
-def demo_ending(result: StudyResult) -> Iterator[RenderableType]:
-    """The finding, the accuracies, and where to look."""
-    from clipgap.clip.eval.api import open_evaluation
-
-    found = open_evaluation(result.folder / "eval")
-    accuracy: dict[tuple[str, str], float] = {
-        (row["checkpoint"], row["set"]): row["accuracy"]
-        for row in found.summary.to_pylist()
-        if row["metric"] == "top1" and row["group"] is None
-    }
-    yield from finding(accuracy, found.paired.to_pylist())
-    checkpoints, sets = (list(dict.fromkeys(each)) for each in zip(*accuracy, strict=True))
-    table = Sheet(("trained on", *(f"{name}, top-1" for name in sets)))
-    for name in checkpoints:
-        table.add(name, *(f"{accuracy[name, test]:.1%}" for test in sets))
-    yield table
-    yield f"Open {result.folder / 'report' / 'index.html'}"
-
-
-def finding(accuracy: dict[tuple[str, str], float], paired: list[dict[str, Any]]) -> Iterator[str]:
-    """What the pruning did to sketches, beside as many random images; in two sentences."""
-    whole, pruned, control = (
-        f"{accuracy[name, 'sketch']:.1%}" for name in ("web", "sketch-pruned", "rand-pruned")
-    )
-    yield (
-        f"Accuracy on sketches goes from {whole} to {pruned} when the training images go that are "
-        f"nearer to a test sketch than the reference set is, and to {control} when as many go at "
-        "random."
-    )
-    for row in paired:
-        pair = row["first"], row["second"]
-        if row["set"] == "sketch" and set(pair) == {"sketch-pruned", "rand-pruned"}:
-            sign = 1 if pair[0] == "rand-pruned" else -1
-            points = [100 * sign * row[key] for key in ("difference", "low", "high")]
-            middle, low, high = points[0], min(points[1:]), max(points[1:])
-            chance = "" if low > 0 else ", which may be chance"
-            yield (
-                f"That is {middle:.1f} points more than any loss of as many images costs (95 %: "
-                f"{low:.1f} to {high:.1f}){chance}."
-            )

@@ -9,7 +9,8 @@ import typer
 from clipgap.cli.frame import command
 from clipgap.cli.shell import Shell
 from clipgap.options import option
-from clipgap.study.command import Given, demo_ending, run_and_show
+from clipgap.study.command import Given, run_and_show
+from clipgap.study.endings import ending_of
 
 
 def register(app: typer.Typer) -> None:
@@ -35,4 +36,5 @@ def demo(
     """
     from clipgap.study.run import Study
 
-    return run_and_show(shell, Study("demo", out, given.values()), ending=demo_ending)
+    study = Study("demo", out, given.values())
+    return run_and_show(shell, study, ending_of(study.recipe.file))

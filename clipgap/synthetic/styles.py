@@ -98,9 +98,11 @@ def quickdraw(mask: Mask, hue: float, random: Random) -> Picture:
 
 
 def filtered(mask: Mask, hue: float, random: Random) -> Picture:
-    """A photo made to look painted: few colours, dark along the outline."""
-    picture = photo(mask, hue, random) * (1 - 0.7 * _edges(mask))[..., None]
-    return _clean(np.round(picture * 4) / 4)
+    """A photo made to look painted: few and strong colours, wavy, dark along the outline."""
+    moved = _shaken(mask, 1.5, random)
+    picture = photo(moved, hue, random) * (1 - 0.9 * _edges(moved))[..., None]
+    grey = picture.mean(axis=2, keepdims=True)
+    return _clean(np.round((grey + 2 * (picture - grey)) * 3) / 3)
 
 
 STYLES: dict[str, Callable[[Mask, float, Random], Picture]] = {

@@ -30,13 +30,13 @@ CAPTIONS = (
     "{name}, {style}",
     "a {colour} {name}",
 )
-PLAIN_CAPTIONS = ("a {style} of a {name}", "an image of a {name}")
+PROMPTS = ("an image of a {}", "a picture of a {}", "a {}", "one {}")
+PLAIN_CAPTIONS = (*(prompt.format("{name}") for prompt in PROMPTS), "a {style} of a {name}")
+"""One in five says the style: where every other one does, a small model learns styles first."""
+
 TEMPLATES = ("a photo of a {}", "a sketch of a {}", "a painting of a {}", "{}")
 STYLES_OF_DOMAINS = ("photo", "sketch", "painting", "clipart", "infograph", "quickdraw")
-LEAST_ALIKE = (
-    *("ring", "moon", "window", "wedge", "star", "heart"),
-    *("cross", "arrow", "house", "fish", "key", "hourglass"),
-)
+LEAST_ALIKE = "ring moon window wedge star heart cross arrow house fish key hourglass".split()
 """A dozen shapes that a small model learns to tell apart soon, in any style."""
 
 CAPTIONLESS = 0.05
@@ -178,15 +178,14 @@ def compositions() -> World:
 
 
 def _plain_shapes(**parts: Any) -> World:
-    """Shapes, those first that are least alike, whose captions and prompts say class and style."""
+    """Shapes, those first that are least alike, with captions that say no colours."""
     names = tuple(dict.fromkeys((*LEAST_ALIKE, *SHAPES)))
-    prompts = [PLAIN_CAPTIONS[0].format(style=style, name="{}") for style in STYLES_OF_DOMAINS]
     return World(
         names=names,
         looks=_shapes(names),
         near="sketch",
         captions=PLAIN_CAPTIONS,
-        templates=(PLAIN_CAPTIONS[1].format(name="{}"), *prompts),
+        templates=PROMPTS,
         **parts,
     )
 
