@@ -316,7 +316,7 @@ def test_a_benchmark_runs_in_small(
     assert list(tmp_path.iterdir()) == [], "a dry run keeps no row"
 
 
-@pytest.mark.parametrize("name", ["gpu", "gpu_checks", "simulate_survivors"])
+@pytest.mark.parametrize("name", ["executors", "gpu", "gpu_checks", "simulate_survivors"])
 def test_other_benchmarks_know_their_options(name: str, script: Callable[..., None]) -> None:
     pytest.importorskip("torch")
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -325,7 +325,7 @@ def test_other_benchmarks_know_their_options(name: str, script: Callable[..., No
 
 def test_every_benchmark_is_run_or_asked() -> None:
     """`tile_model` has no options and needs llvm; pytest-benchmark runs the tests."""
-    known = {*DRY, "gpu", "gpu_checks", "gpu_lease"}
+    known = {*DRY, "executors", "gpu", "gpu_checks", "gpu_lease"}
     known |= {"simulate_survivors", "tile_model", "tiny_clip"}
     found = {path.stem for path in BENCHMARKS.glob("*.py")}
     assert {name for name in found if not name.startswith("test_")} == known
