@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from clipgap.study.run import run_study as run_study
     from clipgap.verify.api import verify as verify
     from clipgap.verify.emulate import emulate as emulate
+    from clipgap.verify.export import export as export
 
 _HOMES = {
     "ClipgapError": "clipgap.errors",
@@ -77,6 +78,7 @@ _HOMES = {
     "embed": "clipgap.clip.embed.api",
     "emulate": "clipgap.verify.emulate",
     "evaluate": "clipgap.clip.eval.api",
+    "export": "clipgap.verify.export",
     "filter_shards": "clipgap.shards.api",
     "fit_heads": "clipgap.domains.api",
     "gap": "clipgap.scan.api",

@@ -238,6 +238,13 @@ CASES = [
         kills=24,
     ),
     Case(
+        "export",
+        "export scan --to fiftyone --images val=val-shards --images train=shards -o out",
+        Change("most", old="--to fiftyone", new="--to fiftyone --most 2"),
+        ["images/00000000.jpg", "samples.json", "manifest.json"],
+        kills=8,
+    ),
+    Case(
         "link",
         "data link waterbirds birds --where place=1 -o out",
         Change("images|links", "birds/metadata.csv", ",1,0,0,", ",1,0,1,"),

@@ -22,6 +22,7 @@ from clipgap.cli import (
     embed,
     emulate,
     eval,
+    export,
     filter,
     main,
     plan,
@@ -70,6 +71,7 @@ TWICE: dict[str, tuple[Callable[..., Any], tuple[Callable[..., Any], ...]]] = {
     "data caption": (data.caption, (clipgap.caption_folder,)),
     "render": (render.render, (render_api,)),
     "emulate": (emulate.emulate, (clipgap.emulate,)),
+    "export": (export.export, (clipgap.export,)),
     "verify": (verify.verify, (clipgap.verify, clipgap.verify)),
 }
 """Commands, with what does the same in Python."""

@@ -128,6 +128,11 @@ def make_report(root: Path) -> Path:
     return root / "out"
 
 
+def make_export(root: Path) -> Path:
+    clipgap.export(make_scan(root), to="atlas", out=root / "out", most=3)
+    return root / "out"
+
+
 def make_rendered(root: Path) -> Path:
     render("digits", root / "out", web=6, reference=4, points=3, planted=1, classes=2)
     return root / "out"
@@ -186,6 +191,7 @@ BELIEVED = {
                    r"settings\.precision"],
     "training": [r"plan\.options\.allow_missing",  # where none is missing
                  r"machine\..*"],
+    "export": [r"settings\.most"],  # of lists that are no longer
     "report": [r"inputs\.paper", r"gallery\.pictures\.(wanted|problems.*)"],
 }  # fmt: skip
 OPEN = {"training": ["out.log", "checkpoints/epoch_1.pt"]}

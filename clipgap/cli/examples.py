@@ -29,6 +29,7 @@ EXAMPLES = {
     "analyze": "analyze mix=mix.pt --model RN50 --data photo=/data/photo --data "
     "sketch=/data/sketch --classnames names.txt --templates prompts.txt -o analysis",
     "report": "report --scan scan --reference gap --split pruned -o report",
+    "export": "export scan --to atlas -o atlas",
     "data list": "data list",
     "data check": "data check imagenet-sketch /data/sketch",
     "data caption": "data caption /data/imagenet/train --classes imagenet-train -o imagenet-tars",

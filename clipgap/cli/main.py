@@ -62,6 +62,7 @@ COMMANDS = {
     },
     "What it shows": {
         "report": "Show scans, splits and evaluations on a page: figures, tables and galleries.",
+        "export": "Write test points and their nearest training rows for a viewer of embeddings.",
         "data": "The sets that clipgap knows by name.",
         "render": "Draw small images for a study without downloads: tar shards with captions and "
         "labels.",

@@ -119,39 +119,12 @@ def around(name: str) -> tuple[str, str]:
 def read_pictures(
     name: str, images: Images, wanted: set[Wanted], thumbnails: Thumbnails, edge: int = EDGE
 ) -> Pictures:
-    """Go through some shards once; thumbnails of the set `name` are handed on.
-
-    A tar file that is called like a shard of the store is that shard. Elsewhere the key alone
-    decides, and a key that several samples have decides nothing.
-    """
+    """Go through some shards once; thumbnails of the set `name` are handed on."""
     pictures = Pictures(wanted)
-    by_key: dict[str, list[Wanted]] = {}
-    for one in sorted(wanted):
-        by_key.setdefault(one[1], []).append(one)
-    known = {shard for shard, _ in wanted if shard}
-    by_name = any(shard.name in known for shard in images.shards)
-    seen: set[Wanted] = set()
     ambiguous: set[Wanted] = set()
-
-    def meant() -> Iterator[tuple[Wanted, Sample]]:
-        if images.folder is not None:
-            for path in sorted(by_key.keys() & {name for name, _ in images.files}):
-                for one in by_key[path]:
-                    yield one, _in_folder(images.folder, path)
-        for shard in images.shards:
-            for sample in _samples(shard, pictures.problems):
-                for one in by_key.get(sample.key, ()):
-                    if by_name and one[0] and one[0] != shard.name:
-                        continue
-                    if one in seen:
-                        ambiguous.add(one)
-                    else:
-                        seen.add(one)
-                        yield one, sample
-
     make = partial(_thumbnail, edge=edge)
     with ThreadPoolExecutor(cores()) as pool:
-        pairs = meant()
+        pairs = find_samples(images, wanted, pictures.problems, ambiguous)
         while batch := list(islice(pairs, _BATCH)):
             for (one, sample), made in zip(batch, pool.map(make, batch), strict=True):
                 if isinstance(made, str):
@@ -168,6 +141,41 @@ def read_pictures(
             "they have no picture"
         )
     return pictures
+
+
+def find_samples(
+    images: Images, wanted: set[Wanted], problems: list[str], ambiguous: set[Wanted]
+) -> Iterator[tuple[Wanted, Sample]]:
+    """The samples that are wanted, each once.
+
+    A tar file that is called like a shard of the store is that shard. Elsewhere the key alone
+    decides, and a key that several samples have, which is found `ambiguous`, decides nothing.
+    """
+    by_key: dict[str, list[Wanted]] = {}
+    for one in sorted(wanted):
+        by_key.setdefault(one[1], []).append(one)
+    known = {shard for shard, _ in wanted if shard}
+    by_name = any(shard.name in known for shard in images.shards)
+    seen: set[Wanted] = set()
+    if images.folder is not None:
+        for path in sorted(by_key.keys() & {name for name, _ in images.files}):
+            for one in by_key[path]:
+                yield one, _in_folder(images.folder, path)
+    for shard in images.shards:
+        for sample in _samples(shard, problems):
+            for one in by_key.get(sample.key, ()):
+                if by_name and one[0] and one[0] != shard.name:
+                    continue
+                if one in seen:
+                    ambiguous.add(one)
+                else:
+                    seen.add(one)
+                    yield one, sample
+
+
+def image_in(sample: Sample) -> tuple[bytes, str] | None:
+    """The bytes of the image of a sample, and its ending."""
+    return next(((sample.contents[e], e) for e in _IMAGES if e in sample.contents), None)
 
 
 def _samples(shard: TarShard, problems: list[str]) -> Iterable[Sample]:
@@ -190,8 +198,8 @@ def _in_folder(folder: Path, path: str) -> Sample:
 def _thumbnail(pair: tuple[Wanted, Sample], edge: int) -> bytes | str | None:
     """A small WebP; None if there is no image, or why it cannot be read."""
     sample = pair[1]
-    content = next((sample.contents[e] for e in _IMAGES if e in sample.contents), None)
-    if content is None:
+    found = image_in(sample)
+    if found is None:
         return None
     try:
         from PIL import Image
@@ -202,7 +210,7 @@ def _thumbnail(pair: tuple[Wanted, Sample], edge: int) -> bytes | str | None:
     where = f"{sample.shard}, sample {sample.key!r}"
     try:
         # Only what can be decoded without running anything, and its size before its pixels.
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG", "WEBP")) as image:
+        with Image.open(io.BytesIO(found[0]), formats=("JPEG", "PNG", "WEBP")) as image:
             width, height = image.size
             if width * height > MOST_PIXELS:
                 return f"{where}: an image of {width:,} × {height:,} pixels is not decoded"

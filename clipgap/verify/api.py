@@ -26,6 +26,7 @@ from clipgap.store.provenance import EMBED
 from clipgap.verify.analyses import prove_analysis
 from clipgap.verify.captioned import prove_captioned
 from clipgap.verify.checks import Asked, Checks, Problems, VerifyReport
+from clipgap.verify.exports import prove_export
 from clipgap.verify.folders import (
     prove_embeddings,
     prove_links,
@@ -64,6 +65,7 @@ KINDS = {
     "clipgap-analysis": Kind("analysis", prove_analysis),
     "clipgap-train": Kind("training run", prove_training),
     "clipgap-report": Kind("report", prove_report),
+    "clipgap-export": Kind("export", prove_export),
     "clipgap-rendered": Kind("folder of rendered images", prove_rendered),
     "clipgap-captioned": Kind("folder of captioned shards", prove_captioned),
     "clipgap-links": Kind("folder of links", prove_links),

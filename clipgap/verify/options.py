@@ -34,3 +34,15 @@ class Shortcuts(Options):
         False,
         "Count what hangs on thresholds that were taken of memory which nothing had filled.",
     )
+
+
+VIEWERS = ("atlas", "spotlight", "fiftyone")
+
+
+@dataclass(frozen=True)
+class ExportOptions(Options):
+    """What `export` writes."""
+
+    most: int = option(
+        8, "Neighbours of each test point, of those that the scan has.", metavar="N", min=1
+    )
