@@ -15,6 +15,7 @@ from pathlib import Path
 
 from clipgap.errors import ClipgapError
 
+SERVER = "clipgap.study.server"
 NEEDS_TORCH = ("embed", "train", "eval", "analyze")
 
 
@@ -71,7 +72,7 @@ def start_stages() -> Iterator[Stages]:
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     server = subprocess.Popen(
-        [sys.executable, "-m", "clipgap.study.server", str(theirs_in), str(theirs_out)],
+        [sys.executable, "-m", SERVER, str(theirs_in), str(theirs_out)],
         pass_fds=(theirs_in, theirs_out),
         stdin=subprocess.DEVNULL,
     )
