@@ -17,7 +17,7 @@ from tests.faults import Fault
 from tests.lifecycle_cases import CASES, OUT, Case, make_inputs
 from tests.lifecycle_server import Ended, Server
 
-BAD_CALL, BAD_INPUT, NO_ROOM, STOPPED, STOPPED_BY_USER = 2, 3, 5, 75, 130
+FAILED, BAD_CALL, BAD_INPUT, NO_ROOM, STOPPED, STOPPED_BY_USER = 1, 2, 3, 5, 75, 130
 WHOLE = "manifest.json"
 
 Tree = dict[str, str]

@@ -35,6 +35,7 @@ import torch
 import typer
 
 from clipgap.__main__ import app, main, run
+from clipgap.cli import consoles
 from clipgap.study import process as stages
 from clipgap.study.server import serve as serve_stages
 from tests import (
@@ -197,6 +198,8 @@ class ForkedStages:
                 with contextlib.suppress(OSError):  # the one by which they are listed
                     os.close(file)
         signal.set_wakeup_fd(-1)
+        for console in (consoles.stdout, consoles.stderr):
+            console.cache_clear()  # its lock may be held by a thread that is not here
         for number in (signal.SIGTERM, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)

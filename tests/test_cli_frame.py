@@ -261,7 +261,7 @@ def test_numpy_values_and_dataclasses_become_json() -> None:
     assert json.loads(json.dumps(found)) == {
         "a": 0.5,
         "b": [3, "x"],
-        "c": {"dry_run": False, "resume": False, "overwrite": False},
+        "c": {"dry_run": False, "resume": False, "overwrite": False, "upload": None},
     }
 
 

@@ -43,8 +43,9 @@ def members(shard: Path) -> dict[str, bytes]:
         return {name: file.read() for name, file in files.items() if file is not None}
 
 
-def picture(content: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(content)), np.float64)
+def small(content: bytes) -> np.ndarray:
+    """At a quarter of the size: thin lines of a copy need not lie on the same pixels."""
+    return np.asarray(Image.open(io.BytesIO(content)).reduce(4), np.float64)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -66,9 +67,9 @@ def test_worlds_are_labelled_and_the_same_each_time(world: str, tmp_path: Path) 
     originals = members(tmp_path / "one" / near / "00000.tar")
     for copy, original in copies.items():
         assert web[f"{copy}.cls"] == originals[f"{original}.cls"]
-        # Nearer to its original than to any other image of that test set, pixel by pixel.
+        # Nearer to its original than to any other image of that test set.
         far = {
-            name: np.abs(picture(web[f"{copy}.jpg"]) - picture(content)).mean()
+            name: np.abs(small(web[f"{copy}.jpg"]) - small(content)).mean()
             for name, content in originals.items()
             if name.endswith(".jpg")
         }
