@@ -15,7 +15,7 @@ SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 .PHONY: help demo demo-domains demo-compositional test crash protections check clients bench oldest-triton clean
 
 help:
-	@echo "make demo    the main job on data it makes itself (ten minutes or so)"
+	@echo "make demo    the main job on data it makes itself (some minutes)"
 	@echo "make demo-domains, make demo-compositional  two more papers in miniature"
 	@echo "make test    all tests, and the checks (lint, format, types) beside them"
 	@echo "make crash   kills at every write, and properties on many more examples (an hour or so)"

@@ -1,7 +1,7 @@
 """Make folders in every way there is, and compare them byte for byte.
 
-    python scripts/determinism.py            print the tables
-    python scripts/determinism.py --table    and write them into docs/reliability.md
+    python -m scripts.determinism            print the tables
+    python -m scripts.determinism --table    and write them into docs/reliability.md
 
 Exits with 1 if any folder differs.
 """
@@ -23,7 +23,7 @@ from clipgap.kernels import cpu
 from clipgap.runs.executors import Processes
 from scripts.protections import PAGE, replace_part
 from tests.lifecycle import House, open_house
-from tests.lifecycle_cases import CASES, OUT, Case
+from tests.lifecycle_cases import CASES, DEALT, OUT, Case
 from tests.thorough import spread
 from tests.toy_executor import toy
 from tests.worlds import make_world, tree
@@ -31,7 +31,6 @@ from tests.worlds import make_world, tree
 BEGIN, END = "<!-- determinism -->", "<!-- end of determinism -->"
 THREADS, BLOCKS = (1, 2, 3), (1, 7, 64, 333)
 KILLS = 6
-SHARED = ("gap", "scan", "dedup", "label", "filter", "embed", "eval", "analyze")
 
 
 def main() -> int:
@@ -70,7 +69,7 @@ def _kernels(folder: Path, differences: list[str]) -> Iterator[str]:
     whole = scan(kernel="numpy", threads=1)
     yield "| a scan by | threads × rows of a block | executors | folders | equal |"
     yield "|---|---|---|--:|--:|"
-    executors = {"this thread": None, "two processes": Processes(["cpu"] * 2), "shuffled": toy}
+    executors = {"two processes": Processes(["cpu"] * 2), "shuffled": toy}
     for name, kernel, isa in _all_kernels():
         os.environ.pop("CLIPGAP_CPU_ISA", None)
         if isa:
@@ -81,12 +80,13 @@ def _kernels(folder: Path, differences: list[str]) -> Iterator[str]:
             )
             for threads, rows in product(THREADS, BLOCKS)
         }
-        for executor, run in list(executors.items())[1:]:
+        for executor, run in executors.items():
             made[f"{name}, {executor}"] = scan(kernel=kernel, block_rows=50, executor=run)
         equal = [way for way, found in made.items() if found == whole]
         differences += sorted(made.keys() - set(equal))
         tried = f"{', '.join(map(str, THREADS))} × {', '.join(map(str, BLOCKS))}"
-        yield f"| {name} | {tried} | {', '.join(executors)} | {len(made)} | {len(equal)} |"
+        ways = ", ".join(("this thread", *executors))
+        yield f"| {name} | {tried} | {ways} | {len(made)} | {len(equal)} |"
 
 
 def _all_kernels() -> Iterator[tuple[str, str, str]]:
@@ -126,7 +126,7 @@ def _ways(folder: Path, differences: list[str]) -> Iterator[str]:
             for n in spread(len(writes), case.kills or KILLS)
         ]
         shares = "–"
-        if case.name in SHARED:
+        if case.name in DEALT:
             shares = _said([equal("in shares", lambda case=case: _shares(house, case))])
         yield f"| {case.name} | {_said([again])} | {_said(killed)} | {shares} |"
     next(houses, None)

@@ -19,10 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from clipgap.files import toml
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "tests" / "protections.toml"
@@ -46,7 +43,7 @@ class Protection:
 
 def protections() -> list[Protection]:
     """All of the list, in its order."""
-    return [Protection(**entry) for entry in tomllib.loads(LIST.read_text())["protection"]]
+    return [Protection(**entry) for entry in toml.parse(LIST.read_text())["protection"]]
 
 
 def table() -> str:

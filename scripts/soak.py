@@ -1,7 +1,7 @@
 """Scan, kill, resume, verify, over and over: nothing may be lost, left behind, or grow.
 
-    python scripts/soak.py --minutes 60            # rows to the terminal
-    python scripts/soak.py --minutes 60 --plot docs/images/soak.svg
+    python -m scripts.soak --minutes 60            # rows to the terminal
+    python -m scripts.soak --minutes 60 --plot docs/images/soak.svg
 
 Each round runs `clipgap scan` in processes that are killed at random moments until one ends by
 itself, proves the folder, and compares it with that of an undisturbed run. A process that stays
@@ -37,9 +37,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--plot", type=Path, help="write the memory of all rounds as a drawing")
     asked = parser.parse_args()
+    plot = None if asked.plot is None else asked.plot.resolve()
     with tempfile.TemporaryDirectory(prefix="clipgap-soak-") as folder:
         os.chdir(folder)
-        return _soak(60 * asked.minutes, asked.plot)
+        return _soak(60 * asked.minutes, plot)
 
 
 def _soak(seconds: float, plot: Path | None) -> int:

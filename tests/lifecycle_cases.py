@@ -269,6 +269,9 @@ CASES = [
     ),
 ]
 
+DEALT = ("gap", "scan", "dedup", "label", "filter", "embed", "eval", "analyze")
+"""Those whose units can be dealt to shares."""
+
 MAKE = [
     f"embed shards {MODEL} --pretrained a.pt --captions -o store",
     f"embed val-shards {MODEL} --pretrained a.pt -o val",

@@ -31,7 +31,7 @@ from tests.lifecycle import (
     open_house,
     without_lock,
 )
-from tests.lifecycle_cases import OUT, Case
+from tests.lifecycle_cases import DEALT, OUT, Case
 from tests.thorough import one_of_each, spread
 
 
@@ -236,7 +236,7 @@ def test_a_disk_that_fails(house: House, case: Case) -> None:
 # --- shares ---------------------------------------------------------------------------------
 
 
-@every(names=["gap", "scan", "dedup", "label", "filter", "embed", "eval", "analyze"])
+@every(names=DEALT)
 def test_shares_make_the_whole(house: House, case: Case) -> None:
     """Each share killed in its midst, and the merging at several writes."""
     whole, _ = house.known(case)
