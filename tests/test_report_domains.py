@@ -235,6 +235,16 @@ def test_three_ways_and_groups(world: Path, report: Path) -> None:
     assert "sketch,queried,low-0," in table
     matrices = [path.read_text() for path in (report / "tables").glob("subset-differences-*.csv")]
     assert len(matrices) == 4 and "low-0" not in "".join(matrices)  # the whole set and its subsets
+    plain = "".join(path.read_text() for path in (report / "tables").glob("differences-*.csv"))
+    assert "photos" in plain and "low-0" not in plain  # seeds are told apart in no table
+
+
+def test_mixes_in_words(report: Path) -> None:
+    """What they say themselves; no paths, which are others elsewhere."""
+    said = {split["name"]: split["says"] for split in read(report)["splits"]}
+    task = "natural natural · queried axe · test rendition · seed 0"
+    assert said["half"] == f"mix, share-seen · diversity low · rows 60 · share 0.5 · {task}"
+    assert said["even"] == f"mix, ratio · parts natural 1, rendition 1 · rows 60 · {task}"
 
 
 def test_places_on_curves_by_hand(world: Path, report: Path) -> None:

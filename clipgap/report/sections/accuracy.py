@@ -30,7 +30,12 @@ def findings(sources: Sources) -> Findings:
     return {
         "accuracy": _accuracies(sources),
         "missing": {name: n for one in sources.evaluations for name, n in one.missing.items()},
-        "paired": [row for one in sources.evaluations for row in one.paired],
+        "paired": [
+            row
+            for one in sources.evaluations
+            for row in one.paired
+            if not one.pooled.issuperset((row["first"], row["second"]))
+        ],
         "by_similarity": list(_by_similarity(sources)),
         "by_removed": _by_removed(sources),
     }
