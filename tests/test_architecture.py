@@ -18,7 +18,8 @@ kernels runs
 keep store synthetic heads
 scan shards
 select
-dedup mix domains clip
+dedup mix clip
+domains
 report bench doctor
 verify
 cli

@@ -27,6 +27,7 @@ from clipgap.kernels.torch_kernel import import_torch
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
+    from torch.nn import Module
 
 
 LOG = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class LoadedModel:
     clip: Any | None  # open_clip's model; None where there is no text tower
     identity: Mapping[str, Any]  # as JSON: what tells this model from any other
     encode: Callable[[Tensor], Tensor]
+    module: Module  # all of it, in which `encode` runs
 
     def image_features(self, batch: Tensor) -> Tensor:
         """Features, not normalised, of preprocessed images that are on the model's device."""
@@ -78,6 +80,7 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
         clip=network.clip,
         identity={**identity, "preprocess": network.described},
         encode=network.encode,
+        module=network.module,
     )
     return _with_dim(loaded)
 
