@@ -37,6 +37,7 @@ PACKAGES = (
     Package("matplotlib", "matplotlib", "report", "render digits, plots of bench"),
     Package("sklearn", "scikit-learn", None, "render digits"),
     Package("ray", "ray", "cluster", "--engine ray"),
+    Package("lance", "pylance", "lance", "stores of Lance"),
     Package("s3fs", "s3fs", "remote", "s3://, and --upload"),
     Package("huggingface_hub", "huggingface_hub", "remote", "stores on hf://"),
     Package("faiss", "faiss-cpu", "bench", "a line of bench"),

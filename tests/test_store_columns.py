@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from clipgap.errors import InputError
+from clipgap.errors import InputError, MissingDependency
 from clipgap.store.opening import open_store
 from tests.stores import DIM, keys_of, unit_rows
 
@@ -193,3 +195,66 @@ def test_who_names_something_else_is_told_what_to_do(
         with pytest.raises(InputError) as caught:
             open_store(place)
         assert advice in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def lance_set(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, list[str]]:
+    """A dataset of three fragments with two deleted rows; what is left of it, and its keys."""
+    lance = pytest.importorskip("lance")
+    folder = tmp_path_factory.mktemp("lance") / "set.lance"
+    rows, keys = unit_rows(100, 5), keys_of(0, 100)
+    table = table_of(rows, other=column_of(rows, LISTS))
+    lance.write_dataset(table, str(folder), max_rows_per_file=40)
+    gone = [3, 50]
+    lance.dataset(str(folder)).delete(f"uid = '{keys[3]}' or uid = '{keys[50]}'")
+    return folder, np.delete(rows, gone, axis=0), np.delete(keys, gone).tolist()
+
+
+def test_a_lance_dataset_is_its_newest_version(lance_set: Any) -> None:
+    folder, rows, keys = lance_set
+    for column, kind in (("embedding", "float16"), ("other", "float32")):
+        store = pickle.loads(pickle.dumps(open_store(f"{folder}?array={column}")))
+        assert [shard.rows for shard in store.shards] == [39, 39, 20]
+        assert {shard.dtype for shard in store.shards} == {kind}
+        starts = np.cumsum([0, 39, 39])
+        for shard, first in enumerate(starts.tolist()):
+            size = store.shards[shard].rows
+            for start, stop in ((0, size), (7, 20), (5, 5)):
+                found = store.read(shard, start, stop)
+                np.testing.assert_array_equal(found, rows[first + start : first + stop])
+                named = store.keys(shard, start, stop).to_pylist()
+                assert named == keys[first + start : first + stop]
+        assert len(set(store.fingerprints())) == 3
+
+
+def test_lance_datasets_that_cannot_be_read_are_named(lance_set: Any, tmp_path: Path) -> None:
+    whole, _, _ = lance_set
+    with pytest.raises(InputError, match=r"2 columns of embeddings: embedding, other"):
+        open_store(whole)
+    folder = tmp_path / "set.lance"
+    shutil.copytree(whole, folder)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        for at in np.linspace(0, len(content) - 1, 8).astype(int).tolist():
+            path.write_bytes(content[:at] + bytes([content[at] ^ 128]) + content[at + 1 :])
+            try:
+                store = open_store(f"{folder}?array=embedding")
+                for shard in range(len(store.shards)):
+                    store.read(shard, 0, store.shards[shard].rows)
+                    store.keys(shard, 0, store.shards[shard].rows)
+            except InputError as error:
+                assert "set.lance" in str(error)
+        path.write_bytes(content)
+    next((folder / "data").glob("*.lance")).unlink()
+    with pytest.raises(InputError, match=r"set\.lance/data/.*: missing, version 2 lists it"):
+        open_store(f"{folder}?array=embedding")
+
+
+def test_without_the_package_a_lance_dataset_says_what_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_versions", "data"):
+        (tmp_path / "set.lance" / name).mkdir(parents=True)
+    monkeypatch.setitem(sys.modules, "lance", None)
+    with pytest.raises(MissingDependency, match=r"pylance is not installed.*\[lance\]"):
+        open_store(tmp_path / "set.lance")

@@ -39,41 +39,34 @@ _BATCH = 4_096
 
 def recognise(place: Place) -> list[Layout]:
     """Parquet files without arrays beside them, or what `datasets` saved, with such a column."""
-    if place.listing is not None and _SPLITS in place.listing.files:
-        inner = ", ".join(join_path(place.path, name) for name in sorted(place.listing.folders))
-        raise InputError(f"{place.path}: holds several sets; name one of {inner}")
-    if place.listing is not None and _STATE in place.listing.files:
-        files = _saved(place)
-    elif place.with_suffix(".npy") or place.with_suffix(".npz"):
-        return []
-    else:
-        files = place.with_suffix(".parquet") or place.with_suffix(".arrow")
-    if not files:
+    files = tables_at(place)
+    has_arrays = place.with_suffix(".npy") or place.with_suffix(".npz")
+    if not files or (has_arrays and not _is_saved(place)):
         return []
     try:
-        schema = _schema_of(files[0])
+        schema = schema_of(files[0])
     except InputError:
         return []  # whatever it is, others have more to say of it
-    if not _embeddings_in(schema):
+    if not embeddings_in(schema):
         return []
-    has_keys = _key_column(schema) is not None
+    has_keys = key_column_of(schema) is not None
     kind = suffix_of(files[0].path)
     pieces = [Piece(file, file if has_keys else None) for file in files]
     return [Layout(kind[1:], f"*{kind}", pieces)]
 
 
 def open_rows(piece: Piece, resting: Resting) -> RowSource:
-    schema = _schema_of(piece.file)
-    column = _choose(_embeddings_in(schema), piece.options.array)
+    schema = schema_of(piece.file)
+    column = choose(schema, piece.options.array)
     kind = schema.field(column).type
-    groups = _groups_of(piece.file)
+    groups = groups_of(piece.file)
     dim = kind.list_size if pa.types.is_fixed_size_list(kind) else 0
-    rows = ColumnRows(piece.file, column, groups, dim, _float_of(kind), resting)
+    rows = ColumnRows(piece.file, column, groups, dim, float_of(kind), resting)
     if not dim:
         if not rows.rows:
             raise InputError(f"holds no rows, so nothing says how long those of {column!r} are")
         with decoding(f"the column {column!r} cannot be read near row 0"):
-            first = next(batch for batch in _batches(piece.file, column, 0) if batch.num_rows)
+            first = next(batch for batch in batches(piece.file, [column]) if batch.num_rows)
             dim = len(first.column(0)[0].as_py() or ())
         rows = ColumnRows(piece.file, column, groups, dim, rows.dtype, resting)
     if not dim:
@@ -82,7 +75,7 @@ def open_rows(piece: Piece, resting: Resting) -> RowSource:
 
 
 def open_keys(file: File, piece: Piece, resting: Resting) -> KeySource:
-    column = _key_column(_schema_of(file))
+    column = key_column_of(schema_of(file))
     if column is None:
         raise InputError(f"has no column of keys ({', '.join(KEYS)}), but other files here have")
     if suffix_of(file.path) == ".parquet":
@@ -138,7 +131,7 @@ class _Cursor:
         self._source = source
         group = max(0, bisect_right(source.groups, row) - 1)
         self.start = source.groups[group]
-        self._batches = _batches(source.file, source.column, group)
+        self._batches = batches(source.file, [source.column], group)
         self._values = np.zeros((0, source.dim), source.dtype)
 
     def values_at(self, row: int) -> tuple[NDArray[Any], int]:
@@ -146,24 +139,39 @@ class _Cursor:
         while row >= self.start + len(self._values):
             self.start += len(self._values)
             batch = next(self._batches, None)
+            path, column, dim = self._source.file.path, self._source.column, self._source.dim
             if batch is None:
-                raise InputError(f"{self._source.file.path}: ends before row {row:,}")
-            self._values = self._matrix(batch.column(0))
+                raise InputError(f"{path}: ends before row {row:,}")
+            self._values = matrix_of(batch.column(0), dim, path, column, self.start)
         return self._values, self.start
 
-    def _matrix(self, lists: Any) -> NDArray[Any]:
-        source = self._source
-        lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
-        wrong = np.flatnonzero(lengths != source.dim)
-        values = lists.flatten()
-        if len(wrong) or values.null_count:
-            row = self.start + (int(wrong[0]) if len(wrong) else 0)
-            raise InputError(
-                f"{source.file.path}: row {row:,} of {source.column!r} or one after it is no list "
-                f"of {source.dim:,} numbers"
-            )
-        matrix: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(-1, source.dim)
-        return matrix
+
+def matrix_of(lists: Any, dim: int, path: str, column: str, start: int) -> NDArray[Any]:
+    """Lists as rows of so many numbers; the first of them is row `start` of the column."""
+    lengths = pc.fill_null(pc.list_value_length(lists), -1).to_numpy(zero_copy_only=False)
+    wrong = np.flatnonzero(lengths != dim)
+    values = lists.flatten()
+    if len(wrong) or values.null_count:
+        row = start + (int(wrong[0]) if len(wrong) else 0)
+        raise InputError(
+            f"{path}: row {row:,} of {column!r} or one after it is no list of {dim:,} numbers"
+        )
+    matrix: NDArray[Any] = values.to_numpy(zero_copy_only=False).reshape(-1, dim)
+    return matrix
+
+
+def tables_at(place: Place) -> list[File]:
+    """The tables of a place, in their order."""
+    if place.listing is not None and _SPLITS in place.listing.files:
+        inner = ", ".join(join_path(place.path, name) for name in sorted(place.listing.folders))
+        raise InputError(f"{place.path}: holds several sets; name one of {inner}")
+    if _is_saved(place):
+        return _saved(place)
+    return place.with_suffix(".parquet") or place.with_suffix(".arrow")
+
+
+def _is_saved(place: Place) -> bool:
+    return place.listing is not None and _STATE in place.listing.files
 
 
 def _saved(place: Place) -> list[File]:
@@ -180,11 +188,12 @@ def _saved(place: Place) -> list[File]:
     return [place.listing.files[name] for name in names if name not in missing]
 
 
-def _embeddings_in(schema: Any) -> list[str]:
-    return [field.name for field in schema if _float_of(field.type) is not None]
+def embeddings_in(schema: Any) -> list[str]:
+    """The columns of lists of floats."""
+    return [field.name for field in schema if float_of(field.type) is not None]
 
 
-def _float_of(kind: Any) -> Any:
+def float_of(kind: Any) -> Any:
     """The type of the numbers in lists of floats; None of any other column."""
     is_list = (
         pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind)
@@ -194,14 +203,17 @@ def _float_of(kind: Any) -> Any:
     return np.dtype(kind.value_type.to_pandas_dtype())
 
 
-def _key_column(schema: Any) -> str | None:
+def key_column_of(schema: Any) -> str | None:
+    """The column that has the keys, if there is one."""
     strings = {
         f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
     }
     return next((name for name in KEYS if name in strings), None)
 
 
-def _choose(columns: list[str], asked: str | None) -> str:
+def choose(schema: Any, asked: str | None) -> str:
+    """The column of embeddings that is meant."""
+    columns = embeddings_in(schema)
     if asked is not None and asked not in columns:
         raise InputError(
             f"has no column of embeddings {asked!r}; it has {', '.join(columns) or 'none'}"
@@ -214,7 +226,8 @@ def _choose(columns: list[str], asked: str | None) -> str:
     return asked or columns[0]
 
 
-def _schema_of(file: File) -> Any:
+def schema_of(file: File) -> Any:
+    """The columns of a table, by its header or footer."""
     with decoding("not a readable table"):
         if suffix_of(file.path) == ".parquet":
             schema = pq.ParquetFile(RangeReader(file)).schema_arrow
@@ -224,7 +237,8 @@ def _schema_of(file: File) -> Any:
         return schema
 
 
-def _groups_of(file: File) -> tuple[int, ...]:
+def groups_of(file: File) -> tuple[int, ...]:
+    """The first row of each row group, and the number of rows."""
     with decoding("not a readable table"):
         if suffix_of(file.path) != ".parquet":
             return 0, _table(file).num_rows
@@ -235,16 +249,16 @@ def _groups_of(file: File) -> tuple[int, ...]:
         return tuple(starts)
 
 
-def _batches(file: File, column: str, group: int) -> Iterator[Any]:
-    """Batches of a column from a row group on."""
+def batches(file: File, columns: list[str], group: int = 0, rows: int = _BATCH) -> Iterator[Any]:
+    """Batches of some columns, so many rows each, from a row group on."""
     if suffix_of(file.path) != ".parquet":
-        return map(_validated, _table(file).select([column]).to_batches(_BATCH))
+        return map(_validated, _table(file).select(columns).to_batches(rows))
     parquet = pq.ParquetFile(RangeReader(file))
     groups = list(range(group, parquet.num_row_groups))
-    batches: Iterator[Any] = parquet.iter_batches(
-        _BATCH, row_groups=groups, columns=[column], use_threads=False
+    made: Iterator[Any] = parquet.iter_batches(
+        rows, row_groups=groups, columns=columns, use_threads=False
     )
-    return batches
+    return made
 
 
 def _validated(batch: Any) -> Any:

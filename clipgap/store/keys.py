@@ -155,7 +155,7 @@ class ListedKeys:
     def of(cls, keys: Sequence[str] | pa.Array) -> ListedKeys:
         try:
             array = keys if isinstance(keys, pa.Array) else pa.array(keys, pa.string())
-            return cls(require_strings(array.type, "keys") and array.cast(pa.string()))
+            return cls(_require_strings(array.type, "keys") and array.cast(pa.string()))
         except (pa.ArrowException, TypeError) as error:
             raise InputError(f"keys must be strings: {error}") from error
 
@@ -219,7 +219,7 @@ def open_parquet_keys(file: File, column: str, resting: Resting) -> ParquetKeys:
         raise InputError(f"has the column {column!r} more than once")
     kind = schema.field(column).type
     if any(groups) or not pa.types.is_null(kind):  # as pandas writes a column without values
-        require_strings(kind, f"the column {column!r}")
+        _require_strings(kind, f"the column {column!r}")
     starts = [0]
     for rows in groups:
         starts.append(starts[-1] + rows)
@@ -246,8 +246,7 @@ def called_otherwise(key: str | None, theirs: pa.Array) -> str:
     return ""
 
 
-def require_strings(kind: pa.DataType, what: str) -> bool:
-    """Refuse a column of keys that are no text."""
+def _require_strings(kind: pa.DataType, what: str) -> bool:
     values = kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_string(values) or pa.types.is_large_string(values):
         return True

@@ -26,7 +26,7 @@ from clipgap.files.naming import (
     unique_names,
 )
 from clipgap.files.volumes import FILE_THREADS, volume_of
-from clipgap.store import clip_retrieval, columns, datacomp, npy, own, safetensors, semdedup
+from clipgap.store import clip_retrieval, columns, datacomp, lance, npy, own, safetensors, semdedup
 from clipgap.store.base import Shard, ShardInfo, Store
 from clipgap.store.keys import KeySource, ListedKeys
 from clipgap.store.layout import Format, Layout, Piece, Place
@@ -36,6 +36,7 @@ from clipgap.store.rows import ArrayRows, Resting, RowSource
 FORMATS: tuple[Format, ...] = (
     own,
     semdedup,
+    lance,
     clip_retrieval,
     npy,
     datacomp,
@@ -51,7 +52,6 @@ _HINTS = {
     ".pth": "numpy.save('rows.npy', torch.load('FILE.pth', weights_only=True).numpy())",
     ".csv": "numpy.save('rows.npy', numpy.loadtxt('FILE.csv', numpy.float32, delimiter=','))",
     ".zarr": "numpy.save('rows.npy', zarr.open('FILE.zarr')[:])",
-    ".lance": "pyarrow.parquet.write_table(lance.dataset(FOLDER).to_table(), 'rows.parquet')",
     ".h5": "numpy.save('rows.npy', h5py.File('FILE.h5')['NAME'][:])",
     ".index": "numpy.save('rows.npy', index.reconstruct_n(0, index.ntotal)) in FAISS",
 }
@@ -146,7 +146,7 @@ def _as_numpy(array: Any, name: str) -> np.ndarray[Any, Any]:
 
 def _recognise(part: Part) -> tuple[Format, Layout]:
     """The one way to read what a part of a name leads to."""
-    place = _place(part)
+    place = place_of(part)
     found: list[tuple[Format, Layout]] = []
     for form in FORMATS:
         found += [(form, layout) for layout in form.recognise(place)]
@@ -167,7 +167,8 @@ def _recognise(part: Part) -> tuple[Format, Layout]:
     return form, layout
 
 
-def _place(part: Part) -> Place:
+def place_of(part: Part) -> Place:
+    """What lies where a part of a name leads to."""
     volume, path = volume_of(part.path)
     if found := find_files(volume, path):
         place = Place(volume, path, part.options, found.how, found.files, None)
@@ -208,6 +209,11 @@ def _hint(suffixes: Iterable[str]) -> str:
             return (
                 " These are images: `clipgap embed` makes a store of them, and `clipgap check` "
                 "takes them as they are."
+            )
+        if suffix in (".parquet", ".arrow"):
+            return (
+                " Of these tables none has a column of lists of floats; where one has images, "
+                "`clipgap embed` makes a store of them."
             )
         if suffix in _HINTS:
             return f" Of {suffix} make an array: {_HINTS[suffix]}."
