@@ -137,6 +137,8 @@ def test_a_function_makes_a_network_and_a_file_its_weights(tmp_path: Path) -> No
     assert (
         loaded.dim == 5 and loaded.preprocess(render(0, 0))[0, 0, 0] == render(0, 0).size[0] / 100
     )
+    said = loaded.identity["preprocess"]["transforms"]
+    assert said == "<function with_pixels.<locals>.<lambda>>"  # in whatever process
     usual = load(f"{file}:tower", None, "cpu")
     assert usual.preprocess(render(0, 0)).shape == (3, 224, 224)
     state = {"2.weight": torch.eye(5, 12), "2.bias": torch.zeros(5)}

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import logging
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ HUB = "hf-hub:"
 DEFAULT_WEIGHTS = "default"
 _LIBRARIES = ("timm", "torchvision")
 _SCRIPTS = (".pt", ".ts", ".torchscript")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _EDGE, _MEAN, _DEVIATION = 224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -311,7 +313,8 @@ def _made_by_function(name: str, pretrained: str, precision: str) -> Network:
         module.load_state_dict(state)
     if not more:
         return _without_text(module, precision, *_usual_preprocessing())
-    return _without_text(module, precision, more[0], {"transforms": repr(more[0])})
+    said = _ADDRESS.sub("", repr(more[0]))  # another in each process
+    return _without_text(module, precision, more[0], {"transforms": said})
 
 
 def _function_of(name: str) -> Callable[[], Any]:
