@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from clipgap.__main__ import main
@@ -38,15 +40,20 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     render(0, 0).save("train/same.png")
     render(1, 1).save("train/again.jpg", quality=95)
     Path("train/same.txt").write_text("the same image <again>")
+    contents = [Path(f"val/{seed}.png").read_bytes() for seed in range(3)]
+    rows = pa.array([{"bytes": content, "path": None} for content in contents])
+    pq.write_table(pa.table({"image": rows, "text": ["a test image"] * 3}), "val.parquet")
     return tmp_path
 
 
 def test_from_images_to_a_page(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call = ["check", "train", "--against", "val=val", "--model", "tower.py:tower", "--above", ".99"]
+    """The test set as the Hugging Face hub has it."""
+    against = ["--against", "val=val.parquet", "--model", "tower.py:tower", "--above", ".99"]
+    call = ["check", "train", *against]
     assert main([*call, "--dry-run"]) == 0
     planned = capsys.readouterr().out
     assert "tower.py:tower, its own weights (as named)" in planned
-    assert "train (train): 7 images" in planned and "val (val): 3 images" in planned
+    assert "train (train): 7 images" in planned and "val (val.parquet): 3 images" in planned
     assert "images/s in a first batch here" in planned and "[stages.embed-train]" in planned
     assert not Path("clipgap-check").exists()
 
@@ -59,26 +66,32 @@ def test_from_images_to_a_page(images: Path, capsys: pytest.CaptureFixture[str])
     assert {"same.png", "again.jpg"}.isdisjoint(kept.keys(0).to_pylist()) and kept.kept == 5
     page = json.loads(Path("out/report/manifest.json").read_bytes())["gallery"]["pictures"]
     assert page["found"] == page["wanted"] > 0 and not page["problems"]
-    assert any("same image" in file.read_text() for file in Path("out/report").rglob("*.js"))
+    shown = "".join(file.read_text() for file in Path("out/report").rglob("*.js"))
+    assert "the same image" in shown and "val/0" in shown
 
     assert main([*call, "-o", "out"]) == 0
     again = capsys.readouterr()
     assert "Nothing to do" in again.out and "Images are embedded" not in again.err
-    assert main(["run", "out/.study/recipe.toml", "--set", "train=train", "--set", "val=val",
-                 "-o", "out"]) == 0  # fmt: skip
+    settings = ["--set", "train=train", "--set", "val=val.parquet"]
+    assert main(["run", "out/.study/recipe.toml", *settings, "-o", "out"]) == 0
     assert "Nothing to do" in capsys.readouterr().out
 
 
 def test_stores_are_taken_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a reference its similarities are the limits, and no model is asked for."""
+    """With a reference its similarities are the limits, and no model is asked for.
+
+    The test set is one of two columns of a table.
+    """
     monkeypatch.chdir(tmp_path)
     tests, reference = unit_rows(6, 16, 1), unit_rows(9, 16, 2)
-    np.save("val.npy", tests)
+    columns = {"a": list(unit_rows(6, 16, 4)), "b": list(tests)}
+    pq.write_table(pa.table(columns), "val.parquet")
     np.save("reference.npy", reference)
     np.save("train.npy", np.concatenate([unit_rows(9, 16, 3), tests[:2]]))
-    call = ["check", "train.npy", "--against", "val=val.npy", "--reference", "reference.npy"]
+    against = ["--against", "val=val.parquet?array=b", "--reference", "reference.npy"]
+    call = ["check", "train.npy", *against]
     assert main([*call, "-o", "out"]) == 0
     said = capsys.readouterr()
     near, far = (np.load(f"{name}.npy").astype(np.float64) for name in ("train", "reference"))

@@ -32,8 +32,8 @@ def embed(
     tolerance: Tolerance,
     running: Dealt,
     data: str = argument(
-        "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; or a "
-        "folder of images, flat or with subfolders.",
+        "webdataset .tar files: a folder, glob, {00000..01023} pattern, a::b join or URL; the same "
+        "of parquet with a column of images; or a folder of images, flat or with subfolders.",
         metavar="DATA",
     ),
     model: str = option(
@@ -54,9 +54,9 @@ def embed(
 ) -> int:
     """Embed images into a store.
 
-    Each tar file becomes a shard of the store with its name, each sample a row with its key. The
-    images of a folder come in the order of their paths, which are their keys. What cannot be
-    decoded is set aside and listed in quarantine.parquet.
+    Each tar file, or table with images in its rows, becomes a shard of the store with its name,
+    each sample a row with its key. The images of a folder come in the order of their paths, which
+    are their keys. What cannot be decoded is set aside and listed in quarantine.parquet.
     """
     from clipgap.clip.embed.api import embed as run
     from clipgap.clip.embed.api import plan_embed

@@ -54,7 +54,7 @@ def report(
     ),
     images: tuple[str, ...] = option(
         (),
-        "Tar shards or a folder with the images of a test set, scan or reference. Repeatable.",
+        "Shards, tables or a folder with the images of a test set, scan or reference. Repeatable.",
         metavar="NAME=IMAGES",
     ),
     paper: Path | None = option(

@@ -27,7 +27,6 @@ from clipgap.kernels.torch_kernel import import_torch
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
-    from torch.nn import Module
 
 
 LOG = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ class LoadedModel:
     clip: Any | None  # open_clip's model; None where there is no text tower
     identity: Mapping[str, Any]  # as JSON: what tells this model from any other
     encode: Callable[[Tensor], Tensor]
-    module: Module  # all of it, in which `encode` runs
 
     def image_features(self, batch: Tensor) -> Tensor:
         """Features, not normalised, of preprocessed images that are on the model's device."""
@@ -80,7 +78,6 @@ def load(model: str, pretrained: str | None, device: str, precision: str = "fp32
         clip=network.clip,
         identity={**identity, "preprocess": network.described},
         encode=network.encode,
-        module=network.module,
     )
     return _with_dim(loaded)
 

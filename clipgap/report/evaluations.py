@@ -60,11 +60,6 @@ class Evaluation:
         return [name for name in names if name in pools or not pools]
 
     @property
-    def pooled(self) -> set[str]:
-        """Checkpoints that count together with others, under the name of a pool."""
-        return {name for pool in self.manifest.get("pools", {}).values() for name in pool}
-
-    @property
     def clean(self) -> Iterator[tuple[str, str]]:
         """Sets with those of their subsets that keys say, not classes alone."""
         for entry in self.manifest["sets"]:

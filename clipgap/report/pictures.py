@@ -1,4 +1,4 @@
-"""Thumbnails and captions of the samples that a gallery shows, from tar shards and folders.
+"""Thumbnails and captions of the samples that a gallery shows, from shards, tables and folders.
 
 thumbs/0000.js         PACK thumbnails as data addresses, in the order in which the pages show them
 
@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,11 +21,14 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
+from clipgap.clip.images.tables import ImageTable
 from clipgap.errors import MissingDependency
 from clipgap.machine import cores
 from clipgap.packages import installation
 from clipgap.report.sources import Images
 from clipgap.shards.finding import TarShard
+from clipgap.shards.names import fields_that_find, names_in
+from clipgap.shards.options import KEY
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import Sample, read_samples
 
@@ -33,6 +37,7 @@ EDGE = 144  # pixels of the longer edge: twice of what is shown, for fine screen
 MOST_PIXELS = 64_000_000
 CAPTION = 240  # characters
 _IMAGES = ("jpg", "jpeg", "png", "webp")
+_STARTS = {b"\xff\xd8": "jpg", b"\x89PNG": "png", b"RIFF": "webp", b"GIF8": "gif", b"BM": "bmp"}
 _BATCH = 64
 
 Wanted = tuple[str, str]
@@ -148,29 +153,53 @@ def find_samples(
 ) -> Iterator[tuple[Wanted, Sample]]:
     """The samples that are wanted, each once.
 
-    A tar file that is called like a shard of the store is that shard. Elsewhere the key alone
-    decides, and a key that several samples have, which is found `ambiguous`, decides nothing.
+    A tar file or table that is called like a shard of the store is that shard. Elsewhere the key
+    alone decides, and a key that several samples have, which is found `ambiguous`, decides nothing.
+    Where not one key is found, the store may call samples by a field of theirs, as `embed --match`
+    does: the one that finds most is taken.
     """
     by_key: dict[str, list[Wanted]] = {}
     for one in sorted(wanted):
         by_key.setdefault(one[1], []).append(one)
-    known = {shard for shard, _ in wanted if shard}
-    by_name = any(shard.name in known for shard in images.shards)
-    seen: set[Wanted] = set()
     if images.folder is not None:
         for path in sorted(by_key.keys() & {name for name, _ in images.files}):
             for one in by_key[path]:
                 yield one, _in_folder(images.folder, path)
-    for shard in images.shards:
-        for sample in _samples(shard, problems):
-            for one in by_key.get(sample.key, ()):
-                if by_name and one[0] and one[0] != shard.name:
-                    continue
-                if one in seen:
-                    ambiguous.add(one)
-                else:
-                    seen.add(one)
-                    yield one, sample
+        return
+    known = {shard for shard, _ in wanted if shard}
+    by_name = any(shard.name in known for shard in images.shards)
+    seen: set[Wanted] = set()
+    for called_by in _fields(images.shards, by_key):
+        problems.clear()  # those of an earlier pass are met again
+        for shard in images.shards:
+            for key, sample in _samples(shard, called_by, problems):
+                for one in by_key.get(key, ()):
+                    if by_name and one[0] and one[0] != shard.name:
+                        continue
+                    if one in seen:
+                        ambiguous.add(one)
+                    else:
+                        seen.add(one)
+                        yield one, sample
+        if seen or not wanted:
+            return
+
+
+def _fields(shards: Sequence[TarShard | ImageTable], keys: Collection[str]) -> Iterator[str]:
+    """What the keys may be, the likelier first."""
+    yield KEY
+
+    def count(names: Sequence[str]) -> int:
+        return sum(name in keys for name in names)
+
+    found: Counter[str] = Counter()
+    for shard in shards:
+        found += (
+            shard.fields_that_find(count)
+            if isinstance(shard, ImageTable)
+            else fields_that_find(shard, count)
+        )
+    yield from (called_by for called_by, _ in found.most_common(1) if called_by != KEY)
 
 
 def image_in(sample: Sample) -> tuple[bytes, str] | None:
@@ -178,11 +207,24 @@ def image_in(sample: Sample) -> tuple[bytes, str] | None:
     return next(((sample.contents[e], e) for e in _IMAGES if e in sample.contents), None)
 
 
-def _samples(shard: TarShard, problems: list[str]) -> Iterable[Sample]:
+def _samples(
+    shard: TarShard | ImageTable, called_by: str, problems: list[str]
+) -> Iterator[tuple[str, Sample]]:
+    """What a shard or table holds, by what a field calls it."""
+
     def note(problem: Problem) -> None:
         problems.append(str(problem))
 
-    return read_samples(shard, extensions=(*_IMAGES, "txt", "json"), on_problem=note)
+    if isinstance(shard, ImageTable):
+        for image in shard.images(note, called_by):
+            content = image.read()
+            known = (e for start, e in _STARTS.items() if content.startswith(start))
+            contents = {**image.beside, next(known, _IMAGES[0]): content}
+            yield image.key, Sample(image.key, shard.path, contents)
+        return
+    names = None if called_by == KEY else names_in(shard, called_by)
+    for sample in read_samples(shard, extensions=(*_IMAGES, "txt", "json"), on_problem=note):
+        yield sample.key if names is None else names.get(sample.key, ""), sample
 
 
 def _in_folder(folder: Path, path: str) -> Sample:

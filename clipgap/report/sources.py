@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from clipgap.clip.analyze.api import Analysis, open_analysis
 from clipgap.clip.images.reading import find_images, is_image_folder
+from clipgap.clip.images.tables import ImageTable, find_tables
 from clipgap.domains.composition import Said, open_said
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
@@ -80,7 +81,7 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Images:
-    """Tar shards or a folder with the images of a training or test set."""
+    """Tar shards, tables or a folder with the images of a training or test set."""
 
     given: str
 
@@ -91,16 +92,20 @@ class Images:
 
     @cached_property
     def folder(self) -> Path | None:
-        """None: tar shards."""
-        return Path(self.given) if is_image_folder(self.given) else None
+        """None: tar shards or tables."""
+        return Path(self.given) if not self._tables and is_image_folder(self.given) else None
 
     @cached_property
-    def shards(self) -> list[TarShard]:
-        return [] if self.folder else find_shards(self.given)
+    def shards(self) -> Sequence[TarShard | ImageTable]:
+        return [] if self.folder else self._tables or find_shards(self.given)
+
+    @cached_property
+    def _tables(self) -> list[ImageTable]:
+        return find_tables(self.given)
 
     @cached_property
     def files(self) -> list[tuple[str, File]]:
-        """Every shard, or every image of the folder, by its name."""
+        """Every shard or table, or every image of the folder, by its name."""
         if self.folder is None:
             return [(shard.name, shard.file) for shard in self.shards]
         found = find_images(self.folder)

@@ -46,7 +46,7 @@ def names_in(shard: TarShard, field: str) -> Names:
 def names_listed(table: File, field: str) -> Names | None:
     """The same by the table beside a shard; None if that has no such column."""
     found = _read(table, [KEY, field])
-    return None if found is None else _unique(zip(*map(_texts, found.columns), strict=True))
+    return None if found is None else _unique(zip(*map(texts_in, found.columns), strict=True))
 
 
 def name_of(content: Any, field: str) -> str | None:
@@ -59,7 +59,7 @@ def name_of(content: Any, field: str) -> str | None:
     value = content.get(field) if isinstance(content, Mapping) else None
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if _is_text(value) else None
+    return value if is_text(value) else None
 
 
 def has_field(shard: TarShard, field: str) -> bool:
@@ -90,7 +90,7 @@ def keys_listed(shard: TarShard) -> list[str] | None:
             return None
     except ValueError:
         return None
-    keys = _texts(table[KEY])
+    keys = texts_in(table[KEY])
     return None if None in keys else [str(key) for key in keys]
 
 
@@ -128,7 +128,7 @@ def _fields_listed(table: File) -> dict[str, list[str]]:
     found = _read(table, [KEY, *(name for name in texts if texts.count(name) == 1)])
     if found is None:
         return {}
-    keys, *columns = map(_texts, found.columns)
+    keys, *columns = map(texts_in, found.columns)
     listed = {
         name: list(_unique(zip(keys, column, strict=True)).values())
         for name, column in zip(found.column_names[1:], columns, strict=True)
@@ -136,7 +136,7 @@ def _fields_listed(table: File) -> dict[str, list[str]]:
     return {name: values for name, values in listed.items() if values}
 
 
-def _is_text(value: object) -> TypeGuard[str]:
+def is_text(value: object) -> TypeGuard[str]:
     """Halves of characters are no text, and a zero would end it for some readers."""
     return isinstance(value, str) and "\0" not in value and not _HALVES.search(value)
 
@@ -148,7 +148,7 @@ def _texts_of(content: bytes | None) -> Iterator[tuple[str, str]]:
         return
     if isinstance(document, dict):
         for field, value in document.items():
-            if _is_text(value) and field != KEY:
+            if is_text(value) and field != KEY:
                 yield field, value
 
 
@@ -209,7 +209,7 @@ def _holds_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def _texts(column: Any) -> list[str | None]:
+def texts_in(column: Any) -> list[str | None]:
     """Text, or whole numbers as text; anything else is no name."""
     if pa.types.is_integer(column.type):
         column = column.cast(pa.string())

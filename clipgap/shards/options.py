@@ -10,8 +10,8 @@ from clipgap.options import Options, option
 AUTO, KEY = "auto", "key"
 
 NAMES = (
-    "those of the samples (key), or a field of theirs, such as uid: a column of the parquet beside "
-    "a tar, or an entry of each .json."
+    "those of the samples (key), or a field of theirs, such as uid: a column of the parquet that "
+    "lies beside a tar or holds the images, or an entry of each .json."
 )
 MATCH = f"What the keys of the keep-list are: {NAMES}"
 

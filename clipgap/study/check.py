@@ -49,7 +49,8 @@ def check(
     shell: Shell,
     options: Device,
     train: str = argument(
-        "The training set: a folder of images, tar shards, or a store of embeddings.",
+        "The training set: a folder of images, tar shards, parquet with images, or a store of "
+        "embeddings.",
         metavar="IMAGES|SHARDS|STORE",
     ),
     against: tuple[str, ...] = option(
@@ -136,6 +137,7 @@ class Input:
     name: str
     where: str
     models: Models | None  # of a store; None: these are images
+    in_tars: bool = False
 
     @property
     def is_store(self) -> bool:
@@ -162,17 +164,17 @@ def _inputs(train: str, against: Sequence[str], reference: str | None) -> dict[s
 
 def _input(name: str, where: str) -> Input:
     """A store, if it is one of embeddings, and images otherwise."""
-    from clipgap.clip.embed.sources import find_units
+    from clipgap.clip.embed.sources import TarUnit, find_units
     from clipgap.store.opening import open_store
 
     try:
         return Input(name, where, open_store(where).models)
     except InputError as no_store:
         try:
-            find_units(where)
+            units = find_units(where)
         except InputError as no_images:
             raise InputError(f"{no_store}\nIt holds no images either: {no_images}") from no_images
-    return Input(name, where, None)
+    return Input(name, where, None, isinstance(units[0], TarUnit))
 
 
 @dataclass(frozen=True)
@@ -304,7 +306,6 @@ def _finding(
     """What leaks of each test set, what is left, and where to look."""
     import numpy as np
 
-    from clipgap.clip.images.reading import is_image_folder
     from clipgap.keep.lists import open_keep
     from clipgap.scan.result import open_scan
 
@@ -328,7 +329,7 @@ def _finding(
         "left, and none of them leaks: that is proved."
     )
     yield f"Keep-list: {folder / 'keep'}"
-    if not train.is_store and not is_image_folder(train.where):
+    if train.in_tars:
         where = shlex.quote(train.where)
         yield f"To use it: clipgap filter {where} --keep {shlex.quote(str(keep.path))} -o clean"
     yield f"Open {folder / 'report' / 'index.html'}"

@@ -29,7 +29,7 @@ from clipgap.files.documents import (
     write_json,
 )
 from clipgap.files.identity import READ_WHOLE, digest_of, digest_of_group
-from clipgap.files.naming import expand_braces, has_braces, has_glob, split_parts
+from clipgap.files.naming import Options, expand_braces, has_braces, has_glob, parse
 from clipgap.files.volumes import FILE_THREADS, LocalFile
 from clipgap.study.expand import Stage
 from clipgap.study.recipe import Recipe
@@ -124,11 +124,15 @@ class Ledger:
 def fingerprint(named: str) -> str:
     """What identifies data that lies outside of the study; "missing" if it is not there."""
     digest = hashlib.sha256()
-    for part in split_parts(named) if named else [""]:
-        if "://" in part:
-            digest.update(public(part).encode())
+    if not named:
+        return "missing"
+    for part in parse(named, Options()):
+        if part.options != Options():  # a column of a table, say
+            digest.update(f"{part.options}\n".encode())
+        if "://" in part.path:
+            digest.update(public(part.path).encode())
             continue
-        files = list(_expanded(part))
+        files = list(_expanded(part.path))
         if not files:
             return "missing"
         for file in files:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.embed.options import EmbedOptions
-from clipgap.clip.embed.sources import FolderUnit, Unit, find_units
+from clipgap.clip.embed.sources import Unit, find_units
 from clipgap.clip.embed.work import EmbedWork
 from clipgap.clip.images.decoding import BadImage
 from clipgap.clip.models import (
@@ -129,10 +129,11 @@ def embed(
     options: EmbedOptions,
     how: How,
 ) -> EmbedResult:
-    """Embed the images of tar shards or of a folder into a store.
+    """Embed the images of tar shards, tables or a folder into a store.
 
-    Each tar file becomes a shard of the store with its name, each sample a row with its key; the
-    images of a folder are rows in the order of their paths, which are their keys. `captions` adds
+    Each tar file, or table with a column of images, becomes a shard of the store with its name,
+    each sample a row with its key; the images of a folder are rows in the order of their paths,
+    which are their keys. `captions` adds
     a column with the text of each sample; `match` gives rows of shards a field of their samples as
     keys, such as DataComp's `uid`. Images that cannot be used are left out and listed in
     `quarantine.parquet`. When `stop` is set, the run ends with `Interrupted`, and `resume=True`
@@ -235,8 +236,8 @@ def plan_embed(
     device = resolve_device(options.device)
     check_device(device, options.precision)
     units = find_units(data, options.match)
-    if options.captions and isinstance(units[0], FolderUnit):
-        raise UsageError(f"{data}: a folder of images has no captions; leave --captions out")
+    if options.captions and (bare := [one.source for one in units if not one.may_have_captions]):
+        raise UsageError(f"{bare[0]}: has no captions; leave --captions out")
     return EmbedPlan(
         "::".join(map(str, [data] if isinstance(data, str | Path) else data)),
         units,

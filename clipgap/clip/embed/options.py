@@ -13,7 +13,7 @@ from clipgap.shards.options import KEY, NAMES
 class EmbedOptions(Options):
     """How images go through the model, and what is stored beside their embeddings."""
 
-    captions: bool = option(False, "Store the text (.txt) of each sample too.")
+    captions: bool = option(False, "Store the text of each sample too: .txt, or a column caption.")
     match: str = option(KEY, f"What rows get as keys: {NAMES}", metavar="key|FIELD")
     batch_size: int = option(256, "Images that go through the model together.", metavar="N", min=1)
     workers: int | None = option(

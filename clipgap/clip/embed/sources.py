@@ -1,4 +1,4 @@
-"""What is embedded: tar shards or a folder of images, cut into units of one store shard each."""
+"""What is embedded: tar shards, tables or a folder of images, in units of one store shard each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from clipgap.clip.images.reading import (
     is_image_folder,
     shard_images,
 )
+from clipgap.clip.images.tables import ImageTable, find_tables
 from clipgap.errors import InputError, UsageError
 from clipgap.files.identity import digest_of, digest_of_group, mark_of
 from clipgap.files.volumes import FILE_THREADS, File, LocalFile
@@ -68,6 +69,11 @@ class Unit(Protocol):
     @property
     def count(self) -> int | None:
         """How many images it should have, if that stands somewhere."""
+        ...
+
+    @property
+    def may_have_captions(self) -> bool:
+        """Whether something beside the images can be their captions."""
         ...
 
 
@@ -131,6 +137,48 @@ class TarUnit:
         except ValueError:  # told of when the shard is read
             return None
 
+    @property
+    def may_have_captions(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class TableUnit:
+    """A table with images in its rows."""
+
+    name: str
+    table: ImageTable
+    match: str = KEY
+
+    @property
+    def source(self) -> str:
+        return self.table.path
+
+    @property
+    def file(self) -> File:
+        return self.table.file
+
+    @property
+    def size(self) -> int:
+        return self.file.size
+
+    def images(self, captions: bool, on_problem: OnProblem) -> Iterator[RawImage]:
+        return self.table.images(on_problem, self.match)
+
+    def describe(self) -> dict[str, Any]:
+        return self.table.describe()
+
+    def changed(self) -> str:
+        return self.file.modified
+
+    @property
+    def count(self) -> int:
+        return self.table.rows
+
+    @property
+    def may_have_captions(self) -> bool:
+        return self.table.caption is not None
+
 
 @dataclass(frozen=True)
 class FolderUnit:
@@ -169,25 +217,38 @@ class FolderUnit:
     def count(self) -> int:
         return len(self.paths)
 
+    @property
+    def may_have_captions(self) -> bool:
+        return False
+
     def _files(self) -> Iterator[LocalFile]:
         for path, size, time in zip(self.paths, self.sizes, self.times, strict=True):
             yield LocalFile(str(self.folder / path), size, str(time))
 
 
 def find_units(source: str | Path | Sequence[str | Path], match: str = KEY) -> list[Unit]:
-    """The shards that `source` names, or the images of the folder that it is."""
-    if isinstance(source, str | Path) and is_image_folder(source):
+    """The shards or tables that `source` names, or the images of the folder that it is."""
+    tables = find_tables(source)
+    if not tables and isinstance(source, str | Path) and is_image_folder(source):
         if match != KEY:
             raise UsageError(f"{source}: a folder of images has no fields; leave --match out")
         return list(_folder_units(Path(source)))
-    shards = find_shards(source)
-    names = file_names([shard.name for shard in shards], "Embed them into several stores")
+    shards = [] if tables else find_shards(source)
     if match != KEY:
-        _require_field(shards, match)
-    return [TarUnit(name, shard, match) for name, shard in zip(names, shards, strict=True)]
+        _require_field(shards, tables, match)
+    parts: list[TarShard | ImageTable] = [*shards, *tables]
+    names = file_names([part.name for part in parts], "Embed them into several stores")
+    return [
+        TarUnit(name, part, match) if isinstance(part, TarShard) else TableUnit(name, part, match)
+        for name, part in zip(names, parts, strict=True)
+    ]
 
 
-def _require_field(shards: Sequence[TarShard], field: str) -> None:
+def _require_field(shards: Sequence[TarShard], tables: Sequence[ImageTable], field: str) -> None:
+    if lacking := [table.path for table in tables if field not in table.fields]:
+        raise InputError.listing(
+            f"--match {field}: these tables have no such column of text or whole numbers:", lacking
+        )
     with ThreadPoolExecutor(FILE_THREADS) as pool:
         have = list(pool.map(lambda shard: has_field(shard, field), shards))
     if not all(have):
@@ -202,8 +263,8 @@ def _folder_units(folder: Path) -> Iterator[FolderUnit]:
     found = find_images(folder)
     if not found:
         raise InputError(
-            f"{folder}: holds neither .tar files nor, in it or below it, images "
-            f"({', '.join(FOLDER_ENDINGS)})"
+            f"{folder}: holds neither .tar files nor tables with a column of images nor, in it or "
+            f"below it, images ({', '.join(FOLDER_ENDINGS)})"
         )
     for number, start in enumerate(range(0, len(found), FOLDER_UNIT)):
         part = found[start : start + FOLDER_UNIT]

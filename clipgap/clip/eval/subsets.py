@@ -33,7 +33,7 @@ from clipgap.clip.data.classes import Classes
 from clipgap.errors import InputError
 from clipgap.files.naming import beside
 from clipgap.files.toml import Lines, ParseError, nearest, parse
-from clipgap.select.labels import Condition, key_column, read_any, text_keys
+from clipgap.select.labels import Condition, key_column, read_any
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _KEYS = ("table", "where", "classes", "all_but")
@@ -193,25 +193,30 @@ class _Reader:
                     raise InputError(
                         f"{file} has no column {wanted}; it has {', '.join(table.column_names)}"
                     )
-            keys = text_keys(file, table, str(key))
-            if keys.null_count:
+            if not pa.types.is_string(table[key].type) and not pa.types.is_large_string(
+                table[key].type
+            ):
+                raise InputError(
+                    f"{file}: the keys are {table[key].type}, not text; numbers lose leading zeros"
+                )
+            if table[key].null_count:
                 raise InputError(f"{file}: some of its rows have no key, so they name no image")
             met = np.ones(table.num_rows, np.bool_)
             for condition in conditions:
                 met &= condition.holds(table)
-            chosen += keys.filter(pa.array(met)).to_pylist()
-            left_out |= set(keys.filter(pa.array(~met)).to_pylist())
+            chosen += table[key].filter(pa.array(met)).to_pylist()
+            left_out |= set(table[key].filter(pa.array(~met)).to_pylist())
         problems = {
             "are there more than once, so they name no image": _repeated(chosen, left_out),
             "are of no image of the set": [key for key in chosen if not self._times[key]],
             "are of several images of the set": [key for key in chosen if self._times[key] > 1],
         }
-        for words, wrong in problems.items():
-            if wrong:
+        for words, keys in problems.items():
+            if keys:
                 raise InputError.listing(
-                    f"{self._path}, [{name}]: {len(wrong):,} of {len(chosen):,} keys of "
+                    f"{self._path}, [{name}]: {len(keys):,} of {len(chosen):,} keys of "
                     f"{said['table']} {words}:",
-                    wrong[:_SHOWN],
+                    [str(key) for key in keys[:_SHOWN]],
                 )
         return frozenset(chosen)
 

@@ -30,12 +30,7 @@ def findings(sources: Sources) -> Findings:
     return {
         "accuracy": _accuracies(sources),
         "missing": {name: n for one in sources.evaluations for name, n in one.missing.items()},
-        "paired": [
-            row
-            for one in sources.evaluations
-            for row in one.paired
-            if not one.pooled.issuperset((row["first"], row["second"]))
-        ],
+        "paired": [row for one in sources.evaluations for row in one.paired],
         "by_similarity": list(_by_similarity(sources)),
         "by_removed": _by_removed(sources),
     }

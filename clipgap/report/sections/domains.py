@@ -23,7 +23,7 @@ MOST_STEPS = 300
 _TRULY = 3  # its colour
 _WIDTH = 0.26
 _CURVES = {"precision": 1, "precision_at_prevalence": 4, "recall": 2}
-_SAYS = {"precision_at_prevalence": "precision where used"}
+_SAYS = {"precision_at_prevalence": "precision at the declared prevalence"}
 
 
 def findings(sources: Sources) -> Findings:
@@ -141,8 +141,7 @@ def _curves(findings: Findings) -> Iterator[Figure]:
         "Precision and recall by volume",
         "Of the labelled rows that neither trained nor chose a threshold: how precise a head is, "
         "and how many of the right rows it finds, if it accepts that share of all. Dashed: its "
-        "thresholds; whiskers reach down to the one-sided 95\u00a0% bound of the precision there. "
-        "Where used: at the declared prevalence of domains.",
+        "thresholds; whiskers reach down to the one-sided 95\u00a0% bound of the precision there.",
         [
             _curve(titles.format(name=one["name"], head=head), one, head)
             for one in found

@@ -13,13 +13,12 @@ from numpy.typing import NDArray
 from clipgap.files.documents import checksum
 from clipgap.report.paper import printed
 from clipgap.report.parts import Figure, Findings, Section, outlines, training_colours
-from clipgap.report.sources import MIX, Sources, TrainingSet
+from clipgap.report.sources import Sources, TrainingSet
 from clipgap.report.svg import Entry
 from clipgap.report.tables import Cell, Column, Table
 
 CLOSE = 0.9  # normalised similarity above which a row counts as close to the gap
 DENSITY_STEPS = 50
-MOST_NAMED = 5  # classes; of more there is their number
 _LAST_BIN = 2 * DENSITY_STEPS  # of ratios above 2
 
 
@@ -201,36 +200,18 @@ def family_of(rule: Mapping[str, Any]) -> str:
 
 def describe_rule(rule: Mapping[str, Any]) -> str:
     """The rule in one line, as options of the command that made it."""
-    if rule["name"] == MIX:
-        return describe_rule(_of_mix(rule))
     parts = []
     for key, value in rule.items():
         if key == "name" or value in (None, [], {}) or (key == "offset" and not value):
             continue
         if isinstance(value, Mapping):
-            value = value.get("path") or ", ".join(f"{n} {each}" for n, each in value.items())
+            value = value.get("path", "…")
         if isinstance(value, list | tuple):
             value = ", ".join(
                 str(each.get("path", "…") if isinstance(each, Mapping) else each) for each in value
             )
         parts.append(f"{key} {value:,}" if isinstance(value, int) else f"{key} {value}")
     return " · ".join([str(rule["name"]), *parts])
-
-
-def _of_mix(rule: Mapping[str, Any]) -> dict[str, Any]:
-    """What it says itself, and of the plan around it what its rows depend on."""
-    said = dict(rule["mixes"][rule["mix"]])
-    queried = rule["task"].get("queried", ())
-    task = dict(rule["task"])
-    if len(queried) > MOST_NAMED:
-        task["queried"] = f"{len(queried):,} classes"
-    return {
-        "name": f"mix, {said.pop('rule')}",
-        **said,
-        **task,
-        **{name: rule[name] for name in ("base", "extra", "seed")},
-        "order": None if rule["order"] == "hash" else rule["order"],
-    }
 
 
 def _certificate(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
