@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,46 @@ def test_spotlight_has_lists_and_embeddings(world: Path, tmp_path: Path) -> None
         shown = (world / "val-images" / one["key"]).read_bytes() if one["set"] == "val" else None
         assert item["image"] == shown
     assert clipgap.verify(tmp_path / "out").ok
+
+
+def test_images_are_not_all_held_in_memory(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row groups hold few bytes of them, or one image, and come out in order all the same."""
+    monkeypatch.setattr(import_module("clipgap.verify.export"), "_BYTES", 2_000)
+    images = {"val": world / "val-images", "train": world / "train-images"}
+    clipgap.export(world / "scan", to="atlas", out=tmp_path / "out", most=MOST, images=images)
+    found = pq.ParquetFile(tmp_path / "out" / "table.parquet")
+    groups = [found.read_row_group(n)["image"].to_pylist() for n in range(found.num_row_groups)]
+    assert len(groups) > 5
+    assert all(len(one) == 1 or sum(len(c or b"") for c in one) <= 2_000 for one in groups)
+    shown = [content for group in groups for content in group]
+    for content, one in zip(shown, expected(), strict=True):
+        file = world / f"{one['set']}-images" / one["key"]
+        assert content == (file.read_bytes() if one["set"] in images else None)
+
+
+def test_points_of_one_key_have_the_same_image(world: Path, tmp_path: Path) -> None:
+    rows = TESTS["val"][:2]
+    with clipgap.StoreWriter(tmp_path / "twice", 12) as writer:
+        writer.add(rows, ["val-0.jpg"] * 2)
+    clipgap.scan(world / "train", {"twice": tmp_path / "twice"}, k=2, out=tmp_path / "scan")
+    images = {"twice": world / "val-images", "train": world / "train-images"}
+    out = tmp_path / "out"
+    clipgap.export(tmp_path / "scan", to="fiftyone", out=out, images=images)
+    samples = json.loads((out / "samples.json").read_text())["samples"]
+    twice = [(out / one["filepath"]).read_bytes() for one in samples if one["set"] == "twice"]
+    assert twice == [(world / "val-images" / "val-0.jpg").read_bytes()] * 2
+
+
+def test_how_many_neighbours_there_are_is_proved(world: Path, tmp_path: Path) -> None:
+    """Lists have five: whoever asks for more gets five, and the manifest says so."""
+    out = tmp_path / "out"
+    clipgap.export(world / "scan", to="atlas", out=out, most=8)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["most"] == 5 and clipgap.verify(out).ok
+    again = clipgap.export(world / "scan", to="atlas", out=out, most=6, resume=True)
+    assert again.already_complete
 
 
 def test_fiftyone_has_samples_with_images(world: Path, tmp_path: Path) -> None:

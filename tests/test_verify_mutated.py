@@ -191,7 +191,6 @@ BELIEVED = {
                    r"settings\.precision"],
     "training": [r"plan\.options\.allow_missing",  # where none is missing
                  r"machine\..*"],
-    "export": [r"settings\.most"],  # of lists that are no longer
     "report": [r"inputs\.paper", r"gallery\.pictures\.(wanted|problems.*)"],
 }  # fmt: skip
 OPEN = {"training": ["out.log", "checkpoints/epoch_1.pt"]}

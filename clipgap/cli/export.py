@@ -43,7 +43,7 @@ def export(
     to: str = option(REQUIRED, "Which viewer is to read it.", choices=VIEWERS),
     images: tuple[str, ...] = option(
         (),
-        "Tar shards or a folder with the images of a test set, or of the training rows by the name "
+        "Shards, tables or a folder with the images of a test set, or of training rows by the name "
         "train. Repeatable; FiftyOne needs all.",
         metavar="NAME=IMAGES",
     ),

@@ -12,10 +12,11 @@ as neighbours that have them: true neighbours in both directions, as far as the 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import FILES, Each, Form, checksum, is_count
 from clipgap.files.naming import Given
-from clipgap.files.parquet import write_tables
+from clipgap.files.parquet import FileSum, parquet_file, write_tables
 from clipgap.files.staging import Staging
 from clipgap.files.sums import AnySum
 from clipgap.options import takes_options
@@ -61,7 +62,7 @@ TRAIN = "train"
 """The set of the training rows."""
 
 TABLE, SAMPLES, PICTURES = "table.parquet", "samples.json", "images"
-_ROWS = 8_192
+_ROWS, _BYTES = 8_192, 64 << 20
 
 COLUMNS = pa.schema(
     [
@@ -120,9 +121,11 @@ def export(
     if to == "fiftyone" and given.keys() != {*names}:
         lacking = next(name for name in names if name not in given)
         raise UsageError(f"FiftyOne shows images: give those of {lacking!r} with --images")
+    # Of shorter lists all is taken, whatever was asked for.
+    most = min(options.most, _longest(result))
     described = {
         "kind": "export",
-        "settings": {"to": to, **asdict(options)},
+        "settings": {"to": to, "most": most},
         "inputs": {
             "scan": {
                 "path": "" if result.path is None else str(result.path.resolve()),
@@ -144,46 +147,86 @@ def export(
         check_inputs(result, evidence, problems)
         if problems.count:
             raise InputError(f"{result.label} was made from other stores: {problems}")
-        items = items_of(result, options.most)
+        items = items_of(result, most)
+        table = table_of(to, items, embeddings_of(items, evidence))
+        how.tell("writing", works=True)
         shards = [shard["name"] for shard in result.manifest["inputs"]["train"]["shards"]]
         pictures = _pictures(items, given, shards)
-        return _write(output, described, items, embeddings_of(items, evidence), pictures)
+        return _write(output, described, items, table, pictures)
 
 
 def _write(
     output: Output,
     described: Mapping[str, Any],
     items: Any,
-    rows: NDArray[np.float32],
-    pictures: Mapping[int, tuple[bytes, str]],
+    table: Any,
+    pictures: Iterable[tuple[int, bytes, str]],
 ) -> Exported:
-    to, how = described["settings"]["to"], output.how
-    table = table_of(to, items, rows)
-    how.tell("writing", works=True)
-    if to == "fiftyone":
+    if described["settings"]["to"] == "fiftyone":
         with Staging(output.path, f"{PROGRESS}/files") as files:
-            paths = [
-                f"{PICTURES}/{number:08d}.{pictures[number][1]}" for number in range(len(table))
-            ]
-            for number, path in enumerate(paths):
-                how.check()
-                files.write(path, pictures[number][0])
+            paths = [""] * len(table)
+            for item, content, ending in pictures:
+                output.how.check()
+                paths[item] = f"{PICTURES}/{item:08d}.{ending}"
+                files.write(paths[item], content)
             files.write(SAMPLES, samples_json(table, paths))
             output.expect(files.sums)
             files.publish(last=SAMPLES)
         sums: Mapping[str, AnySum] = files.sums
     else:
-        if pictures:
-            found = [pictures[n][0] if n in pictures else None for n in range(len(table))]
-            table = table.append_column("image", pa.array(found, pa.binary()))
         output.expect([TABLE])
-        pieces = (table.slice(start, _ROWS) for start in range(0, len(table), _ROWS))
-        sums = {TABLE: write_tables(output.path / TABLE, table.schema, pieces)}
+        images = bool(described["inputs"]["images"])
+        sums = {TABLE: _write_table(output, table, pictures if images else None)}
     names = items["set"].to_pylist()
     counts = {name: names.count(name) for name in dict.fromkeys(names)}
     versions = {"clipgap": __version__, "numpy": np.__version__, "pyarrow": pa.__version__}
     output.finish({**described, "counts": counts, "versions": versions}, sums)
     return Exported(output.path, counts)
+
+
+def _write_table(
+    output: Output, table: Any, pictures: Iterable[tuple[int, bytes, str]] | None
+) -> FileSum:
+    """A table, with a column of images if there are any: of these a row group holds no more than
+    so many rows or bytes, or one image."""
+    path = output.path / TABLE
+    if pictures is None:
+        return write_tables(path, table.schema, [table])
+    column = pa.field("image", pa.binary())
+    with TemporaryFile() as spool:
+        places = {}
+        for item, content, _ in pictures:
+            output.how.check()
+            places[item] = spool.tell(), len(content)
+            spool.write(content)
+        with parquet_file(path, table.schema.append(column)) as put:
+            start = 0
+            while start < len(table):
+                contents = list(_some(spool, places, range(start, len(table))))
+                piece = table.slice(start, len(contents))
+                put(piece.append_column(column, pa.array(contents, pa.binary())).combine_chunks())
+                start += len(contents)
+    return FileSum.of(path)
+
+
+def _some(
+    spool: IO[bytes], places: Mapping[int, tuple[int, int]], items: Iterable[int]
+) -> Iterator[bytes | None]:
+    """The images of the first items, as many as one row group holds."""
+    size = 0
+    for number, item in enumerate(items):
+        place, length = places.get(item, (0, 0))
+        size += length
+        if number == _ROWS or (number and size > _BYTES):
+            return
+        spool.seek(place)
+        yield spool.read(length) if item in places else None
+
+
+def _longest(scan: ScanResult) -> int:
+    """Neighbours in the longest list of a scan."""
+    lengths = [lengths_of(scan.test(name)["nn_sim"]) for name in scan.test_names]
+    return max((int(each.max(initial=0)) for each in lengths), default=0)
 
 
 def items_of(scan: ScanResult, most: int) -> Any:
@@ -366,26 +409,24 @@ def samples_json(table: Any, paths: list[str]) -> bytes:
 
 def _pictures(
     items: Any, images: Mapping[str, Images], shards: Sequence[str]
-) -> dict[int, tuple[bytes, str]]:
-    """The image of each item of the sets that have images, as it is, with its ending."""
-    found: dict[int, tuple[bytes, str]] = {}
+) -> Iterator[tuple[int, bytes, str]]:
+    """Item, image as it is and its ending, as they are found; in the end all must have been."""
     sets, keys, of = (items[name].to_pylist() for name in ("set", "key", "shard"))
     for name, source in images.items():
-        wanted = {
-            ("" if of[item] is None else shards[of[item]], keys[item] or ""): item
-            for item in range(len(items))
-            if sets[item] == name
-        }
-        problems: list[str] = []
+        wanted: dict[Wanted, list[int]] = {}
+        for item in range(len(items)):
+            if sets[item] == name:
+                shard = "" if of[item] is None else shards[of[item]]
+                wanted.setdefault((shard, keys[item] or ""), []).append(item)
+        found: set[Wanted] = set()
         ambiguous: set[Wanted] = set()
-        for one, sample in find_samples(source, {*wanted}, problems, ambiguous):
+        for one, sample in find_samples(source, {*wanted}, [], ambiguous):
             if (image := image_in(sample)) is not None:
-                found[wanted[one]] = image
-        lacking = [one for one, item in wanted.items() if item not in found or one in ambiguous]
-        if lacking:
+                found.add(one)
+                yield from ((item, *image) for item in wanted[one])
+        if lacking := [one for one in wanted if one not in found or one in ambiguous]:
             raise InputError.listing(
                 f"{source.path}: has no image, or several, for {len(lacking):,} of the "
                 f"{len(wanted):,} items of {name!r}:",
                 [key for _, key in lacking],
             )
-    return found

@@ -19,6 +19,7 @@ from clipgap.verify.export import (
     KIND,
     SAMPLES,
     TABLE,
+    TRAIN,
     embeddings_of,
     items_of,
     project,
@@ -55,7 +56,10 @@ def _check_counts(items: Mapping[str, Any], manifest: Mapping[str, Any], problem
     counts: dict[str, int] = {}
     for name in items["set"]:
         counts[name] = counts.get(name, 0) + 1
+    lists = zip(items["set"], items["neighbor_ids"], strict=True)
+    longest = max((len(ids) for name, ids in lists if name != TRAIN), default=0)
     problems.differ("kind", manifest["kind"], "export")
+    problems.differ("most", manifest["settings"]["most"], longest)
     problems.differ("counts", manifest["counts"], counts)
     to = "fiftyone" if SAMPLES in manifest["files"] else "spotlight"
     problems.differ("to", manifest["settings"]["to"], "atlas" if "neighbors" in items else to)

@@ -10,11 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from clipgap.domains.api import confusion, described_head, scored
 from clipgap.domains.audit import KIND as AUDIT
@@ -24,21 +21,10 @@ from clipgap.domains.labelled import Labelled, load
 from clipgap.domains.labelling import KIND as DOMAINS
 from clipgap.domains.labelling import SCHEMA, LabelWork, add, count, zero
 from clipgap.domains.options import AuditOptions
-from clipgap.domains.tuning import named as tuned_name
 from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum, read_row_groups, read_table
-from clipgap.heads.heads import (
-    CURVE,
-    CURVE_SCHEMA,
-    HEADS,
-    KIND,
-    ROWS,
-    TOWER,
-    Heads,
-    model_of,
-    open_heads,
-)
+from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
 from clipgap.intervals import lower_bound
 from clipgap.report.audit import DATA
 from clipgap.report.pictures import data_of
@@ -105,21 +91,11 @@ def _check_inputs(heads: Heads, asked: Asked, into: list[Labelled], problems: Pr
         problems.add(str(error))
         return ""
     problems.add_all(text for *_, text in differences(inputs["store"], pool.store.identity()))
-    tuning, files = heads.manifest.get("tuning"), heads.manifest["files"]
-    base = heads.model if tuning is None else tuned_name(tuning["model"], None)
-    problems.differ("model", base, model_of(pool.store, base))
+    problems.differ("model", heads.model, model_of(pool.store, heads.model))
     problems.differ("dimensions", heads.dim, pool.store.dim)
     if not problems.count:
-        labelled = load(pool, settings["train_share"], settings["seed"])
-        problems.differ("parts", heads.manifest["parts"], labelled.counts())
-        if tuning is not None:
-            tower = tuned_name(tuning["model"], FileSum(**files[TOWER]))
-            problems.differ("trained model", heads.model, tower)
-            rows = np.load(heads.path / ROWS, allow_pickle=False)
-            problems.differ("rows of the tower", labelled.rows.shape, rows.shape)
-            labelled = replace(labelled, rows=rows)
-    if not problems.count:
-        into.append(labelled)
+        into.append(load(pool, settings["train_share"], settings["seed"]))
+        problems.differ("parts", heads.manifest["parts"], into[0].counts())
     return f"{pool.store.path} and {len(labels):,} tables of labels are unchanged"
 
 
@@ -128,11 +104,7 @@ def _check_counts(heads: Heads, labelled: Labelled, problems: Problems) -> str:
     settings, rows = heads.manifest["settings"], 0
     for name in HEADS:
         head, said = heads.heads[name], heads.manifest["heads"][name]
-        try:
-            again = described_head(head, labelled, settings["precision"], settings["prevalence"])
-        except InputError as error:  # at no threshold are these rows as precise
-            problems.add(str(error))
-            continue
+        again = described_head(head, labelled, settings["precision"], settings["prevalence"])
         for place, stated, found in _leaves(name, said, again):
             problems.differ(place, stated, found)
         rows += len(scored(head, labelled, "test").scores)
