@@ -5,8 +5,8 @@
 Scans 100,000 made-up rows against six test sets of the paper's sizes (166,963 points, 32
 neighbours each), makes seven splits and an evaluation of two checkpoints, and measures the command
 in a process of its own. Then Chromium opens the pages from disk: time to the first contentful
-paint, and from a key to the frame that shows the next page of the gallery. Rows are appended to
-`benchmarks/results`.
+paint, from a key to the frame that shows the next page of the gallery, and from a move of the
+threshold's slider to the frame that shows its rows. Rows are appended to `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -52,6 +52,17 @@ async (key) => {
   const before = document.body.dataset.turned, began = performance.now();
   document.body.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
   while (document.body.dataset.turned === before) await new Promise((done) => setTimeout(done));
+  await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+  return performance.now() - began;
+}
+"""
+SLIDE = """
+async (part) => {
+  const slider = document.getElementById("at"), lowest = Number(slider.min);
+  const began = performance.now(), before = document.body.dataset.shown;
+  slider.value = lowest + Math.round(part * (Number(slider.max) - lowest));
+  slider.dispatchEvent(new Event("input"));
+  while (document.body.dataset.shown === before) await new Promise((done) => setTimeout(done));
   await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
   return performance.now() - began;
 }
@@ -141,11 +152,12 @@ def browse(report: Path, opens: int, turns: int) -> dict[str, dict[str, float]]:
     """Milliseconds in Chromium, each page opened in a fresh context."""
     from playwright.sync_api import sync_playwright
 
-    found: dict[str, list[float]] = {"index": [], "gallery": [], "turn": [], "jump": []}
+    pages = ("index", "gallery", "thresholds")
+    found: dict[str, list[float]] = {name: [] for name in (*pages, "turn", "jump", "slide")}
     with sync_playwright() as playwright:
         path = shutil.which("chromium")
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, headless=True)
-        for name in ("index", "gallery"):
+        for name in pages:
             for _ in range(opens):
                 context = browser.new_context(viewport={"width": 1280, "height": 900})
                 page = context.new_page()
@@ -160,6 +172,10 @@ def browse(report: Path, opens: int, turns: int) -> dict[str, dict[str, float]]:
         page.select_option("#order", "gap")  # points of a page now lie all over the data files
         page.wait_for_timeout(500)
         found["jump"] = [page.evaluate(TURN, "ArrowRight") for _ in range(turns)]
+        page.goto((report / "thresholds.html").as_uri())
+        page.wait_for_function("document.body.dataset.shown")
+        steps = [0.9 * ((7 * turn) % turns) / turns for turn in range(1, turns + 1)]
+        found["slide"] = [page.evaluate(SLIDE, step) for step in steps]
         browser.close()
     return {
         name: {"p50": round(median(each), 1), "p95": round(quantiles(each, n=20)[-1], 1)}
@@ -196,9 +212,10 @@ def main() -> None:
         "processor_seconds": round(middle.processor, 2),
         "peak_mib": round(middle.peak_mib, 1),
         **told,
-        "first_paint_ms": {name: pages.get(name) for name in ("index", "gallery")},
+        "first_paint_ms": {name: pages.get(name) for name in ("index", "gallery", "thresholds")},
         "page_turn_ms": pages.get("turn"),
         "page_turn_scattered_ms": pages.get("jump"),
+        "slide_ms": pages.get("slide"),
     }
     columns: Columns = [(name, lambda row, name=name: str(row[name])) for name in row]
     publish([row], options, columns)
