@@ -62,6 +62,8 @@ clean:
 
 # What the system lacks is said before anything is made; a half-made environment is made again.
 $(VENV)/.made:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "There is no $(PYTHON); on Debian or Ubuntu: apt install python3-venv python3-dev g++"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "clipgap needs Python 3.10 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
