@@ -30,8 +30,11 @@ from clipgap.files.documents import MANIFEST, write_document
 from clipgap.files.parquet import FileSum
 from clipgap.heads.heads import HEADS
 from clipgap.report.sections.groups import places_of
+from tests import test_report_pages
 from tests.report_worlds import put
 from tests.test_heads import MODEL, fitted, write_world
+
+browser = test_report_pages.browser
 
 CLASSES = ("axe", "bed", "cup")
 SUBSETS = [
@@ -235,16 +238,6 @@ def test_three_ways_and_groups(world: Path, report: Path) -> None:
     assert "sketch,queried,low-0," in table
     matrices = [path.read_text() for path in (report / "tables").glob("subset-differences-*.csv")]
     assert len(matrices) == 4 and "low-0" not in "".join(matrices)  # the whole set and its subsets
-    plain = "".join(path.read_text() for path in (report / "tables").glob("differences-*.csv"))
-    assert "photos" in plain and "low-0" not in plain  # seeds are told apart in no table
-
-
-def test_mixes_in_words(report: Path) -> None:
-    """What they say themselves; no paths, which are others elsewhere."""
-    said = {split["name"]: split["says"] for split in read(report)["splits"]}
-    task = "natural natural · queried axe · test rendition · seed 0"
-    assert said["half"] == f"mix, share-seen · diversity low · rows 60 · share 0.5 · {task}"
-    assert said["even"] == f"mix, ratio · parts natural 1, rendition 1 · rows 60 · {task}"
 
 
 def test_places_on_curves_by_hand(world: Path, report: Path) -> None:
@@ -317,6 +310,19 @@ def test_a_scan_with_heads_says_its_composition(world: Path, tmp_path: Path) -> 
     whole = clipgap.composition(world / "d")[0]
     assert found[0]["said"] == whole.said
     assert "domains" not in made.manifest["inputs"]
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 390])
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_nobody_is_kept_out(browser: Any, report: Path, width: int, mode: str) -> None:
+    """As of the pages about similarity: axe finds nothing, and nothing is fetched or goes wrong."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=mode)
+    seen = test_report_pages.Watched(context, report)
+    found = axe.run(seen.open("index.html")).response["violations"]
+    assert [(rule["id"], [n["target"] for n in rule["nodes"]]) for rule in found] == []
+    seen.check()
+    context.close()
 
 
 def test_proofs_and_refusals(world: Path, report: Path, tmp_path: Path) -> None:
