@@ -18,8 +18,7 @@ kernels runs
 keep store synthetic heads
 scan shards
 select
-dedup mix clip
-domains
+dedup mix domains clip
 report bench doctor
 verify
 cli

@@ -254,7 +254,7 @@ def test_a_keep_list_is_a_subset_that_is_called_like_it(tmp_path: Path) -> None:
         ("[a]\ntable = 'keys.csv'\nwhere = 'd=x'", "1 of 2 keys of keys.csv are of no image"),
         ("[a]\ntable = 'keys.csv'\nwhere = 'd=y'", "more than once, so they name no image"),
         ("[a]\ntable = 'keys.csv'\nwhere = 'e=y'", "has no column 'e'"),
-        ("[a]\ntable = 'numbers.parquet'", "keys in 'key' must be strings, not int64"),
+        ("[a]\ntable = 'numbers.parquet'", "the keys are int64, not text"),
         ("[a]\ntable = 'gone.csv'", "cannot read"),
         ("[a]\ntable = 'none.parquet'", "have no key"),
         ("[a]\ntable = 3", "line 2: table must be a path"),

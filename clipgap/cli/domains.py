@@ -11,7 +11,7 @@ import typer
 from clipgap.cli import words
 from clipgap.cli.frame import Dealt, Running, command, output, required
 from clipgap.cli.shell import Shell
-from clipgap.domains.options import AuditOptions, FitOptions, LabelOptions, TuneOptions
+from clipgap.domains.options import AuditOptions, FitOptions, LabelOptions
 from clipgap.errors import QUARANTINED, UsageError
 from clipgap.files.naming import read_named
 from clipgap.kernels.options import Compute
@@ -45,7 +45,6 @@ def register(app: typer.Typer) -> None:
 def fit(
     shell: Shell,
     options: FitOptions,
-    tune: TuneOptions,
     compute: Annotated[Compute, Only("threads")],
     running: Running,
     store: str = argument("The store that has the labelled rows.", metavar="STORE"),
@@ -59,8 +58,7 @@ def fit(
     """Fit two linear heads on embeddings: natural or not, rendition or not.
 
     Thresholds are chosen on rows that did not train, and tested on rows that did neither. Says how
-    precise they are, how sure that is, and where there are too few labels to be sure. --finetune
-    trains the image tower as well, and keeps it beside the heads, for `clipgap embed`.
+    precise they are, how sure that is, and where there are too few labels to be sure.
     """
     from clipgap.domains.api import fit_heads
 
@@ -71,7 +69,6 @@ def fit(
             labels,
             out=out,
             options=options,
-            tune=tune,
             compute=compute,
             how=running.how(watch),
         )
@@ -81,7 +78,7 @@ def fit(
 
 def describe(found: Fitted) -> Iterator[RenderableType]:
     """Parts, thresholds, and what is in doubt."""
-    from clipgap.heads.heads import HEADS, TOWER
+    from clipgap.heads.heads import HEADS
 
     if found.already_complete:
         yield words.complete(found.path)
@@ -96,8 +93,6 @@ def describe(found: Fitted) -> Iterator[RenderableType]:
         if doubt := head["found"]["strict"].get("doubt"):
             yield f"The {name} head, strict: {doubt}."
     yield f"Heads: {found.path}"
-    if "tuning" in found.manifest:
-        yield f"The tower, for `clipgap embed --pretrained`: {found.path / TOWER}"
     yield words.to_prove(found.path)
 
 

@@ -12,9 +12,8 @@ import pyarrow as pa
 
 from clipgap.domains.fitting import fit
 from clipgap.domains.labelled import Labelled, load
-from clipgap.domains.options import FitOptions, TuneOptions
+from clipgap.domains.options import FitOptions
 from clipgap.domains.precision import Scored
-from clipgap.domains.tuning import Tuning
 from clipgap.errors import UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.parquet import write_tables
@@ -58,7 +57,6 @@ def fit_heads(
     *,
     out: str | Path | None = None,
     options: FitOptions,
-    tune: TuneOptions,
     compute: Annotated[Compute, Only("threads")],
     how: How,
 ) -> Fitted:
@@ -66,17 +64,14 @@ def fit_heads(
 
     `labels` are tables of keys, or of shard and row, with a column `domain`: natural, ambiguous or
     rendition; `class` and `source`, where they are there, only see to even parts. Without `out`
-    labels are checked and counted, and nothing is fitted. `finetune` trains the image tower of
-    `model` on the `images` that the store was embedded from, and fits heads to what it makes of
-    them: see `clipgap.domains.tuning`.
+    labels are checked and counted, and nothing is fitted.
     """
     tables = [labels] if isinstance(labels, str | Path) else list(labels)
     prevalence = shares_of(options.prevalence)
     pool = open_pool(store, [str(table) for table in tables], None, compute.threads, how)
-    tuning = Tuning.of(pool, options, tune)
     described = {
         "kind": "heads",
-        **({"model": model_of(pool.store, options.model)} if tuning is None else {}),
+        "model": model_of(pool.store, options.model),
         "normalisation": NORMALISATION,
         "dim": pool.store.dim,
         "settings": {
@@ -84,17 +79,12 @@ def fit_heads(
             "prevalence": prevalence,
         },
         "inputs": {"store": pool.store.identity(), "labels": pool.cite_tables()},
-        **({} if tuning is None else {"tuning": tuning.described()}),
     }
     if out is None:
         how.without_folder()
         found = load(pool, options.train_share, options.seed)
-        if tuning is not None:
-            tuning.images()
         return Fitted(None, {**described, "parts": found.counts()})
-    read: list[str | Path] = [pool.store.path, *pool.tables]
-    read += [tune.images] if tune.images else []
-    spare(Path(out), [Path(each) for each in read])
+    spare(Path(out), [Path(pool.store.path), *pool.tables])
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):
@@ -103,7 +93,7 @@ def fit_heads(
             how.note(f"{len(answer.files):,} damaged files, so all is fitted again")
         if not isinstance(answer, New):
             output.start()
-        return Fitted(output.path, _fill(output, described, pool, options, tuning))
+        return Fitted(output.path, _fill(output, described, pool, options, prevalence))
 
 
 def shares_of(given: Sequence[str]) -> dict[str, float] | None:
@@ -138,15 +128,10 @@ def _fill(
     described: Mapping[str, Any],
     pool: Pool,
     options: FitOptions,
-    tuning: Tuning | None,
+    prevalence: Mapping[str, float] | None,
 ) -> dict[str, Any]:
     """Fit, choose, test, and write."""
     labelled = load(pool, options.train_share, options.seed)
-    prevalence = described["settings"]["prevalence"]
-    files: dict[str, FileSum] = {}
-    if tuning is not None:
-        labelled, model, files = tuning.tuned(output.path, labelled, options, output.how)
-        described = {**described, "model": model}
     tally = Tally(output.how, Progress(stage="fitting", total=len(HEADS), noun="heads"))
     heads, said, curves = [], {}, []
     for name in HEADS:
@@ -168,7 +153,7 @@ def _fill(
     with write_atomic(output.path / WEIGHTS) as temporary:
         temporary.write_bytes(write_tensors(tensors, about))
     table = pa.Table.from_pylist(curves, schema=CURVE_SCHEMA)
-    files |= {
+    files = {
         WEIGHTS: FileSum.of(output.path / WEIGHTS),
         CURVE: write_tables(output.path / CURVE, CURVE_SCHEMA, [table]),
     }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from clipgap.errors import UsageError
 from clipgap.options import Options, option
 from clipgap.scan.options import BAD_ROWS
 
@@ -40,41 +39,6 @@ class FitOptions(Options):
         shown="the store's",
     )
     seed: int = option(0, "Of the parts.", metavar="S", min=0)
-
-
-@dataclass(frozen=True)
-class TuneOptions(Options):
-    """Whether the image tower is trained as well, and how."""
-
-    finetune: bool = option(
-        False, "Train the image tower of --model with the heads, on --images of the labelled rows."
-    )
-    images: str | None = option(
-        None,
-        "Tar shards or a folder: the images that the store was embedded from.",
-        metavar="IMAGES",
-        shown="none",
-    )
-    pretrained: str | None = option(
-        None, "Weights to begin with: those of the store.", metavar="TAG|FILE"
-    )
-    epochs: int = option(50, "Times that each image is seen.", metavar="N", min=1)
-    batch_size: int = option(160, "Images of a step.", metavar="N", min=1)
-    lr: float = option(0.01, "Learning rate.", metavar="RATE", min=0)
-    device: str = option("auto", "Where to train the tower.", metavar="auto|cpu|cuda|cuda:N")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.finetune and self.images is None:
-            raise UsageError(
-                "--finetune needs the images of the labelled rows; name them: --images"
-            )
-        strange = [each for each in fields(self) if getattr(self, each.name) != each.default]
-        if strange and not self.finetune:
-            name = strange[0].name.replace("_", "-")
-            raise UsageError(
-                f"--{name} is about training a tower; give --finetune, or leave it out"
-            )
 
 
 @dataclass(frozen=True)

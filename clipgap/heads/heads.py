@@ -4,7 +4,6 @@ HEADS/manifest.json        model and normalisation of the embeddings; polarity a
                            each head; what it was fitted on, and how good it is; written last
 HEADS/heads.safetensors    weight (dim,) and bias (1,) of each head, float64
 HEADS/curve.parquet        precision, recall and volume at every threshold
-HEADS/tower.pt, rows.npy   of heads whose tower was trained: the model, and its labelled rows
 
 A score is weight · row + bias, of a row as a scan admits it: float16, of norm 1. Such a row
 consists of multiples of 2⁻²⁴, and weights are rounded to multiples of a power of two that is coarse
@@ -51,7 +50,6 @@ POINTS = ("default", "strict")
 NORMALISATION = "unit"
 
 WEIGHTS, CURVE = "heads.safetensors", "curve.parquet"
-TOWER, ROWS = "tower.pt", "rows.npy"
 CURVE_SCHEMA = pa.schema(
     [
         ("head", pa.string()),
@@ -120,18 +118,12 @@ KIND = Kind(
             "parts": Each(Each(is_count)),
             "settings": dict,
             "inputs": dict,
-            "tuning": (None, {"model": dict, "settings": dict, "images": [dict]}),
             "versions": Each(str),
             "files": FILES,
         },
     ),
-    owns=(WEIGHTS, CURVE, TOWER, ROWS),
-    labels={
-        "inputs store": "store",
-        "inputs store shards": "shard",
-        "settings": "setting",
-        "tuning images": "shard of images",
-    },
+    owns=(WEIGHTS, CURVE),
+    labels={"inputs store": "store", "inputs store shards": "shard", "settings": "setting"},
     free=("path", "format"),
 )
 

@@ -26,7 +26,7 @@ from clipgap.errors import InputError
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.runs.how import How
 from clipgap.select.columns import require_same_store
-from clipgap.select.labels import cite_labels, key_column, read_any, text_keys
+from clipgap.select.labels import cite_labels, key_column, read_any
 from clipgap.select.work import Workers
 from clipgap.store.base import Store
 from clipgap.store.keys import KEY_NAMES, called_otherwise
@@ -184,7 +184,7 @@ class _Labels:
                     f"{self._pool.store.path} has no keys, so {path} must name rows by the columns "
                     f"{' and '.join(_PLACE)}"
                 )
-            keys = text_keys(path, table, key).combine_chunks()
+            keys = _texts(path, table, key)
             if keys.null_count:
                 raise InputError(f"{path}: {keys.null_count:,} of its rows have no {key!r}")
             self._keyed.append((path, keys, self._codes_of(path, table)))

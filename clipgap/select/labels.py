@@ -20,7 +20,7 @@ from clipgap.select.columns import Block, ScanTables
 from clipgap.select.rules import Choose, Decision
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
-from clipgap.store.keys import KEY_NAMES, called_otherwise, require_strings
+from clipgap.store.keys import KEY_NAMES, called_otherwise
 
 _SHOWN = 20
 
@@ -117,13 +117,7 @@ def read_labels(path: Path, columns: Sequence[str]) -> pa.Table:
     if not table.num_rows:
         raise InputError(f"{path} holds no labels")
     named = {name: table[name] for name in columns}
-    return pa.table({"key": text_keys(path, table, key), **named})
-
-
-def text_keys(path: Path, table: pa.Table, column: str) -> pa.ChunkedArray:
-    """The keys in a column as they were written, which numbers no longer are."""
-    require_strings(table.schema.field(column).type, f"{path}: keys in {column!r}")
-    return table[column].cast(pa.string())
+    return pa.table({"key": table[key].cast(pa.string()), **named})
 
 
 def read_any(path: Path) -> pa.Table:
