@@ -5,8 +5,8 @@ so one wheel serves every Python version. Each instruction set has source files 
 one that runs is chosen at run time. The build never stops an install: without a working compiler
 the reason goes to `_cpu_build.json`, which `clipgap doctor` reads, and a slower kernel runs.
 
-GPU: `clipgap/kernels/_cuda/`, machine code for sm_80 and sm_90a and PTX for newer chips where there
-is an nvcc, and the sources, which are compiled where they run otherwise.
+GPU: `clipgap/kernels/_cuda/`, machine code for sm_80 and sm_90a where there is an nvcc, and the
+sources, which are compiled where they run otherwise.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ CUDA_FLAGS = "-O3 -std=c++17 -Werror all-warnings".split()
 CUDA_TARGETS = {  # file: what nvcc is to make
     "kernels-sm_80.cubin": "-cubin -arch=sm_80".split(),
     "kernels-sm_90a.cubin": "-cubin -arch=sm_90a".split(),
-    "kernels-compute_80.ptx": "-ptx -arch=compute_80".split(),
 }
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 

@@ -262,7 +262,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axes.axhline(best, color="0.5", linestyle="--", linewidth=1)
             right = {"xycoords": ("axes fraction", "data"), "ha": "right", "va": "bottom"}
             axes.annotate(f"{name}, best", (1, best), fontsize=8, color="0.3", **right)
-    for filter, marker in zip(FILTERS, "oDs", strict=True):
+    for filter, marker in zip(FILTERS, "oDs^", strict=True):
         name = f"clipgap {filter}"
         mine = [row for row in rows if row["contender"] == f"{name}, resident"]
         # A row comes in once, as float16; its results leave as 24 bytes a test set.

@@ -32,7 +32,12 @@ from clipgap.synthetic import rows as synthetic
 KINDS: tuple[synthetic.Kind, ...] = (
     *("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window"),
 )
-FILTERS = {"triton int8": "int8", "cuda int8": "cuda", "triton float16": "float16"}
+FILTERS = {
+    "triton int8": "int8",
+    "cuda int8": "cuda",
+    "triton float16": "float16",
+    "cuda float16": "cuda-float16",
+}
 """Our kernels, and the kind of filter that each is to `GpuScanner`."""
 K = 32
 
@@ -107,35 +112,32 @@ def differences(device: torch.device, size: Size) -> Iterator[dict[str, Any]]:
 
 
 def ways(device: torch.device, d: int) -> dict[str, Way]:
-    """Every filter: Triton's in every shape that tuning may pick, the CUDA one in every shape that
-    fits, from machine code and from PTX."""
+    """Every filter: Triton's in every shape that tuning may pick, the CUDA ones in every shape that
+    fits; a newer chip runs the older chip's too."""
     found = {}
     for name, kind in filters_here(device).items():
-        if kind != "cuda":
+        if kind.startswith("cuda"):
+            found |= {
+                f"{name} {shape}": Way(kind, steps) for shape, steps in _cuda_ways(device, d, kind)
+            }
+        else:
             configs = make_steps(kind, device, d).configs
             found |= {f"{name} {one.name}": Way(kind, config=one) for one in configs}
-    if device.type == "cuda":
-        found |= {name: Way("cuda", steps) for name, steps in _cuda_ways(device, d)}
     return found
 
 
-def _cuda_ways(device: torch.device, d: int) -> Iterator[tuple[str, Steps]]:
-    from clipgap.kernels.gpu.cuda_modules import BUILT, PTX, CupyModule, load
-    from clipgap.kernels.gpu.cuda_shapes import every_shape
-    from clipgap.kernels.gpu.cuda_steps import PAIRS, CudaSteps
+def _cuda_ways(device: torch.device, d: int, kind: str) -> Iterator[tuple[str, Steps]]:
+    from clipgap.kernels.gpu.cuda_filter import PAIRS, CudaFilter
+    from clipgap.kernels.gpu.cuda_modules import load
+    from clipgap.kernels.gpu.cuda_shapes import depth_of, every_shape
 
-    native, chip, shared = load(device)
+    module, chip, shared = load(device)
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    depth = -(-d // 128) * 128
-    modules = {"machine code": native}
-    if (BUILT / PTX).exists():
-        modules["PTX"] = CupyModule(BUILT / PTX, device.index or 0)
-    for origin, module in modules.items():
-        # A newer chip runs the older chip's kernels too.
-        for capability in {80, chip} if origin == "machine code" else {80}:
-            for shape in every_shape(capability, shared, depth):
-                steps = CudaSteps(module, device, shape, processors, PAIRS >> 3)
-                yield f"{shape.kernel} from {origin}", steps
+    operand = "float16" if kind.endswith("float16") else "int8"
+    for capability in sorted({80, chip}):
+        for shape in every_shape(capability, shared, depth_of(d, operand), operand):
+            filter = CudaFilter(module, device, shape, processors, PAIRS >> 3)
+            yield f"sm_{capability} {shape.name}", Steps(filter, device, PAIRS >> 3)
 
 
 def filters_here(device: torch.device) -> dict[str, str]:
@@ -145,7 +147,7 @@ def filters_here(device: torch.device) -> dict[str, str]:
     except MissingDependency as error:
         if device.type == "cuda":
             sys.exit(f"the CUDA kernels cannot run here: {error}")
-        return {name: kind for name, kind in FILTERS.items() if kind != "cuda"}
+        return {name: kind for name, kind in FILTERS.items() if not kind.startswith("cuda")}
     return FILTERS
 
 

@@ -55,28 +55,37 @@ CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
     "no epilogue": (
         (
             "survivors.cuh",
-            "    int reach[SLOTS], lead[SLOTS], none[SLOTS];\n",
+            "    Sum top[SLOTS], over[SLOTS], room[SLOTS];\n",
             """    int all = 0;
 #pragma unroll
     for (int slot = 0; slot < SLOTS; ++slot) {
 #pragma unroll
-        for (int i = 0; i < COLUMNS; ++i) all ^= sums.at[slot][i];
+        for (int i = 0; i < COLUMNS; ++i) all ^= bits_of(sums.at[slot][i]);
     }
     if (all == 0x12345678) atomicAdd(queue.count, 1ull);
     return;
-    int reach[SLOTS], lead[SLOTS], none[SLOTS];
+    Sum top[SLOTS], over[SLOTS], room[SLOTS];
 """,
         ),
     ),
     "first look only": (
         (
             "survivors.cuh",
-            "    while (waiting) {\n",
-            "    if (waiting >> 31) atomicAdd(queue.count, 1ull);\n    while (false) {\n",
+            "    if (!__any_sync(ALL_LANES, some)) return;\n",
+            "    if (!__any_sync(ALL_LANES, some) || queue.capacity >= 0) return;\n",
+        ),
+    ),
+    "bounds asked for late": (
+        ("filter_sm90.cuh", "            Asked<Sum, 2, MARGIN> asked(row_terms, row);\n", ""),
+        (
+            "filter_sm90.cuh",
+            "            queue_survivors<MARGIN>(",
+            "            Asked<Sum, 2, MARGIN> asked(row_terms, row);\n"
+            "            queue_survivors<MARGIN>(",
         ),
     ),
     "fences": (
-        ("device.cuh", "mbarrier.arrive.shared::cl", "mbarrier.arrive.release.cluster.shared::cl"),
+        ("device.cuh", "mbarrier.arrive.shared.b64", "mbarrier.arrive.release.cluster.shared.b64"),
         ("device.cuh", "try_wait.parity.shared", "try_wait.parity.acquire.cluster.shared"),
     ),
     "no order": (
@@ -85,7 +94,6 @@ CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
         ("filter_sm90.cuh", "            arrive(TURN + (group ^ 1), TAKING_TURNS);\n", ""),
         ("filter_sm90.cuh", "    if (turn == group) meet(TURN + group, TAKING_TURNS);", "    //"),
     ),
-    "no cluster": (("filter_sm90.cuh", "int CLUSTER = 2;", "int CLUSTER = 1;"),),
 }  # fmt: skip
 
 
@@ -200,7 +208,7 @@ def sums(scale: Scale) -> Iterator[Row]:
     for d in scale.dims:
         rows, points = (synthetic.clip_like(n, d, seed=seed) for seed in (1, 2))
         for name, way in ways(device, d).items():
-            if way.kind == "float16":
+            if way.kind.endswith("float16"):
                 continue  # its sums are no integers; the oracle decides
             steps = way.steps or make_steps(way.kind, device, d)
             grid = Grid(points, device, steps.quantise)
@@ -209,7 +217,8 @@ def sums(scale: Scale) -> Iterator[Row]:
             left = grid.rows(
                 torch.from_numpy(rows).to(device), -(-n // steps.multiple) * steps.multiple
             )
-            q, p = (plain(operand, way) for operand in (left.operand, panel.operand))
+            layout = steps.filter_kernel.layout
+            q, p = (plain(operand, layout) for operand in (left.operand, panel.operand))
             product = torch._int_mm(q, p.T) if device.type == "cuda" else q.int() @ p.int().T
             upper = product + left.offset[:, None] + panel.start[None, :]
             # Bounds of columns that half of their pairs reach; none of rows.
@@ -230,18 +239,17 @@ def sums(scale: Scale) -> Iterator[Row]:
             }
 
 
-def plain(operand: Any, way: Any) -> Any:
+def plain(operand: Any, layout: Any) -> Any:
     """An operand row by row; the CUDA kernels' lie in tiles, slices and permuted 16-byte chunks."""
     import torch
 
-    if way.kind != "cuda":
+    if not layout.tile:
         return operand
     places, depth = operand.shape
-    width = way.steps.configs[0].slice
-    tiles = operand.reshape(places // 128, depth // width, 128, width // 16, 16)
-    row = torch.arange(128, device=operand.device)
-    turn = row % 8 if width == 128 else row // 2 % 4
-    there = torch.arange(width // 16, device=operand.device)[None, :] ^ turn[:, None]
+    tiles = operand.reshape(places // layout.tile, -1, layout.tile, layout.slice // 16, 16)
+    row = torch.arange(layout.tile, device=operand.device)
+    turn = row % 8 if layout.slice == 128 else row // 2 % 4
+    there = torch.arange(layout.slice // 16, device=operand.device)[None, :] ^ turn[:, None]
     rows = torch.gather(tiles, 3, there[None, None, :, :, None].expand_as(tiles))
     return rows.permute(0, 2, 1, 3, 4).reshape(places, depth).contiguous()
 
@@ -334,15 +342,16 @@ def parts_of_filter(clock: Clock, x: Any, points: Any, kind: str) -> Iterator[Ro
     yield clock.time("filter, real bounds", real_bounds)
     found, winners = real_bounds(), Winners.none(n, device)
     candidates, last = scanner._candidates, panels[-1]
+    counts = torch.zeros(2, dtype=torch.int64, device=device)
 
     def score() -> None:
         candidates[0].zero_()
-        steps.score(found, x, ids, last, winners, candidates)
+        steps.score(found, x, ids, last, winners, candidates, counts[:1], counts[1:])
 
     # Of the last panel alone.
     yield clock.time("score", score) | {"queued": int(found.count), "panels": len(panels)}
     yield clock.time("decide", lambda: steps.decide(found, last, winners))
-    yield clock.time("merge", lambda: scanner._merge(last))
+    yield clock.time("merge", lambda: scanner._merge(last, counts[:1]))
     yield clock.time("all of it", lambda: scanner.start(x, ids).result()) | {"config": config.name}
 
 
@@ -354,28 +363,32 @@ def ablations(scale: Scale) -> Iterator[Row]:
     if device.type != "cuda":
         yield {"variant": "none", "skipped": "no card"}
         return
+    from clipgap.kernels.gpu.cuda_filter import PAIRS, CudaFilter
     from clipgap.kernels.gpu.cuda_modules import CupyModule, load
-    from clipgap.kernels.gpu.cuda_shapes import shape_for
-    from clipgap.kernels.gpu.cuda_steps import PAIRS, CudaSteps
+    from clipgap.kernels.gpu.cuda_shapes import depth_of, every_shape
     from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.gpu.steps import Steps
     from clipgap.kernels.interface import TestSet
 
     native, chip, shared = load(device)
     processors = torch.cuda.get_device_properties(device).multi_processor_count
-    shape = shape_for(chip, shared, -(-scale.d // 128) * 128)
     x = clip_like(scale.rows, scale.d, device, 1)
     t = clip_like(scale.tests[0], scale.d, device, 2).cpu().numpy()
-    for name in ("as it is", *CHANGES):
+    # Fewer columns ask more of the second-level cache; wider bands let more pairs through.
+    shapes = list(every_shape(chip, shared, depth_of(scale.d, "int8")))
+    tried = [("as it is", native, shape) for shape in shapes]
+    tried += [("twice the band", native, replace(shapes[0], in_band=2 * shapes[0].in_band))]
+    for name in CHANGES:
         file = VARIANTS / f"{name.replace(' ', '-')}-{chip}.cubin"
-        if name != "as it is" and not file.exists():
+        if file.exists():
+            tried.append((name, CupyModule(file, device.index or 0), shapes[0]))
+        else:
             yield {"variant": name, "skipped": f"{file.name} was not prepared"}
-            continue
-        module = native if name == "as it is" else CupyModule(file, device.index or 0)
-        here = replace(shape, cluster=1) if name == "no cluster" else shape
-        steps = CudaSteps(module, device, here, processors, PAIRS)
-        scanner = GpuScanner([TestSet("t", t)], K, device, "cuda", steps=steps)
+    for name, module, shape in tried:
+        filter = CudaFilter(module, device, shape, processors, PAIRS)
+        scanner = GpuScanner([TestSet("t", t)], K, device, "cuda", steps=Steps(filter, device))
         spent = milliseconds(partial(scanner.filter_alone, x), scale.rounds, device)
-        yield {"variant": name, "shape": here.name, "m": len(t), "ms": round(spent, 4)}
+        yield {"variant": name, "shape": shape.name, "m": len(t), "ms": round(spent, 4)}
 
 
 def one_filter(scale: Scale) -> Iterator[Row]:
@@ -387,7 +400,7 @@ def one_filter(scale: Scale) -> Iterator[Row]:
 
     device = device_of()
     t = clip_like(scale.tests[0], scale.d, device, 2).cpu().numpy()
-    kind = list(filters_here(device).values())[-2 if device.type == "cuda" else 0]
+    kind = "cuda" if "cuda" in filters_here(device).values() else "int8"
     scanner = GpuScanner([TestSet("t", t)], K, device, kind)
     for _ in range(3):
         scanner.filter_alone(clip_like(scale.rows, scale.d, device, 1))
@@ -523,24 +536,34 @@ def rate(scale: Scale, blocks: int, begun: float) -> Row:
     return row | {"rows_a_second": round(rows / seconds), "tflops": round(tflops, 2)}
 
 
+def variants() -> Iterator[tuple[str, int, dict[str, str]]]:
+    """Names, chips and changed sources; a change of one filter is left out for the other chip."""
+    sources = {file.name: file.read_text() for file in (ROOT / "csrc" / "cuda").glob("*.cuh")}
+    for name, changes in CHANGES.items():
+        texts = dict(sources)
+        for file, old, new in changes:
+            assert texts[file].count(old) == 1, f"{name}: {file} has changed"
+            texts[file] = texts[file].replace(old, new)
+        yield name, 90, texts
+        if {file for file, _, _ in changes} == {"survivors.cuh"}:
+            yield name, 80, texts
+
+
 def prepare() -> None:
     """Compile every variant for the chips that have a filter of their own."""
     nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
     VARIANTS.mkdir(parents=True, exist_ok=True)
-    for name, changes in CHANGES.items():
+    for name, chip, texts in variants():
+        out = VARIANTS / f"{name.replace(' ', '-')}-{chip}.cubin"
         with tempfile.TemporaryDirectory() as folder:
-            sources = shutil.copytree(ROOT / "csrc" / "cuda", Path(folder, "cuda"))
-            for file, old, new in changes:
-                text = (sources / file).read_text()
-                assert text.count(old) == 1, f"{name}: {file} has changed"
-                (sources / file).write_text(text.replace(old, new))
-            for chip, target in {80: "sm_80", 90: "sm_90a"}.items():
-                if chip == 80 and {file for file, _, _ in changes} != {"survivors.cuh"}:
-                    continue
-                out = VARIANTS / f"{name.replace(' ', '-')}-{chip}.cubin"
-                command = [nvcc, "-O3", "-std=c++17", "-cubin", f"-arch={target}"]
-                subprocess.run([*command, str(sources / "kernels.cu"), "-o", str(out)], check=True)
-                print(out, flush=True)
+            for file, text in texts.items():
+                Path(folder, file).write_text(text)
+            unit = Path(folder, "unit.cu")
+            unit.write_text(f'#include "filter_sm{chip}.cuh"\n')
+            target = "sm_90a" if chip == 90 else "sm_80"
+            command = [nvcc, "-O3", "-std=c++17", "-cubin", f"-arch={target}", str(unit)]
+            subprocess.run([*command, "-o", str(out)], check=True)
+        print(out, flush=True)
 
 
 def show_goals(rows: list[Row]) -> None:

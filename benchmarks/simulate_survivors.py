@@ -17,9 +17,9 @@ from clipgap.bench.case import Case
 from clipgap.kernels.gpu.bounds import Grid
 from clipgap.kernels.gpu.devices import usable_devices
 from clipgap.kernels.gpu.panels import spread
-from clipgap.kernels.gpu.triton_steps import TritonSteps
+from clipgap.kernels.gpu.scanner import make_steps
 
-TILE = 128
+TILE = 256  # columns, and what rows and columns are padded to
 NEVER = -(2.0**30)
 
 
@@ -30,18 +30,20 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=640)
     asked = parser.parse_args()
     device = usable_devices()[0]
-    steps = TritonSteps(device, 1)
+    steps = make_steps("int8", device, asked.d)
     for kind in ("clip-like", "isotropic"):
         case = Case(kind, asked.d, asked.m)
         points, rows = case.test(), case.train(0, asked.rows)
         grid = Grid.fit([points], device, steps.quantise, TILE)
         left = grid.rows(torch.from_numpy(rows).to(device), asked.rows)
         columns = torch.from_numpy(points[spread(asked.m)]).to(device)
-        right = grid.columns(columns, asked.m)
+        rank = grid.columns(columns, asked.m).thickness.argsort(stable=True)
+        right = grid.columns(columns[rank], asked.m)
         upper = left.operand.float() @ right.operand.float().T
         upper += left.offset[:, None] + right.start[None, :]
-        lower = upper - right.thickness[None, :] - left.width[:, None]
-        for band in (4, 8, 16):
+        lower = upper - left.width[:, None]
+        lower -= right.thickness.reshape(-1, TILE).amax(1).repeat_interleave(TILE)[None, :]
+        for band in (2, 4, 8):
             queued, computed = simulate(upper, lower, band)
             print(
                 f"{kind}, d = {asked.d}, M = {asked.m:,}, bands of {band} tiles: "

@@ -8,7 +8,7 @@ import os
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,9 +18,29 @@ from numpy.typing import NDArray
 _LARGE = 1 << 20
 
 
-_spare: deque[mmap.mmap] = deque(maxlen=4)  # taken from and put to by any thread, without a lock
+Lock = Callable[[int, int], Callable[[], object] | None]
+"""Locks pages, given by address and size, so that a device can copy from them by itself; returns
+what unlocks them, or None where they cannot be locked."""
+
+
+class _Pages:
+    """Pages of the system, locked as long as they are there where a pass asks for that."""
+
+    def __init__(self, size: int) -> None:
+        self.map = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._unlock = None
+        if _lock is not None:
+            self._unlock = _lock(ctypes.addressof(ctypes.c_char.from_buffer(self.map)), size)
+
+    def __del__(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
+
+
+_spare: deque[_Pages] = deque(maxlen=4)  # taken from and put to by any thread, without a lock
 _passes = 0
 _counting = threading.Lock()
+_lock: Lock | None = None
 
 
 def blank(shape: tuple[int, ...], dtype: np.dtype[Any] | type[Any]) -> NDArray[Any]:
@@ -33,46 +53,49 @@ def blank(shape: tuple[int, ...], dtype: np.dtype[Any] | type[Any]) -> NDArray[A
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     if size < _LARGE:
         return np.empty(shape, dtype)
-    pages = _spare_of(size) or mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    pages = _spare_of(size) or _Pages(size)
     # Arrays hold on to this as long as any of them needs the pages.
-    holder = (ctypes.c_char * len(pages)).from_buffer(pages)
+    holder = (ctypes.c_char * len(pages.map)).from_buffer(pages.map)
     weakref.finalize(holder, _give_back, pages).atexit = False
     block: NDArray[Any] = np.ndarray(shape, dtype, memoryview(holder))
     return block
 
 
 @contextmanager
-def reusing() -> Iterator[None]:
-    """While this runs, a block takes the place of one that was dropped.
+def reusing(lock: Lock | None = None) -> Iterator[None]:
+    """While this runs, a block takes the place of one that was dropped, and its pages are locked.
 
-    The system clears pages before it gives them, and that takes longer than filling them.
+    The system clears pages before it gives them, and that takes longer than filling them; locking
+    them takes longer still.
     """
-    global _passes
+    global _passes, _lock
     with _counting:
         _passes += 1
+        _lock = lock or _lock
     try:
         yield
     finally:
         with _counting:
             _passes -= 1
             if not _passes:
+                _lock = None
                 _spare.clear()
 
 
-def _spare_of(size: int) -> mmap.mmap | None:
+def _spare_of(size: int) -> _Pages | None:
     """Pages of a dropped block that are enough, and not twice as many or more."""
     for _ in range(len(_spare)):
         try:
             pages = _spare.popleft()
         except IndexError:  # another thread was quicker
             return None
-        if size <= len(pages) < 2 * size:
+        if size <= len(pages.map) < 2 * size:
             return pages
         _spare.append(pages)
     return None
 
 
-def _give_back(pages: mmap.mmap) -> None:
+def _give_back(pages: _Pages) -> None:
     if _passes:
         _spare.append(pages)
 

@@ -19,16 +19,17 @@ from tests.kernels import assert_like_oracle, filter_everything
 from tests.test_kernels import KINDS, make_blocks, make_tests
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("triton")  # in which all steps but the filter are written
 
-from clipgap.kernels.gpu import (  # noqa: E402
-    bounds,
-    cuda_shapes,
-    cuda_steps,
-    devices,
-    scanner,
-)
+from clipgap.kernels.gpu import bounds, cuda_shapes, devices, scanner  # noqa: E402
 from clipgap.kernels.gpu import steps as gpu_steps  # noqa: E402
-from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, every_shape, shape_for  # noqa: E402
+from clipgap.kernels.gpu.cuda_shapes import (  # noqa: E402
+    MOST_SHARED,
+    OPERANDS,
+    depth_of,
+    every_shape,
+    shape_for,
+)
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
 from tests.cuda.emulation import LANDINGS, emulated_steps  # noqa: E402
 
@@ -37,72 +38,72 @@ LARGEST = dict.fromkeys(MOST_SHARED, 4 << 20)
 """With so much shared memory every shape fits every depth."""
 
 
-def shapes(depth: int) -> list[tuple[int, cuda_shapes.Shape]]:
-    return [(chip, one) for chip in MOST_SHARED for one in every_shape(chip, LARGEST[chip], depth)]
+def kind_of(operand: str) -> str:
+    return "cuda" if operand == "int8" else "cuda-float16"
 
 
-def cases() -> list[tuple[int, str, int, str, int, tuple[int, ...], str, int, str]]:
+def shapes(d: int, operand: str) -> list[tuple[int, cuda_shapes.Shape]]:
+    depth = depth_of(d, operand)
+    return [
+        (chip, one)
+        for chip in MOST_SHARED
+        for one in every_shape(chip, LARGEST[chip], depth, operand)
+    ]
+
+
+Case = tuple[int, cuda_shapes.Shape, int, str, int, tuple[int, ...], str, int, str]
+
+
+def cases() -> list[Case]:
     """Every shape with several dimensions and kinds of data."""
     ks, sizes = cycle((1, 6, 32, 64)), cycle(((1,), (90, 7), (300,), (129,)))
     gaps, rows = cycle(("none", "all", "some")), cycle((1, 130, 270))
     kinds = cycle(KINDS)
     landings = cycle(("in reverse", "at once", "at random", "in order", "at once"))
-    return [
-        (
-            chip,
-            shape.kernel,
-            d,
-            next(kinds),
-            next(ks),
-            next(sizes),
-            next(gaps),
-            next(rows),
-            next(landings),
-        )
-        for d in (3, 129, 640)
-        for chip, shape in shapes(128)
-    ] + [
-        (
-            chip,
-            shape_for(chip, room, 1536).kernel,
-            1536,
-            "clip-like",
-            6,
-            (40,),
-            "all",
-            20,
-            "in reverse",
-        )
+
+    def case(chip: int, shape: cuda_shapes.Shape, d: int) -> Case:
+        data, k, m, gap = next(kinds), next(ks), next(sizes), next(gaps)
+        return chip, shape, d, data, k, m, gap, next(rows), next(landings)
+
+    several = [case(*one, 640) for one in shapes(640, "int8")]
+    several += [case(*one, 129) for one in shapes(129, "float16")]
+    several += [case(*one, 3) for one in shapes(3, "int8") if one[1].columns >= 128]
+    # As a card would cut them, where only the narrowest has room.
+    long = [
+        (chip, shape_for(chip, room, depth_of(d, operand), operand), d)
         for chip, room in MOST_SHARED.items()
+        for operand, d in (("int8", 1536), ("float16", 768))
     ]
+    return several + [(*one, "clip-like", 6, (40,), "all", 20, "in reverse") for one in long]
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: "-".join(map(str, case[1:5])))
-def test_equals_the_oracle(
-    case: tuple[int, str, int, str, int, tuple[int, ...], str, int, str],
-) -> None:
-    chip, kernel, d, data, k, sizes, gap, n, landing = case
-    shape = next(one for _, one in shapes(-(-d // 128) * 128) if one.kernel == kernel)
+@pytest.mark.parametrize(
+    "case", cases(), ids=lambda case: "-".join((case[1].kernel, *map(str, case[2:5])))
+)
+def test_equals_the_oracle(case: Case) -> None:
+    chip, shape, d, data, k, sizes, gap, n, landing = case
     steps = emulated_steps(chip, d, landing=landing, shape=shape)
     tests = make_tests(data, d, sizes, gap)
     rows = synthetic.rows(data, 0, n, d, seed=1)
-    assert_like_oracle(GpuScanner(tests, k, CPU, "cuda", steps=steps), tests, k, make_blocks(rows))
+    made = GpuScanner(tests, k, CPU, kind_of(shape.operand), steps=steps)
+    assert_like_oracle(made, tests, k, make_blocks(rows))
 
 
 @pytest.mark.parametrize("landing", ["at once", "in reverse"])
 @pytest.mark.parametrize("chip", MOST_SHARED)
+@pytest.mark.parametrize("operand", OPERANDS)
 def test_bands_stretches_and_a_ring_that_goes_round(
-    chip: int, landing: str, monkeypatch: pytest.MonkeyPatch
+    operand: str, chip: int, landing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More pieces than blocks, more slices than stages, and bounds that carry over."""
     monkeypatch.setattr(scanner, "FIRST_ROWS", 150)
     monkeypatch.setattr(scanner, "SAMPLE_ROWS", 100)
-    d = 300
-    shape = next(one for one in every_shape(chip, 120 << 10, 384) if one.columns == 128)
+    d = 300 // OPERANDS[operand]
+    shape = next(one for one in every_shape(chip, 120 << 10, 384, operand) if one.columns == 128)
     steps = emulated_steps(chip, d, landing=landing, shape=shape)
     tests = make_tests("clip-like", d, (400, 5), "all")
     rows = synthetic.clip_like(520, d, seed=1)
-    made = GpuScanner(tests, 6, CPU, "cuda", steps=steps)
+    made = GpuScanner(tests, 6, CPU, kind_of(operand), steps=steps)
     blocks = [(rows[:450], np.arange(450)), (rows[450:], np.arange(450, 520))]
     assert_like_oracle(made, tests, 6, blocks)
     assert made.counters.refined < made.counters.pairs / 8, "the filter lets most pairs through"
@@ -110,18 +111,17 @@ def test_bands_stretches_and_a_ring_that_goes_round(
 
 def long_rows() -> list[tuple[cuda_shapes.Shape, int, int]]:
     """Shapes whose ring holds one row tile or less, with dimensions and rows; on an H100 those of
-    896 dimensions and more."""
+    640 dimensions with 256 columns, and of 1,024 with fewer."""
     room = MOST_SHARED[90]
     on_a_card = [
         (shape, d, 256)
-        for columns, dims in ((128, (896, 1024)), (64, (1024,)))
-        for d in dims
+        for columns, d in ((256, 768), (128, 1024), (64, 1024))
         for shape in every_shape(90, room, d)
         if shape.columns == columns
     ]
     # Fewer stages than a card has room for: a tile fills the ring once, or almost twice.
     short = [
-        (replace(shape, stages=stages), d, 768)
+        (replace(shape, stages=stages), d, 384)
         for d, stages in ((384, 3), (640, 3))
         for shape in every_shape(90, room, d)
     ]
@@ -140,27 +140,60 @@ def test_every_sum_is_right_where_a_tile_fills_the_ring(
     """Both groups have row tiles of their own, and a phase of the ring can be over before a group
     that waits for it has seen the one before."""
     assert d // shape.slice >= shape.stages
-    # Two clusters, and with 768 rows an odd number of tiles for each.
-    steps = emulated_steps(90, d, landing=landing, shape=shape, processors=4, pairs=n * 256)
+    # Two blocks, and with 384 rows an odd number of tiles for each.
+    steps = emulated_steps(90, d, landing=landing, shape=shape, processors=2, pairs=n * 256)
     rows, points = synthetic.clip_like(n, d, seed=1), synthetic.clip_like(256, d, seed=2)
     left, panel, survivors = filter_everything(steps, rows, points)
-    p, q = (untiled(operand, shape.slice).int() for operand in (panel.operand, left.operand))
+    p, q = (untiled(operand, steps).int() for operand in (panel.operand, left.operand))
     upper = q @ p.T + left.offset[:, None] + panel.start[None, :]
-    row, column, queued = survivors.pairs[:, : int(survivors.count)]
+    row, column, queued = steps.filter_kernel.queue[:, : int(survivors.count)]
     there = torch.full_like(upper, -(2**31))
     there[row, column] = queued
     assert torch.equal(there, upper)
 
 
+@pytest.mark.parametrize("margin", [False, True])
+@pytest.mark.parametrize("operand", OPERANDS)
+@pytest.mark.parametrize("chip", MOST_SHARED)
+def test_bounds_rise_by_what_tiles_show_and_all_that_reach_them_are_queued(
+    chip: int, operand: str, margin: bool
+) -> None:
+    d, n = 64, 256
+    steps = emulated_steps(chip, d, operand=operand, processors=2, pairs=n * n)
+    rows, points = synthetic.clip_like(n, d, seed=1), synthetic.clip_like(n, d, seed=2)
+    tau = np.random.default_rng(3).uniform(0.2, 0.9, n)
+    made = GpuScanner([TestSet("t", points, tau)], 1, CPU, kind_of(operand), steps=steps)
+    (panel,), known = made._panels(), made.bounds.rows(torch.from_numpy(rows), n)
+    never = torch.full_like(panel.floor, made.bounds.never)
+    bests = [torch.full_like(known.offset, made.bounds.always) for _ in range(2 if margin else 1)]
+    steps.filter(steps.configs[0], known, panel, never, bests[0], bests[1] if margin else None)
+    p, q = (untiled(operand, steps).double() for operand in (panel.operand, known.operand))
+    upper = q @ p.T + known.offset[:, None].double() + panel.start[None, :].double()
+    between = known.width[:, None].double() + panel.thickness[None, :].double()
+    loose = 1e-5 if operand == "float16" else 0.0  # sums are rounded there
+    asked = torch.zeros_like(upper, dtype=torch.bool)
+    for best, tau_floor in zip(bests, (0 * panel.tau_floor, panel.tau_floor), strict=False):
+        above = upper - tau_floor[None, :].double()
+        assert (best.double() <= (above - between).amax(1) + loose).all()
+        assert (best.double() >= (above - between.amax(1)[:, None]).amax(1) - loose).all()
+        asked |= above >= best[:, None].double() + loose
+    queue = steps.filter_kernel.queue
+    there = torch.zeros_like(asked)
+    there[queue[0], queue[1]] = True
+    there[0, 0] = asked[0, 0]  # where the end of the queue points to
+    assert not (asked & ~there).any()
+    assert not there.all()
+
+
 @pytest.mark.parametrize("chip", MOST_SHARED)
 def test_a_pair_that_only_its_column_asks_for(chip: int) -> None:
     """A test point's nearest row may have a far nearer test point itself."""
-    d, rows = 64, synthetic.clip_like(400, 64, seed=1)
+    d, rows = 64, synthetic.clip_like(200, 64, seed=1)
     # Each row has a twin among the test points, so that no other pair can be its best.
-    points = np.concatenate([rows, synthetic.clip_like(600, 64, seed=2)])
+    points = np.concatenate([rows, synthetic.clip_like(200, 64, seed=2)])
     tests = [TestSet("t", points)]
     made = GpuScanner(tests, 1, CPU, "cuda", steps=emulated_steps(chip, d))
-    blocks = [(rows[a : a + 200], np.arange(a, a + 200)) for a in (0, 200)]
+    blocks = [(rows[a : a + 100], np.arange(a, a + 100)) for a in (0, 100)]
     assert_like_oracle(made, tests, 1, blocks)
 
 
@@ -231,26 +264,32 @@ def test_integers_lie_as_the_filter_reads_them_and_bounds_hold(
     steps = emulated_steps(chip, d)
     grid = bounds.Grid.fit([rows], CPU, steps.quantise, 256)
     left, right = grid.rows(points, 256), grid.columns(points, 256)
-    p = untiled(right.operand, steps.configs[0].slice)[: len(rows)].double()
-    q = untiled(left.operand, steps.configs[0].slice)[: len(rows)].double()
+    p = untiled(right.operand, steps)[: len(rows)].double()
+    q = untiled(left.operand, steps)[: len(rows)].double()
     upper = q @ p.T + left.offset[: len(rows), None] + right.start[None, : len(rows)]
     lower = upper - left.width[: len(rows), None] - right.thickness[None, : len(rows)]
     scores = exact_scores(rows, rows)
     assert (upper.numpy() * grid.unit >= scores).all()
     assert (lower.numpy() * grid.unit <= scores).all()
-    assert not untiled(left.operand, steps.configs[0].slice)[len(rows) :].any()
+    assert not untiled(left.operand, steps)[len(rows) :].any()
+    halves = untiled(bounds.Half(d, CPU, steps.lay_out).rows(points, 256).operand, steps)
+    assert torch.equal(halves[: len(rows), :d], points)
+    assert not halves[len(rows) :].any()
+    assert not halves[:, d:].any()
 
 
-def untiled(operand: torch.Tensor, slice: int) -> torch.Tensor:
-    """An operand row by row, from tiles of 128 rows, slices and permuted 16-byte chunks."""
-    places, depth = operand.shape
-    tiles = operand.reshape(places // 128, depth // slice, 128, slice // 16, 16)
-    row = np.arange(128)
-    turn = row % 8 if slice == 128 else row // 2 % 4
-    chunks = np.arange(slice // 16)
+def untiled(operand: torch.Tensor, steps: gpu_steps.Steps) -> torch.Tensor:
+    """An operand row by row, from tiles, slices and permuted 16-byte chunks."""
+    layout, places = steps.filter_kernel.layout, len(operand)
+    tiles = operand.view(torch.int8).reshape(
+        places // layout.tile, -1, layout.tile, layout.slice // 16, 16
+    )
+    row = np.arange(layout.tile)
+    turn = row % 8 if layout.slice == 128 else row // 2 % 4
+    chunks = np.arange(layout.slice // 16)
     there = torch.from_numpy(chunks[None, :] ^ turn[:, None])
     plain = torch.gather(tiles, 3, there[None, None, :, :, None].expand_as(tiles))
-    return plain.permute(0, 2, 1, 3, 4).reshape(places, depth)
+    return plain.permute(0, 2, 1, 3, 4).reshape(places, -1).view(operand.dtype)
 
 
 @pytest.mark.parametrize("chip", MOST_SHARED)
@@ -260,9 +299,7 @@ def test_result_folders_are_those_of_the_cpu_kernel(
     import clipgap
 
     monkeypatch.setattr(devices, "usable_devices", lambda written_in: [CPU])
-    monkeypatch.setattr(
-        cuda_steps.CudaSteps, "on", classmethod(lambda cls, device, d: emulated_steps(chip, d))
-    )
+    monkeypatch.setattr(scanner, "make_steps", lambda kind, device, d: emulated_steps(chip, d))
     train = synthetic.clip_like(300, 32, seed=1)
     tests = {"a": synthetic.clip_like(40, 32, seed=2), "b": synthetic.clip_like(9, 32, seed=3)}
     gap = clipgap.gap(
@@ -280,14 +317,17 @@ def test_result_folders_are_those_of_the_cpu_kernel(
 
 
 def test_shapes_fit_and_the_widest_comes_first() -> None:
-    assert shape_for(90, MOST_SHARED[90], 640).name == "128x128x128/8s"
-    assert shape_for(80, MOST_SHARED[80], 640).kernel == "filter_sm80_128_4"
-    assert shape_for(80, MOST_SHARED[80], 1024).kernel == "filter_sm80_128_2"
-    assert shape_for(80, 99 << 10, 1024).kernel == "filter_sm80_64_2"
+    assert shape_for(90, MOST_SHARED[90], 640).name == "64x256x128/7s"
+    assert shape_for(90, MOST_SHARED[90], 768).columns == 256
+    assert shape_for(90, MOST_SHARED[90], 896).name == "64x128x128/8s"
+    assert shape_for(90, MOST_SHARED[90], 1280, "float16").name == "64x128x128/8s"
+    assert shape_for(80, MOST_SHARED[80], 640).kernel == "filter_int8_sm80_128_4"
+    assert shape_for(80, MOST_SHARED[80], 1024).kernel == "filter_int8_sm80_128_2"
+    assert shape_for(80, 99 << 10, 1024).kernel == "filter_int8_sm80_64_2"
     for chip, room in MOST_SHARED.items():
         for depth in range(128, 2049, 128):
             assert shape_for(chip, room, depth).shared <= room
-    with pytest.raises(MissingDependency, match=r"8,192 dimensions do not fit into the 163 KiB"):
+    with pytest.raises(MissingDependency, match=r"rows of 8,192 bytes do not fit into the 163 KiB"):
         shape_for(80, MOST_SHARED[80], 8192)
 
 

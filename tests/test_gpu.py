@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -27,11 +30,12 @@ pytest.importorskip("triton")
 
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
-from clipgap.kernels.gpu import panels, scanner, triton_steps  # noqa: E402
+from clipgap.kernels.gpu import panels, scanner, triton_filter  # noqa: E402
 from clipgap.kernels.gpu import steps as gpu_steps  # noqa: E402
 from clipgap.kernels.gpu.bounds import Grid, Half  # noqa: E402
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
 from clipgap.kernels.gpu.several import SeveralGpus  # noqa: E402
+from clipgap.kernels.gpu.steps import Steps  # noqa: E402
 
 FILTERS = ("int8", "float16")
 DIMS = (3, 17, 64, 640, 1000, 1536)
@@ -98,7 +102,9 @@ def test_panels_and_columns_that_come_over_one_at_a_time(
 def test_a_queue_that_overflows_is_decided_densely(
     device: torch.device, monkeypatch: pytest.MonkeyPatch, pairs: int, words: int
 ) -> None:
-    monkeypatch.setattr(triton_steps, "QUEUES", (pairs, words))
+    monkeypatch.setattr(triton_filter, "WORDS", words)
+    short = Steps(triton_filter.TritonFilter(device, "int8"), device, pairs)
+    monkeypatch.setattr(scanner, "make_steps", lambda *of_device: short)
     dense = []
     monkeypatch.setattr(
         GpuScanner,
@@ -122,7 +128,9 @@ def test_a_flood_of_as_many_words_as_a_count_of_32_bits_has_values(
         pytest.skip("a tile is another on a GPU")
     monkeypatch.setattr(gpu_steps, "nothing_queued", lambda device: torch.tensor([2**32 - 64 * 2]))
     rows, points = synthetic.clip_like(64, 32, seed=1), synthetic.clip_like(64, 32, seed=2)
-    _, _, survivors = filter_everything(triton_steps.TritonSteps(device, 1), rows, points)
+    _, _, survivors = filter_everything(
+        Steps(triton_filter.TritonFilter(device, "int8"), device), rows, points
+    )
     assert survivors.lost
 
 
@@ -180,6 +188,21 @@ def test_blocks_in_flight(device: torch.device) -> None:
     found = np.concatenate([block.result().sim for block in begun])
     np.testing.assert_array_equal(found, whole.sim)
     assert_equal_topk(one.topk(), other.topk())
+
+
+@pytest.mark.parametrize("devices_in_use", [1, 2])
+def test_lists_that_are_fetched_later_are_those_of_when_they_were_asked_for(
+    device: torch.device, devices_in_use: int
+) -> None:
+    """A checkpoint does not wait for what is under way, and what comes after is not in it."""
+    tests, ids = make_tests("clip-like", 32, (20,), "none"), np.arange(60)
+    rows = synthetic.clip_like(60, 32)
+    made = SeveralGpus(tests, 6, [device] * devices_in_use)
+    made.scan(rows[:30], ids[:30])
+    then, fetch = made.topk(), made.topk_later()
+    made.scan(rows[30:], ids[30:])
+    assert_equal_topk(fetch(), then)
+    assert (made.topk()[0].sim != then[0].sim).any()
 
 
 def test_several_devices_give_what_one_gives(device: torch.device) -> None:
@@ -378,3 +401,36 @@ def test_the_benchmark_runs_in_small(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "clipgap triton int8, resident" in done.stdout
     assert (tmp_path / "dry-run.svg").exists() or "no plot" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def lease() -> Iterator[ModuleType]:
+    """benchmarks/gpu_lease.py, which is no package's."""
+    folder = Path(__file__).parents[1] / "benchmarks"
+    sys.path.insert(0, str(folder))
+    yield importlib.import_module("gpu_lease")
+    sys.path.remove(str(folder))
+
+
+def test_variants_of_the_filter_still_apply_to_its_sources(lease: ModuleType) -> None:
+    made = {(name, chip) for name, chip, _ in lease.variants()}
+    assert made >= {(name, 90) for name in lease.CHANGES}
+    assert ("no epilogue", 80) in made
+
+
+def test_steps_for_a_leased_card_begin_without_one(lease: ModuleType) -> None:
+    for step in (lease.machine, lease.sums, lease.ablations, lease.profile):
+        row = next(iter(step(lease.DRY)))
+        assert row.get("right", True), step.__name__
+
+
+def test_a_step_that_fails_leaves_what_it_found_and_why(
+    lease: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "print('{\"found\": 1}', flush=True); raise SystemExit('why')"
+    rows: list[dict[str, object]] = []
+    lease.run_step("sums", [sys.executable, "-c", code], 30.0, rows.append)
+    assert rows[0] == {"step": "sums", "found": 1}
+    assert (rows[1]["failed"], rows[1]["exit"]) == ("why", 1)
+    lease.show_goals(rows)
+    assert "wrong or failed: 1\n  sums: why" in capsys.readouterr().out

@@ -39,8 +39,8 @@ def test_cuda_kernels_are_shown_where_they_were_built() -> None:
         return
     assert {one.capability for one in shown} == {80, 90}
     assert all(one.as_planned for one in shown)
-    wide = [one for one in shown if one.kernel == "cuda filter_sm90_128_margin"]
-    assert [(one.config, list(one.instructions)) for one in wide] == [("128x128x128/8s", ["IGMMA"])]
+    wide = [one for one in shown if one.kernel == "cuda filter_int8_sm90_256_margin"]
+    assert [(one.config, list(one.instructions)) for one in wide] == [("64x256x128/7s", ["IGMMA"])]
 
 
 @pytest.mark.parametrize("capability", MEANT)
@@ -49,12 +49,19 @@ def test_kernels_are_as_planned(capability: int) -> None:
     assert {one.kernel for one in found} == {
         *(
             "quantise",
+            "quantise in tiles",
+            "lay out",
+            "lay out in tiles",
             "filter i8",
             "filter fp16",
             "expand i8",
             "expand fp16",
+            "expand pairs i8",
+            "expand pairs fp16",
             "score",
             "decide",
+            "leave",
+            "write",
             "merge",
         )
     }

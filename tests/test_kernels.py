@@ -370,7 +370,7 @@ def test_admission_keeps_rows_near_norm_one() -> None:
 def test_choice_of_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     tests = [TestSet("t", synthetic.clip_like(5, 16))]
     names = [info.name for info in available_kernels()]
-    assert names == ["triton", "cuda", "triton-float16", "cpu", "torch", "numpy"]
+    assert names == ["triton", "cuda", "triton-float16", "cuda-float16", "cpu", "torch", "numpy"]
     assert make_scanner(tests, 1, kernel="numpy").name == "numpy"
     with pytest.raises(UsageError, match="unknown kernel 'fast'; choose one of: auto, triton"):
         make_scanner(tests, 1, kernel="fast")

@@ -29,7 +29,7 @@ TINY = {
     "api.h": '#define CG_API __attribute__((visibility("default")))\nint answer();\n',
 }
 
-CUDA_FILES = {"kernels-sm_80.cubin", "kernels-sm_90a.cubin", "kernels-compute_80.ptx"}
+CUDA_FILES = {"kernels-sm_80.cubin", "kernels-sm_90a.cubin"}
 
 
 @pytest.fixture

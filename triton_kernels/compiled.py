@@ -68,13 +68,20 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
     def plan(kernel: str, source: ASTSource, warps: int) -> Plan:
         return Plan(kernel, "", capability, 1, source, {"num_warps": warps})
 
-    types = "*fp16 i32 i32 *fp32 *fp32 fp32 fp32 *i8 *fp64 *fp32 *fp32 *fp32"
-    shape = {"padded": padded, "ROWS": quantise.ROWS}
-    yield plan("quantise", _source(quantise.quantise_kernel, types, **shape), quantise.WARPS)
+    # The layout of the filter in CUDA C++ is that of its own chip, or the older one's.
+    tile, slice = (64, 128) if capability == 90 else (128, 64)
+    for suffix, layout in (("", (0, 128)), (" in tiles", (tile, slice))):
+        laid = {"ROWS": quantise.ROWS, "TILE": layout[0], "SLICE": layout[1]}
+        types = "*fp16 i32 i32 *fp32 *fp32 fp32 fp32 *i8 *fp64 *fp32 *fp32 *fp32"
+        source = _source(quantise.quantise_kernel, types, padded=padded, **laid)
+        yield plan("quantise" + suffix, source, quantise.WARPS)
+        source = _source(quantise.lay_out_kernel, "*fp16 i32 i32 *fp16", depth=padded, **laid)
+        yield plan("lay out" + suffix, source, quantise.WARPS)
 
+    name_of = {"i8": "int8", "fp16": "float16"}
     for operand, size, sums in (("i8", 1, "i32"), ("fp16", 2, "fp32")):
         types = " ".join([f"*{operand}"] * 2 + [f"*{sums}"] * 8 + ["*i32 *i64 i32 i32 i32"])
-        for config in configs.filter_configs(size, capability):
+        for config in configs.filter_configs(name_of[operand], capability):
             shape = {
                 "D": padded,
                 "MARGIN": True,
@@ -92,10 +99,15 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
 
     for name, sums in (("i8", "i32"), ("fp16", "fp32")):
         types = f"*i32 *i64 i32 *{sums} *{sums} *{sums} *{sums} *i32 *i64 i32"
-        shape = {"MARGIN": True, "WORDS": expand.WORDS, "PROGRAMS": _PROGRAMS}
-        yield plan(f"expand {name}", _source(expand.expand_kernel, types, **shape), expand.WARPS)
+        for suffix, group in (("", filter.GROUP), ("pairs ", 1)):
+            words = {"GROUP": group, "WORDS": expand.PAIRS // group}
+            source = _source(expand.expand_kernel, types, MARGIN=True, PROGRAMS=_PROGRAMS, **words)
+            yield plan(f"expand {suffix}{name}", source, expand.WARPS)
 
-    types = "*i32 *i64 i32 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 *i32 *fp64 *i64 i32"
+    types = (
+        "*i32 *i64 i32 *i64 i32 *i64 *i64 *fp16 *fp16 i32 *i64 *fp64 *fp64 *fp64 *i64 *i64 "
+        "*i32 *fp64 *i64 i32"
+    )
     shape = {"MARGIN": True, "PAIRS": refine.PAIRS, "CHUNK": refine.CHUNK, "PROGRAMS": _PROGRAMS}
     yield plan("score", _source(refine.score_kernel, types, **shape), refine.WARPS)
 
@@ -103,8 +115,16 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
     shape = {"MARGIN": True, "PAIRS": refine.DECIDE_PAIRS, "PROGRAMS": _PROGRAMS}
     yield plan("decide", _source(refine.decide_kernel, types, **shape), refine.WARPS)
 
+    row_shape = {"MARGIN": True, "ROWS": refine.ROWS}
+    source = _source(
+        refine.leave_kernel, "i32 *i64 *i64 *i32 *i64 *i64 *i32", BEHIND=refine.BEHIND, **row_shape
+    )
+    yield plan("leave", source, refine.WARPS)
+    types = "i32 *i64 *i32 *i64 *i32 *fp64 *i32 *fp64 *i32 i32 fp32 i32"
+    yield plan("write", _source(refine.write_kernel, types, **row_shape), refine.WARPS)
+
     shape = {"ENTRIES": triton.next_power_of_2(8 * k), "CHUNK": merge.CHUNK}
-    types = "*i32 *fp64 *i64 i32 *fp64 *i64 i32"
+    types = "*i32 *fp64 *i64 i32 *fp64 *i64 i32 *fp64 *i32 *fp64 *i64"
     yield plan("merge", _source(merge.merge_kernel, types, **shape), merge.WARPS)
 
 

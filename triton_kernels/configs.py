@@ -71,7 +71,7 @@ _FLOAT16 = {
 INTERPRETED = FilterConfig(64, 64, 64, warps=1, stages=1, per_processor=1, band=2)
 
 
-def filter_configs(operand_bytes: int, capability: int) -> tuple[FilterConfig, ...]:
+def filter_configs(operand: str, capability: int) -> tuple[FilterConfig, ...]:
     """The list for a chip; a newer one takes that of the newest known."""
-    table = _INT8 if operand_bytes == 1 else _FLOAT16
+    table = {"int8": _INT8, "float16": _FLOAT16}[operand]
     return table[max(known for known in table if known <= capability)]

@@ -57,7 +57,7 @@ def filter_kernel(
     width,  # by row, likewise
     best,  # by row, raised
     margin,  # by row, raised; only with MARGIN
-    queue,  # (4, capacity) int32: row, word of columns, bits, largest u (its bits if float32)
+    queue,  # (4, capacity) int32: row, word of columns, largest u (its bits if float32), bits
     queued,  # (1,) int64: a block and a panel may have 2^32 pairs
     capacity,
     row_tiles,
@@ -133,9 +133,9 @@ def filter_kernel(
             their_group = (within // high) * (BN // 32) + of_row % 2 * (BN // 64) + of_row // 2
             tl.store(queue + place, their_row, mask=fits)
             tl.store(queue + capacity + place, their_group, mask=fits)
-            tl.store(queue + 2 * capacity + place, words, mask=fits)
             upper = most_u if most_u.dtype == tl.int32 else most_u.to(tl.int32, bitcast=True)
-            tl.store(queue + 3 * capacity + place, upper, mask=fits)
+            tl.store(queue + 2 * capacity + place, upper, mask=fits)
+            tl.store(queue + 3 * capacity + place, words, mask=fits)
 
 
 def filter(

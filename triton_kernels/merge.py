@@ -25,12 +25,19 @@ def merge_kernel(
     list_score,  # (m, k) float64
     list_id,  # (m, k) int64, -1 where unfilled
     k,
+    kth,  # (m,) float64: a lower bound of each column's k-th best, raised
+    floor,  # (m,): the same in the filter's numbers, rounded down
+    below,  # (4,) float64: unit and room of those numbers, and their ends
+    floods,  # (1,) int64: raised where a column had more candidates than slots
     ENTRIES: tl.constexpr,  # power of two, at least k + slots
     CHUNK: tl.constexpr,
 ):
     column = tl.program_id(0).to(tl.int64)
-    count = tl.minimum(tl.load(candidates + column), slots)
+    came = tl.load(candidates + column)
+    count = tl.minimum(came, slots)
     if count > 0:
+        if came > slots:
+            tl.atomic_add(floods, 1, sem="relaxed")
         entry = tl.arange(0, ENTRIES)
         old = entry < k
         new = (entry >= k) & (entry < k + count)
@@ -68,18 +75,31 @@ def merge_kernel(
         tl.store(list_score + column * k + place, score, mask=keep)
         tl.store(list_id + column * k + place, id, mask=keep)
         tl.store(candidates + column, 0)
+        last = tl.max(tl.where(keep & (place == k - 1), score, float("-inf")))
+        bound = tl.maximum(tl.load(kth + column), last)
+        tl.store(kth + column, bound)
+        units = bound / tl.load(below)
+        if floor.dtype.element_ty == tl.int32:
+            units = tl.floor(units)
+        units = tl.maximum(units - tl.load(below + 1), tl.load(below + 2))
+        tl.store(floor + column, tl.minimum(units, tl.load(below + 3)).to(floor.dtype.element_ty))
 
 
 def merge(
     candidates: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     list_score: torch.Tensor,
     list_id: torch.Tensor,
+    bounds: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    floods: torch.Tensor,
 ) -> None:
-    """Take all candidates into the lists (m, k), and leave none."""
+    """Take all candidates into the lists (m, k), and leave none; raises the k-th bests.
+
+    `bounds` are the k-th bests, the same in the filter's numbers, and what those are made by.
+    """
     count, candidate_score, candidate_id = candidates
     m, k = list_score.shape
     slots = candidate_score.shape[1]
     merge_kernel[(m,)](
-        count, candidate_score, candidate_id, slots, list_score, list_id, k,
+        count, candidate_score, candidate_id, slots, list_score, list_id, k, *bounds, floods,
         ENTRIES=triton.next_power_of_2(k + slots), CHUNK=CHUNK, num_warps=WARPS,
     )  # fmt: skip

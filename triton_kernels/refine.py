@@ -18,6 +18,9 @@ PAIRS = 2048 if INTERPRETED else 16  # of a program at a time: as many gathers u
 CHUNK = 128
 WARPS = 4
 DECIDE_PAIRS = 4096 if INTERPRETED else 256
+ROWS = 4096 if INTERPRETED else 256  # of a program that looks at each row once
+BEHIND = 2**31 - 1
+"""A test row behind all others: what a row holds before any."""
 
 
 @triton.jit
@@ -32,6 +35,10 @@ def score_kernel(
     pairs,  # (2, capacity) int32: row, column
     paired,
     capacity,
+    queued,  # what the pairs were made of
+    queue_capacity,
+    floods,  # (1,) int64: how often a queue overflowed
+    refined,  # (1,) int64
     rows,  # (n, d) float16
     columns,  # (m, d) float16
     d,
@@ -50,7 +57,12 @@ def score_kernel(
     CHUNK: tl.constexpr,
     PROGRAMS: tl.constexpr,
 ):
-    total = tl.minimum(tl.load(paired), capacity).to(tl.int32)
+    found = tl.load(paired)
+    if tl.program_id(0) == 0:
+        lost = (found > capacity) | (tl.load(queued) > queue_capacity)
+        tl.store(floods, tl.load(floods) + lost.to(tl.int64))
+        tl.store(refined, tl.load(refined) + found)
+    total = tl.minimum(found, capacity).to(tl.int32)
     for first in range(tl.program_id(0) * PAIRS, total, PROGRAMS * PAIRS):
         pair = first + tl.arange(0, PAIRS)
         there = pair < total
@@ -77,6 +89,69 @@ def score_kernel(
         place = column.to(tl.int64) * slots + slot
         tl.store(candidate_score + place, score, mask=fits)
         tl.store(candidate_id + place, tl.load(ids + row, mask=fits, other=0), mask=fits)
+
+
+@triton.jit
+def leave_behind(row, inside, best, held, nearest, BEHIND: tl.constexpr):
+    now = tl.load(best + row, mask=inside, other=0)
+    risen = inside & (now > tl.load(held + row, mask=inside, other=0))
+    tl.store(nearest + row, BEHIND, mask=risen)
+    tl.store(held + row, now, mask=risen)
+
+
+@triton.jit
+def leave_kernel(
+    n,
+    best,
+    best_held,  # (n,) int64: the best score that `nearest` is of
+    nearest,
+    margin,
+    margin_held,
+    witness,
+    MARGIN: tl.constexpr,
+    BEHIND: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    leave_behind(row, row < n, best, best_held, nearest, BEHIND)
+    if MARGIN:
+        leave_behind(row, row < n, margin, margin_held, witness, BEHIND)
+
+
+@triton.jit
+def value_of(order):
+    """The float64 behind an integer of `order_of`."""
+    return (order ^ ((order >> 63) & 0x7FFFFFFFFFFFFFFF)).to(tl.float64, bitcast=True)
+
+
+@triton.jit
+def write_kernel(
+    n,
+    best,
+    nearest,
+    margin,
+    witness,
+    sim,  # (n, sets) float64, at its first row and set
+    nn,  # (n, sets) int32
+    margins,
+    witnesses,
+    sets,
+    fixed_margin,
+    fixed_witness,
+    MARGIN: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    inside, place = row < n, row.to(tl.int64) * sets
+    tl.store(sim + place, value_of(tl.load(best + row, mask=inside, other=0)), mask=inside)
+    tl.store(nn + place, tl.load(nearest + row, mask=inside, other=0), mask=inside)
+    if MARGIN:
+        room = value_of(tl.load(margin + row, mask=inside, other=0))
+        tl.store(margins + place, room, mask=inside)
+        tl.store(witnesses + place, tl.load(witness + row, mask=inside, other=0), mask=inside)
+    else:
+        tl.store(margins + place, tl.zeros((ROWS,), tl.float64) + fixed_margin, mask=inside)
+        tl.store(witnesses + place, tl.zeros((ROWS,), tl.int32) + fixed_witness, mask=inside)
 
 
 @triton.jit
@@ -123,15 +198,52 @@ def score(
     best: torch.Tensor,
     margin: torch.Tensor,
     candidates: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    queued: torch.Tensor,
+    queue_capacity: int,
+    floods: torch.Tensor,
+    refined: torch.Tensor,
     programs: int,
 ) -> None:
-    """Exact scores of all pairs; raises `best` and `margin`, collects candidates of the columns."""
+    """Exact scores of all pairs; raises `best` and `margin`, collects candidates of the columns,
+    and adds up pairs and queues that overflowed."""
     count, candidate_score, candidate_id = candidates
     score_kernel[(programs,)](
-        pairs, paired, pairs.shape[1], rows, columns, rows.shape[1], ids,
+        pairs, paired, pairs.shape[1], queued, queue_capacity, floods, refined,
+        rows, columns, rows.shape[1], ids,
         kth if tau is None else tau, kth, scores, best, margin,
         count, candidate_score, candidate_id, candidate_score.shape[1],
         MARGIN=tau is not None, PAIRS=PAIRS, CHUNK=CHUNK, PROGRAMS=programs, num_warps=WARPS,
+    )  # fmt: skip
+
+
+def leave(
+    best: torch.Tensor,
+    best_held: torch.Tensor,
+    nearest: torch.Tensor,
+    margin: torch.Tensor,
+    margin_held: torch.Tensor,
+    witness: torch.Tensor,
+    has_margin: bool,
+) -> None:
+    """A row whose maximum has risen since it was held leaves its test row behind."""
+    n = len(best)
+    leave_kernel[(triton.cdiv(n, ROWS),)](
+        n, best, best_held, nearest, margin, margin_held, witness,
+        MARGIN=has_margin, BEHIND=BEHIND, ROWS=ROWS, num_warps=WARPS,
+    )  # fmt: skip
+
+
+def write(
+    winners: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    fixed: tuple[float, int] | None,
+) -> None:
+    """What rows have won, best, nearest, margin, witness, into a set's column of the tables (n,);
+    margin and witness are `fixed` where scores do not decide them."""
+    n, sets = len(winners[0]), tables[0].stride(0)
+    write_kernel[(triton.cdiv(n, ROWS),)](
+        n, *winners, *tables, sets, *(fixed or (0.0, 0)),
+        MARGIN=fixed is None, ROWS=ROWS, num_warps=WARPS,
     )  # fmt: skip
 
 

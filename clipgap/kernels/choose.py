@@ -14,7 +14,12 @@ from clipgap.kernels.oracle import OracleScanner
 from clipgap.machine import thread_count
 from clipgap.options import takes_options
 
-ON_GPU = {"triton": "int8", "cuda": "cuda", "triton-float16": "float16"}
+ON_GPU = {
+    "triton": "int8",
+    "cuda": "cuda",
+    "triton-float16": "float16",
+    "cuda-float16": "cuda-float16",
+}
 """Kernels for GPUs, with the kind of filter that each is to `GpuScanner`. Triton comes first: it is
 the one that `auto` takes until measurements on a device say otherwise."""
 
@@ -87,20 +92,20 @@ def available_kernels() -> list[KernelInfo]:
 def _gpu_info(name: str) -> KernelInfo:
     from clipgap.kernels.gpu import devices
 
-    if name != "cuda" and devices.interpreted():
+    if _written_in(name) == "triton" and devices.interpreted():
         # Never chosen by itself: it is many times slower than any other kernel.
         return KernelInfo(name, False, "interpreted on the CPU, for tests; name it to run it")
     try:
         found = devices.usable_devices(_written_in(name))
     except MissingDependency as error:
         return KernelInfo(name, False, str(error))
-    operands = "float16" if name == "triton-float16" else "int8"
-    language = "CUDA C++" if name == "cuda" else "Triton"
+    operands = "float16" if name.endswith("float16") else "int8"
+    language = "CUDA C++" if _written_in(name) == "cuda" else "Triton"
     return KernelInfo(name, True, f"{operands} filter in {language} on {devices.describe(found)}")
 
 
 def _written_in(name: str) -> str:
-    return "cuda" if name == "cuda" else "triton"
+    return "cuda" if name.startswith("cuda") else "triton"
 
 
 def _cpu_info() -> KernelInfo:

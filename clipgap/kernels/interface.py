@@ -7,6 +7,7 @@ sees a bad row: whoever feeds it has admitted the rows first (`clipgap.kernels.a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.memory import Lock
 
 NO_ID = -1
 """Training id of a top-k slot that no row has filled; its score is -inf."""
@@ -157,6 +159,7 @@ class Scanner(Protocol):
     name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
     ahead: int  # blocks that may be begun while an earlier one is under way
     block_rows: int  # rows of a block that suit it
+    lock_pages: Lock | None  # for memory that blocks are read into, where a device copies from it
 
     def begin_like(self, other: Scanner) -> None:
         """Take over what another one, of columns like these, has learned of how to be fast."""
@@ -193,6 +196,10 @@ class Scanner(Protocol):
         """The lists so far, one entry a test set."""
         ...
 
+    def topk_later(self) -> Callable[[], list[TopK]]:
+        """The lists so far, to be fetched by any thread; what comes after goes on meanwhile."""
+        ...
+
     def load_topk(self, lists: list[TopK]) -> None:
         """Start from the lists of an earlier run."""
         ...
@@ -213,6 +220,7 @@ class OneAtATime:
 
     ahead = 0
     block_rows = 16_384
+    lock_pages: Lock | None = None
 
     def begin_like(self, other: Scanner) -> None:
         """Nothing is learned unless a class says so."""
@@ -232,3 +240,10 @@ class OneAtATime:
         near: NDArray[np.int32] | None = None,
     ) -> Pending:
         return Done(self.scan(rows, ids, near))
+
+    def topk(self) -> list[TopK]:
+        raise NotImplementedError
+
+    def topk_later(self) -> Callable[[], list[TopK]]:
+        lists = self.topk()
+        return lambda: lists

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from clipgap.options import Options, option
 
-KERNELS = ("triton", "cuda", "triton-float16", "cpu", "torch", "numpy")
+KERNELS = ("triton", "cuda", "triton-float16", "cuda-float16", "cpu", "torch", "numpy")
 """The fastest first; on a machine with GPUs, `auto` takes the first that it can."""
 DEVICES = ("auto", "cuda", "cpu")
 MAX_K = 64

@@ -18,7 +18,7 @@ from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.kernels.interface import MAX_SCORE, TestSet, impossible_thresholds
-from clipgap.memory import reusing
+from clipgap.memory import Lock, reusing
 from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
@@ -184,11 +184,14 @@ def _first(waiting: deque[tuple[Future[Block], bool]]) -> tuple[Block, bool]:
 class BlockReader:
     """Blocks of the given shards, in order, read a few ahead of whoever takes them."""
 
-    def __init__(self, plan: ScanPlan, block_rows: int, workers: int) -> None:
+    def __init__(
+        self, plan: ScanPlan, block_rows: int, workers: int, lock: Lock | None = None
+    ) -> None:
+        """`lock` is for the memory that blocks are read into."""
         self._plan, self._block_rows = plan, block_rows
         self._ahead = workers + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clipgap-read")
-        self._memory = reusing()
+        self._memory = reusing(lock)
 
     def __enter__(self) -> BlockReader:
         self._memory.__enter__()

@@ -106,7 +106,7 @@ class ScanWork:
         shards = (unit.index for unit in units)
         counted = _Counted(scanner)
         with (
-            BlockReader(self.plan, block_rows, readers) as reader,
+            BlockReader(self.plan, block_rows, readers, scanner.lock_pages) as reader,
             _Writer(self, scanner, slot) as writer,
         ):
             try:
@@ -206,7 +206,7 @@ class _Writer:
         return time.monotonic() - self._handed_over >= self._between
 
     def _hand_over(self) -> None:
-        lists = self._scanner.topk()
+        lists = self._scanner.topk_later()
         self._making.append(self._pool.submit(self._take_records, lists))
         self._behind, self._handed_over = False, time.monotonic()
 
@@ -233,9 +233,9 @@ class _Writer:
         self._records[name] = record
         self._unit = None
 
-    def _take_records(self, lists: list[TopK]) -> Made:
+    def _take_records(self, lists: Callable[[], list[TopK]]) -> Made:
         records, self._records = self._records, {}
-        return Made(records, lists, self._worker)
+        return Made(records, lists(), self._worker)
 
 
 class _OpenUnit:

@@ -19,12 +19,6 @@ __device__ __forceinline__ u32 shared_address(const void* pointer) {
     return static_cast<u32>(__cvta_generic_to_shared(pointer));
 }
 
-__device__ __forceinline__ float half_to_float(u16 bits) {
-    float value;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
-    return value;
-}
-
 // 16 bytes from global to shared memory, on their own way until copy_wait.
 __device__ __forceinline__ void copy_async(u32 to, const void* from) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
@@ -53,7 +47,8 @@ __device__ __forceinline__ void load_matrices(u32 (&into)[4], u32 address) {
                  : "memory");
 }
 
-// 16 x 8 sums of 32 products each. A thread has two neighbours of row lane / 4 and of that plus 8.
+// 16 x 8 sums of products of 32 bytes of depth: 32 integers, or 16 floats. A thread has two neighbours
+// of row lane / 4 and of that plus 8.
 __device__ __forceinline__ void multiply(int* upper, int* lower, const u32 (&a)[4], u32 b0, u32 b1) {
     asm volatile(
         "mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 "
@@ -62,18 +57,15 @@ __device__ __forceinline__ void multiply(int* upper, int* lower, const u32 (&a)[
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+__device__ __forceinline__ void multiply(float* upper, float* lower, const u32 (&a)[4], u32 b0, u32 b1) {
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(upper[0]), "+f"(upper[1]), "+f"(lower[0]), "+f"(lower[1])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
-
-#define CLIPGAP_CLUSTER(size) __cluster_dims__(size, 1, 1)
-
-__device__ __forceinline__ u32 cluster_rank() {
-    u32 rank;
-    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-__device__ __forceinline__ void cluster_meet() {
-    asm volatile("barrier.cluster.arrive;\nbarrier.cluster.wait;" ::: "memory");
-}
 
 __device__ __forceinline__ void signal_init(u32 signal, u32 arrivals) {
     asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(signal), "r"(arrivals) : "memory");
@@ -88,19 +80,6 @@ __device__ __forceinline__ void signal_expect(u32 signal, u32 bytes) {
 }
 __device__ __forceinline__ void signal_arrive(u32 signal) {
     asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(signal) : "memory");
-}
-// The same signal of another block of the cluster. What it tells is that operands were read, by
-// products that have ended: no write of this thread has to be seen there, so nothing is asked of
-// memory beyond the block. (`.release.cluster` would wait for all of the warp's writes, each time.)
-__device__ __forceinline__ void signal_arrive_at(u32 signal, u32 rank) {
-    asm volatile(
-        "{\n"
-        ".reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
-        "}" ::"r"(signal),
-        "r"(rank)
-        : "memory");
 }
 // Until the phase of this parity has ended. Parity tells a phase from its neighbours only: whoever
 // asks for a phase while the one before it still runs is let through at once. What came into this
@@ -122,14 +101,6 @@ __device__ __forceinline__ void copy_bulk(u32 to, const void* from, u32 bytes, u
     asm volatile(
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
         "l"(from), "r"(bytes), "r"(signal)
-        : "memory");
-}
-// To the same place in every block of `blocks`, each of whose own signals counts the bytes.
-__device__ __forceinline__ void copy_bulk_to(u32 to, const void* from, u32 bytes, u32 signal, u16 blocks) {
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster "
-        "[%0], [%1], %2, [%3], %4;" ::"r"(to),
-        "l"(from), "r"(bytes), "r"(signal), "h"(blocks)
         : "memory");
 }
 
@@ -154,36 +125,48 @@ __device__ __forceinline__ void products_wait() {
     asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
 }
 
-// 64 x COLUMNS sums of 32 products each by four warps: warp w has rows 16 w to 16 w + 15, laid out
-// as by `multiply`. Operands lie in shared memory, described by `operand_of`.
-#define CLIPGAP_SUMS(j) \
-    "+r"(upper[2 * (j)]), "+r"(upper[2 * (j) + 1]), "+r"(lower[2 * (j)]), "+r"(lower[2 * (j) + 1])
-#define CLIPGAP_SUMS_4(j) \
-    CLIPGAP_SUMS(j), CLIPGAP_SUMS((j) + 1), CLIPGAP_SUMS((j) + 2), CLIPGAP_SUMS((j) + 3)
+// 64 x COLUMNS sums of products of 32 bytes of depth by four warps: warp w has rows 16 w to 16 w + 15,
+// laid out as by `multiply`. Operands lie in shared memory, described by `operand_of`. What is in
+// the brackets of an instruction are the sums, 4 for every 8 columns.
+#define CLIPGAP_SUMS(kind, j) \
+    kind(upper[2 * (j)]), kind(upper[2 * (j) + 1]), kind(lower[2 * (j)]), kind(lower[2 * (j) + 1])
+#define CLIPGAP_SUMS_8(kind, j) \
+    CLIPGAP_SUMS(kind, j), CLIPGAP_SUMS(kind, (j) + 1), CLIPGAP_SUMS(kind, (j) + 2), \
+        CLIPGAP_SUMS(kind, (j) + 3), CLIPGAP_SUMS(kind, (j) + 4), CLIPGAP_SUMS(kind, (j) + 5), \
+        CLIPGAP_SUMS(kind, (j) + 6), CLIPGAP_SUMS(kind, (j) + 7)
+#define CLIPGAP_NAMES_32 \
+    "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+    "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define CLIPGAP_NAMES_64 \
+    CLIPGAP_NAMES_32 ", " \
+    "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+    "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define CLIPGAP_NAMES_128 \
+    CLIPGAP_NAMES_64 ", " \
+    "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+    "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+    "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+    "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define CLIPGAP_INT(x) "+r"(x)
+#define CLIPGAP_FLOAT(x) "+f"(x)
+#define CLIPGAP_MULTIPLY(Sum, shape, rest, COLUMNS, NAMES, A, B, ...)                           \
+    __device__ __forceinline__ void multiply_group(Sum (&upper)[COLUMNS / 4],                      \
+                                                   Sum (&lower)[COLUMNS / 4], u64 a, u64 b) {      \
+        asm volatile("wgmma.mma_async.sync.aligned.m64n" #COLUMNS shape " {" NAMES "}, " A ", " B  \
+                     rest : __VA_ARGS__ : "l"(a), "l"(b));                                         \
+    }
+#define CLIPGAP_MULTIPLY_BOTH(COLUMNS, NAMES, A, B, SUMS)                                           \
+    CLIPGAP_MULTIPLY(int, "k32.s32.s8.s8", ", 1;", COLUMNS, NAMES, A, B, SUMS(CLIPGAP_INT))      \
+    CLIPGAP_MULTIPLY(float, "k16.f32.f16.f16", ", 1, 1, 1, 0, 0;", COLUMNS, NAMES, A, B,         \
+                     SUMS(CLIPGAP_FLOAT))
+#define CLIPGAP_SUMS_64(kind) CLIPGAP_SUMS_8(kind, 0)
+#define CLIPGAP_SUMS_128(kind) CLIPGAP_SUMS_64(kind), CLIPGAP_SUMS_8(kind, 8)
+#define CLIPGAP_SUMS_256(kind) \
+    CLIPGAP_SUMS_128(kind), CLIPGAP_SUMS_8(kind, 16), CLIPGAP_SUMS_8(kind, 24)
 
-__device__ __forceinline__ void multiply_group(int (&upper)[16], int (&lower)[16], u64 a, u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-        "%32, %33, 1;"
-        : CLIPGAP_SUMS_4(0), CLIPGAP_SUMS_4(4)
-        : "l"(a), "l"(b));
-}
-__device__ __forceinline__ void multiply_group(int (&upper)[32], int (&lower)[32], u64 a, u64 b) {
-    asm volatile(
-        "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 "
-        "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-        "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-        "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-        "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-        "%64, %65, 1;"
-        : CLIPGAP_SUMS_4(0), CLIPGAP_SUMS_4(4), CLIPGAP_SUMS_4(8), CLIPGAP_SUMS_4(12)
-        : "l"(a), "l"(b));
-}
-
-#undef CLIPGAP_SUMS_4
-#undef CLIPGAP_SUMS
+CLIPGAP_MULTIPLY_BOTH(64, CLIPGAP_NAMES_32, "%32", "%33", CLIPGAP_SUMS_64)
+CLIPGAP_MULTIPLY_BOTH(128, CLIPGAP_NAMES_64, "%64", "%65", CLIPGAP_SUMS_128)
+CLIPGAP_MULTIPLY_BOTH(256, CLIPGAP_NAMES_128, "%128", "%129", CLIPGAP_SUMS_256)
 
 #endif  // sm_90a
 #endif  // not emulated

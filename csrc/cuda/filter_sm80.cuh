@@ -13,16 +13,18 @@
 
 namespace sm80 {
 
-constexpr int SLICE = 64;
+constexpr int TILE = 128;  // rows
+constexpr int SLICE = 64;  // bytes of depth
 constexpr int GROUP = 128;  // threads
 constexpr int THREADS = 2 * GROUP;
-using Image = Layout<SLICE>;
+using Image = Layout<TILE, SLICE>;
 
 // Shared memory: columns, terms, stages of group 0, stages of group 1.
-template <int COLUMNS, int STAGES, bool MARGIN>
-__device__ __forceinline__ void filter(unsigned char* shared, const signed char* rows,
-                                       const signed char* columns, int slices, RowTerms row_terms,
-                                       ColumnTerms all_terms, Queue queue, Work work) {
+template <typename Sum, int COLUMNS, int STAGES, bool MARGIN>
+__device__ __forceinline__ void filter(unsigned char* shared, const unsigned char* rows,
+                                       const unsigned char* columns, int slices,
+                                       RowTerms<Sum> row_terms, ColumnTerms<Sum> all_terms,
+                                       Queue queue, Work work) {
     constexpr int WARPS_DOWN = COLUMNS == 128 ? 2 : 4;
     constexpr int SLOTS = TILE / WARPS_DOWN / 8;  // rows of a thread
 
@@ -32,7 +34,7 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
     const int warp_column = warp / WARPS_DOWN * 64;
 
     const int column_slice = COLUMNS * SLICE;
-    int* const terms = reinterpret_cast<int*>(shared + slices * column_slice);
+    Sum* const terms = reinterpret_cast<Sum*>(shared + slices * column_slice);
     unsigned char* const stages =
         reinterpret_cast<unsigned char*>(terms + 4 * COLUMNS) + group * STAGES * Image::BYTES;
     const u32 columns_at = shared_address(shared), stages_at = shared_address(stages);
@@ -42,18 +44,18 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
     const int right_column = warp_column + (lane & 7) + (lane >> 4 << 3), right_chunk = lane >> 3 & 1;
 
     const int mine = 2 * (lane & 3);  // first column of a thread, within its warp's
-    const ColumnTerms here = {terms + warp_column + mine, terms + COLUMNS + warp_column + mine,
+    const ColumnTerms<Sum> here = {terms + warp_column + mine, terms + COLUMNS + warp_column + mine,
                               terms + 2 * COLUMNS + warp_column + mine,
                               terms + 3 * COLUMNS + warp_column + mine};
 
-    for (int index = blockIdx.x; index < work.pieces(1); index += gridDim.x) {
-        const Work::Piece piece = work.piece(index, 1);
+    for (int index = blockIdx.x; index < work.pieces(); index += gridDim.x) {
+        const Work::Piece piece = work.piece(index);
         const int first_column = piece.column_tile * COLUMNS;
 
         __syncthreads();  // nobody reads the columns before
         for (int at = threadIdx.x; at < slices * column_slice / 16; at += THREADS) {
             const int slice = at / (column_slice / 16), within = at % (column_slice / 16);
-            const signed char* from = columns +
+            const unsigned char* from = columns +
                 (static_cast<u64>(first_column / TILE) * slices + slice) * Image::BYTES +
                 first_column % TILE * SLICE + within * 16;
             copy_async(columns_at + at * 16, from);
@@ -61,18 +63,19 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
         for (int at = threadIdx.x; at < COLUMNS; at += THREADS) {
             terms[at] = all_terms.start[first_column + at];
             terms[COLUMNS + at] = all_terms.floor[first_column + at];
-            terms[2 * COLUMNS + at] = MARGIN ? all_terms.tau[first_column + at] : 0;
+            terms[2 * COLUMNS + at] = MARGIN ? all_terms.tau[first_column + at] : Sum(0);
             terms[3 * COLUMNS + at] = all_terms.thickness[first_column + at];
         }
         copy_commit();
         copy_wait<0>();
         __syncthreads();
+        const Sum thickest = thickest_of<Sum, 16>(here.thickness);
 
         // The group's row tiles, slice after slice. `next` runs ahead of what is computed.
         const int first = piece.first_row_tile + group;
         const int steps = first < piece.last_row_tile
             ? (piece.last_row_tile - first + 1) / 2 * slices : 0;
-        const signed char* next = rows + static_cast<u64>(first) * slices * Image::BYTES;
+        const unsigned char* next = rows + static_cast<u64>(first) * slices * Image::BYTES;
         int begun = 0, next_slice = 0;
         auto bring = [&] {
             if (begun < steps) {
@@ -95,7 +98,7 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
 
         int stage = 0;
         for (int row_tile = first; row_tile < piece.last_row_tile; row_tile += 2) {
-            Sums<SLOTS, 16> sums;
+            Sums<Sum, SLOTS, 16> sums;
             sums.start(here.start);
             for (int slice = 0; slice < slices; ++slice) {
                 copy_wait<STAGES - 2>();
@@ -127,33 +130,36 @@ __device__ __forceinline__ void filter(unsigned char* shared, const signed char*
                 }
             }
             const int row = row_tile * TILE + warp_row + (lane >> 2);
-            queue_survivors<SLOTS, 16, MARGIN>(
-                sums, [&](int slot) { return row + slot * 8; },
-                first_column + warp_column + mine, row_terms, here, queue);
+            Asked<Sum, SLOTS, MARGIN> asked(row_terms, row);
+            queue_survivors<MARGIN>(sums, asked, row, first_column + warp_column + mine, row_terms,
+                                    here, thickest, queue);
         }
     }
 }
 
 }  // namespace sm80
 
-#define CLIPGAP_FILTER_SM80(name, COLUMNS, STAGES, MARGIN)                                         \
+#define CLIPGAP_FILTER_SM80(name, Sum, COLUMNS, STAGES, MARGIN)                                     \
     CLIPGAP_KERNEL void __launch_bounds__(sm80::THREADS, 1) name(                                  \
-        const signed char* rows, const signed char* columns, int slices, const int* offset,        \
-        const int* width, int* best, int* margin, const int* start, const int* floor,              \
-        const int* tau, const int* thickness, int* pairs, u64* count, int capacity, int row_tiles, \
+        const unsigned char* rows, const unsigned char* columns, int slices, const Sum* offset,    \
+        const Sum* width, Sum* best, Sum* margin, const Sum* start, const Sum* floor,              \
+        const Sum* tau, const Sum* thickness, int* pairs, u64* count, int capacity, int row_tiles, \
         int column_tiles, int band, int stretch) {                                                 \
         CLIPGAP_SHARED(shared);                                                                    \
-        sm80::filter<COLUMNS, STAGES, MARGIN>(                                                     \
+        sm80::filter<Sum, COLUMNS, STAGES, MARGIN>(                                                \
             shared, rows, columns, slices, {offset, width, best, margin},                          \
             {start, floor, tau, thickness}, {pairs, count, capacity},                              \
             {row_tiles, column_tiles, band, stretch});                                             \
     }
+#define CLIPGAP_FILTERS_SM80(COLUMNS, STAGES)                                                      \
+    CLIPGAP_FILTER_SM80(filter_int8_sm80_##COLUMNS##_##STAGES, int, COLUMNS, STAGES, false)        \
+    CLIPGAP_FILTER_SM80(filter_int8_sm80_##COLUMNS##_##STAGES##_margin, int, COLUMNS, STAGES,      \
+                        true)                                                                      \
+    CLIPGAP_FILTER_SM80(filter_float16_sm80_##COLUMNS##_##STAGES, float, COLUMNS, STAGES, false)   \
+    CLIPGAP_FILTER_SM80(filter_float16_sm80_##COLUMNS##_##STAGES##_margin, float, COLUMNS, STAGES, \
+                        true)
 
-CLIPGAP_FILTER_SM80(filter_sm80_128_4, 128, 4, false)
-CLIPGAP_FILTER_SM80(filter_sm80_128_4_margin, 128, 4, true)
-CLIPGAP_FILTER_SM80(filter_sm80_128_2, 128, 2, false)
-CLIPGAP_FILTER_SM80(filter_sm80_128_2_margin, 128, 2, true)
-CLIPGAP_FILTER_SM80(filter_sm80_64_4, 64, 4, false)
-CLIPGAP_FILTER_SM80(filter_sm80_64_4_margin, 64, 4, true)
-CLIPGAP_FILTER_SM80(filter_sm80_64_2, 64, 2, false)
-CLIPGAP_FILTER_SM80(filter_sm80_64_2_margin, 64, 2, true)
+CLIPGAP_FILTERS_SM80(128, 4)
+CLIPGAP_FILTERS_SM80(128, 2)
+CLIPGAP_FILTERS_SM80(64, 4)
+CLIPGAP_FILTERS_SM80(64, 2)

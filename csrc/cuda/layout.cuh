@@ -1,16 +1,13 @@
-// How operands and work are laid out, the same for the kernels that write and those that read.
+// How operands and work are laid out, the same for both filters.
 #pragma once
 
 #include "device.cuh"
 
-constexpr int TILE = 128;  // rows of a tile
-constexpr int BLOCK = 128;  // coordinates of a Hadamard transform; depths are multiples of it
-
 // An operand lies in global memory as it will lie in shared memory, so that a copy is a copy: tiles
-// of 128 rows, each a sequence of slices of SLICE bytes of depth, each slice row by row. Within a
+// of TILE rows, each a sequence of slices of SLICE bytes of depth, each slice row by row. Within a
 // row the 16-byte chunks are permuted, so that eight rows' chunks of the same depth lie in
-// different banks.
-template <int SLICE>
+// different banks. `place_of` in triton_kernels/quantise.py writes them so.
+template <int TILE, int SLICE>
 struct Layout {
     static constexpr int BYTES = TILE * SLICE;  // of a slice
     static constexpr int CHUNKS = SLICE / 16;
@@ -26,7 +23,7 @@ struct Layout {
 // A band of neighbouring column tiles is worked on at the same time, over all rows, before the next
 // begins: by then the rows' bounds have risen.
 struct Work {
-    int row_tiles, column_tiles;  // column_tiles is a multiple of what a block or cluster takes
+    int row_tiles, column_tiles;
     int band;  // column tiles of a band
     int stretch;  // row tiles of a piece
 
@@ -35,17 +32,13 @@ struct Work {
     };
 
     __device__ __forceinline__ int stretches() const { return (row_tiles + stretch - 1) / stretch; }
+    __device__ __forceinline__ int pieces() const { return stretches() * column_tiles; }
 
-    // `together` neighbouring column tiles, with the same rows, make one piece.
-    __device__ __forceinline__ int pieces(int together) const {
-        return stretches() * (column_tiles / together);
-    }
-
-    __device__ __forceinline__ Piece piece(int index, int together) const {
-        const int first = index / (stretches() * (band / together)) * band;
-        const int wide = min(band, column_tiles - first) / together;
-        const int within = index - first / together * stretches();
+    __device__ __forceinline__ Piece piece(int index) const {
+        const int first = index / (stretches() * band) * band;
+        const int wide = min(band, column_tiles - first);
+        const int within = index - first * stretches();
         const int row_tile = within / wide * stretch;
-        return {first + within % wide * together, row_tile, min(row_tile + stretch, row_tiles)};
+        return {first + within % wide, row_tile, min(row_tile + stretch, row_tiles)};
     }
 };

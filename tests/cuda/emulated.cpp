@@ -24,25 +24,21 @@ Start start(void (*kernel)(Arguments...)) {
 }
 
 #define KERNEL(name) {#name, start(name)}
+#define KERNELS(shape) \
+    KERNEL(filter_int8_##shape), KERNEL(filter_int8_##shape##_margin), \
+        KERNEL(filter_float16_##shape), KERNEL(filter_float16_##shape##_margin)
 const std::map<std::string, Start> kernels = {
-    KERNEL(filter_sm80_128_4), KERNEL(filter_sm80_128_4_margin),
-    KERNEL(filter_sm80_128_2), KERNEL(filter_sm80_128_2_margin),
-    KERNEL(filter_sm80_64_4),  KERNEL(filter_sm80_64_4_margin),
-    KERNEL(filter_sm80_64_2),  KERNEL(filter_sm80_64_2_margin),
-    KERNEL(filter_sm90_128),   KERNEL(filter_sm90_128_margin),
-    KERNEL(filter_sm90_64),    KERNEL(filter_sm90_64_margin),
-    KERNEL(quantise_64),       KERNEL(quantise_128),
-    KERNEL(score),             KERNEL(decide),
-    KERNEL(merge),
+    KERNELS(sm80_128_4), KERNELS(sm80_128_2), KERNELS(sm80_64_4), KERNELS(sm80_64_2),
+    KERNELS(sm90_256),   KERNELS(sm90_128),   KERNELS(sm90_64),
 };
 
 }  // namespace
 
-extern "C" const char* emulated_launch(const char* name, int grid, int threads, int cluster, int shared,
-                                       int landing, void** arguments) {
+extern "C" const char* emulated_launch(const char* name, int grid, int threads, int shared, int landing,
+                                       void** arguments) {
     const auto found = kernels.find(name);
     if (found == kernels.end()) return "there is no such kernel";
     emulated::machine.landing = static_cast<emulated::Landing>(landing);
     emulated::machine.random = 1;
-    return emulated::launch(grid, threads, cluster, shared, found->second(arguments));
+    return emulated::launch(grid, threads, shared, found->second(arguments));
 }

@@ -1,6 +1,6 @@
 // CUDA C++ on a CPU, for tests: included before csrc/cuda/kernels.cu, which then compiles as C++.
 //
-// Every thread of a cluster is a fiber; they run in turn, and one that waits lets the others go on.
+// Every thread of a block is a fiber; they run in turn, and one that waits lets the others go on.
 // Fragments of matrix instructions are laid out over the lanes as the PTX manual lays them out, so
 // index arithmetic, permutations and barriers are what is tested. What a GPU does at some time
 // between an order and its wait (copies, products) is done here as early or as late as can be, and
@@ -54,7 +54,7 @@ struct Warp {
 };
 
 struct Block {
-    int index, rank;
+    int index;
     std::vector<unsigned char> memory;
     unsigned char* shared;
     std::map<int, Barrier> barriers;
@@ -67,7 +67,6 @@ using Order = std::function<void()>;
 struct Fiber {
     ucontext_t first;
     jmp_buf at;
-    Block* block;
     int thread;
     bool begun = false, done = false;
     std::deque<std::vector<Order>> copies{1}, products{1};  // by group; the last is still open
@@ -79,9 +78,8 @@ enum class Landing { at_once, in_order, in_reverse, at_random };
 constexpr size_t STACK = 256 << 10;
 
 struct Machine {
-    std::vector<Block> blocks;
+    Block block;  // blocks run one after the other
     std::vector<Fiber> fibers;
-    Barrier cluster;
     std::deque<Order> bulk;  // copies that no thread waits for by itself
     Fiber* running = nullptr;
     jmp_buf scheduler;
@@ -105,7 +103,8 @@ inline size_t random_below(size_t limit) {
 
 inline Fiber& me() { return *machine.running; }
 inline int lane() { return me().thread & 31; }
-inline Warp& warp() { return me().block->warps[me().thread >> 5]; }
+inline Block& block() { return machine.block; }
+inline Warp& warp() { return block().warps[me().thread >> 5]; }
 
 inline void pause() {
     if (_setjmp(me().at) == 0) _longjmp(machine.scheduler, 1);
@@ -150,11 +149,8 @@ const Value* exchange(const Value& mine) {
     return shown;
 }
 
-// Shared memory by 32-bit address: the block's rank in its cluster, then the place.
-inline unsigned char* memory_at(u32 address) {
-    return machine.blocks[address >> 24].shared + (address & 0xffffff);
-}
-inline Signal& signal_at(u32 address) { return machine.blocks[address >> 24].signals[address]; }
+inline unsigned char* memory_at(u32 address) { return block().shared + address; }
+inline Signal& signal_at(u32 address) { return block().signals[address]; }
 
 inline void run(Fiber* fiber) {
     machine.running = fiber;
@@ -197,32 +193,26 @@ __attribute__((noinline)) inline void prepare(Fiber* fiber, char* stack) {
 }
 
 // Returns what went wrong, or nothing.
-inline const char* launch(int grid, int threads, int cluster, int shared, std::function<void()> kernel) {
+inline const char* launch(int grid, int threads, int shared, std::function<void()> kernel) {
     machine.grid = grid, machine.threads = threads, machine.kernel = std::move(kernel);
     const char*& wrong = machine.wrong;
     wrong = nullptr;
-    while (machine.stacks.size() < static_cast<size_t>(cluster) * threads) {
+    while (machine.stacks.size() < static_cast<size_t>(threads)) {
         machine.stacks.emplace_back(new char[STACK]);
     }
-    for (int first = 0; first < grid && !wrong; first += cluster) {
-        machine.blocks.clear();
-        machine.blocks.resize(cluster);
+    for (int index = 0; index < grid && !wrong; ++index) {
+        Block& block = machine.block;
+        block = {};
+        block.index = index;
+        block.memory.assign(shared + 2048, 0xee);  // not zero: nobody may count on that
+        block.shared = reinterpret_cast<unsigned char*>(
+            (reinterpret_cast<u64>(block.memory.data()) + 1023) / 1024 * 1024);
+        block.warps.resize((threads + 31) / 32);
         machine.fibers.clear();
-        machine.fibers.resize(static_cast<size_t>(cluster) * threads);
-        machine.cluster = {};
-        for (int rank = 0; rank < cluster; ++rank) {
-            Block& block = machine.blocks[rank];
-            block.index = first + rank, block.rank = rank;
-            block.memory.assign(shared + 2048, 0xee);  // not zero: nobody may count on that
-            block.shared = reinterpret_cast<unsigned char*>(
-                (reinterpret_cast<u64>(block.memory.data()) + 1023) / 1024 * 1024);
-            block.warps.resize((threads + 31) / 32);
-            for (int thread = 0; thread < threads; ++thread) {
-                const int which = rank * threads + thread;
-                Fiber& fiber = machine.fibers[which];
-                fiber.block = &block, fiber.thread = thread;
-                prepare(&fiber, machine.stacks[which].get());
-            }
+        machine.fibers.resize(threads);
+        for (int thread = 0; thread < threads; ++thread) {
+            machine.fibers[thread].thread = thread;
+            prepare(&machine.fibers[thread], machine.stacks[thread].get());
         }
         int idle = 0;
         for (bool left = true; left && !wrong;) {
@@ -238,13 +228,11 @@ inline const char* launch(int grid, int threads, int cluster, int shared, std::f
             if (!wrong && left && idle > 2) wrong = "no thread can go on";
         }
         if (!wrong && !machine.bulk.empty()) wrong = "a copy was never waited for";
-        for (Block& block : machine.blocks) {
-            for (auto& [name, barrier] : block.barriers) {
-                if (!wrong && barrier.arrived != 0) wrong = "threads arrived where none waits";
-            }
-            for (auto& [address, signal] : block.signals) {
-                if (!wrong && signal.bytes != 0) wrong = "a signal waits for bytes that never came";
-            }
+        for (auto& [name, barrier] : block.barriers) {
+            if (!wrong && barrier.arrived != 0) wrong = "threads arrived where none waits";
+        }
+        for (auto& [address, signal] : block.signals) {
+            if (!wrong && signal.bytes != 0) wrong = "a signal waits for bytes that never came";
         }
         machine.bulk.clear();
     }
@@ -280,32 +268,27 @@ inline void give(std::deque<std::vector<Order>>& groups, Order order) {
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define CLIPGAP_KERNEL static
-#define CLIPGAP_CLUSTER(size)
-#define CLIPGAP_SHARED(name) unsigned char* const name = emulated::me().block->shared
+#define CLIPGAP_SHARED(name) unsigned char* const name = emulated::block().shared
 #define threadIdx (emulated::Index{emulated::me().thread})
-#define blockIdx (emulated::Index{emulated::me().block->index})
+#define blockIdx (emulated::Index{emulated::block().index})
 #define gridDim (emulated::Index{emulated::machine.grid})
-
-struct uint4 {
-    unsigned x, y, z, w;
-};
 
 inline int min(int a, int b) { return a < b ? a : b; }
 inline int max(int a, int b) { return a > b ? a : b; }
+inline float max(float a, float b) { return a > b ? a : b; }
 inline int __vimax3_s32(int a, int b, int c) { return max(max(a, b), c); }
 inline int __viaddmax_s32(int a, int b, int c) { return max(a + b, c); }
+inline int __viaddmin_s32(int a, int b, int c) { return min(a + b, c); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(unsigned x) { return __builtin_ffs(static_cast<int>(x)); }
-inline int __ldcg(const int* p) { return *p; }
-inline long long __double_as_longlong(double x) {
-    long long bits;
-    std::memcpy(&bits, &x, 8);
-    return bits;
+template <typename Number>
+Number __ldcg(const Number* p) {
+    return *p;
 }
-inline double __longlong_as_double(long long bits) {
-    double x;
-    std::memcpy(&x, &bits, 8);
-    return x;
+inline int __float_as_int(float x) {
+    int bits;
+    std::memcpy(&bits, &x, 4);
+    return bits;
 }
 
 template <typename Number, typename Other>
@@ -327,7 +310,7 @@ Number atomicMin(Number* to, Other value) {
     return before;
 }
 
-inline void __syncthreads() { emulated::meet(emulated::me().block->barriers[0], emulated::machine.threads); }
+inline void __syncthreads() { emulated::meet(emulated::block().barriers[0], emulated::machine.threads); }
 inline void __syncwarp() { emulated::meet(emulated::warp().barrier, 32); }
 
 template <typename Value>
@@ -354,15 +337,7 @@ inline bool __any_sync(unsigned mask, bool mine) { return __ballot_sync(mask, mi
 // csrc/cuda/device.cuh.
 
 inline unsigned shared_address(const void* pointer) {
-    const emulated::Block& block = *emulated::me().block;
-    return static_cast<unsigned>(block.rank) << 24 |
-        static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - block.shared);
-}
-
-inline float half_to_float(unsigned short bits) {
-    _Float16 value;
-    std::memcpy(&value, &bits, 2);
-    return static_cast<float>(value);
+    return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - emulated::block().shared);
 }
 
 inline void copy_async(unsigned to, const void* from) {
@@ -376,10 +351,10 @@ void copy_wait() {
 }
 
 inline void meet(int barrier, int threads) {
-    emulated::meet(emulated::me().block->barriers[barrier], threads);
+    emulated::meet(emulated::block().barriers[barrier], threads);
 }
 inline void arrive(int barrier, int threads) {
-    emulated::arrive(emulated::me().block->barriers[barrier], threads);
+    emulated::arrive(emulated::block().barriers[barrier], threads);
 }
 
 inline void load_matrices(unsigned (&into)[4], unsigned address) {
@@ -397,36 +372,51 @@ inline void load_matrices(unsigned (&into)[4], unsigned address) {
 }
 
 namespace emulated {
+// Bytes of depth of two operands, multiplied as sums of this type ask for it.
+inline int product(const unsigned char* a, const unsigned char* b, int bytes, int) {
+    int sum = 0;
+    for (int k = 0; k < bytes; ++k) {
+        sum += static_cast<signed char>(a[k]) * static_cast<signed char>(b[k]);
+    }
+    return sum;
+}
+inline float product(const unsigned char* a, const unsigned char* b, int bytes, float) {
+    float sum = 0;
+    for (int k = 0; k < bytes; k += 2) {
+        _Float16 x, y;
+        std::memcpy(&x, a + k, 2);
+        std::memcpy(&y, b + k, 2);
+        sum += static_cast<float>(x) * static_cast<float>(y);
+    }
+    return sum;
+}
+
 struct Fragment {
-    signed char a[4][4], b[2][4];
+    unsigned char a[4][4], b[2][4];
 };
 }  // namespace emulated
 
-inline void multiply(int* upper, int* lower, const unsigned (&a)[4], unsigned b0, unsigned b1) {
+template <typename Sum>
+void multiply(Sum* upper, Sum* lower, const unsigned (&a)[4], unsigned b0, unsigned b1) {
     emulated::Fragment mine;
     std::memcpy(mine.a, a, 16);
     std::memcpy(mine.b[0], &b0, 4);
     std::memcpy(mine.b[1], &b1, 4);
     const emulated::Fragment* all = emulated::exchange(mine);
     const int group = emulated::lane() / 4, in_group = emulated::lane() % 4;
-    // Register i of A holds row group (+ 8 for odd i), depths 4 t to 4 t + 3 (+ 16 for i >= 2);
-    // register i of B holds column group, depths 4 t to 4 t + 3 (+ 16 for i = 1).
+    // Register i of A holds row group (+ 8 for odd i), bytes 4 t to 4 t + 3 (+ 16 for i >= 2);
+    // register i of B holds column group, bytes 4 t to 4 t + 3 (+ 16 for i = 1).
     for (int half = 0; half < 2; ++half) {
         for (int e = 0; e < 2; ++e) {
-            int sum = 0;
-            for (int k = 0; k < 32; ++k) {
-                const int t = k % 16 / 4, high = k / 16;
-                sum += all[4 * group + t].a[2 * high + half][k % 4] *
-                    all[4 * (2 * in_group + e) + t].b[high][k % 4];
+            Sum sum = 0;
+            for (int part = 0; part < 8; ++part) {
+                const int t = part % 4, high = part / 4;
+                sum += emulated::product(all[4 * group + t].a[2 * high + half],
+                                         all[4 * (2 * in_group + e) + t].b[high], 4, Sum());
             }
             (half ? lower : upper)[e] += sum;
         }
     }
-}
-
-inline unsigned cluster_rank() { return static_cast<unsigned>(emulated::me().block->rank); }
-inline void cluster_meet() {
-    emulated::meet(emulated::machine.cluster, static_cast<int>(emulated::machine.fibers.size()));
 }
 
 inline void signal_init(unsigned signal, unsigned arrivals) {
@@ -444,9 +434,6 @@ inline void signal_expect(unsigned signal, unsigned bytes) {
     emulated::signal_at(signal).bytes += static_cast<int>(bytes);
     signal_arrive(signal);
 }
-inline void signal_arrive_at(unsigned signal, unsigned rank) {
-    signal_arrive((signal & 0xffffff) | rank << 24);
-}
 inline void signal_wait(unsigned signal, unsigned parity) {
     emulated::Signal& s = emulated::signal_at(signal);
     emulated::wait_until([&] { return (s.phase & 1) != static_cast<int>(parity); });
@@ -463,15 +450,6 @@ inline void copy_bulk(unsigned to, const void* from, unsigned bytes, unsigned si
     });
     if (!emulated::late()) emulated::land_one();
 }
-inline void copy_bulk_to(unsigned to, const void* from, unsigned bytes, unsigned signal, unsigned short blocks) {
-    for (unsigned rank = 0; rank < 16; ++rank) {
-        if (blocks >> rank & 1) {
-            const unsigned there = rank << 24;
-            copy_bulk((to & 0xffffff) | there, from, bytes, (signal & 0xffffff) | there);
-        }
-    }
-}
-
 template <int REGISTERS>
 void give_registers() {}
 template <int REGISTERS>
@@ -489,7 +467,7 @@ void products_wait() {
 namespace emulated {
 // 32 bytes of a row of an operand with 128-byte rows and permuted 16-byte chunks.
 struct Part {
-    signed char at[32];
+    unsigned char at[32];
 
     Part(u64 described, int row) {
         const u32 start = static_cast<u32>(described & 0x3fff) << 4;
@@ -498,27 +476,21 @@ struct Part {
         for (int chunk = 0; chunk < 2; ++chunk) {
             const u32 plain = start + row / 8 * eighth + row % 8 * 128 + 16 * chunk;
             const u32 place = plain ^ (plain >> 7 & 7) << 4;
-            std::memcpy(at + 16 * chunk, me().block->shared + place, 16);
+            std::memcpy(at + 16 * chunk, block().shared + place, 16);
         }
-    }
-
-    int times(const Part& other) const {
-        int sum = 0;
-        for (int k = 0; k < 32; ++k) sum += at[k] * other.at[k];
-        return sum;
     }
 };
 }  // namespace emulated
 
-template <int COLUMNS>
-void multiply_group(int (&upper)[COLUMNS], int (&lower)[COLUMNS], unsigned long long a, unsigned long long b) {
+template <typename Sum, int COLUMNS>
+void multiply_group(Sum (&upper)[COLUMNS], Sum (&lower)[COLUMNS], unsigned long long a, unsigned long long b) {
     const int lane = emulated::lane(), warp = emulated::me().thread % 128 / 32;
     emulated::give(emulated::me().products, [&upper, &lower, a, b, lane, warp] {
         const emulated::Part high(a, 16 * warp + lane / 4), low(a, 16 * warp + 8 + lane / 4);
         for (int i = 0; i < COLUMNS; ++i) {
             const emulated::Part column(b, i / 2 * 8 + lane % 4 * 2 + i % 2);
-            upper[i] += high.times(column);
-            lower[i] += low.times(column);
+            upper[i] += emulated::product(high.at, column.at, 32, Sum());
+            lower[i] += emulated::product(low.at, column.at, 32, Sum());
         }
     });
 }

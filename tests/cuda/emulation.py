@@ -1,4 +1,4 @@
-"""The CUDA kernels on a CPU: `CudaSteps` over the same sources, compiled as C++ (emulated.h)."""
+"""The CUDA filters on a CPU: `CudaFilter` over the same sources, compiled as C++ (emulated.h)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import shutil
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
+from clipgap.kernels.gpu.bounds import Bounds
+from clipgap.kernels.gpu.cuda_filter import CudaFilter
 from clipgap.kernels.gpu.cuda_modules import Argument
-from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, Shape, shape_for
-from clipgap.kernels.gpu.cuda_steps import CudaSteps
+from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, Shape, depth_of, shape_for
+from clipgap.kernels.gpu.panels import Panel
+from clipgap.kernels.gpu.steps import Candidates, Steps
 from tests.building import built
 
 HERE = Path(__file__).parent
@@ -58,27 +60,47 @@ class EmulatedModule:
             if argument is None or isinstance(argument, torch.Tensor):
                 assert argument is None or argument.is_contiguous()
                 held.append(ctypes.c_void_p(None if argument is None else argument.data_ptr()))
-            elif isinstance(argument, np.float32):
-                held.append(ctypes.c_float(argument))
             else:
                 held.append(ctypes.c_int(argument))
         pointers = (ctypes.c_void_p * len(held))(*(ctypes.addressof(one) for one in held))
-        cluster = 2 if kernel.startswith("filter_sm90") else 1
         wrong = library().emulated_launch(
-            kernel.encode(), blocks, threads, cluster, shared, self.landing, pointers
+            kernel.encode(), blocks, threads, shared, self.landing, pointers
         )
         assert wrong is None, f"{kernel}: {wrong.decode()}"
+
+
+class EmulatedSteps(Steps):
+    """The emulated filter, between interpreted steps. Interpreted, the merge would take most of the
+    time; it has tests of its own."""
+
+    def merge(
+        self, candidates: Candidates, panel: Panel, bounds: Bounds, floods: torch.Tensor
+    ) -> None:
+        (count, score, ids), list_score, list_id = candidates, panel.list_score, panel.list_id
+        floods += (count > score.shape[1]).any()
+        for column in count.nonzero()[:, 0].tolist():
+            scores = torch.cat([list_score[column], score[column, : count[column]]]).tolist()
+            theirs = torch.cat([list_id[column], ids[column, : count[column]]]).tolist()
+            entries = {(-one, id) for one, id in zip(scores, theirs, strict=True) if id >= 0}
+            for place, (one, id) in enumerate(sorted(entries)[: list_score.shape[1]]):
+                list_score[column, place], list_id[column, place] = -one, id
+        count.zero_()
+        panel.raise_kth(bounds, list_score[:, -1])
 
 
 def emulated_steps(
     capability: int,
     d: int,
     *,
+    operand: str = "int8",
     shared: int | None = None,
     landing: str = "at once",
     processors: int = 3,
     pairs: int = PAIRS,
     shape: Shape | None = None,
-) -> CudaSteps:
-    shape = shape or shape_for(capability, shared or MOST_SHARED[capability], -(-d // 128) * 128)
-    return CudaSteps(EmulatedModule(landing), torch.device("cpu"), shape, processors, pairs)
+) -> Steps:
+    room = shared or MOST_SHARED[capability]
+    shape = shape or shape_for(capability, room, depth_of(d, operand), operand)
+    cpu = torch.device("cpu")
+    filter = CudaFilter(EmulatedModule(landing), cpu, shape, processors, pairs)
+    return EmulatedSteps(filter, cpu, pairs)

@@ -72,6 +72,14 @@ class Quantise(Protocol):
         ...
 
 
+class LayOut(Protocol):
+    """float16 rows as an operand; see triton_kernels/quantise.py."""
+
+    def __call__(self, rows: torch.Tensor, operand: torch.Tensor) -> None:
+        """Fill `operand` (places, depth) with the rows, and zeros beside them."""
+        ...
+
+
 class Bounds(Protocol):
     """A filter's way to bound scores."""
 
@@ -81,6 +89,7 @@ class Bounds(Protocol):
     always: float  # a bound that every pair reaches
     never: float  # a bound that no pair reaches
     absent: float  # offset or start of what is not there
+    below_terms: torch.Tensor  # (4,) float64, by which the merge kernel does what `below` does
 
     def rows(self, rows: torch.Tensor, places: int) -> Rows:
         """Operands of rows (n, d), padded to `places`."""
@@ -119,6 +128,7 @@ class Grid:
         padded[:, : self.d] = values
         self.step, self.limit = _choose_step(_rotate((padded - centre) * signs))
         self.unit = self.step**2 / BLOCK
+        self.below_terms = _terms(device, self.unit, 1.0, self.always, self.never)
         self.usual_residual = self.norm_max = 0.0
 
     @classmethod
@@ -213,10 +223,11 @@ class Half:
     operand, sums = torch.float16, torch.float32
     always, never, absent = -4.0, 8.0, -8.0
 
-    def __init__(self, d: int, device: torch.device) -> None:
-        self.d, self.device = d, device
+    def __init__(self, d: int, device: torch.device, lay_out: LayOut) -> None:
+        self.d, self.device, self._lay_out = d, device, lay_out
         self.depth = -(-d // 64) * 64
         self.slack = (self.depth + 16) * HALF_LOSS
+        self.below_terms = _terms(device, 1.0, HALF_ROUNDING, self.always, self.never)
 
     def rows(self, rows: torch.Tensor, places: int) -> Rows:
         offset = torch.full((places,), self.absent, device=self.device)
@@ -234,9 +245,13 @@ class Half:
         return (values - HALF_ROUNDING).clamp_(self.always, self.never).float()
 
     def _operand(self, rows: torch.Tensor, places: int) -> torch.Tensor:
-        operand = torch.zeros((places, self.depth), dtype=torch.float16, device=self.device)
-        operand[: len(rows), : self.d] = rows
+        operand = torch.empty((places, self.depth), dtype=torch.float16, device=self.device)
+        self._lay_out(rows, operand)
         return operand
+
+
+def _terms(device: torch.device, *terms: float) -> torch.Tensor:
+    return torch.tensor(terms, dtype=torch.float64, device=device)
 
 
 def _rotate(y: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from clipgap.machine import thread_count
 
 CHIPS = {80: "A100", 90: "H100", 100: "B200"}
 """Compute capability times ten, and a GPU that has it."""
-_DEPTH = 640  # of the operands that are looked at
+_DEPTH = 640  # dimensions of the operands that are looked at
 
 
 @dataclass(frozen=True)
@@ -62,26 +62,29 @@ def _in_triton(capability: int) -> list[BuiltKernel]:
 def _in_cuda(capability: int) -> Iterator[BuiltKernel]:
     """What an install with nvcc left for this chip, if anything."""
     from clipgap.kernels.gpu.cuda_modules import BUILT, CUBINS
-    from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, every_shape
+    from clipgap.kernels.gpu.cuda_shapes import MOST_SHARED, OPERANDS, depth_of, every_shape
     from clipgap.triton_kernels.sass import functions_of, resident
 
     file = BUILT / CUBINS.get(capability, "-")
     if not file.exists():
         return
     room = MOST_SHARED[capability]
-    shapes = {shape.kernel: shape for shape in every_shape(capability, room, _DEPTH)}
+    shapes = {
+        shape.kernel: shape
+        for operand in OPERANDS
+        for shape in every_shape(capability, room, depth_of(_DEPTH, operand), operand)
+    }
     for name, found in functions_of(file.read_bytes()).items():
         shape = shapes.get(name.removesuffix("_margin"))
-        if name.startswith("filter") and shape is None:
-            continue  # of another chip
-        threads, shared = (shape.threads, shape.shared) if shape else (256, 0)
-        fit = resident(capability, threads, found.registers, shared)
+        if shape is None:
+            continue  # of another chip, or too wide for operands of this depth
+        fit = resident(capability, shape.threads, found.registers, shape.shared)
         yield BuiltKernel(
             kernel=f"cuda {name}",
-            config=shape.name if shape else "",
+            config=shape.name,
             capability=capability,
             registers=found.registers,
-            shared=shared,
+            shared=shape.shared,
             spilled=found.spilled,
             per_processor=fit,
             planned=1,

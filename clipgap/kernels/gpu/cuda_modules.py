@@ -1,8 +1,8 @@
 """Compiled CUDA kernels: from the wheel, or compiled here by NVRTC and kept; launched by CuPy.
 
-The wheel holds machine code for sm_80 and sm_90a, PTX for newer chips, and the sources. A file that
-is not there, or that the driver does not take, is no reason to stop: the sources are compiled for
-the device, and the result is kept by the hash of what went into it.
+The wheel holds machine code for sm_80 and sm_90a, and the sources. A chip that neither is for, or
+a file that is not there or that the driver does not take, is no reason to stop: the sources are
+compiled for the device, and the result is kept by the hash of what went into it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ from clipgap.files.atomic import write_atomic
 BUILT = Path(__file__).parents[1] / "_cuda"
 """What setup.py put there."""
 CUBINS = {80: "kernels-sm_80.cubin", 90: "kernels-sm_90a.cubin"}
-PTX = "kernels-compute_80.ptx"
 OPTIONS = ("-std=c++17",)
 
-Argument = torch.Tensor | np.int32 | np.float32 | None
+Argument = torch.Tensor | np.int32 | None
 
 
 class Module(Protocol):
@@ -53,31 +52,33 @@ def load(device: torch.device) -> tuple[Module, int, int]:
 @lru_cache
 def _load(index: int, major: int, minor: int) -> Module:
     file, target = chosen(major, minor)
-    reasons = []
-    if file.exists():
+    refused = file is not None and file.exists()
+    if file is None:
+        why = f"no machine code is built for {target}"
+    elif not refused:
+        why = f"{file.name} was not built (no nvcc at install time)"
+    else:
         try:
             return CupyModule(file, index)
         except Exception as error:  # whatever the driver has against it
-            reasons.append(f"{file.name}: {_first_line(error)}")
-    else:
-        reasons.append(f"{file.name} was not built (no nvcc at install time)")
+            why = f"{file.name}: {_first_line(error)}"
     try:
         module = CupyModule(compiled(target), index)
     except Exception as error:
-        reasons.append(f"NVRTC for {target}: {_first_line(error)}")
         raise MissingDependency(
-            "the CUDA kernels cannot be loaded; use --kernel triton. " + "; ".join(reasons)
+            f"the CUDA kernels cannot be loaded; use --kernel triton. {why}; "
+            f"NVRTC for {target}: {_first_line(error)}"
         ) from error
-    if file.exists():
-        warnings.warn(f"CUDA kernels compiled here by NVRTC: {reasons[0]}", stacklevel=2)
+    if refused:
+        warnings.warn(f"CUDA kernels compiled here by NVRTC: {why}", stacklevel=2)
     return module
 
 
-def chosen(major: int, minor: int) -> tuple[Path, str]:
-    """The file for a chip, and what to compile for where the file does not serve."""
+def chosen(major: int, minor: int) -> tuple[Path | None, str]:
+    """The file for a chip, and what to compile for where no file serves."""
     if (major, minor) == (9, 0):
         return BUILT / CUBINS[90], "sm_90a"
-    return BUILT / (CUBINS[80] if major == 8 else PTX), f"sm_{major}{minor}"
+    return BUILT / CUBINS[80] if major == 8 else None, f"sm_{major}{minor}"
 
 
 def compiled(target: str) -> Path:
@@ -140,7 +141,7 @@ class CupyModule:
         self._cupy, self._index = cupy, index
         with cupy.cuda.Device(index):
             self._module = cupy.RawModule(path=str(file))
-            self._module.get_function("decide")  # loads it
+            _ = self._module.module  # loads it
         self._functions: dict[str, Any] = {}
 
     def launch(

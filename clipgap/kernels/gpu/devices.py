@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +22,11 @@ OLDEST_TRITON = (3, 6)
 """What pyproject.toml asks for; older ones do not compile the kernels."""
 _NEEDED = {
     "triton": {"torch": "torch", "triton": "triton"},
-    "cuda": {"torch": "torch", "cupy": "'clipgap[cuda13]'` (or `'clipgap[cuda12]'"},
+    "cuda": {
+        "torch": "torch",
+        "cupy": "'clipgap[cuda13]'` (or `'clipgap[cuda12]'",
+        "triton": "triton",  # in which all steps but the filter are written
+    },
 }
 
 
@@ -43,7 +47,7 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
     for package, install in _NEEDED[written_in].items():
         if importlib.util.find_spec(package) is None:
             raise MissingDependency(f"{package} is not installed; `pip install {install}`")
-    if in_triton and _triton_version() < OLDEST_TRITON:
+    if _triton_version() < OLDEST_TRITON:
         raise MissingDependency(
             f"triton {'.'.join(map(str, _triton_version()))} is too old for the kernels; "
             "`pip install 'clipgap[triton]'`"
@@ -62,7 +66,7 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
         )
     if not torch.cuda.is_available():
         raise MissingDependency(_why_no_cuda(torch.version.cuda))
-    if in_triton and not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))):
+    if not any(map(shutil.which, (os.environ.get("CC", ""), "gcc", "clang"))):
         raise MissingDependency(
             "Triton needs a C compiler to launch kernels; install gcc or clang, or name one by CC"
         )
@@ -120,6 +124,17 @@ def free_bytes(device: torch.device) -> int | None:
     if device.type != "cuda":
         return None
     return int(torch.cuda.mem_get_info(device)[0])
+
+
+def lock_pages(address: int, size: int) -> Callable[[], object] | None:
+    """Lock pages, so that devices copy from them by themselves; None where that is not allowed."""
+    import torch
+
+    cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
+    for_all_devices = 1
+    if int(cudart.cudaHostRegister(address, size, for_all_devices)):
+        return None
+    return lambda: cudart.cudaHostUnregister(address)
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """The test points on the device, in panels of at most 65,536 columns of one test set.
 
 Columns lie in a spread order: neighbours in a test set are often of one class, and a stride through
-the set makes the first tile a sample of all of it, so that the rows' bounds rise at once. When the
-panels do not fit on the device they live in the host's memory and come over one at a time.
+the set makes the first panel a sample of all of it, so that the rows' bounds rise at once. Within a
+panel the order is then that of how well columns fit the filter's grid. Where panels do not fit on
+the device they live in the host's memory and come over one at a time.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
@@ -115,14 +116,28 @@ def prepare(
     return sets
 
 
-def lists_of(found: DeviceSet, k: int) -> TopK:
-    """The lists of a test set, in the order of the set."""
-    score = np.full((found.size, k), -np.inf)
-    ids = np.full((found.size, k), NO_ID, np.int64)
-    for panel in found.panels:
-        given = panel.given.cpu().numpy()
-        score[given], ids[given] = panel.list_score.cpu().numpy(), panel.list_id.cpu().numpy()
-    return TopK(score, ids)
+def lists_of(found: DeviceSet, k: int) -> Callable[[], TopK]:
+    """The lists of a test set as they are now, in the order of the set; to be called when what is
+    queued on the device has been done."""
+    held = [
+        [_home(tensor) for tensor in (panel.given, panel.list_score, panel.list_id)]
+        for panel in found.panels
+    ]
+
+    def in_order() -> TopK:
+        score = np.full((found.size, k), -np.inf)
+        ids = np.full((found.size, k), NO_ID, np.int64)
+        for given, list_score, list_id in held:
+            score[given.numpy()], ids[given.numpy()] = list_score.numpy(), list_id.numpy()
+        return TopK(score, ids)
+
+    return in_order
+
+
+def _home(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy in the host's memory that is there when the device comes to it."""
+    copy = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
+    return copy.copy_(tensor, non_blocking=True)
 
 
 def load_lists(found: DeviceSet, bounds: Bounds, lists: TopK) -> None:
@@ -146,6 +161,11 @@ def _panel(
     count, places = len(order), -(-len(order) // multiple) * multiple
     halves = torch.from_numpy(np.ascontiguousarray(test.rows[order])).to(device)
     found: Columns = bounds.columns(halves, places)
+    # A tile raises its rows' bounds by its thickest column, so columns lie with those like them.
+    rank = found.thickness[:count].argsort(stable=True)
+    if bool((rank.diff() != 1).any()):
+        order, halves = order[rank.cpu().numpy()], halves[rank]
+        found = bounds.columns(halves, places)
     tau = torch.from_numpy(test.gap[order]) if decides and test.gap is not None else torch.empty(0)
     tau_floor = torch.full((places if decides else 0,), bounds.never, dtype=bounds.sums)
     tau_floor[: len(tau)] = bounds.below(tau.double())

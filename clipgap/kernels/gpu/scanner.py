@@ -14,7 +14,7 @@ the block's results are fetched; then that test set is decided densely for that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from clipgap.kernels.gpu import dense
 from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
-from clipgap.kernels.gpu.devices import free_bytes, telling
-from clipgap.kernels.gpu.panels import DeviceSet, Panel, cut, lists_of, load_lists, prepare
-from clipgap.kernels.gpu.steps import BEHIND, Steps, Survivors, Winners
+from clipgap.kernels.gpu.devices import free_bytes, lock_pages, telling
+from clipgap.kernels.gpu.panels import Panel, cut, lists_of, load_lists, prepare
+from clipgap.kernels.gpu.steps import Steps, Survivors, Winners
 from clipgap.kernels.interface import BlockResult, Counters, Scanner, TestSet, TopK
+from clipgap.memory import Lock
 
 FIRST_ROWS = 2048  # of the first part
 SAMPLE_ROWS = 4096  # give the columns' bounds a start
@@ -49,9 +50,12 @@ class _Tables:
 
         return cls(make(torch.float64), make(torch.int32), make(torch.float64), make(torch.int32))
 
+    def all(self) -> tuple[torch.Tensor, ...]:
+        return self.sim, self.nn, self.margin, self.witness
+
     def fetch(self, other: _Tables) -> None:
-        for name in ("sim", "nn", "margin", "witness"):
-            getattr(self, name).copy_(getattr(other, name), non_blocking=True)
+        for mine, theirs in zip(self.all(), other.all(), strict=True):
+            mine.copy_(theirs, non_blocking=True)
 
 
 class GpuScanner:
@@ -74,6 +78,7 @@ class GpuScanner:
         self.counters = Counters()  # of blocks whose results were fetched
         self._begun = 0  # rows
         self._on_gpu = device.type == "cuda"
+        self.lock_pages: Lock | None = lock_pages if self._on_gpu else None
         d = tests[0].rows.shape[1]
         with telling(device):
             if self._on_gpu:
@@ -84,8 +89,8 @@ class GpuScanner:
             self.name, multiple = self._steps.name, self._steps.multiple
             points = [test.rows for test in tests]
             self.bounds: Bounds = (
-                Half(d, device)
-                if kind == "float16"
+                Half(d, device, self._steps.lay_out)
+                if kind.endswith("float16")
                 else Grid.fit(points, device, self._steps.quantise, multiple)
             )
             room = None if free is None else free // 2
@@ -127,11 +132,30 @@ class GpuScanner:
         """
         self._begun += len(rows)
         with telling(self.device):
-            return _Block(self, self._upload(rows), self._upload(ids))
+            return _Block(self, rows, ids)
 
     def topk(self) -> list[TopK]:
+        return self.topk_later()()
+
+    def topk_later(self) -> Callable[[], list[TopK]]:
         with telling(self.device):
-            return [lists_of(found, self.k) for found in self._sets]
+            lists = [lists_of(found, self.k) for found in self._sets]
+            done = self.mark()
+
+        def fetch() -> list[TopK]:
+            with telling(self.device):
+                done()
+                return [in_order() for in_order in lists]
+
+        return fetch
+
+    def mark(self) -> Callable[[], object]:
+        """What waits for all that is queued now, and for no more."""
+        if not self._on_gpu:
+            return lambda: None
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self.device))
+        return event.synchronize
 
     def load_topk(self, lists: list[TopK]) -> None:
         with telling(self.device):
@@ -148,14 +172,16 @@ class GpuScanner:
             for panel, bound in zip(self._panels(), kth, strict=True):
                 panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
 
-    def _upload(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+    def upload(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
+        """The array on the device; the host's may not change until the device comes to it."""
         if isinstance(array, torch.Tensor):
             return array
         host = torch.from_numpy(np.ascontiguousarray(array))
         if not self._on_gpu:
             return host
-        # The host's side of the copy ends here; the device's runs beside the block before.
-        pinned = host.pin_memory()
+        # Blocks lie in locked pages as a rule (`lock_pages`), and then the device copies from where
+        # they were read to. The copy runs beside the block before.
+        pinned = host if host.is_pinned() else host.pin_memory()
         with torch.cuda.stream(self._copies):
             here = pinned.to(self.device, non_blocking=True)
         compute = torch.cuda.current_stream(self.device)
@@ -223,19 +249,21 @@ class GpuScanner:
         known = self.bounds.rows(rows, places)
         for g, found in enumerate(self._sets):
             winners = Winners.none(n, self.device)
-            best = torch.full(
-                (places,), self.bounds.always, dtype=known.offset.dtype, device=self.device
+            best, lead = torch.full(
+                (2, places), self.bounds.always, dtype=known.offset.dtype, device=self.device
             )
-            margin = best.clone() if found.decides_margin else None
+            margin = lead if found.decides_margin else None
             for panel in found.panels:
                 with panel.on(self.device) as columns:
                     self._tune(known, columns)
                     let_through = self._steps.filter(
                         self.config, known, columns, columns.floor, best, margin
                     )
-                    floods[g] += let_through.lost
-                    floods[g] += self._refine(let_through, rows, ids, columns, winners, floods[-1:])
-            _write(found, out, here, g, winners)
+                    counts = floods[g : g + 1], floods[-1:]
+                    self._refine(let_through, rows, ids, columns, winners, *counts)
+            fixed = None if found.decides_margin else (found.fixed_margin, found.fixed_witness)
+            columns_of_set = [table[here, g] for table in out.all()]
+            self._steps.write(winners, columns_of_set, fixed)
 
     def _refine(
         self,
@@ -244,23 +272,18 @@ class GpuScanner:
         ids: torch.Tensor,
         panel: Panel,
         winners: Winners,
+        floods: torch.Tensor,
         refined: torch.Tensor,
-    ) -> torch.Tensor:
-        """Decide the survivors; returns whether a column had too many candidates."""
-        before = winners.best.clone(), winners.margin.clone()
-        refined += self._steps.score(found, rows, ids, panel, winners, self._candidates)
-        # A row that has risen has left its earlier holder behind.
-        winners.nearest.masked_fill_(winners.best > before[0], BEHIND)
-        winners.witness.masked_fill_(winners.margin > before[1], BEHIND)
+    ) -> None:
+        """Decide the survivors; `floods` rises where a queue or a column's room was too small."""
+        candidates = self._candidates
+        self._steps.score(found, rows, ids, panel, winners, candidates, floods, refined)
         self._steps.decide(found, panel, winners)
-        flooded = (self._candidates[0] > self._candidates[1].shape[1]).any()
-        self._merge(panel)
-        return flooded
+        self._merge(panel, floods)
 
-    def _merge(self, panel: Panel) -> None:
+    def _merge(self, panel: Panel, floods: torch.Tensor) -> None:
         count, score, ids = (tensor[: panel.count] for tensor in self._candidates)
-        self._steps.merge((count, score, ids), panel.list_score, panel.list_id)
-        panel.raise_kth(self.bounds, panel.list_score[:, -1])
+        self._steps.merge((count, score, ids), panel, self.bounds, floods)
 
     def filter_alone(self, rows: torch.Tensor) -> None:
         """The filter of a block with bounds that let nothing through, for measuring it."""
@@ -301,7 +324,7 @@ class GpuScanner:
         for panel in found.panels:
             with panel.on(self.device) as here:
                 dense.decide(rows, ids, here, self.k, best, margin, self._candidates)
-                self._merge(here)
+                self._merge(here, self._zeros((1,), torch.int64))
         out.sim[:, g], out.nn[:, g] = best.score, best.column
         if margin is not None:
             out.margin[:, g], out.witness[:, g] = margin.score, margin.column
@@ -310,11 +333,19 @@ class GpuScanner:
 class _Block:
     """A block on its way."""
 
-    def __init__(self, scanner: GpuScanner, rows: torch.Tensor, ids: torch.Tensor) -> None:
-        self._scanner, self._rows, self._ids = scanner, rows, ids
+    def __init__(
+        self,
+        scanner: GpuScanner,
+        rows: NDArray[np.float16] | torch.Tensor,
+        ids: NDArray[np.int64] | torch.Tensor,
+    ) -> None:
+        self._scanner = scanner
+        # Held until the device has copied them: the next block is read into the same memory.
+        self._given: object = (rows, ids)
+        self._rows, self._ids = scanner.upload(rows), scanner.upload(ids)
         device, sets = scanner.device, len(scanner.tests)
         self._there = self._here = _Tables.empty(len(rows), sets, device)
-        self._floods = scanner.run(rows, ids, self._there)
+        self._floods = scanner.run(self._rows, self._ids, self._there)
         self._on_gpu = device.type == "cuda"
         if self._on_gpu:
             self._here = _Tables.empty(len(rows), sets, torch.device("cpu"), pinned=True)
@@ -322,14 +353,13 @@ class _Block:
             floods = self._floods
             self._floods = torch.empty_like(floods, device="cpu").pin_memory()
             self._floods.copy_(floods, non_blocking=True)
-            self._done = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._done.record(torch.cuda.current_stream(device))
+        self._done = scanner.mark()
 
     def result(self) -> BlockResult:
         scanner = self._scanner
         with telling(scanner.device):
-            if self._on_gpu:
-                self._done.synchronize()
+            self._done()
+            self._given = None
             *floods, survived = self._floods.tolist()
             scanner.count(len(self._rows), survived)
             flooded = [g for g, flood in enumerate(floods) if flood]
@@ -346,23 +376,11 @@ class _Block:
 
 def make_steps(kind: str, device: torch.device, d: int) -> Steps:
     """The kernels behind a kind of filter, imported only where they run."""
-    if kind == "cuda":
-        from clipgap.kernels.gpu.cuda_steps import CudaSteps
+    operand = "float16" if kind.endswith("float16") else "int8"
+    if kind.startswith("cuda"):
+        from clipgap.kernels.gpu.cuda_filter import CudaFilter
 
-        return CudaSteps.on(device, d)
-    from clipgap.kernels.gpu.triton_steps import TritonSteps
+        return Steps(CudaFilter.on(device, d, operand), device)
+    from clipgap.kernels.gpu.triton_filter import TritonFilter
 
-    return TritonSteps(device, 1 if kind == "int8" else 2)
-
-
-def _write(found: DeviceSet, out: _Tables, here: slice, g: int, winners: Winners) -> None:
-    out.sim[here, g], out.nn[here, g] = _value_of(winners.best), winners.nearest
-    if found.decides_margin:
-        out.margin[here, g], out.witness[here, g] = _value_of(winners.margin), winners.witness
-    else:
-        out.margin[here, g], out.witness[here, g] = found.fixed_margin, found.fixed_witness
-
-
-def _value_of(order: torch.Tensor) -> torch.Tensor:
-    """The float64 behind an integer of its order (`order_of` in triton_kernels/refine.py)."""
-    return (order ^ ((order >> 63) & 0x7FFFFFFFFFFFFFFF)).view(torch.float64)
+    return Steps(TritonFilter(device, operand), device)

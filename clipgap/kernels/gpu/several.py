@@ -7,7 +7,7 @@ each other how high their bounds have risen, which only saves work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ class SeveralGpus:
         self._under_way = [0] * len(devices)
         self._since_talk = 0
         self.k = max(1, k)
+        self.lock_pages = self._scanners[0].lock_pages
         self.name = f"{self._scanners[0].name} on {len(devices)} GPUs"
         self.ahead = sum(scanner.ahead for scanner in self._scanners)
 
@@ -77,11 +78,23 @@ class SeveralGpus:
         self._under_way[index] -= 1
 
     def topk(self) -> list[TopK]:
-        merged = []
-        for lists in zip(*(scanner.topk() for scanner in self._scanners), strict=True):
-            sim = np.hstack([held.sim for held in lists])
-            ids = np.hstack([held.id for held in lists])
-            merged.append(TopK(*merge_topk(sim, ids, self.k)))
+        return self.topk_later()()
+
+    def topk_later(self) -> Callable[[], list[TopK]]:
+        asked = [scanner.topk_later() for scanner in self._scanners]
+
+        def merged() -> list[TopK]:
+            return [
+                TopK(
+                    *merge_topk(
+                        np.hstack([held.sim for held in lists]),
+                        np.hstack([held.id for held in lists]),
+                        self.k,
+                    )
+                )
+                for lists in zip(*(fetch() for fetch in asked), strict=True)
+            ]
+
         return merged
 
     def load_topk(self, lists: list[TopK]) -> None:
