@@ -12,6 +12,7 @@ namespace emulated {
 
 typedef int32_t Lanes __attribute__((vector_size(64)));
 typedef float Floats __attribute__((vector_size(64)));
+typedef double Doubles __attribute__((vector_size(64)));
 
 inline __m512i load(const void* from) {
   Lanes value;
@@ -57,6 +58,12 @@ inline __m512i compress(uint16_t mask, const __m512i& a) {
   return (__m512i)lanes;
 }
 
+inline __m512d widen(const __m256& a) {
+  Doubles lanes;
+  for (int i = 0; i < 8; ++i) lanes[i] = a[i];
+  return (__m512d)lanes;
+}
+
 }  // namespace emulated
 
 #define _mm512_loadu_si512 emulated::load
@@ -69,3 +76,6 @@ inline __m512i compress(uint16_t mask, const __m512i& a) {
 #define _mm512_dpbusd_epi32 emulated::dpbusd
 #define _mm512_cmpge_epi32_mask emulated::cmpge
 #define _mm512_fmadd_ps(a, b, c) ((a) * (b) + (c))
+#define _mm512_setzero_pd() ((__m512d)(emulated::Doubles{}))
+#define _mm512_add_pd(a, b) ((__m512d)((a) + (b)))
+#define _mm512_cvtps_pd emulated::widen

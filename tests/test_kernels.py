@@ -121,6 +121,26 @@ def test_a_set_large_enough_for_cells(name: str, kind: str) -> None:
     assert_answers(name, 64, kind, 6, (33, 4200), "all", 500)
 
 
+@pytest.mark.parametrize("name", TWO_LOOKS)
+@pytest.mark.parametrize("set_is", ["in a plane", "one point", "few points", "long rows"])
+def test_sets_that_tell_directions_little(name: str, set_is: str) -> None:
+    """Directions that mean nothing, tails of no length, vectors of 4,096 numbers."""
+    d = 4096 if set_is == "long rows" else 256
+    rows = synthetic.clip_like(230, d)
+    points = synthetic.clip_like(150, d, seed=1)
+    if set_is == "in a plane":
+        flat = np.outer(rows[:150, 0], rows[0]) + np.outer(rows[:150, 1], rows[1])
+        points = admit(flat.astype(np.float64)).rows
+    elif set_is != "long rows":
+        points = points[: 1 if set_is == "one point" else 20]
+    tests = [TestSet("a", points, exact_scores(points, rows[:5]).max(axis=1)), TestSet("b", points)]
+    blocks = make_blocks(rows)
+    with kernel(name) as scanner:
+        assert_equal_answers(
+            answers(scanner(tests, 6), blocks), answers(OracleScanner(tests, 6), blocks)
+        )
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_same_answer_for_any_threads_blocks_and_order(
     name: str, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,8 @@
-// Where among the columns a row's best is likely to be. A few columns stand for all others, each for a
-// *cell* of those that lie nearest to it; of the cell whose representative is nearest to a row, one column
-// gives the row a first bound that is near its last. docs/exactness.md says why bounds may come from anywhere.
+// Where among the columns a row's best is likely to be. For the first look the columns of a set are put in
+// an order in which neighbours lie near each other, so that some panels on end are a *cell*. The cell whose
+// mean is nearest to a row has a column that gives the row a first bound near its last; docs/exactness.md
+// says why bounds may come from anywhere. And what survives of a row lies in few panels, which find the
+// row in the cache.
 
 #pragma once
 
@@ -13,18 +15,25 @@
 namespace clipgap {
 
 struct Cells {
-  // Representatives are the columns of the first panels of a set; a small set has none.
-  std::vector<int64_t> panels_of_set;
-  std::vector<int64_t> first_of_set;  // (sets), its first representative
-  std::vector<int32_t> start;         // by representative: makes its product with a row a closeness
-  std::vector<int64_t> first_panel;   // by representative, and one more: its cell's panels
+  // By set; a small one has no cells, and keeps the order of the scan.
+  std::vector<int64_t> first;   // (sets + 1), its first cell; whole panels of them
+  std::vector<int64_t> panels;  // in each of its cells
 
-  // By place among the panels of cells.
-  std::vector<int32_t> column;  // in scan order
-  std::vector<int32_t> bound;   // as Head::start
-  HugeVector<int32_t> packed;   // as Head::packed
+  // By cell.
+  std::vector<int32_t> start;  // makes the product of its mean with a row a closeness
+  HugeVector<int32_t> packed;  // means, as Head::packed without what is behind the directions
+
+  bool every_set_has_some() const {
+    for (size_t set = 0; set < panels.size(); ++set) {
+      if (first[set] == first[set + 1]) return false;
+    }
+    return true;
+  }
 };
 
-Cells make_cells(const Columns&, const Head&);
+// Columns by place, padding included (-1), in that order.
+std::vector<int64_t> order_of_cells(const Columns&, const float* directions);
+// For columns in that order.
+Cells make_cells(const Columns&, const Head&, const Projected&);
 
 }  // namespace clipgap

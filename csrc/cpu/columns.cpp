@@ -126,6 +126,18 @@ Grid choose_grid(float max_limit, double spread, double smallest,
   return chosen;
 }
 
+double mean_of(const std::vector<double>& numbers) {
+  return std::accumulate(numbers.begin(), numbers.end(), 0.0) / double(numbers.size());
+}
+
+Split split_of(double u, std::vector<double> y, double share, double reach) {
+  const double v = mean_of(y);
+  for (double& x : y) x = std::fabs(x - v);
+  const auto far = y.begin() + int64_t(double(y.size() - 1) * share);
+  std::nth_element(y.begin(), far, y.end());
+  return {u, v, *far, reach};
+}
+
 int32_t bound_below(double x) {
   if (!(x > double(kAlways))) return kAlways;
   if (x >= double(kNever)) return kNever;
@@ -136,8 +148,6 @@ int32_t bound_above(double x) { return -bound_below(-x); }
 
 // docs/exactness.md: with residuals r and centred lengths n, |score - estimate| is at most
 //   r_row * n_column + m_row * r_column,   m = length of the row's integers.
-// To take a row apart from a column, each product charges its usual residual to the other side and
-// only what goes beyond it at that side's largest length.
 RowTerms Columns::terms_of_row(const uint16_t* row, const Quantised& q) const {
   return terms_of(kernels->dot(row, centre_halves.data(), d),
                   rotated_length(q.residual_sq, how.block) + kRotationError,
@@ -145,8 +155,7 @@ RowTerms Columns::terms_of_row(const uint16_t* row, const Quantised& q) const {
 }
 
 RowTerms Columns::terms_of(double shift, double residual, double integers) const {
-  return {shift - centre_sq,
-          integers * usual_residual + norm_max * std::max(0.0, residual - usual_residual)};
+  return {shift - centre_sq, row_residual.of_row(residual) + column_residual.of_row(integers)};
 }
 
 void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int sets,
@@ -215,25 +224,28 @@ void prepare_columns(Columns& columns, const Kernels* kernels, int64_t d, int se
     kernels->pack(integers.data(), width, padded, width, 0, &columns.packed[panel * lanes * width]);
   }
 
-  std::vector<double> sorted;
-  for (int64_t place = 0; place < places; ++place) {
-    if (columns.given[place] >= 0) sorted.push_back(residual[place]);
-  }
-  const auto usual = sorted.begin() + (sorted.size() - 1) * 9 / 10;
-  std::nth_element(sorted.begin(), usual, sorted.end());
-  columns.usual_residual = *usual;
-  columns.norm_max = *std::max_element(norm.begin(), norm.end());
+  const auto of_columns = [&](const std::vector<double>& by_place) {
+    std::vector<double> some;
+    for (int64_t place = 0; place < places; ++place) {
+      if (columns.given[place] >= 0) some.push_back(by_place[place]);
+    }
+    return some;
+  };
   const double step = columns.how.step / std::sqrt(double(columns.how.block));
-  const double longest_row = kStoredNormMax + std::sqrt(columns.centre_sq) +
-                             0.5 * step * std::sqrt(double(padded)) + kRotationError;
+  const double longest_row = 1.01 * (kStoredNormMax + std::sqrt(columns.centre_sq) +
+                                     0.5 * step * std::sqrt(double(padded)) + kRotationError);
+  columns.row_residual =
+      split_of(mean_of(of_columns(residual)), of_columns(norm), 1, longest_row);
+  columns.column_residual = split_of(mean_of(of_columns(length_of_integers)), of_columns(residual),
+                                     kUsualShare, longest_row);
 
   for (int set = 0; set < sets; ++set) {
     for (int64_t place = columns.set_first_panel[set] * width;
          place < columns.set_first_panel[set + 1] * width; ++place) {
       const int64_t from = columns.given[place];
       if (from < 0) continue;
-      const double slack = norm[place] * columns.usual_residual +
-                           longest_row * std::max(0.0, residual[place] - columns.usual_residual);
+      const double slack = columns.row_residual.of_column(norm[place]) +
+                           columns.column_residual.of_column(residual[place]);
       columns.start[place] = bound_above((shift[place] + slack) / columns.unit) -
                              kernels->row_bias * bias[place];
       columns.width[place] = bound_above(2.0 * slack / columns.unit) + 2;

@@ -3,6 +3,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -20,10 +21,11 @@ constexpr int32_t kPadding = kAlways - (1 << 29);  // start value of a column th
 
 // A float32 sum of up to 8192 squares in 8 lanes is off by less than this, relatively.
 constexpr double kSumError = 1e-4;
-// What a row or a column adds to a bound stays below 8: its share of the centring is at most 2.05, its
-// slack at most 2.03 * 2.03 (a residual as long as the longest centred vector, times another one). In
-// units no smaller than this that is below 2^29, and no sum of bounds leaves 32 bits.
-constexpr double kSmallestUnit = 0x1p-26;
+// What a row or a column adds to a bound stays below 32: its share of the centring is at most 2.05, its
+// slack four products of two lengths, none longer than 2.03. In units no smaller than this that is below
+// 2^29, and no sum of bounds leaves 32 bits.
+constexpr double kSmallestUnit = 0x1p-24;
+constexpr double kUsualShare = 0.998;  // of columns whose residuals are not outliers
 
 inline double length(float sum_of_squares) {
   return std::sqrt(double(sum_of_squares)) * (1.0 + kSumError);
@@ -36,6 +38,24 @@ struct Grid {
 };
 Grid choose_grid(float max_limit, double spread, double smallest,
                  const std::function<double(float step, float limit)>& residual_at);
+
+// A product x * y of a number of the row and one of the column, from above and taken apart: what is usual
+// of either is told from columns, rows resemble them. With these u and v,
+//   x * y = x * v + u * (y - v) + (x - u) * (y - v),
+// and the last is small. The row pays for it by how far y usually is from v; columns further away
+// than that pay themselves, as if x were `reach` from u.
+struct Split {
+  double u, v, far, reach;
+
+  double of_row(double x) const { return x * v + std::fabs(x - u) * far; }
+  double of_column(double y) const {
+    const double away = std::fabs(y - v);
+    return u * (y - v) + reach * std::max(0.0, away - far);
+  }
+};
+// `share` of the columns' numbers y are no further from their mean than `far`.
+Split split_of(double u, std::vector<double> y, double share, double reach);
+double mean_of(const std::vector<double>&);
 
 // Largest integer <= x - 1, or smallest >= x + 1: the step aside covers the rounding of x itself.
 int32_t bound_below(double x);
@@ -74,8 +94,9 @@ struct Columns {
   double centre_sq;
   Quantiser how;
   double unit;           // value of one integer step of a dot product
-  double usual_residual; // the residual that the separable bound charges to the other side
-  double norm_max;       // of the centred columns
+  // How far a score can be from its estimate.
+  Split row_residual;     // times the column's length
+  Split column_residual;  // of the column, times the length of the row's integers
 
   // The place behind the last column of a set; what follows is padding.
   int64_t set_end(int64_t set) const {

@@ -85,43 +85,58 @@ Head::Taken Head::take(const Kernels& kernels, const float* y, float norm_sq,
   const double whole = double(norm_sq) * (1 + kSumError);
   const double head = std::max(0.0, taken.norm - 2 * error);
   taken.tail = std::sqrt(std::max(0.0, whole - head * head) + skew * whole) * (1 + 1e-12);
-  const double share = std::sqrt(double(slots)) * step;
-  const double slot = std::min(double(limit), std::ceil(taken.tail / share));
-  taken.tail_kept = slot * share;
+  const double slot = std::min(double(limit), std::nearbyint(taken.tail / share));
+  taken.kept = slot * share;
   std::fill_n(integers + directions, slots, int16_t(slot));
   return taken;
 }
 
 double Head::slack_of_row(const Taken& row) const {
-  return row.integers * usual_residual + norm_max * std::max(0.0, row.residual - usual_residual) +
-         tail_max * std::max(0.0, row.tail - row.tail_kept);
+  const double rest = row.tail - row.kept;
+  // The rest of a tail that is too long for its slots may be anything.
+  const double of_rest = rest > share ? rest * tail_max : row_rest.of_row(rest);
+  return row_residual.of_row(row.residual) + column_residual.of_row(row.integers) + of_rest +
+         column_rest.of_row(row.kept);
 }
 
-Head make_head(const Columns& columns, const float* directions, int64_t count,
-               const std::vector<int64_t>& panels) {
+Projected project_columns(const Columns& columns, const float* directions, int64_t count,
+                          std::vector<int64_t> column) {
   const Kernels& kernels = *columns.kernels;
-  const int64_t d = columns.d, width = kernels.tile_columns;
-  Head head;
-  head.directions = count;
-  const std::vector<float> basis = mixed(directions, count, d);
-  head.skew = skew_of(basis, count, d);
-  head.packed_directions = packed(basis, count, d);
-  head.d = d;
-  const auto place_of = [&](int64_t at) { return panels[at / width] * width + at % width; };
-  const int64_t places = int64_t(panels.size()) * width;
-
-  std::vector<float> y(places * count), norm_sq(places, 0.0f), vector(d);
-  for (int64_t at = 0; at < places; ++at) {
-    const int64_t place = place_of(at);
-    if (columns.given[place] < 0) continue;
-    norm_sq[at] =
-        kernels.centred(&columns.halves[place * d], columns.centre.data(), d, vector.data());
-    kernels.project(vector.data(), 1, d, head.packed_directions.data(), count, &y[at * count]);
+  const int64_t d = columns.d, width = kernels.tile_columns, places = int64_t(column.size());
+  Projected out;
+  out.directions = count;
+  out.basis = mixed(directions, count, d);
+  out.packed_basis = packed(out.basis, count, d);
+  out.y.resize(places * count);
+  out.norm_sq.assign(places, 0.0f);
+  std::vector<float> centred(width * d);
+  for (int64_t first = 0; first < places; first += width) {
+    for (int64_t at = first; at < first + width; ++at) {
+      if (column[at] < 0) continue;
+      out.norm_sq[at] = kernels.centred(&columns.halves[column[at] * d], columns.centre.data(), d,
+                                        &centred[(at - first) * d]);
+    }
+    kernels.project(centred.data(), width, d, out.packed_basis.data(), count, &out.y[first * count]);
   }
+  out.column = std::move(column);
+  return out;
+}
+
+Head make_head(const Columns& columns, const Projected& projected) {
+  const Kernels& kernels = *columns.kernels;
+  const int64_t d = columns.d, width = kernels.tile_columns, count = projected.directions;
+  const int64_t places = int64_t(projected.column.size());
+  const float* y = projected.y.data();
+  Head head;
+  head.d = d;
+  head.directions = count;
+  head.column = projected.column;
+  head.packed_directions = projected.packed_basis;
+  head.skew = skew_of(projected.basis, count, d);
 
   std::vector<int64_t> real;
   for (int64_t at = 0; at < places; ++at) {
-    if (columns.given[place_of(at)] >= 0) real.push_back(at);
+    if (head.column[at] >= 0) real.push_back(at);
   }
   const int64_t every = std::max<int64_t>(1, int64_t(real.size()) / 1024);
   double mean_sq = 0;
@@ -146,7 +161,7 @@ Head make_head(const Columns& columns, const float* directions, int64_t count,
   head.slots = kSlotsAtOnce;
   std::vector<double> tails;
   for (const int64_t at : real) {
-    const double rest = double(norm_sq[at]) - squares(&y[at * count], count);
+    const double rest = double(projected.norm_sq[at]) - squares(&y[at * count], count);
     tails.push_back(std::sqrt(std::max(0.0, rest)));
   }
   const auto most = tails.begin() + (tails.size() - 1) * 99 / 100;
@@ -155,53 +170,67 @@ Head make_head(const Columns& columns, const float* directions, int64_t count,
          std::sqrt(double(head.slots)) * head.step * head.limit < *most * 1.1) {
     head.slots += kSlotsAtOnce;
   }
+  head.share = std::sqrt(double(head.slots)) * head.step;
 
   const int64_t padded = head.padded(), lanes = padded / kernels.group;
-  std::vector<Head::Taken> taken(places);
-  std::vector<double> bias(places, 0.0), residuals;
+  std::vector<double> norm, residual, lengths, tail, kept, rest, bias;  // by real column
   std::vector<int16_t> integers(width * padded);
-  head.packed.resize(panels.size() * lanes * width);
-  head.norm_max = head.tail_max = 0;
-  for (size_t p = 0; p < panels.size(); ++p) {
+  head.packed.resize(places * lanes);
+  for (int64_t first = 0; first < places; first += width) {
     std::fill(integers.begin(), integers.end(), int16_t(0));
-    for (int64_t c = 0; c < width; ++c) {
-      const int64_t at = int64_t(p) * width + c;
-      if (columns.given[place_of(at)] < 0) continue;
-      int16_t* q = &integers[c * padded];
-      taken[at] = head.take(kernels, &y[at * count], norm_sq[at], q);
-      for (int64_t j = 0; j < padded; ++j) bias[at] += q[j];
-      head.norm_max = std::max(head.norm_max, taken[at].norm);
-      head.tail_max = std::max(head.tail_max, taken[at].tail);
-      residuals.push_back(taken[at].residual);
+    for (int64_t at = first; at < first + width; ++at) {
+      if (head.column[at] < 0) continue;
+      int16_t* q = &integers[(at - first) * padded];
+      const Head::Taken taken = head.take(kernels, &y[at * count], projected.norm_sq[at], q);
+      norm.push_back(taken.norm), residual.push_back(taken.residual);
+      lengths.push_back(taken.integers), tail.push_back(taken.tail), kept.push_back(taken.kept);
+      rest.push_back(taken.tail - taken.kept);
+      bias.push_back(std::accumulate(q, q + padded, 0.0));
     }
-    kernels.pack(integers.data(), width, padded, int(width), 0, &head.packed[p * lanes * width]);
+    kernels.pack(integers.data(), width, padded, int(width), 0, &head.packed[first * lanes]);
   }
-  const auto usual = residuals.begin() + (residuals.size() - 1) * 9 / 10;
-  std::nth_element(residuals.begin(), usual, residuals.end());
-  head.usual_residual = *usual;
 
-  const double longest_row =
-      kLongest + 0.5 * head.step * std::sqrt(double(count)) + head.projection_error(kLongest);
+  const double longest = 1.01 * (kLongest + 0.5 * head.step * std::sqrt(double(count)) +
+                                 head.projection_error(kLongest));
+  head.row_residual = split_of(mean_of(residual), norm, 1, longest);
+  head.column_residual = split_of(mean_of(lengths), residual, kUsualShare, longest);
+  head.row_rest = split_of(0, tail, kUsualShare, head.share);
+  head.column_rest = {mean_of(kept), 0, head.share / 2, longest};
+  head.tail_max = *std::max_element(tail.begin(), tail.end());
+
   head.start.assign(places, kPadding);
   head.tau_floor.assign(places, 1 << 29);
-  for (const int64_t at : real) {
-    const int64_t place = place_of(at);
-    const Head::Taken& column = taken[at];
+  for (size_t i = 0; i < real.size(); ++i) {
+    const int64_t at = real[i], place = head.column[at];
     const double shift =
         kernels.dot(&columns.halves[place * d], columns.centre_halves.data(), d);
-    const double slack =
-        column.norm * head.usual_residual +
-        longest_row * std::max(0.0, column.residual - head.usual_residual) +
-        // What the slots cannot hold of this column's tail, whatever the row's.
-        kLongest * 1.01 * std::max(0.0, column.tail - column.tail_kept) +
-        head.skew * kLongest * kLongest;
-    head.start[at] = bound_above((shift + slack) / head.unit) - kernels.row_bias * int32_t(bias[at]);
+    const double slack = head.row_residual.of_column(norm[i]) +
+                         head.column_residual.of_column(residual[i]) +
+                         head.row_rest.of_column(tail[i]) + head.column_rest.of_column(rest[i]) +
+                         head.skew * kLongest * kLongest;
+    head.start[at] = bound_above((shift + slack) / head.unit) - kernels.row_bias * int32_t(bias[i]);
     if (columns.tau_floor[place] < 1 << 29) {
       head.tau_floor[at] =
           std::clamp(bound_below(columns.tau[place] / head.unit), -(1 << 29), 1 << 29);
     }
   }
   return head;
+}
+
+void add_second_look(Head& head, const Columns& columns) {
+  const int64_t lanes = columns.lanes(), width = columns.kernels->tile_columns;
+  const int64_t places = int64_t(head.column.size());
+  head.units.resize(places * lanes);
+  head.full_start.assign(places, kPadding);
+  head.full_tau_floor.assign(places, 1 << 29);
+  for (int64_t at = 0; at < places; ++at) {
+    const int64_t place = head.column[at];
+    if (place < 0) continue;
+    const int32_t* from = &columns.packed[place / width * width * lanes + place % width];
+    for (int64_t lane = 0; lane < lanes; ++lane) head.units[at * lanes + lane] = from[lane * width];
+    head.full_start[at] = columns.start[place];
+    head.full_tau_floor[at] = columns.tau_floor[place];
+  }
 }
 
 }  // namespace clipgap

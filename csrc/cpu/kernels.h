@@ -81,6 +81,11 @@ struct Kernels {
   // out[r][c] = start[c] + dot(row r, column c) for one tile of packed panels.
   void (*tile)(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
                int32_t* out);
+  // One row of such a tile; `row` is the panel of rows from that row on.
+  void (*tile_row)(const int32_t* row, const int32_t* columns, int64_t lanes, const int32_t* start,
+                   int32_t* out);
+  // Which of the tile_columns values of such a row is largest, the first of equal ones.
+  int (*largest)(const int32_t* values);
   // Appends the survivors of a tile to `queue`, returns how many.
   int64_t (*survivors)(const int32_t* tile, const TileBounds&, int32_t first_row,
                        int32_t first_column, int32_t rows, Survivor* queue);
@@ -89,11 +94,11 @@ struct Kernels {
   int64_t (*sift)(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
                   const TileBounds& bounds, int32_t first_row, int32_t count, int32_t* pairs);
   // Second look: of n such pairs of a panel of columns, those that survive at full depth too; returns
-  // how many. Rows and columns are single vectors of `lanes` units. `bounds` and `start` begin at the
-  // first row of the block and at the first column of the panel.
+  // how many, their columns counted in the panel. Rows and columns are single vectors of `lanes` units;
+  // `bounds` and `start` begin at the first row of the block and at the first column of the panel.
   int64_t (*look_again)(const int32_t* rows, const int32_t* columns, int64_t lanes,
-                        const int32_t* start, const TileBounds& bounds, int32_t first_column,
-                        const int32_t* pairs, int64_t n, Survivor* queue);
+                        const int32_t* start, const TileBounds& bounds, const int32_t* pairs,
+                        int64_t n, Survivor* queue);
   double (*dot)(const uint16_t* a, const uint16_t* b, int64_t d);
   // Scalar products of vectors (n, d) with float64 weights (heads, d): (n, heads).
   void (*weigh)(const uint16_t* vectors, int64_t n, int64_t d, const double* weights, int64_t heads,

@@ -13,6 +13,7 @@ namespace clipgap {
 namespace {
 
 typedef float F8 __attribute__((vector_size(32)));
+typedef double D8 __attribute__((vector_size(64)));
 typedef int32_t I8 __attribute__((vector_size(32)));
 typedef int16_t S8 __attribute__((vector_size(16)));
 
@@ -76,6 +77,10 @@ CG_INLINE float sum_of(const F8& v) {
   return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
+CG_INLINE double sum_of(const D8& v) {
+  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+}
+
 template <class Isa>
 Rounded round(const float* y, int64_t n, float grid, float limit, int16_t* out) {
   // Adding and taking away 1.5 * 2^23 rounds to the nearest integer; its bits then are the integer.
@@ -129,6 +134,11 @@ Quantised quantise(const Quantiser& how, const uint16_t* vector, int16_t* out, f
 template <class Isa>
 void pack(const int16_t* integers, int64_t n, int64_t padded, int width, int bias, int32_t* out) {
   const int64_t lanes = padded / Isa::kGroup;
+  if (width == 1 && Isa::kGroup == 4) {  // bytes in their order
+    auto* bytes = reinterpret_cast<unsigned char*>(out);
+    for (int64_t i = 0; i < n * padded; ++i) bytes[i] = static_cast<unsigned char>(integers[i] + bias);
+    return;
+  }
   for (int64_t i = 0; i < n; ++i) {
     const int16_t* from = integers + i * padded;
     int32_t* to = out + (i / width) * lanes * width + i % width;
@@ -265,6 +275,36 @@ __attribute__((noinline)) void tile(const int32_t* rows, const int32_t* columns,
 }
 
 template <class Isa>
+void tile_row(const int32_t* row, const int32_t* columns, int64_t lanes, const int32_t* start,
+              int32_t* out) {
+  using V = typename Isa::V;
+  constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth, S = Isa::kStep;
+  V sum[C];
+  for (int c = 0; c < C; ++c) sum[c] = Isa::load(start + c * W);
+  for (int64_t lane = 0; lane < lanes; lane += S, row += S * R, columns += S * C * W) {
+    V x[S], column[S];
+    for (int s = 0; s < S; ++s) x[s] = Isa::splat(row[s * R]);
+    for (int c = 0; c < C; ++c) {
+      for (int s = 0; s < S; ++s) column[s] = Isa::load(columns + (s * C + c) * W);
+      sum[c] = Isa::dot(sum[c], x, column);
+    }
+  }
+  for (int c = 0; c < C; ++c) Isa::store(out + c * W, sum[c]);
+}
+
+template <class Isa>
+int largest(const int32_t* values) {
+  using V = typename Isa::V;
+  constexpr int C = Isa::kVectors, W = Isa::kWidth;
+  int32_t most = values[0];
+  for (int c = 1; c < C * W; ++c) most = values[c] > most ? values[c] : most;
+  uint32_t where = 0;
+  const V all = Isa::splat(most);
+  for (int c = 0; c < C; ++c) where |= Isa::reaches(Isa::load(values + c * W), all) << (c * W);
+  return __builtin_ctz(where);
+}
+
+template <class Isa>
 __attribute__((noinline)) void reach(const int32_t* rows, const int32_t* columns, int64_t lanes,
                                      const int32_t* start, const TileBounds& bounds,
                                      uint32_t* alive) {
@@ -337,8 +377,8 @@ int64_t survivors(const int32_t* tile, const TileBounds& bounds, int32_t first_r
 template <class Isa>
 __attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t* columns,
                                              int64_t lanes, const int32_t* start,
-                                             const TileBounds& bounds, int32_t first_column,
-                                             const int32_t* pairs, int64_t n, Survivor* queue) {
+                                             const TileBounds& bounds, const int32_t* pairs,
+                                             int64_t n, Survivor* queue) {
   using V = typename Isa::V;
   constexpr int W = Isa::kWidth, S = Isa::kStep;
   constexpr int kAtOnce = 4;
@@ -371,7 +411,7 @@ __attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t*
       const int32_t r = row[j], c = column[j], bound = start[c] + dots[j];
       const bool alive = (bound >= bounds.row[r]) | (bound + bounds.offset[r] >= bounds.column[c]) |
                          (bound >= bounds.margin[r] + bounds.tau[c]);
-      *next = {r, first_column + c, bound};
+      *next = {r, c, bound};
       next += alive;
     }
   }
@@ -407,12 +447,6 @@ double dot(const uint16_t* a, const uint16_t* b, int64_t d) {
     Isa::add_products(odd, x + 8, t + 8);
   }
   return Isa::total(even, odd);
-}
-
-typedef double D8 __attribute__((vector_size(64)));
-
-CG_INLINE double sum_of(D8 v) {
-  return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
 }
 
 // Two columns of weights at a time, so that rows are widened half as often.

@@ -26,7 +26,7 @@ int32_t RowBlock::rows_in_panel(int64_t i) const {
   return int32_t(std::min(width, n_ - i * width));
 }
 
-void RowBlock::take(const uint16_t* rows, int64_t n, const Head* head) {
+void RowBlock::take(const uint16_t* rows, int64_t n, const Head* head, bool tiles) {
   const Kernels& kernels = *columns_.kernels;
   const int64_t width = kernels.tile_rows, padded = columns_.how.padded, lanes = columns_.lanes();
   n_ = n;
@@ -47,8 +47,10 @@ void RowBlock::take(const uint16_t* rows, int64_t n, const Head* head) {
       full.set_terms(row, terms, columns_.unit);
       low_offset[row] = bound_below((terms.shift - terms.slack) / columns_.unit);
     }
-    kernels.pack(integers_.data(), width, padded, width, kernels.row_bias,
-                 &packed_[p * width * lanes]);
+    if (tiles) {
+      kernels.pack(integers_.data(), width, padded, width, kernels.row_bias,
+                   &packed_[p * width * lanes]);
+    }
     if (!head) continue;
     kernels.pack(integers_.data(), width, padded, 1, kernels.row_bias, &units_[p * width * lanes]);
     take_heads(rows, p, count);

@@ -33,8 +33,8 @@ class RowBlock {
  public:
   RowBlock(const Columns&, int64_t capacity);
 
-  // Quantises and packs `n` rows; with a head, for both looks.
-  void take(const uint16_t* rows, int64_t n, const Head* head = nullptr);
+  // Quantises and packs `n` rows; with a head, for both looks, and for tiles at full depth if need be.
+  void take(const uint16_t* rows, int64_t n, const Head* head = nullptr, bool tiles = true);
   // Takes columns in the place of rows: `n` of them from this place on.
   void take_columns(int64_t place, int64_t n);
   // Puts every row back to "nothing known" for a test set.

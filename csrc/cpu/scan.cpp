@@ -18,6 +18,7 @@ constexpr int64_t kLargestBlock = 1536;
 constexpr double kFlood = 0.3;
 constexpr int64_t kHeld = 256;  // survivors of a second look that are worth deciding
 constexpr int64_t kAhead = 4;   // pairs whose vectors are on their way from memory
+constexpr int64_t kCells = 4;   // in which a row's first column is looked for
 constexpr int64_t kSampleRows = 2048;  // rows that give the column bounds a start
 constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
 
@@ -53,6 +54,7 @@ class Worker {
         tile_(kernels_.tile_rows * kernels_.tile_columns),
         column_bounds_(kernels_.tile_columns, kNever),
         head_bounds_(kernels_.tile_columns, kNever),
+        begun_(capacity),
         queue_((capacity + kernels_.tile_rows) * kernels_.tile_columns + kHeld),
         pairs_(head ? queue_.size() + kBeyond : 0) {}
 
@@ -60,19 +62,21 @@ class Worker {
   void scan(const uint16_t* rows, const int64_t* ids, const int32_t* near, int64_t n, int64_t first,
             Results out) {
     rows_ = rows, ids_ = ids;
-    block_.take(rows, n, head_);
+    block_.take(rows, n, head_, !head_ || !(near || cells_->every_set_has_some()));
     wide_rows_.clear();
     for (int64_t set = 0; set < columns_.sets; ++set) {
       block_.begin_set(set);
-      const bool bounded = near || (head_ && cells_->panels_of_set[set] > 0);
+      std::fill(begun_.begin(), begun_.end(), -1);
+      const bool bounded = near || (head_ && cells_->first[set] < cells_->first[set + 1]);
       if (near) {
-        bound_rows_by(near + first * columns_.sets, set);
+        begin_near(near + first * columns_.sets, set);
       } else if (bounded) {
-        bound_rows(set);
+        begin_in_cells(set);
       }
+      if (bounded) bound_rows(set);
       const int64_t first_panel = columns_.set_first_panel[set];
       for (int64_t p = first_panel; p < columns_.set_first_panel[set + 1]; ++p) {
-        topk_.read_bounds(p * kernels_.tile_columns, column_bounds_);
+        read_column_bounds(p);
         // In the first panel all may survive, for want of bounds, and the best of a row ends that.
         const bool twice = head_ && (bounded || p > first_panel);
         const int64_t held = found_;
@@ -145,11 +149,12 @@ class Worker {
     const double unit = head_ ? head_->unit : columns_.unit;
     const RowBounds& of_rows = head_ ? block_.first : block_.full;
     for_each_tile([&](int64_t p, int64_t q) {
-      if (head_) compute_head_tile(*head_, p, q);
+      if (head_) compute_head_tile(p, q);
       for (int32_t r = 0; r < block_.rows_in_panel(q); ++r) {
         for (int c = 0; c < kernels_.tile_columns; ++c) {
           const int64_t row = q * kernels_.tile_rows + r;
-          const int64_t given = columns_.given[p * kernels_.tile_columns + c];
+          const int64_t at = p * kernels_.tile_columns + c, place = head_ ? head_->column[at] : at;
+          const int64_t given = place < 0 ? -1 : columns_.given[place];
           if (given < 0) continue;
           bounds[row * columns_.count + given] =
               unit * (double(tile_[r * kernels_.tile_columns + c]) + of_rows.offset[row]);
@@ -160,13 +165,14 @@ class Worker {
 
   // Of the pairs of these rows with some panels of columns, how many a head lets through, when the best
   // score and margin of each row are known.
-  int64_t survivors_of(const Head& head, const std::vector<int64_t>& panels, const uint16_t* rows,
-                       int64_t n, const Results& known) {
-    block_.take(rows, n, &head);
+  int64_t survivors_of(const Head& head, const uint16_t* rows, int64_t n, const Results& known) {
+    const int64_t width = kernels_.tile_columns;
+    head_ = &head;
+    block_.take(rows, n, head_, false);
     pairs_.resize(queue_.size() + kBeyond);
     int64_t found = 0, set = -1;
-    for (size_t at = 0; at < panels.size(); ++at) {
-      for (; set < 0 || panels[at] >= columns_.set_first_panel[set + 1];) {
+    for (int64_t p = 0; p * width < int64_t(head.column.size()); ++p) {
+      for (; set < 0 || head.column[p * width] >= columns_.set_first_panel[set + 1] * width;) {
         block_.begin_set(++set);
         for (int64_t i = 0; i < n; ++i) {
           const int64_t from = i * columns_.sets + set;
@@ -174,8 +180,8 @@ class Worker {
           block_.improve_margin(i, known.margin[from], known.witness[from]);
         }
       }
-      topk_.read_bounds(panels[at] * kernels_.tile_columns, column_bounds_);
-      found += filter_heads(head, int64_t(at));
+      read_column_bounds(p);
+      found += filter_heads(p);
     }
     return found;
   }
@@ -188,11 +194,20 @@ class Worker {
                   columns_.lanes(), &columns_.start[p * kernels_.tile_columns], tile_.data());
   }
 
-  // `at` is the place of the panel among those that the head was made for.
-  void compute_head_tile(const Head& head, int64_t at, int64_t q) {
-    const int64_t width = kernels_.tile_columns, lanes = head.padded() / kernels_.group;
-    kernels_.tile(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
-                  &head.start[at * width], tile_.data());
+  void compute_head_tile(int64_t p, int64_t q) {
+    const int64_t width = kernels_.tile_columns, lanes = head_->padded() / kernels_.group;
+    kernels_.tile(block_.head_panel(q), &head_->packed[p * width * lanes], lanes,
+                  &head_->start[p * width], tile_.data());
+  }
+
+  // What the columns of a panel ask of a row; with a head they are in its order.
+  void read_column_bounds(int64_t p) {
+    const int64_t width = kernels_.tile_columns;
+    if (!head_) return topk_.read_bounds(p * width, column_bounds_);
+    for (int64_t c = 0; c < width; ++c) {
+      const int64_t place = head_->column[p * width + c];
+      column_bounds_[c] = place < 0 ? kNever : topk_.bound(place);
+    }
   }
 
   template <class Each>
@@ -241,112 +256,124 @@ class Worker {
   }
 
   // The same with heads; returns how many pairs are left.
-  int64_t filter_heads(const Head& head, int64_t at) {
-    const int64_t width = kernels_.tile_columns, lanes = head.padded() / kernels_.group;
+  int64_t filter_heads(int64_t p) {
+    const int64_t width = kernels_.tile_columns, lanes = head_->padded() / kernels_.group;
     for (int64_t c = 0; c < width; ++c) {
       const int32_t bound = column_bounds_[c];
       head_bounds_[c] = bound == kAlways || bound == kNever
                             ? bound
-                            : bound_below(double(bound) * (columns_.unit / head.unit));
+                            : bound_below(double(bound) * (columns_.unit / head_->unit));
     }
     int64_t left = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
                               &block_.first.offset[row], head_bounds_.data(),
-                              &head.tau_floor[at * width]};
-      left += kernels_.sift(block_.head_panel(q), &head.packed[at * width * lanes], lanes,
-                              &head.start[at * width], bounds, int32_t(row),
-                              block_.rows_in_panel(q), &pairs_[left]);
+                              &head_->tau_floor[p * width]};
+      left += kernels_.sift(block_.head_panel(q), &head_->packed[p * width * lanes], lanes,
+                            &head_->start[p * width], bounds, int32_t(row),
+                            block_.rows_in_panel(q), &pairs_[left]);
     }
     return left;
   }
 
   // Heads first; whoever survives that is looked at in full.
   void filter_twice(int64_t p) {
-    const int64_t place = p * kernels_.tile_columns;
-    const int64_t left = filter_heads(*head_, p);
+    const int64_t at = p * kernels_.tile_columns;
+    const int64_t left = filter_heads(p);
     full_depth += left;
     const TileBounds bounds{block_.full.best.data(), block_.full.margin.data(),
                             block_.full.offset.data(), column_bounds_.data(),
-                            &columns_.tau_floor[place]};
-    const int64_t alive = kernels_.look_again(block_.units(), &head_->units[place * columns_.lanes()],
-                                 columns_.lanes(), &columns_.start[place], bounds, int32_t(place),
-                                 pairs_.data(), left, &queue_[found_]);
+                            &head_->full_tau_floor[at]};
+    Survivor* const pairs = &queue_[found_];
+    const int64_t alive = kernels_.look_again(block_.units(), &head_->units[at * columns_.lanes()],
+                                              columns_.lanes(), &head_->full_start[at], bounds,
+                                              pairs_.data(), left, pairs);
+    for (int64_t i = 0; i < alive; ++i) pairs[i].column = int32_t(head_->column[at + pairs[i].column]);
     found_ += alive;
     survivors += alive;
   }
 
-  // Gives every row a bound: the score of the column that it is said to be near.
-  void bound_rows_by(const int32_t* near, int64_t set) {
-    for (int32_t i = 0; i < block_.size(); ++i) {
-      const int64_t column = columns_.set_first[set] + near[i * columns_.sets + set];
-      ++survivors;
-      refine({i, int32_t(columns_.place[column]), kAlways}, set);
+  // A first column for each row: the one that it is said to be near.
+  void begin_near(const int32_t* near, int64_t set) {
+    for (int64_t i = 0; i < block_.size(); ++i) {
+      begun_[i] = int32_t(columns_.place[columns_.set_first[set] + near[i * columns_.sets + set]]);
     }
   }
 
-  // Gives every row a bound: the score of the most promising column of the nearest cell.
-  void bound_rows(int64_t set) {
+  // The same: the most promising one of the nearest cells.
+  void begin_in_cells(int64_t set) {
     const int64_t height = kernels_.tile_rows, width = kernels_.tile_columns;
     const int64_t lanes = head_->padded() / kernels_.group;
-    const int64_t first = cells_->first_of_set[set];
-    std::vector<int32_t> closeness(height), nearest(height);
-    std::vector<Survivor> promising(height);
+    const int64_t lanes_of_mean = head_->directions / kernels_.group;
+    const int64_t first = cells_->first[set], each = cells_->panels[set];
+    const int64_t groups = (cells_->first[set + 1] - first) / width;
+    const int64_t some = std::min(groups, kCells);
+    struct Cell {
+      int32_t closeness;
+      int64_t cell;
+      bool operator<(const Cell& other) const { return closeness > other.closeness; }
+    };
+    std::vector<Cell> nearest(height * groups);  // of each panel of cells, for every row
     for (int64_t q = 0; q < block_.panels(); ++q) {
-      const int32_t rows = block_.rows_in_panel(q);
-      std::fill(closeness.begin(), closeness.end(), kPadding);
-      for (int64_t p = 0; p < cells_->panels_of_set[set]; ++p) {
-        const int64_t panel = columns_.set_first_panel[set] + p;
-        kernels_.tile(block_.head_panel(q), &head_->packed[panel * width * lanes],
-                      head_->directions / kernels_.group, &cells_->start[first + p * width],
-                      tile_.data());
-        for (int32_t r = 0; r < rows; ++r) {
-          for (int64_t c = 0; c < width; ++c) {
-            const int32_t value = tile_[r * width + c];
-            if (value > closeness[r]) closeness[r] = value, nearest[r] = int32_t(first + p * width + c);
-          }
+      const int32_t* rows = block_.head_panel(q);
+      for (int64_t g = 0; g < groups; ++g) {
+        const int64_t cell = first + g * width;
+        kernels_.tile(rows, &cells_->packed[cell * lanes_of_mean], lanes_of_mean,
+                      &cells_->start[cell], tile_.data());
+        for (int64_t r = 0; r < height; ++r) {
+          const int64_t c = kernels_.largest(&tile_[r * width]);
+          nearest[r * groups + g] = {tile_[r * width + c], g * width + c};
         }
       }
-      for (int32_t r = 0; r < rows; ++r) {
-        Survivor best{int32_t(q * height + r), -1, kAlways};
-        for (int64_t p = cells_->first_panel[nearest[r]]; p < cells_->first_panel[nearest[r] + 1]; ++p) {
-          kernels_.tile(block_.head_panel(q), &cells_->packed[p * width * lanes], lanes,
-                        &cells_->bound[p * width], tile_.data());
-          for (int64_t c = 0; c < width; ++c) {
-            const int32_t value = tile_[r * width + c];
-            if (value > best.bound) best.bound = value, best.column = cells_->column[p * width + c];
+      for (int32_t r = 0; r < block_.rows_in_panel(q); ++r) {
+        Cell* const cells = &nearest[r * groups];
+        std::partial_sort(cells, cells + some, cells + groups);
+        int32_t most = kPadding;
+        for (int64_t i = 0; i < some; ++i) {
+          const int64_t begin = columns_.set_first_panel[set] + cells[i].cell * each;
+          const int64_t end = std::min(begin + each, columns_.set_first_panel[set + 1]);
+          for (int64_t p = begin; p < end; ++p) {
+            kernels_.tile_row(rows + r, &head_->packed[p * width * lanes], lanes,
+                              &head_->start[p * width], tile_.data());
+            const int64_t c = kernels_.largest(tile_.data());
+            if (tile_[c] <= most) continue;
+            most = tile_[c];
+            begun_[q * height + r] = int32_t(head_->column[p * width + c]);
           }
         }
-        promising[r] = best;
-        if (best.column >= 0) prefetch(best);
-      }
-      for (int32_t r = 0; r < rows; ++r) {
-        if (promising[r].column < 0) continue;
-        ++survivors;
-        refine(promising[r], set);
       }
     }
+  }
+
+  // Gives every row a bound: the score of the column that it begins with.
+  void bound_rows(int64_t set) {
+    const int32_t n = int32_t(block_.size());
+    for (int32_t i = 0; i < n; ++i) {
+      if (i + kAhead < n) prefetch({i + int32_t(kAhead), begun_[i + kAhead], kAlways});
+      refine({i, begun_[i], kAlways}, set);
+    }
+    survivors += n;
   }
 
   // Decides the survivors row by row, the most promising of a row first: its exact score raises the
   // row's bound at once, and most of the others fall below it.
   void settle(int64_t set) {
-    const Survivor* end = queue_.data() + found_;
-    for (const Survivor* pair = queue_.data(); pair != end && pair != queue_.data() + kAhead; ++pair) {
-      prefetch(*pair);
-    }
+    Survivor* const end = queue_.data() + found_;
     for (Survivor* run = queue_.data(); run != end;) {
-      Survivor* after = run;
-      Survivor* first = run;
+      Survivor *after = run, *first = run;
       for (; after != end && after->row == run->row; ++after) {
         if (after->bound > first->bound) first = after;
       }
       std::swap(*run, *first);
-      for (; run != after; ++run) {
-        if (run + kAhead < end) prefetch(run[kAhead]);
-        if (still_alive(*run)) refine(*run, set);
-      }
+      run = after;
+    }
+    for (const Survivor* pair = queue_.data(); pair != std::min(end, queue_.data() + kAhead); ++pair) {
+      prefetch(*pair);
+    }
+    for (const Survivor* pair = queue_.data(); pair != end; ++pair) {
+      if (pair + kAhead < end) prefetch(pair[kAhead]);
+      if (pair->column != begun_[pair->row] && still_alive(*pair)) refine(*pair, set);
     }
     found_ = 0;
   }
@@ -372,12 +399,15 @@ class Worker {
 
   // All pairs of a panel of columns with all rows of the block.
   void decide_densely(int64_t p, int64_t set) {
-    const int64_t d = columns_.d, place = p * kernels_.tile_columns, n = block_.size();
+    const int64_t d = columns_.d, first_place = p * kernels_.tile_columns, n = block_.size();
     const int64_t width =
-        std::min<int64_t>(kernels_.tile_columns, columns_.set_end(set) - place);
+        std::min<int64_t>(kernels_.tile_columns, columns_.set_end(set) - first_place);
+    std::vector<int64_t> place(width);
     wide_columns_.resize(d * kernels_.tile_columns);
-    kernels_.widen(&columns_.halves[place * d], width, d, kernels_.tile_columns,
-                   wide_columns_.data());
+    for (int64_t c = 0; c < width; ++c) {
+      place[c] = head_ ? head_->column[first_place + c] : first_place + c;
+      kernels_.widen(&columns_.halves[place[c] * d], 1, d, kernels_.tile_columns, &wide_columns_[c]);
+    }
     if (wide_rows_.empty()) {
       wide_rows_.resize(n * d);
       for (int64_t i = 0; i < n; ++i) kernels_.widen(rows_ + i * d, 1, d, 1, &wide_rows_[i * d]);
@@ -392,7 +422,7 @@ class Worker {
       kernels_.exact(rows, wide_columns_.data(), d, scores.data());
       for (int64_t r = 0; r < std::min<int64_t>(kExactRows, n - first); ++r) {
         for (int64_t c = 0; c < width; ++c) {
-          decide(first + r, place + c, set, scores[r * kernels_.tile_columns + c]);
+          decide(first + r, place[c], set, scores[r * kernels_.tile_columns + c]);
         }
       }
     }
@@ -415,6 +445,7 @@ class Worker {
   RowBlock block_;
   std::vector<int32_t> tile_;
   std::vector<int32_t> column_bounds_, head_bounds_;  // of the panel at hand, at full depth and before
+  std::vector<int32_t> begun_;  // by row, the column that it began with, or -1
   std::vector<Survivor> queue_;
   std::vector<int32_t> pairs_;  // that survive the first look
   int64_t found_ = 0;
@@ -512,16 +543,21 @@ int64_t Scanner::share_of(int64_t n) const {
 int64_t Scanner::best_head(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
                            const Results& known) {
   const Kernels& kernels = *columns_.kernels;
-  std::vector<int64_t> panels;
+  const int64_t width = kernels.tile_columns;
   const int64_t step = (columns_.panels + kTrialPanels - 1) / kTrialPanels;
-  for (int64_t p = 0; p < columns_.panels; p += step) panels.push_back(p);
-  const double pairs = double(panels.size()) * double(kernels.tile_columns) * double(n);
+  std::vector<int64_t> sample;
+  for (int64_t p = 0; p < columns_.panels; p += step) {
+    for (int64_t place = p * width; place < (p + 1) * width; ++place) {
+      sample.push_back(columns_.given[place] < 0 ? -1 : place);
+    }
+  }
+  const double pairs = double(sample.size()) * double(n);
   double lowest = kWorthIt * (double(columns_.lanes()) + kCheck);
   int64_t best = 0;
   Worker worker(columns_, nullptr, nullptr, topk_, n);
   for (int64_t some = kDirections; some <= count; some += some < 128 ? kDirections : 64) {
-    const Head head = make_head(columns_, directions, some, panels);
-    const double share = double(worker.survivors_of(head, panels, rows, n, known)) / pairs;
+    const Head head = make_head(columns_, project_columns(columns_, directions, some, sample));
+    const double share = double(worker.survivors_of(head, rows, n, known)) / pairs;
     const double projecting =
         kProject * double(some) * double(columns_.d) / double(columns_.count);
     const double cost =
@@ -537,22 +573,12 @@ void Scanner::use_directions(const float* directions, int64_t count, const uint1
   const int64_t best = n ? best_head(directions, count, rows, n, known) : count;
   if (!best) return head_.reset();
   if (head_ && head_->directions == best) return;  // the same as before
-  std::vector<int64_t> panels(columns_.panels);
-  std::iota(panels.begin(), panels.end(), 0);
   head_.reset();
-  Head head = make_head(columns_, directions, best, panels);
-  // The second look reads single columns.
-  const int64_t lanes = columns_.lanes(), width = columns_.kernels->tile_columns;
-  head.units.resize(columns_.packed.size());
-  for (int64_t p = 0; p < columns_.panels; ++p) {
-    const int32_t* from = &columns_.packed[p * lanes * width];
-    for (int64_t lane = 0; lane < lanes; ++lane) {
-      for (int64_t c = 0; c < width; ++c) {
-        head.units[(p * width + c) * lanes + lane] = from[lane * width + c];
-      }
-    }
-  }
-  cells_ = make_cells(columns_, head);
+  const Projected projected =
+      project_columns(columns_, directions, best, order_of_cells(columns_, directions));
+  Head head = make_head(columns_, projected);
+  cells_ = make_cells(columns_, head, projected);
+  add_second_look(head, columns_);
   head_ = std::move(head);
 }
 

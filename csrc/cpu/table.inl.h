@@ -23,6 +23,8 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           project<Isa>,
           pack<Isa>,
           tile<Isa>,
+          tile_row<Isa>,
+          largest<Isa>,
           survivors<Isa>,
           sift<Isa>,
           look_again<Isa>,

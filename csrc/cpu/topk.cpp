@@ -22,7 +22,8 @@ void TopK::publish(int64_t column, int32_t bound) {
 }
 
 void TopK::offer(int64_t column, double score, int64_t id) {
-  if (!k_) return;
+  // Most do not get in, and need not look at the list for that.
+  if (!k_ || bound_above(score / unit_) < bound(column)) return;
   double* scores = &scores_[column * k_];
   int64_t* ids = &ids_[column * k_];
   const auto before = [&](int64_t slot) {  // does the held entry stay ahead of the new one?
