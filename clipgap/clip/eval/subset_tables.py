@@ -1,10 +1,11 @@
 """Accuracies of subsets of a set, of checkpoints and of pools of checkpoints.
 
 EVAL/subsets.parquet           a row for each subset, what is chosen from, what is averaged over
-EVAL/subsets_paired.parquet    differences between two checkpoints, or two pools, of the same
+EVAL/subsets_paired.parquet    differences of the same between two of them
 
 Checkpoints of a pool, such as those of several seeds, are averaged image by image. Images are what
-intervals are over: an image that two seeds saw counts as one.
+intervals are over: an image that two seeds saw counts as one. Differences are those of pools and of
+checkpoints that are in none: of a pool's own checkpoints there would be many, and nobody asks.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ def subset_tables(
     if not subsets and not pools:
         return [], []
     contenders = {**{name: [name] for name in tables}, **pools}
+    pooled = {name for of in pools.values() for name in of}
     found: list[dict[str, Any]] = []
     paired: list[dict[str, Any]] = []
     for place, subset in _places(entry["name"], subsets):
@@ -92,7 +94,7 @@ def subset_tables(
                 {"checkpoint": name, **place, "over": over, **_accuracy(each, over)}
                 for name, each in right.items()
             ]
-            for first, second in combinations(right, 2):
+            for first, second in combinations([name for name in right if name not in pooled], 2):
                 shared = set(contenders[first]) & set(contenders[second])
                 if not shared and len(right[first].share):
                     interval = _difference(right[first], right[second], over, draws, seed)
