@@ -17,10 +17,11 @@ import pytest
 
 from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, ResumeError, ShareDone, UsageError
+from clipgap.files.documents import read_document
 from clipgap.files.sums import FileSum
 from clipgap.kernels.interface import NO_ID, TopK
 from clipgap.kernels.oracle import merge_topk
-from clipgap.runs import run
+from clipgap.runs import output, run
 from clipgap.runs.executors import Here, Processes
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.shares import SHARE, Share, parts_folder
@@ -226,6 +227,42 @@ def test_links_do_not_lead_out(parts: list[Path], tmp_path: Path) -> None:
     assert not tree(elsewhere)
 
 
+@pytest.mark.parametrize("planted", ["parts/1.txt", "parts", PROGRESS])
+def test_links_are_not_taken_out_of_a_part(parts: list[Path], tmp_path: Path, planted: str) -> None:
+    """What they lead to has the right content now, and is somebody else's to change."""
+    elsewhere = tmp_path / "elsewhere"
+    (parts[1] / planted).rename(elsewhere)
+    (parts[1] / planted).symlink_to(elsewhere)
+    order = [parts[1], parts[0], parts[2]]  # notes are those of the first
+    refused(tmp_path / "deep/er/out", order, f"{parts[1] / planted} is a link to {elsewhere}")
+    assert not (tmp_path / "deep").exists()
+
+
+def test_what_all_parts_have_is_read_once_and_equal_plans_too(
+    parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = part(tmp_path / "out", [0, 1], parts=parts[:2])
+    read: list[Path] = []
+
+    def noting(path: Path) -> FileSum:
+        read.append(path)
+        return whole_sum(path)
+
+    plans: list[Path] = []
+
+    def noting_plans(path: Path, form: Any) -> Any:
+        plans.append(path)
+        return read_document(path, form)
+
+    whole_sum = FileSum.of
+    monkeypatch.setattr(FileSum, "of", staticmethod(noting))
+    monkeypatch.setattr(output, "read_document", noting_plans)
+    fill(tmp_path / "out", parts=[*parts, joined])
+    assert sorted(path.name for path in read) == [f"{value}.txt" for value in range(4)]
+    read_of = [path.parts[-3] for path in plans if "out.parts" in path.parts]
+    assert read_of == ["0-of-3", "0-1-of-3"], "one that was merged also names its files"
+
+
 def test_what_is_no_part_is_named(tmp_path: Path) -> None:
     refused(tmp_path / "out", [tmp_path], f"{tmp_path} is not a part of a run and holds none")
     with pytest.raises(UsageError, match="share 3 of 3: shares of 3 are counted from 0 to 2"):
@@ -253,6 +290,17 @@ def test_parts_made_in_python_are_merged_there(
 ) -> None:
     assert main(["merge", str(tmp_path / "out.parts"), "-o", str(tmp_path / "out")]) == 3
     assert "was not made on the command line" in capsys.readouterr().err
+
+
+def test_only_what_can_be_dealt_is_run_by_a_merge(
+    parts: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part may come from anywhere, and says what is to be called."""
+    for each in parts:
+        with edited_document(each / PROGRESS / SHARE) as document:
+            document["call"] = {"command": "clipgap doctor", "settings": ""}
+    assert main(["merge", str(tmp_path / "out.parts"), "-o", str(tmp_path / "out")]) == 3
+    assert "says that 'doctor' has made it" in capsys.readouterr().err
 
 
 def test_half_of_a_share_s_options(capsys: pytest.CaptureFixture[str]) -> None:

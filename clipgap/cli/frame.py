@@ -210,6 +210,15 @@ def command(
     return register
 
 
+def dealt(declared: Any, before: str = "") -> Iterator[str]:
+    """The commands below one whose work can be dealt, as they are typed."""
+    for name, inner in declared.commands.items():
+        if hasattr(inner, "commands"):
+            yield from dealt(inner, f"{before}{name} ")
+        elif any(parameter.name == "shard_index" for parameter in inner.params):
+            yield f"{before}{name}"
+
+
 class _Spread:
     """Turns the flat parameters that Typer sees into the arguments that the body takes."""
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from clipgap.cli.frame import Running, command
+from clipgap.cli.frame import Running, command, dealt
 from clipgap.cli.shell import Shell
 from clipgap.errors import InputError
 from clipgap.options import REQUIRED, Only, argument, option
@@ -52,6 +52,12 @@ def merge(
                 f"{part} was made by another command, {call.get('command')}, than {first}, which "
                 f"{calls[first]['command']} has made"
             )
+    # It stands in a file that anybody may have put there, and is going to be run.
+    if (name := calls[first]["command"].partition(" ")[2]) not in (known := list(dealt(shell.app))):
+        raise InputError(
+            f"{first} says that {name!r} has made it, which is not a command whose work can be "
+            f"dealt to shares; such are {', '.join(known)}"
+        )
     more = [f"--parts={part.folder}" for part in found]
     if partial:
         indices = {index for part in found for index in part.said["indices"]}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from clipgap.cli import words
-from clipgap.cli.frame import Dealt, command
+from clipgap.cli.frame import Dealt, command, dealt
 from clipgap.cli.shell import Shell
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
@@ -73,7 +73,7 @@ def _output_of(shell: Shell, call: Sequence[str]) -> str:
     if not fields_of(Dealt).keys() <= known:
         raise UsageError(
             f"{name or call[0]!r} is not a command whose work can be dealt to tasks; such are "
-            + ", ".join(_dealt(shell.app))
+            + ", ".join(dealt(shell.app))
         )
     values: dict[str, Any] = declared.make_context(f"clipgap {name}", rest).params
     if values["upload"] is not None:
@@ -87,14 +87,6 @@ def _output_of(shell: Shell, call: Sequence[str]) -> str:
     if values["out"] is None:
         raise UsageError("--out is missing in COMMAND: name the folder that it shall fill")
     return str(values["out"])
-
-
-def _dealt(declared: Any, before: str = "") -> Iterator[str]:
-    for name, inner in declared.commands.items():
-        if hasattr(inner, "commands"):
-            yield from _dealt(inner, f"{before}{name} ")
-        elif any(parameter.name == "shard_index" for parameter in inner.params):
-            yield f"{before}{name}"
 
 
 def _describe(array: Array, shares: Sequence[int], jobs: Sequence[str]) -> Iterator[str]:

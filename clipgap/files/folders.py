@@ -106,6 +106,16 @@ def refuse_link(path: Path) -> None:
         )
 
 
+def link_in(folder: Path, name: str) -> Path | None:
+    """What on the way to a file in a folder, itself included, is a link to another place."""
+    path = folder
+    for part in name.split("/"):
+        path = path / part
+        if path.is_symlink():
+            return path
+    return None
+
+
 def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
     for path, folders, files in os.walk(folder):
         inner = os.path.relpath(path, folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,20 +95,26 @@ def damaged(
     folder: Path, files: Mapping[str, AnySum], on_file: Callable[[AnySum], None] | None = None
 ) -> list[str]:
     """Which of these files are missing or differ from their checksum; `on_file` hears of each."""
-
-    def check(name: str) -> bool:
-        path, wanted = folder / name, files[name]
-        if isinstance(wanted, LinkSum):
-            return path.is_symlink() and wanted.of(path) == wanted
-        # A wrong size settles it without reading.
-        right_size = path.is_file() and path.stat().st_size == wanted.size
-        return right_size and wanted.of(path) == wanted
-
     wrong = []
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for name, whole in zip(files, pool.map(check, files), strict=True):
-            if not whole:
-                wrong.append(name)
-            if on_file is not None:
-                on_file(files[name])
+    placed = [(folder / name, entry) for name, entry in files.items()]
+    for (name, entry), whole in zip(files.items(), are_whole(placed), strict=True):
+        if not whole:
+            wrong.append(name)
+        if on_file is not None:
+            on_file(entry)
     return wrong
+
+
+def are_whole(files: Iterable[tuple[Path, AnySum]]) -> Iterator[bool]:
+    """Whether each of these files is there, with its checksum."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        yield from pool.map(_is_whole, files)
+
+
+def _is_whole(file: tuple[Path, AnySum]) -> bool:
+    path, wanted = file
+    if isinstance(wanted, LinkSum):
+        return path.is_symlink() and wanted.of(path) == wanted
+    # A wrong size settles it without reading.
+    right_size = path.is_file() and path.stat().st_size == wanted.size
+    return right_size and wanted.of(path) == wanted

@@ -21,7 +21,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
@@ -47,11 +46,10 @@ from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
 from clipgap.runs.lock import LOCK, PLAN, PROGRESS, cannot_make, only_writer
 from clipgap.runs.run import BOARD
-from clipgap.runs.shares import SHARE, Part, bring, check_files, check_whole, find_parts
+from clipgap.runs.shares import SHARE, Whole, bring
 from clipgap.runs.units import UNITS, Ledger, Made
 from clipgap.runs.upload import Upload
 
-_THREADS = 4
 _SAYING = {f"{PROGRESS}/{name}" for name in (PLAN, SHARE, BOARD, LOCK)}
 """Notes that hold nothing which was made."""
 
@@ -143,16 +141,26 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     require_local(path)
     named = Path(path) if how.share is None else how.share.folder(Path(path))
     folder = _resolved(named)
+    parts = _parts(kind, how)
     made = not folder.exists()
     with only_writer(folder), _uploading(folder, kind, how) as upload:
         try:
-            output = Output(named, folder, kind, how, upload)
+            output = Output(named, folder, kind, how, upload, parts)
             output.require_flag()
             yield output
         finally:
             if made:
                 with suppress(OSError):
                     folder.rmdir()  # if nothing came of it
+
+
+def _parts(kind: Kind, how: How) -> Whole | None:
+    """What is to be put together, which is looked at before anything is begun for it."""
+    if not how.parts:
+        return None
+    how.tell("checking")
+    like = Ledger(None, kind.record)
+    return Whole.checked(how.parts, kind.form, kind.labels, like, how.share)
 
 
 def _uploading(folder: Path, kind: Kind, how: How) -> AbstractContextManager[Upload | None]:
@@ -166,14 +174,20 @@ class Output:
     """An output folder that is locked by this run. Its every file is whole or absent."""
 
     def __init__(
-        self, path: Path, folder: Path, kind: Kind, how: How, upload: Upload | None
+        self,
+        path: Path,
+        folder: Path,
+        kind: Kind,
+        how: How,
+        upload: Upload | None,
+        parts: Whole | None,
     ) -> None:
         self.path = path
         self.kind, self.how = kind, how
         self.progress = path / PROGRESS
         self.ledger = Ledger(self.progress / UNITS, kind.record)
         self.ledger.beside = self._upload = upload
-        self._folder = folder
+        self._folder, self._parts = folder, parts
         self._plan_form = Form(
             kind.form.name,
             kind.noun,
@@ -220,13 +234,12 @@ class Output:
         wanted = {**described, **({} if marks is None else {"marks": marks})}
         self._wanted = json.loads(encode(wanted))  # as it will be read back
         self._outputs = sorted(outputs)
-        parts = [part for part in find_parts(self.how.parts) if self._has_begun(part.folder)]
         if self.state == "finished" and not self.how.overwrite:
             answer = self._compare_finished(json.loads(encode(described)), may_change)
-            if isinstance(answer, Complete) or not parts:
+            if isinstance(answer, Complete) or self._parts is None:
                 return answer
-        if parts:
-            self._put_together(parts, may_change)
+        if self._parts is not None:
+            self._put_together(self._parts, may_change)
             return GoesOn()
         if self.state == "unfinished" and not self.how.overwrite:
             self._go_on(may_change)
@@ -374,36 +387,23 @@ class Output:
         wrong = self.damaged({name: entry for name, (_, entry) in files.items()})
         self.ledger.forget({files[name][0] for name in wrong})
 
-    def _put_together(self, parts: Iterable[Part], may_change: Callable[[Change], bool]) -> None:
+    def _put_together(self, parts: Whole, may_change: Callable[[Change], bool]) -> None:
         """Make this an unfinished output that has done what all the parts have done."""
-        self.how.tell("checking")
-        ledgers = {part: self.ledger.at(part.notes / UNITS) for part in parts}
-        for part, ledger in ledgers.items():
+        for part in parts.plans:
             wanted = self._plan(part.notes)["wanted"]
             self._refuse_changes(wanted, self._wanted, may_change, part.folder)
-            ledger.load()
-        check_whole(ledgers, self.how.share)
-        files = {
-            part: {
-                name: entry
-                for record in ledger.records.values()
-                for name, entry in record.get("files", {}).items()
-            }
-            for part, ledger in ledgers.items()
-        }
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for _ in pool.map(check_files, files, files.values()):
-                pass
+        files = {name for sums in parts.files.values() for name in sums}
         self.start()
-        self.expect({name for sums in files.values() for name in sums})
+        self.expect(files)
         together, folders = self.ledger.at(None), set()
-        for number, (part, ledger) in enumerate(ledgers.items()):
-            folders |= bring(part, files[part], self.path)
+        for number, (part, ledger) in enumerate(parts.ledgers.items()):
+            ledger.gather_like(self.ledger)
+            folders |= bring(part, parts.files[part], self.path)
             together.add(Made(ledger.records, ledger.state, number))
             ledger.clear()  # what a part has gathered is large, and there may be hundreds
-        first, ledger = next(iter(ledgers.items()))
-        known = _SAYING | files[first].keys() | {f"{PROGRESS}/{name}" for name in ledger.files}
-        folders |= bring(first, first.notes_besides(known), self.path)
+        first, noted = parts.notes()
+        known = _SAYING | files | {f"{PROGRESS}/{name}" for name in self.ledger.files}
+        folders |= bring(first, [name for name in noted if name not in known], self.path)
         for folder in folders:
             sync_folder(folder)
         self.ledger.add(Made(together.records, together.state))

@@ -16,24 +16,32 @@ what a part says to be done is held against its checksums before it counts.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
-from clipgap.files.documents import Each, Form, checksum, is_count, read_document, write_document
-from clipgap.files.folders import files_in, make_folder
-from clipgap.files.sums import damaged, sums_from_json
+from clipgap.files.documents import (
+    Each,
+    Form,
+    checksum,
+    format_of,
+    is_count,
+    read_document,
+    write_document,
+)
+from clipgap.files.folders import files_in, link_in, make_folder
+from clipgap.files.sums import are_whole, sums_from_json
 from clipgap.machine import versions
-from clipgap.runs.lock import PROGRESS
-
-if TYPE_CHECKING:
-    from clipgap.runs.units import Ledger
+from clipgap.runs.changes import changes, refuse_changes
+from clipgap.runs.lock import PLAN, PROGRESS
+from clipgap.runs.units import UNITS, Ledger
 
 SHARE = "share.json"
 MOST = 1_000_000
@@ -163,11 +171,13 @@ class Part:
     def share(self) -> Share:
         return Share(self.said["indices"], self.said["of"])
 
-    def notes_besides(self, others: Container[str]) -> Iterator[str]:
-        """What its share has noted for itself, as all shares do alike."""
-        for name in files_in(self.notes):
-            if f"{PROGRESS}/{name}" not in others and not name.endswith(TEMPORARY_SUFFIX):
-                yield f"{PROGRESS}/{name}"
+    @cached_property
+    def plan(self) -> str:
+        """A digest of what it was to make, by which equal plans are known without reading them."""
+        try:
+            return hashlib.sha256((self.notes / PLAN).read_bytes()).hexdigest()
+        except OSError:
+            return ""
 
     def __str__(self) -> str:
         return f"{self.folder} ({self.share})"
@@ -188,9 +198,106 @@ def find_parts(places: Sequence[str | Path]) -> list[Part]:
     return found
 
 
-def check_whole(ledgers: Mapping[Part, Ledger], wanted: Share | None) -> None:
-    """Refuse parts that are not one whole, or the shares wanted, by dealing, versions, overlaps and
-    gaps."""
+@dataclass(frozen=True)
+class Whole:
+    """Parts that are one whole, or the shares wanted of it, and what is to be taken of them."""
+
+    ledgers: Mapping[Part, Ledger]
+    plans: Sequence[Part]  # one for each plan that differs from the others
+    files: Mapping[Part, Mapping[str, Mapping[str, Any]]]  # with their sums; a name is in one part
+
+    @classmethod
+    def checked(
+        cls,
+        places: Sequence[str | Path],
+        form: Form,
+        labels: Mapping[str, str],
+        like: Ledger,
+        wanted: Share | None,
+    ) -> Whole | None:
+        """The parts at some places that are of one form; None if there are none.
+
+        Refuses parts that do not fit together, lack something, or are not what they were. `labels`
+        say what people call the settings in which they differ.
+        """
+        alike: dict[str, list[Part]] = {}
+        for part in find_parts(places):
+            alike.setdefault(part.plan, []).append(part)
+        # A plan names every shard of the inputs, and hundreds of parts have the same one.
+        groups = [same for same in alike.values() if format_of(same[0].notes / PLAN) == form.name]
+        if not groups:
+            return None
+        plans = [same[0] for same in groups]
+        for part in plans[1:]:
+            _refuse_other_settings(part, plans[0], form, labels)
+        ledgers = {part: like.at(part.notes / UNITS) for same in groups for part in same}
+        for ledger in ledgers.values():
+            ledger.load()
+        _check_units(ledgers, wanted)
+        taken: set[str] = set()
+        files: dict[Part, Mapping[str, Any]] = {}
+        for part, ledger in ledgers.items():
+            sums = _files(ledger)
+            files[part] = {name: entry for name, entry in sums.items() if name not in taken}
+            taken |= sums.keys()
+        whole = cls(ledgers, plans, files)
+        whole._check_files()
+        return whole
+
+    def notes(self) -> tuple[Part, list[str]]:
+        """What one of the shares has noted for itself, as all do alike."""
+        first = next(iter(self.ledgers))
+        noted = (f"{PROGRESS}/{name}" for name in files_in(first.notes))
+        return first, [name for name in noted if not name.endswith(TEMPORARY_SUFFIX)]
+
+    def _check_files(self) -> None:
+        """Refuse what is no longer what its ledger says, and links, whatever they lead to now."""
+        first, noted = self.notes()
+        for part, sums in self.files.items():
+            for name in [*sums, *(noted if part is first else ())]:
+                if link := link_in(part.folder, name):
+                    raise InputError(
+                        f"{link} is a link to {link.readlink()}, which no share has made. Bring "
+                        "back what was there, or remove it and run that share again with --resume."
+                    )
+        placed = [
+            (part, name, entry)
+            for part, sums in self.files.items()
+            for name, entry in sums_from_json(sums).items()
+        ]
+        checked = are_whole((part.folder / name, entry) for part, name, entry in placed)
+        wrong = [
+            f"{name} of {part}"
+            for (part, name, _), is_whole in zip(placed, checked, strict=True)
+            if not is_whole
+        ]
+        if wrong:
+            raise InputError.listing(
+                "parts are damaged; run their shares again with --resume. These files are missing "
+                "or not what they were:",
+                wrong,
+            )
+
+
+def _files(ledger: Ledger) -> dict[str, Any]:
+    """All files that a ledger speaks of, with their sums."""
+    return {
+        name: entry
+        for record in ledger.records.values()
+        for name, entry in record.get("files", {}).items()
+    }
+
+
+def _refuse_other_settings(part: Part, of: Part, form: Form, labels: Mapping[str, str]) -> None:
+    """Where units are dealt otherwise, what that follows from says more than that they are."""
+    if part.said["of"] == of.said["of"] and part.said["dealt"] != of.said["dealt"]:
+        planned = Form(form.name, form.noun, {"wanted": dict})
+        ours, theirs = (read_document(each.notes / PLAN, planned)["wanted"] for each in (part, of))
+        refuse_changes(part.folder, list(changes(ours, theirs, labels)))
+
+
+def _check_units(ledgers: Mapping[Part, Ledger], wanted: Share | None) -> None:
+    """Refuse parts by dealing, versions, overlaps and gaps."""
     first = next(iter(ledgers))
     of = first.said["of"]
     left = set(range(of) if wanted is None else wanted.indices)
@@ -212,16 +319,6 @@ def check_whole(ledgers: Mapping[Part, Ledger], wanted: Share | None) -> None:
     problems += [f"{Share([index], of)} is missing" for index in sorted(left)]
     if problems:
         raise InputError.listing("these parts are not one whole:", problems)
-
-
-def check_files(part: Part, sums: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse a part whose files are not what they were."""
-    if wrong := damaged(part.folder, sums_from_json(sums)):
-        raise InputError.listing(
-            f"{part} is damaged; run that share again with --resume. These files are missing or "
-            "not what they were:",
-            wrong,
-        )
 
 
 def bring(part: Part, names: Iterable[str], out: Path) -> set[Path]:

@@ -129,7 +129,7 @@ class Ledger:
         self.records: dict[str, dict[str, Any]] = {}
         self._others: Any = None  # what all workers have gathered but the one that told it last
         self._latest: tuple[int, Any] = (_NOBODY, None)
-        self._unread: Path | None = None  # what earlier runs have gathered, until it is asked for
+        self._unread: Path | None = None  # where earlier runs' state lies, until it is asked for
         self._merge: Callable[[Any, Any], Any] | None = None
         self._state_file: StateFile | None = None
         self._pool: ThreadPoolExecutor | None = None
@@ -143,8 +143,12 @@ class Ledger:
     def at(self, path: Path | None) -> Ledger:
         """Another of the same kind."""
         other = Ledger(path, self._record)
-        other._merge, other._state_file = self._merge, self._state_file
+        other.gather_like(self)
         return other
+
+    def gather_like(self, other: Ledger) -> None:
+        """Keep states as another does."""
+        self._merge, self._state_file = other._merge, other._state_file
 
     @property
     def files(self) -> list[str]:
@@ -161,8 +165,8 @@ class Ledger:
                 self.records.pop(name, None)
             else:
                 self.records[name] = record
-        if self.records and self._state_file is not None:
-            self._unread = self.path.with_name(self._state_file.name)
+        if self.records:
+            self._unread = self.path.parent
 
     def clear(self) -> None:
         """Nothing has been done."""
@@ -187,7 +191,8 @@ class Ledger:
         """What all workers have gathered; None if none has."""
         if self._unread is not None and self._state_file is not None:
             unread, self._unread = self._unread, None
-            self._others = self._together(self._state_file.load(unread), self._others)
+            earlier = self._state_file.load(unread / self._state_file.name)
+            self._others = self._together(earlier, self._others)
         return self._together(self._others, self._latest[1])
 
     def _together(self, ours: Any, theirs: Any) -> Any:
