@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import clipgap
@@ -96,6 +97,37 @@ def test_shards(s3: S3, tmp_path: Path) -> None:
     filter_shards(tmp_path / "in", keep, tmp_path / "near")
     filter_shards(s3.put(tmp_path / "in", "in"), keep, tmp_path / "far")
     assert tree(tmp_path / "far") == tree(tmp_path / "near")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "scan world --test a=world --gap s3://bucket/gap -o out",
+        "scan world --test a=world --heads s3://bucket/gap -o out",
+        "split s3://bucket/gap --prune a -o out",
+        "filter in --keep s3://bucket/gap -o out",
+        "train --train-data in --keep s3://bucket/gap --logs out --name x",
+        "report --scan train=s3://bucket/gap -o out",
+        "slurm --dry-run scan world --test a=world --gap s3://bucket/gap -o out",
+    ],
+    ids=lambda call: " ".join(call.split()[:2]),
+)
+def test_what_was_made_is_brought_here_first(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said while the call is parsed, before a store is opened or a job submitted."""
+    monkeypatch.chdir(tmp_path)
+    assert main(call.split()) == 2
+    assert "Bring it here by `aws s3 sync s3://bucket/gap FOLDER`" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_made_is_brought_here_first_in_python(tmp_path: Path) -> None:
+    world = tmp_path / "none"
+    for wanted in ({"gap": "s3://bucket/gap"}, {"heads": Path("s3://bucket/gap")}):
+        with pytest.raises(UsageError, match="aws s3 sync s3://bucket/gap FOLDER"):
+            clipgap.scan(np.eye(3), {"a": np.eye(3)}, out=world, **wanted)
+    assert not world.exists()
 
 
 # --- folders that are put up

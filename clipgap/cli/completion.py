@@ -23,9 +23,19 @@ def completion(said: Option) -> Complete | None:
     """What to offer for this option; None if nothing is known of its values."""
     if said.choices:
         return lambda incomplete: matching(incomplete, said.choices)
-    name = re.fullmatch(r"(?:\[?\w+=\]?)?(.*?)(?:\.\.\.|…)?", said.metavar or "")
-    find = _FINDERS.get(name[1]) if name and "-o" not in said.flags else None
+    find = _FINDERS.get(_called(said))
     return None if find is None else lambda incomplete: _after_name(incomplete, find)
+
+
+def is_made(said: Option) -> bool:
+    """Whether a value is a folder that clipgap has filled."""
+    return _called(said) in _FORMS
+
+
+def _called(said: Option) -> str:
+    """What a value is called, but for the name that it may be given: SCAN of [NAME=]SCAN."""
+    name = re.fullmatch(r"(?:\[?\w+=\]?)?(.*?)(?:\.\.\.|…)?", said.metavar or "")
+    return name[1] if name and "-o" not in said.flags else ""
 
 
 def matching(incomplete: str, words: Iterable[str]) -> list[str]:
@@ -79,12 +89,15 @@ def _may_be_store(path: Path) -> bool:
     return any(inner.suffix in _STORES or inner.name in _INSIDE for inner in path.iterdir())
 
 
+_FORMS = {
+    "SCAN": "clipgap-scan",
+    "KEEP": "clipgap-keep",
+    "HEADS": "clipgap-heads",
+    "DOMAINS": "clipgap-domains",
+    "EVAL": "clipgap-eval",
+}
 _FINDERS: dict[str, Callable[[str], Iterator[str]]] = {
     **dict.fromkeys(("STORE", "REF", "TRAIN"), _stores),
     **dict.fromkeys(("MODEL", "NAME|CONFIG.json"), _models),
-    "SCAN": _made("clipgap-scan"),
-    "KEEP": _made("clipgap-keep"),
-    "HEADS": _made("clipgap-heads"),
-    "DOMAINS": _made("clipgap-domains"),
-    "EVAL": _made("clipgap-eval"),
+    **{name: _made(form) for name, form in _FORMS.items()},
 }

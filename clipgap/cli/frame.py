@@ -25,11 +25,11 @@ from typing import (
 import typer
 
 from clipgap.cli import config, words
-from clipgap.cli.completion import completion
+from clipgap.cli.completion import completion, is_made
 from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.errors import ShareDone, UsageError
-from clipgap.files.addresses import require_local
+from clipgap.files.addresses import require_here, require_local
 from clipgap.options import (
     REQUIRED,
     Option,
@@ -347,10 +347,15 @@ def _typed(hint: Any) -> Any:
 
 def _checked(name: str, said: Option) -> Callable[[Any], Any] | None:
     """Refuses a value while the call is parsed, which is how recipes ask before they begin."""
-    if not said.choices and said.min is None and said.max is None:
+    made = is_made(said)
+    if not made and not said.choices and said.min is None and said.max is None:
         return None
 
     def check(value: Any) -> Any:
+        if made:
+            for each in value if isinstance(value, (list, tuple)) else [value]:
+                require_here(str(each))
+                require_here(str(each).partition("=")[2])
         if refusal := said.refusal(name, value):
             raise typer.BadParameter(refusal)
         return value

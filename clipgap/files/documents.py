@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
+from clipgap.files.addresses import require_here
 from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import is_inside, open_file
 
@@ -135,6 +136,7 @@ def _checked(document: Any, path: str | Path, form: Form) -> dict[str, Any]:
 
 def read_manifest(folder: Path, form: Form, unfinished: str) -> dict[str, Any]:
     """The manifest of a finished output; `unfinished` says what to do if there is none."""
+    require_here(folder)
     path = folder / MANIFEST
     try:
         is_there = path.is_file()
