@@ -512,6 +512,12 @@ def test_a_lie_is_found(world: Path, tmp_path: Path, lie: Lie, check: str) -> No
     [
         (lambda said: said["parts"]["train"].update(natural="7"), "parts 'train' 'natural' is '7'"),
         (lambda said: said["heads"]["natural"]["found"]["strict"].update(recall=[]), "recall is"),
+        # Scores above the threshold are to be those of what a head is named for, of unit rows.
+        (
+            lambda said: said["heads"]["natural"].update(accepts="rendition"),
+            "accepts is 'rendition'",
+        ),
+        (lambda said: said.update(normalisation="none"), "normalisation is 'none'"),
     ],
 )
 def test_what_is_printed_of_heads_has_its_type(

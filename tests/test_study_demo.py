@@ -128,16 +128,15 @@ def test_mixes_of_the_demos_can_be_drawn(name: str, tmp_path: Path) -> None:
 
     found = {mix: cells(mix) for mix in recipe.lists["mix"]}
     assert set(found) == set(tomllib.loads(mixes.read_text())["mixes"])
-    sizes = {mix: total.total() for mix, total in found.items() if mix != "natural"}
-    assert len(set(sizes.values())) == 1
+    assert len({each.total() for each in found.values()}) == 1
     if name == "demo-domains":
         domains = {m: Counter() for m in found}
         for mix, each in found.items():
             for (domain, _), rows in each.items():
                 domains[mix][domain] += rows
-        assert domains["natural"] == {"natural": 600, "rendition": 0, "ambiguous": 0}
-        assert domains["few"]["rendition"] == 20
-        assert domains["half"]["rendition"] == 300
+        assert domains["natural"] == {"natural": 1_200, "rendition": 0, "ambiguous": 0}
+        assert domains["few"] == {"natural": 1_050, "rendition": 150, "ambiguous": 0}
+        assert domains["quarter"]["rendition"] == 300
     else:
         queried = tomllib.loads(mixes.read_text())["task"]["queried"]
         groups = Path(recipe.paths["groups"].where)

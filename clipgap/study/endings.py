@@ -65,7 +65,7 @@ def domains(result: StudyResult) -> Iterator[RenderableType]:
     yield "Points that renditions add to a mix of as many images without any:"
     for test in sets:
         mine = [row for row in paired if row["set"] == test]
-        for mix in ("few", "quarter", "half"):
+        for mix in ("few", "quarter", "random"):
             for points, interval in _points(mine, mix, "natural"):
                 yield f"  {test}, {mix}: {points:+.1f} {interval}"
     yield _table(accuracy, mixes, {test: (test,) for test in sets})
