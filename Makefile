@@ -12,13 +12,14 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c 
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo demo-domains demo-compositional test crash protections check clients bench oldest-triton clean
+.PHONY: help demo demo-domains demo-compositional test crash thorough protections check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (some minutes)"
 	@echo "make demo-domains, make demo-compositional  two more papers in miniature"
 	@echo "make test    all tests, and the checks (lint, format, types) beside them"
-	@echo "make crash   kills at every write, and properties on many more examples (an hour or so)"
+	@echo "make crash   kills every command, and breaks its disk, over and over (five minutes)"
+	@echo "make thorough  all tests, at every write and with many more examples (an hour)"
 	@echo "make check   the checks alone"
 	@echo "make protections  takes each protection out and sees its tests fail (half an hour)"
 	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"
@@ -40,6 +41,9 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/*.py)
 
 crash: $(VENV)/.installed-dev
+	$(BIN)/python -m scripts.crash --minutes 5
+
+thorough: $(VENV)/.installed-dev
 	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "thorough|run_driver|hypothesis" tests/test_*.py)
 
 protections: $(VENV)/.installed-dev

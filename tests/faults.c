@@ -2,9 +2,10 @@
 //
 // Calls on files below one folder are counted by kind. From the nth of a kind on, or at the nth
 // alone, they fail; or reads and writes move fewer bytes than they were asked for, as they may. A
-// negative error is a signal that the process gets in place of the call.
+// negative error is a signal that the process gets in place of the call; an error of 0 is a lie: all
+// seems well, and one bit is another. Of files that were open for writing, closing counts as well.
 // Nothing is ever flushed, since no test here cuts the power. Calls that look for other machines
-// are counted, too.
+// are counted, too. A fault of the kind `moment` comes after so many microseconds.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,20 +20,28 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { kRead, kWrite, kFlush, kRename, kConnect, kKinds };
+enum { kRead, kWrite, kFlush, kRename, kConnect, kClose, kMoment, kKinds };
 
 static char folder[PATH_MAX];
 static atomic_long counts[kKinds];
 static int kind_of_fault = -1, error_of_fault, for_ever, is_short;
 static long nth;
+static _Thread_local int lies;  // in this call
+
+static void end(int number) { kill(getpid(), number ? SIGKILL : 0); }
 
 void faults_begin(const char* below, int kind, long at, int error, int stays, int shorter) {
   snprintf(folder, sizeof folder, "%s/", below);
   for (int i = 0; i < kKinds; ++i) counts[i] = 0;
   kind_of_fault = kind, nth = at, error_of_fault = error, for_ever = stays, is_short = shorter;
+  if (kind != kMoment) return;
+  const struct itimerval after = {.it_value = {at / 1000000, at % 1000000}};
+  signal(SIGALRM, end);
+  setitimer(ITIMER_REAL, &after, NULL);
 }
 
 long faults_count(int kind) { return counts[kind]; }
@@ -57,10 +66,27 @@ static int is_ours(int file) {
 // Whether this call, one more of its kind, is to fail.
 static int fails(int kind) {
   const long number = ++counts[kind];
+  lies = 0;
   if (kind != kind_of_fault || (for_ever ? number < nth : number != nth)) return 0;
   if (error_of_fault < 0) kill(getpid(), -error_of_fault);
+  lies = !error_of_fault;
   errno = error_of_fault;
-  return 1;
+  return !lies;
+}
+
+// One bit of what was read is another, if this call lies.
+static ssize_t told(void* to, ssize_t size) {
+  if (lies && size > 0) ((unsigned char*)to)[size / 2] ^= 1;
+  return size;
+}
+
+// What is to be written in place of this; it lasts until the next call.
+static const void* said(const void* from, size_t size) {
+  static _Thread_local void* copy;
+  if (!lies || !size) return from;
+  copy = realloc(copy, size);
+  told(memcpy(copy, from, size), size);
+  return copy;
 }
 
 static size_t shorter(size_t size) { return is_short && size > 1 ? size / 2 : size; }
@@ -72,19 +98,19 @@ static size_t shorter(size_t size) { return is_short && size > 1 ? size / 2 : si
 ssize_t read(int file, void* to, size_t size) {
   REAL(ssize_t, "read", int, void*, size_t);
   if (!is_ours(file)) return real(file, to, size);
-  return fails(kRead) ? -1 : real(file, to, shorter(size));
+  return fails(kRead) ? -1 : told(to, real(file, to, shorter(size)));
 }
 
 ssize_t write(int file, const void* from, size_t size) {
   REAL(ssize_t, "write", int, const void*, size_t);
   if (!is_ours(file)) return real(file, from, size);
-  return fails(kWrite) ? -1 : real(file, from, shorter(size));
+  return fails(kWrite) ? -1 : real(file, said(from, shorter(size)), shorter(size));
 }
 
 ssize_t pread64(int file, void* to, size_t size, off64_t at) {
   REAL(ssize_t, "pread64", int, void*, size_t, off64_t);
   if (!is_ours(file)) return real(file, to, size, at);
-  return fails(kRead) ? -1 : real(file, to, shorter(size), at);
+  return fails(kRead) ? -1 : told(to, real(file, to, shorter(size), at));
 }
 
 ssize_t pread(int file, void* to, size_t size, off_t at) { return pread64(file, to, size, at); }
@@ -92,7 +118,7 @@ ssize_t pread(int file, void* to, size_t size, off_t at) { return pread64(file, 
 ssize_t pwrite64(int file, const void* from, size_t size, off64_t at) {
   REAL(ssize_t, "pwrite64", int, const void*, size_t, off64_t);
   if (!is_ours(file)) return real(file, from, size, at);
-  return fails(kWrite) ? -1 : real(file, from, shorter(size), at);
+  return fails(kWrite) ? -1 : real(file, said(from, shorter(size)), shorter(size), at);
 }
 
 ssize_t pwrite(int file, const void* from, size_t size, off_t at) { return pwrite64(file, from, size, at); }
@@ -124,6 +150,14 @@ ssize_t sendfile(int to, int from, off_t* at, size_t size) { return sendfile64(t
 int fsync(int file) { return is_ours(file) && fails(kFlush) ? -1 : 0; }
 
 int fdatasync(int file) { return fsync(file); }
+
+int close(int file) {
+  REAL(int, "close", int);
+  const int mode = folder[0] ? fcntl(file, F_GETFL) & O_ACCMODE : O_RDONLY;
+  const int is_written = (mode == O_WRONLY || mode == O_RDWR) && is_ours(file);
+  const int closed = real(file);
+  return is_written && fails(kClose) ? -1 : closed;
+}
 
 int rename(const char* from, const char* to) {
   REAL(int, "rename", const char*, const char*);

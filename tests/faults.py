@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCE = Path(__file__).with_suffix(".c")
-KINDS = ("read", "write", "flush", "rename", "connect")
+KINDS = ("read", "write", "flush", "rename", "connect", "close", "moment")
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,8 @@ class Fault:
     """What goes wrong: the nth call of a kind, counted below a folder, and perhaps all after it.
 
     With `short`, reads and writes move fewer bytes than they were asked for, which is no error. A
-    negative `error` is a signal.
+    negative `error` is a signal, and 0 a lie: one bit of what is moved is another. Of a `moment`
+    the number is of microseconds, after which the process is killed.
     """
 
     kind: str = ""
@@ -28,6 +29,7 @@ class Fault:
     error: int = errno.EIO
     stays: bool = False
     short: bool = False
+    below: str = ""  # a folder inside
 
 
 def compiled(folder: Path) -> dict[str, str]:
@@ -44,7 +46,12 @@ def begin(folder: Path, fault: Fault) -> None:
     kind = KINDS.index(fault.kind) if fault.kind else -1
     library: Any = ctypes.CDLL(None)
     library.faults_begin(
-        os.fsencode(folder), kind, ctypes.c_long(fault.at), fault.error, fault.stays, fault.short
+        os.fsencode(folder / fault.below),
+        kind,
+        ctypes.c_long(fault.at),
+        fault.error,
+        fault.stays,
+        fault.short,
     )
 
 

@@ -1,4 +1,4 @@
-"""How much is tried: enough for every change, or all of it with CLIPGAP_THOROUGH=1 (`make crash`).
+"""How much is tried: enough for every change, or all with CLIPGAP_THOROUGH=1 (`make thorough`).
 
 Nothing here is random: the same is tried each time, so what fails once fails again.
 """
