@@ -18,7 +18,7 @@ from clipgap.files.naming import read_pairs
 from clipgap.heads.options import ByHeads
 from clipgap.kernels.options import Compute
 from clipgap.options import REQUIRED, Options, argument, option
-from clipgap.scan.options import ScanOptions
+from clipgap.scan.options import Caching, ScanOptions
 from clipgap.store.options import Gaps, Mixing
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def scan(
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
+    caching: Caching,
     running: Dealt,
     train: str = argument("The training store.", metavar="TRAIN"),
     test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
@@ -86,6 +87,7 @@ def scan(
         mixing,
         gaps,
         compute,
+        caching,
         running,
         out,
     )
@@ -97,6 +99,7 @@ def gap(
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
+    caching: Caching,
     running: Dealt,
     ref: str = argument("The reference store.", metavar="REF"),
     test: tuple[str, ...] = option(REQUIRED, _TEST, metavar="NAME=STORE"),
@@ -108,7 +111,9 @@ def gap(
     """
     from clipgap.scan.api import gap as run
 
-    return _run(shell, "gap", run, ref, test, {}, options, mixing, gaps, compute, running, out)
+    return _run(
+        shell, "gap", run, ref, test, {}, options, mixing, gaps, compute, caching, running, out
+    )
 
 
 def _run(
@@ -122,6 +127,7 @@ def _run(
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
+    caching: Caching,
     running: Dealt,
     out: Path | None,
 ) -> int:
@@ -143,6 +149,7 @@ def _run(
             mixing=mixing,
             gaps=gaps,
             compute=compute,
+            caching=caching,
             out=out,
             how=running.how(watch),
             **more,

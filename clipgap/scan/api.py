@@ -33,7 +33,7 @@ from clipgap.scan.counts import histogram_table
 from clipgap.scan.inputs import describe_inputs, marks
 from clipgap.scan.manifest import FORMAT, KIND, may_change, versions
 from clipgap.scan.neighbours import Winners, test_tables
-from clipgap.scan.options import ScanOptions
+from clipgap.scan.options import Caching, ScanOptions
 from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, FolderSink, MemorySink, part_name, test_name
@@ -54,6 +54,7 @@ def scan(
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
+    caching: Caching,
     how: How,
 ) -> ScanResult:
     """Score every row of `train` against every test set, exactly, in one pass.
@@ -67,7 +68,7 @@ def scan(
     """
     how.tell("reading headers")
     plan = plan_scan(train, tests, gap=gap, options=options, by=by, mixing=mixing, gaps=gaps)
-    return run_plan(plan, out, compute, how)
+    return run_plan(plan, out, compute, caching, how)
 
 
 @takes_options
@@ -80,6 +81,7 @@ def gap(
     mixing: Mixing,
     gaps: Gaps,
     compute: Compute,
+    caching: Caching,
     how: How,
 ) -> ScanResult:
     """Scan a reference set: the highest score of each test point becomes its threshold.
@@ -88,7 +90,7 @@ def gap(
     """
     how.tell("reading headers")
     plan = plan_scan(reference, tests, kind="gap", options=options, mixing=mixing, gaps=gaps)
-    return run_plan(plan, out, compute, how)
+    return run_plan(plan, out, compute, caching, how)
 
 
 @takes_options
@@ -119,19 +121,22 @@ def plan_scan(
 
 
 @arrow_from_system()
-def run_plan(plan: ScanPlan, out: str | Path | None, compute: Compute, how: How) -> ScanResult:
+def run_plan(
+    plan: ScanPlan, out: str | Path | None, compute: Compute, caching: Caching, how: How
+) -> ScanResult:
     """Carry a plan out: in memory, into a new folder, on from where it stopped, or as a repair."""
     for note in plan.notes:
         how.note(note)
     if out is None:
         how.without_folder()
         sink = MemorySink()
-        entries = scan_into(ScanWork(plan, compute, sink), how)
+        entries = scan_into(ScanWork(plan, compute, sink, caching=caching), how)
         return ScanResult({"format": FORMAT, "version": 1, **entries}, None, sink.tables)
     gap = None if plan.gap is None else plan.gap.path
     spare(Path(out), [gap, None if plan.heads is None else plan.heads.path])
     with open_output(out, KIND, how) as output:
-        return _run_in_folder(ScanWork(plan, compute, FolderSink(output.path)), output, how)
+        work = ScanWork(plan, compute, FolderSink(output.path), caching=caching)
+        return _run_in_folder(work, output, how)
 
 
 def scan_into(work: ScanWork, how: How) -> dict[str, Any]:

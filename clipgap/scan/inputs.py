@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from clipgap.files.documents import checksum
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.kernels.interface import MAX_SCORE, TestSet, impossible_thresholds
 from clipgap.memory import Lock, reusing
+from clipgap.scan.cache import Rows, cached
 from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
@@ -79,23 +81,14 @@ class LoadedTest:
         return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
 
 
-def load_tests(plan: ScanPlan) -> list[LoadedTest]:
+def load_tests(plan: ScanPlan, cache: Path | None = None) -> list[LoadedTest]:
     """Read and admit all test sets, and give each its thresholds."""
-    return [_load_test(plan, name, store) for name, store in plan.tests.items()]
+    return [_load_test(plan, name, store, cache) for name, store in plan.tests.items()]
 
 
-def _load_test(plan: ScanPlan, name: str, store: Store) -> LoadedTest:
-    rows = np.zeros((store.rows, store.dim), np.float16)
-    status = np.zeros(store.rows, np.uint8)
-    at = 0
-    for shard in store.shards:
-        for start in range(0, shard.rows, LOAD_ROWS):
-            stop = min(start + LOAD_ROWS, shard.rows)
-            admitted = admit(store.read(shard.index, start, stop))
-            refuse_bad_rows(plan.settings.bad_rows, store, shard.index, start, admitted)
-            rows[at : at + stop - start] = admitted.rows
-            status[at : at + stop - start] = admitted.status
-            at += stop - start
+def _load_test(plan: ScanPlan, name: str, store: Store, cache: Path | None) -> LoadedTest:
+    policy = plan.settings.bad_rows
+    status, rows = cached(cache, store, policy, lambda: _read_test(store, policy))
     usable = status <= Status.NORMALISED
     if not usable.any():
         raise InputError(
@@ -115,6 +108,21 @@ def _load_test(plan: ScanPlan, name: str, store: Store) -> LoadedTest:
         sha256=digest,
         gap=gap,
     )
+
+
+def _read_test(store: Store, policy: str) -> Rows:
+    rows = np.zeros((store.rows, store.dim), np.float16)
+    status = np.zeros(store.rows, np.uint8)
+    at = 0
+    for shard in store.shards:
+        for start in range(0, shard.rows, LOAD_ROWS):
+            stop = min(start + LOAD_ROWS, shard.rows)
+            admitted = admit(store.read(shard.index, start, stop))
+            refuse_bad_rows(policy, store, shard.index, start, admitted)
+            rows[at : at + stop - start] = admitted.rows
+            status[at : at + stop - start] = admitted.status
+            at += stop - start
+    return status, rows
 
 
 def rows_sha256(rows: NDArray[np.float16]) -> str:

@@ -1,9 +1,11 @@
-"""What can change the tables of a scan, besides its inputs."""
+"""What can change the tables of a scan, besides its inputs; and where a node keeps test sets."""
 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from clipgap.errors import UsageError
 from clipgap.kernels.options import MAX_K
@@ -41,3 +43,21 @@ class ScanOptions(Options):
         object.__setattr__(self, "above", tuple(sorted({float(value) for value in self.above})))
         if not all(math.isfinite(value) for value in self.above):
             raise UsageError("the thresholds to count above must be finite numbers")
+
+
+@dataclass(frozen=True)
+class Caching(Options):
+    """Where test sets are kept for the next process of the node."""
+
+    cache: str | None = option(
+        None,
+        "Keep test sets there, on a disk of the node's own, for all tasks that it is given. "
+        "Variables such as $TMPDIR are those of the node.",
+        metavar="FOLDER",
+        shown="nowhere",
+    )
+
+    @property
+    def folder(self) -> Path | None:
+        """Where that is on this node."""
+        return None if self.cache is None else Path(os.path.expandvars(self.cache))

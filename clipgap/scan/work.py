@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ from clipgap.runs.units import Event, Made, Slot, Step
 from clipgap.scan import quarantine
 from clipgap.scan.counts import Totals
 from clipgap.scan.inputs import Block, BlockReader, LoadedTest, load_tests
+from clipgap.scan.options import Caching
 from clipgap.scan.plan import ScanPlan
 from clipgap.scan.rows import Found, RowGroups, RowLayout, Scoring
 from clipgap.scan.sinks import Sink, part_name
@@ -67,6 +68,7 @@ class ScanWork:
     sink: Sink
     seed: list[TopK] | None = None
     given: list[LoadedTest] | None = None
+    caching: Caching = field(default_factory=Caching)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is loaded stays where it is; a copy of this elsewhere loads it again."""
@@ -74,7 +76,9 @@ class ScanWork:
 
     @cached_property
     def tests(self) -> list[LoadedTest]:
-        return load_tests(self.plan) if self.given is None else self.given
+        if self.given is not None:
+            return self.given
+        return load_tests(self.plan, self.caching.folder)
 
     @cached_property
     def layout(self) -> RowLayout:
