@@ -30,17 +30,18 @@ from clipgap.bench.processes import peak_mib
 from clipgap.bench.results import Columns, Row
 from clipgap.bench.script import publish, read_options
 from clipgap.errors import ShareDone
+from clipgap.files.documents import Form, write_document
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How
-from clipgap.runs.lock import PROGRESS
+from clipgap.runs.lock import PLAN, PROGRESS
 from clipgap.runs.on_ray import Ray, _Run
-from clipgap.runs.output import UNITS
 from clipgap.runs.run import run_units
-from clipgap.runs.shares import Share, check_whole, find_parts, parts_folder
+from clipgap.runs.shares import Share, Whole, parts_folder
 from clipgap.runs.status import status_of
-from clipgap.runs.units import Event, Ledger, Made, Slot
+from clipgap.runs.units import UNITS, Event, Ledger, Made, Slot
 
 ROWS = 5_850_000_000
+PLANNED = Form("clipgap-simulated", "run without work")
 MINUTE, HOUR = 60.0, 3600.0
 RECORD = 2000
 """Letters that a scan notes of a shard: what it counts for six test sets, and sums of its files."""
@@ -212,6 +213,7 @@ def in_shares(out: Path, units: Sequence[Unit], shares: int) -> Row:
         share = Share([index], shares)
         notes = share.folder(out) / PROGRESS
         notes.mkdir(parents=True)
+        write_document(notes / PLAN, PLANNED, {"wanted": {}})
         began = time.process_time()
         try:
             for _ in run_units(Instant(), units, Ledger(notes / UNITS), Here(), How(share=share)):
@@ -219,13 +221,10 @@ def in_shares(out: Path, units: Sequence[Unit], shares: int) -> Row:
         except ShareDone:
             dealing.append(time.process_time() - began)
     began = time.process_time()
-    ledgers = {part: Ledger(part.notes / UNITS) for part in find_parts([parts_folder(out)])}
-    for ledger in ledgers.values():
-        ledger.load()
-    check_whole(ledgers, None)
+    whole = Whole.found([parts_folder(out)], PLANNED, {}, Ledger(None), None)
     merging = time.process_time() - began
     status = status_of(out)
-    assert status.count("done") == shares
+    assert whole is not None and status.count("done") == len(whole.ledgers) == shares
     return {
         "case": "shares",
         "processor_seconds": round(merging, 2),

@@ -160,7 +160,10 @@ def _parts(kind: Kind, how: How) -> Whole | None:
         return None
     how.tell("checking")
     like = Ledger(None, kind.record)
-    return Whole.checked(how.parts, kind.form, kind.labels, like, how.share)
+    parts = Whole.found(how.parts, kind.form, kind.labels, like, how.share)
+    if parts is not None:
+        parts.check_files()
+    return parts
 
 
 def _uploading(folder: Path, kind: Kind, how: How) -> AbstractContextManager[Upload | None]:

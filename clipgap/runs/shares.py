@@ -207,7 +207,7 @@ class Whole:
     files: Mapping[Part, Mapping[str, Mapping[str, Any]]]  # with their sums; a name is in one part
 
     @classmethod
-    def checked(
+    def found(
         cls,
         places: Sequence[str | Path],
         form: Form,
@@ -217,8 +217,8 @@ class Whole:
     ) -> Whole | None:
         """The parts at some places that are of one form; None if there are none.
 
-        Refuses parts that do not fit together, lack something, or are not what they were. `labels`
-        say what people call the settings in which they differ.
+        Refuses parts that do not fit together or lack something. `labels` say what people call the
+        settings in which they differ.
         """
         alike: dict[str, list[Part]] = {}
         for part in find_parts(places):
@@ -240,9 +240,7 @@ class Whole:
             sums = _files(ledger)
             files[part] = {name: entry for name, entry in sums.items() if name not in taken}
             taken |= sums.keys()
-        whole = cls(ledgers, plans, files)
-        whole._check_files()
-        return whole
+        return cls(ledgers, plans, files)
 
     def notes(self) -> tuple[Part, list[str]]:
         """What one of the shares has noted for itself, as all do alike."""
@@ -250,7 +248,7 @@ class Whole:
         noted = (f"{PROGRESS}/{name}" for name in files_in(first.notes))
         return first, [name for name in noted if not name.endswith(TEMPORARY_SUFFIX)]
 
-    def _check_files(self) -> None:
+    def check_files(self) -> None:
         """Refuse what is no longer what its ledger says, and links, whatever they lead to now."""
         first, noted = self.notes()
         for part, sums in self.files.items():
