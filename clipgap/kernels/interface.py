@@ -159,6 +159,7 @@ class Scanner(Protocol):
     name: str  # what `clipgap doctor` and the log call it, e.g. "cpu/avx2"
     ahead: int  # blocks that may be begun while an earlier one is under way
     block_rows: int  # rows of a block that suit it
+    writers: int  # shards that are written at a time, by a thread each, so as not to wait for them
     lock_pages: Lock | None  # for memory that blocks are read into, where a device copies from it
 
     def begin_like(self, other: Scanner) -> None:
@@ -220,6 +221,7 @@ class OneAtATime:
 
     ahead = 0
     block_rows = 16_384
+    writers = 1
     lock_pages: Lock | None = None
 
     def begin_like(self, other: Scanner) -> None:

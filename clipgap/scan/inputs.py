@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -190,13 +190,19 @@ def _first(waiting: deque[tuple[Future[Block], bool]]) -> tuple[Block, bool]:
 
 
 class BlockReader:
-    """Blocks of the given shards, in order, read a few ahead of whoever takes them."""
+    """Blocks of the given shards, each shard's in order, read a few ahead of whoever takes them."""
 
     def __init__(
-        self, plan: ScanPlan, block_rows: int, workers: int, lock: Lock | None = None
+        self,
+        plan: ScanPlan,
+        block_rows: int,
+        workers: int,
+        lock: Lock | None = None,
+        together: int = 1,
     ) -> None:
-        """`lock` is for the memory that blocks are read into."""
-        self._plan, self._block_rows = plan, block_rows
+        """`lock` is for the memory that blocks are read into; blocks come by turns from so many
+        shards `together`."""
+        self._plan, self._block_rows, self._together = plan, block_rows, together
         self._ahead = workers + 1
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="clipgap-read")
         self._memory = reusing(lock)
@@ -212,22 +218,27 @@ class BlockReader:
     def blocks(self, shard_numbers: Iterable[int]) -> Iterator[tuple[Block, bool]]:
         """Each block, and whether its shard ends with it; an empty shard has one empty block."""
         waiting: deque[tuple[Future[Block], bool]] = deque()
-        for arguments, last in self._cuts(shard_numbers):
+        for arguments, last in self._by_turns(shard_numbers):
             waiting.append((self._pool.submit(read_block, self._plan, *arguments), last))
             if len(waiting) > self._ahead:
                 yield _first(waiting)
         while waiting:
             yield _first(waiting)
 
-    def _cuts(
-        self, shard_numbers: Iterable[int]
-    ) -> Iterator[tuple[tuple[int, int, int, int], bool]]:
-        offsets = self._plan.offsets
-        for shard in shard_numbers:
-            rows = self._plan.train.shards[shard].rows
-            for start in range(0, max(rows, 1), self._block_rows):
-                stop = min(start + self._block_rows, rows)
-                yield (shard, start, stop, int(offsets[shard])), stop == rows
+    def _by_turns(self, shard_numbers: Iterable[int]) -> Iterator[tuple[_Cut, bool]]:
+        waiting = map(self._cuts, shard_numbers)
+        under_way = deque(islice(waiting, self._together))
+        while under_way:
+            cuts = under_way.popleft()
+            cut, last = next(cuts)
+            yield cut, last
+            under_way.extend(islice(waiting, 1) if last else [cuts])
+
+    def _cuts(self, shard: int) -> Iterator[tuple[_Cut, bool]]:
+        rows, offset = self._plan.train.shards[shard].rows, int(self._plan.offsets[shard])
+        for start in range(0, max(rows, 1), self._block_rows):
+            stop = min(start + self._block_rows, rows)
+            yield (shard, start, stop, offset), stop == rows
 
 
 # --- what a plan and a manifest say of them

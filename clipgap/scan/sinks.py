@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -26,19 +26,19 @@ HIST = "hist.parquet"
 QUARANTINE = "quarantine.parquet"
 
 
+Sums: TypeAlias = dict[str, FileSum]
+"""Of files, by name; whoever makes one adds it."""
+
+
 class Sink(Protocol):
     """Takes the tables of a scan. What was put in a part counts only when its context has ended."""
 
-    def part(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
+    def part(self, shard: int, schema: Any, sums: Sums) -> AbstractContextManager[Put]:
         """The training table of one shard."""
         ...
 
-    def bad_rows(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
+    def bad_rows(self, shard: int, schema: Any, sums: Sums) -> AbstractContextManager[Put]:
         """The quarantined rows of one shard, kept until all are gathered."""
-        ...
-
-    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
-        """The checksums of the files of a finished shard, as far as it has any."""
         ...
 
     def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
@@ -58,19 +58,16 @@ class MemorySink:
         self._bad_rows: dict[int, list[Any]] = {}
 
     @contextmanager
-    def part(self, shard: int, schema: Any) -> Iterator[Put]:
+    def part(self, shard: int, schema: Any, sums: Sums) -> Iterator[Put]:
         groups: list[Any] = []
         yield groups.append
         self.tables[part_name(shard)] = pa.concat_tables([schema.empty_table(), *groups])
 
     @contextmanager
-    def bad_rows(self, shard: int, schema: Any) -> Iterator[Put]:
+    def bad_rows(self, shard: int, schema: Any, sums: Sums) -> Iterator[Put]:
         groups: list[Any] = []
         yield groups.append
         self._bad_rows[shard] = groups
-
-    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
-        return {}
 
     def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
         return self._bad_rows[shard]
@@ -86,16 +83,18 @@ class FolderSink:
 
     path: Path
 
-    def part(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
+    def part(self, shard: int, schema: Any, sums: Sums) -> AbstractContextManager[Put]:
         make_folder(self.path, "train")
-        return parquet_file(self.path / part_name(shard), schema)
+        return self._file(part_name(shard), schema, sums)
 
-    def bad_rows(self, shard: int, schema: Any) -> AbstractContextManager[Put]:
-        return parquet_file(self.path / bad_rows_name(shard), schema)
+    def bad_rows(self, shard: int, schema: Any, sums: Sums) -> AbstractContextManager[Put]:
+        return self._file(bad_rows_name(shard), schema, sums)
 
-    def sums(self, shard: int, part: bool, bad_rows: bool) -> dict[str, FileSum]:
-        names = [part_name(shard)] * part + [bad_rows_name(shard)] * bad_rows
-        return {name: FileSum.of(self.path / name) for name in names}
+    @contextmanager
+    def _file(self, name: str, schema: Any, sums: Sums) -> Iterator[Put]:
+        with parquet_file(self.path / name, schema) as file:
+            yield file.put
+        sums[name] = file.sum
 
     def gathered_bad_rows(self, shard: int) -> Iterable[Any]:
         return read_row_groups(self.path / bad_rows_name(shard))

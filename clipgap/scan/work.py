@@ -1,25 +1,26 @@
-"""The pass itself: blocks are read ahead in threads, scanned here, and written behind in another.
+"""The pass itself: blocks are read ahead in threads, scanned here, and written behind in others.
 
-A unit is a shard of the training store. One thread does all the writing, in the order it was told,
-so what is said to be done after a shard's last block holds that shard, and the lists handed over
-with it have seen all of that shard's rows.
+A unit is a shard of the training store. All of a shard is written by one thread, in the order it
+was told. The lists that are handed over with finished shards are those of after their last blocks
+were scanned, so they have seen all of those shards' rows.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from clipgap.errors import InputError
 from clipgap.files.parquet import Put
+from clipgap.files.sums import FileSum
 from clipgap.kernels.admit import Status
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import Scanner, TopK
@@ -110,7 +111,9 @@ class ScanWork:
         shards = (unit.index for unit in units)
         counted = _Counted(scanner)
         with (
-            BlockReader(self.plan, block_rows, readers, scanner.lock_pages) as reader,
+            BlockReader(
+                self.plan, block_rows, readers, scanner.lock_pages, scanner.writers
+            ) as reader,
             _Writer(self, scanner, slot) as writer,
         ):
             try:
@@ -142,6 +145,11 @@ class ScanWork:
             yield earlier, was_last, under_way.result()
 
 
+_T = TypeVar("_T")
+_Record = tuple[str, dict[str, Any]]
+"""Of a finished shard, with its name."""
+
+
 class _Counted:
     """What a scanner has done, in steps."""
 
@@ -158,38 +166,49 @@ class _Counted:
 
 
 class _Writer:
-    """The writing thread, seen from the computing one."""
+    """The writing threads, seen from the computing one."""
 
     def __init__(self, work: ScanWork, scanner: Scanner, slot: Slot) -> None:
         self._work, self._scanner, self._worker = work, scanner, slot.number
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="clipgap-write")
-        self._waiting: deque[Future[None]] = deque()
+        self._threads = [
+            ThreadPoolExecutor(1, thread_name_prefix="clipgap-write")
+            for _ in range(scanner.writers)
+        ]
+        self._thread_of: dict[int, ThreadPoolExecutor] = {}  # of shards that are under way
+        self._units: dict[int, _OpenUnit] = {}  # of the same, each touched by its thread alone
+        self._waiting: deque[Future[Any]] = deque()
+        self._finished: list[Future[_Record | None]] = []  # and not yet handed over
         self._making: deque[Future[Made]] = deque()
-        self._unit: _OpenUnit | None = None
-        self._failed = self._behind = False
+        self._failed = False
         lists = sum(len(test.rows) for test in work.tests) * work.plan.settings.k * 16
         # Of many workers one driver has to keep up with the lists.
         self._between = (_FLUSH + lists / _DISK) * max(_PATIENCE, 2 * slot.of)
         self._handed_over = time.monotonic()
-        self._records: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> _Writer:
         return self
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._pool.shutdown(wait=True)
-        if self._unit is not None:
-            self._unit.abandon(error or InputError("the shard is left"))
+        for thread in self._threads:
+            thread.shutdown(wait=True)
+        for unit in self._units.values():
+            unit.abandon(InputError("the shard is left"))
 
     def add(self, block: Block, found: Found, last: bool) -> None:
         """Queue the writing of a block; raise here what went wrong there."""
-        self._waiting.append(self._pool.submit(self._run, self._add, block, found))
+        shard = block.shard
+        thread = self._thread_of.setdefault(shard, self._idlest())
+        self._waiting.append(
+            thread.submit(self._on_unit, shard, lambda unit: unit.add(block, found))
+        )
         if last:
-            self._waiting.append(self._pool.submit(self._run, self._finish))
-            self._behind = True
+            del self._thread_of[shard]
+            finished = thread.submit(self._on_unit, shard, self._finish)
+            self._waiting.append(finished)
+            self._finished.append(finished)
             if self._is_due():
                 self._hand_over()
-        while len(self._waiting) > _WAITING_WRITES:
+        while len(self._waiting) > _WAITING_WRITES * len(self._threads):
             self._waiting.popleft().result()
 
     def made(self) -> Iterator[Made]:
@@ -199,7 +218,7 @@ class _Writer:
 
     def made_at_last(self) -> Iterator[Made]:
         """All shards that are left, when all is written; raises what went wrong."""
-        if self._behind:
+        if self._finished:
             self._hand_over()
         while self._waiting:
             self._waiting.popleft().result()
@@ -209,50 +228,58 @@ class _Writer:
     def _is_due(self) -> bool:
         return time.monotonic() - self._handed_over >= self._between
 
+    def _idlest(self) -> ThreadPoolExecutor:
+        busy = Counter(self._thread_of.values())
+        return min(self._threads, key=busy.__getitem__)
+
     def _hand_over(self) -> None:
-        lists = self._scanner.topk_later()
-        self._making.append(self._pool.submit(self._take_records, lists))
-        self._behind, self._handed_over = False, time.monotonic()
+        # Always by the first thread: it waits for the others, and none of them for it.
+        made = self._threads[0].submit(self._made, self._finished, self._scanner.topk_later())
+        self._making.append(made)
+        self._finished, self._handed_over = [], time.monotonic()
 
-    # The rest runs in the writing thread.
+    # The rest runs in the writing threads.
 
-    def _run(self, task: Callable[..., None], *arguments: Any) -> None:
+    def _on_unit(self, shard: int, task: Callable[[_OpenUnit], _T]) -> _T | None:
         # What was queued behind a failed write must not complete a file that lacks it.
         if self._failed:
-            return
+            return None
         try:
-            task(*arguments)
-        except BaseException:
+            if shard not in self._units:
+                self._units[shard] = _OpenUnit(shard, self._work)
+            return task(self._units[shard])
+        except BaseException as error:
+            if self._failed:  # in another thread, which has said so
+                return None
             self._failed = True
+            if shard in self._units:
+                self._units.pop(shard).abandon(error)
             raise
 
-    def _add(self, block: Block, found: Found) -> None:
-        if self._unit is None:
-            self._unit = _OpenUnit(block.shard, self._work)
-        self._unit.add(block, found)
+    def _finish(self, unit: _OpenUnit) -> _Record:
+        record = unit.finish()
+        del self._units[unit.shard]
+        return record
 
-    def _finish(self) -> None:
-        assert self._unit is not None
-        name, record = self._unit.finish()
-        self._records[name] = record
-        self._unit = None
-
-    def _take_records(self, lists: Callable[[], list[TopK]]) -> Made:
-        records, self._records = self._records, {}
-        return Made(records, lists(), self._worker)
+    def _made(
+        self, finished: list[Future[_Record | None]], lists: Callable[[], list[TopK]]
+    ) -> Made:
+        written = [one.result() for one in finished if one.exception() is None]
+        return Made(dict(one for one in written if one is not None), lists(), self._worker)
 
 
 class _OpenUnit:
     """A training shard on its way to files, which appear when it is finished, or never."""
 
     def __init__(self, shard: int, work: ScanWork) -> None:
-        self._shard, self._sink = shard, work.sink
+        self.shard, self._sink = shard, work.sink
         self._groups = RowGroups(shard, work.layout)
-        self._files = ExitStack()
+        self._files, self._sums = ExitStack(), dict[str, FileSum]()
         self._put: Put | None = None
         self._put_bad: Put | None = None
         if work.plan.settings.train_table:
-            self._put = self._files.enter_context(self._sink.part(shard, work.layout.table.schema))
+            part = self._sink.part(shard, work.layout.table.schema, self._sums)
+            self._put = self._files.enter_context(part)
 
     def add(self, block: Block, found: Found) -> None:
         for group in self._groups.add(block.ok, block.keys, found):
@@ -260,25 +287,24 @@ class _OpenUnit:
         self._groups.totals.of("rows")[1] += np.count_nonzero(block.status == Status.NORMALISED)
         if not block.ok.all():
             if self._put_bad is None:
-                files = self._sink.bad_rows(self._shard, QUARANTINE_SCHEMA)
-                self._put_bad = self._files.enter_context(files)
+                bad_rows = self._sink.bad_rows(self.shard, QUARANTINE_SCHEMA, self._sums)
+                self._put_bad = self._files.enter_context(bad_rows)
             self._put_bad(quarantine.of_block(block))
 
-    def finish(self) -> tuple[str, dict[str, Any]]:
+    def finish(self) -> _Record:
         """Complete the files; the record that says what the shard has become."""
         for group in self._groups.finish():
             self._write(group)
         self._files.close()
-        sums = self._sink.sums(self._shard, self._put is not None, self._put_bad is not None)
-        return part_name(self._shard), {
+        return part_name(self.shard), {
             "rows": int(self._groups.totals.of("rows")[0]),
             "quarantined": int(self._groups.totals.of("rows")[2]),
             "totals": self._groups.totals.to_json(),
-            "files": {name: asdict(entry) for name, entry in sums.items()},
+            "files": {name: asdict(entry) for name, entry in self._sums.items()},
         }
 
     def abandon(self, error: BaseException) -> None:
-        """Close the files without any of them appearing; says which could not be written."""
+        """Close the files without any of them appearing; an error in writing one names it."""
         self._files.__exit__(type(error), error, error.__traceback__)
 
     def _write(self, group: Any) -> None:

@@ -199,14 +199,16 @@ def _write_table(
             output.how.check()
             places[item] = spool.tell(), len(content)
             spool.write(content)
-        with parquet_file(path, table.schema.append(column)) as put:
+        with parquet_file(path, table.schema.append(column)) as file:
             start = 0
             while start < len(table):
                 contents = list(_some(spool, places, range(start, len(table))))
                 piece = table.slice(start, len(contents))
-                put(piece.append_column(column, pa.array(contents, pa.binary())).combine_chunks())
+                file.put(
+                    piece.append_column(column, pa.array(contents, pa.binary())).combine_chunks()
+                )
                 start += len(contents)
-    return FileSum.of(path)
+    return file.sum
 
 
 def _some(

@@ -23,7 +23,7 @@ from clipgap.scan.lists import runs, take_strings
 from clipgap.scan.manifest import differences
 from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
 from clipgap.scan.result import ScanResult, open_scan
-from clipgap.scan.sinks import MemorySink, part_name, test_name
+from clipgap.scan.sinks import MemorySink, Sums, part_name, test_name
 from clipgap.scan.tables import Part
 from clipgap.scan.work import ScanWork
 from clipgap.verify.checks import Asked, Checks, Count, Problems
@@ -278,7 +278,7 @@ class _Comparing(MemorySink):
         self.rows = 0
 
     @contextmanager
-    def part(self, shard: int, schema: Any) -> Iterator[Put]:
+    def part(self, shard: int, schema: Any, sums: Sums) -> Iterator[Put]:
         with self._against(part_name(shard), schema) as compare:
             yield compare
 

@@ -63,6 +63,7 @@ class GpuScanner:
 
     ahead = 2
     block_rows = 65_536
+    writers = 4
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ class SeveralGpus:
     """`Scanner` on all devices of a node."""
 
     block_rows = GpuScanner.block_rows
+    writers = GpuScanner.writers
 
     def __init__(
         self, tests: Sequence[TestSet], k: int, devices: Sequence[torch.device], kind: str = "int8"
