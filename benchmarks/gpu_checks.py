@@ -21,8 +21,9 @@ import torch
 
 import clipgap
 from clipgap.errors import MissingDependency
-from clipgap.kernels.choose import ON_GPU, resolve
+from clipgap.kernels.choose import resolve
 from clipgap.kernels.gpu.devices import usable_devices
+from clipgap.kernels.gpu.order import ON_GPU
 from clipgap.kernels.gpu.scanner import GpuScanner, make_steps
 from clipgap.kernels.gpu.steps import Steps
 from clipgap.kernels.interface import TestSet

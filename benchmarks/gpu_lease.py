@@ -134,9 +134,12 @@ def lead(asked: argparse.Namespace) -> None:
             if limit < 3:
                 take({"step": name, "failed": "no time was left"})
                 continue
-            command = [sys.executable, __file__, "--step", name]
-            run_step(name, command + ["--dry-run"] * asked.dry_run, limit, take)
+            run_step(name, command_of(name, asked.dry_run), limit, take)
     show_goals(rows)
+
+
+def command_of(step: str, dry_run: bool) -> list[str]:
+    return [sys.executable, __file__, "--step", step, *["--dry-run"] * dry_run]
 
 
 def run_step(name: str, command: list[str], limit: float, take: Callable[[Row], None]) -> None:
@@ -185,6 +188,7 @@ def machine(scale: Scale) -> Iterator[Row]:
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         row |= {"device": found.name, "processors": found.multi_processor_count}
+        row["capability"] = [found.major, found.minor]
         tool = shutil.which("nvidia-smi")
         if tool:
             query = "--query-gpu=driver_version,clocks.max.sm,clocks.sm,power.limit,temperature.gpu"
@@ -440,7 +444,7 @@ def whole(scale: Scale) -> Iterator[Row]:
     from gpu_checks import filters_here
 
     import clipgap
-    from clipgap.kernels.choose import ON_GPU
+    from clipgap.kernels.gpu.order import ON_GPU
     from clipgap.kernels.gpu.scanner import GpuScanner
     from clipgap.kernels.interface import TestSet
 
@@ -451,6 +455,7 @@ def whole(scale: Scale) -> Iterator[Row]:
     blocks = max(1, scale.stored // scale.rows)
     with tempfile.TemporaryDirectory() as folder:
         for name, kind in filters_here(device).items():
+            kernel = next(one for one, theirs in ON_GPU.items() if theirs == kind)
             scanner = GpuScanner([TestSet("t", t)], K, device, kind)
             for where, rows in (("resident", block), ("streamed", host)):
                 ids = np.arange(scale.rows)
@@ -464,8 +469,8 @@ def whole(scale: Scale) -> Iterator[Row]:
                         under_way.pop(0).result()
                 for one in under_way:
                     one.result()
-                yield {"filter": name, "where": where, **rate(scale, blocks, begun)}
-            kernel = next(one for one, theirs in ON_GPU.items() if theirs == kind)
+                found = rate(scale, blocks, begun)
+                yield {"filter": name, "kernel": kernel, "where": where, **found}
             store = Path(folder, "store")
             if not store.exists():
                 (store / "img_emb").mkdir(parents=True)
@@ -473,7 +478,8 @@ def whole(scale: Scale) -> Iterator[Row]:
                     np.save(store / "img_emb" / f"img_emb_{shard:04}.npy", host)
             begun = time.perf_counter()
             clipgap.scan(store, {"t": t}, k=K, kernel=kernel, out=Path(folder, kernel))
-            yield {"filter": name, "where": "from files", **rate(scale, blocks, begun)}
+            found = rate(scale, blocks, begun)
+            yield {"filter": name, "kernel": kernel, "where": "from files", **found}
 
 
 STEPS: dict[str, tuple[Callable[[Scale], Iterator[Row]], float]] = {
@@ -567,7 +573,7 @@ def prepare() -> None:
 
 
 def show_goals(rows: list[Row]) -> None:
-    """Which goals are met, and what takes the time where one is not."""
+    """Which goals are met, what takes the time where one is not, and what `auto` should know."""
     largest = max((row["m"] for row in rows if row["step"] == "parts" and "m" in row), default=0)
     rates = {
         (row.get("part"), row.get("filter", "")): row["tflops"]
@@ -605,6 +611,10 @@ def show_goals(rows: list[Row]) -> None:
         if not met and spent:
             share = ", ".join(f"{part} {ms:,.2f} ms" for part, ms in spent.items())
             print(f"  where the time goes: {share}")
+    chip = next((tuple(row["capability"]) for row in rows if "capability" in row), None)
+    if chip is not None:
+        found = {row["kernel"]: row["tflops"] for row in rows if row.get("where") == "resident"}
+        print(f"for MEASURED in clipgap/kernels/gpu/order.py:\n    {chip}: {found},")
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from clipgap.errors import MissingDependency, UsageError
 from clipgap.kernels import choose
-from clipgap.kernels.gpu import devices
+from clipgap.kernels.gpu import devices, order
 from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.oracle import exact_scores
 from clipgap.synthetic import rows as synthetic
@@ -327,6 +327,29 @@ def test_a_scan_without_a_gpu_does_not_load_torch() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     if choose.resolve(device="cpu") == "cpu" and not devices.has_hardware():
         assert done.stdout.split() == ["cpu", "False"]
+
+
+@pytest.mark.parametrize(
+    "chip, taken",
+    [((8, 0), "triton"), ((9, 0), "cuda"), ((10, 0), "triton"), ((10, 3), "triton-float16")],
+)
+def test_auto_takes_what_was_measured_as_the_fastest(
+    monkeypatch: pytest.MonkeyPatch, chip: tuple[int, int], taken: str
+) -> None:
+    """An H100 has rows here; of a B300 it is known that its integers are slow."""
+    monkeypatch.setattr(order, "MEASURED", {(9, 0): {"triton": 500.0, "cuda": 700.0}})
+    monkeypatch.setattr(devices, "capability", lambda: chip)
+    monkeypatch.setattr(choose, "_gpu_info", lambda name: choose.KernelInfo(name, True, "there"))
+    assert choose.resolve(device="cuda") == taken
+    assert sorted(order.fastest_first(chip)) == sorted(order.ON_GPU)
+
+
+def test_the_first_device_tells_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
+    if devices.interpreted():
+        assert devices.capability() is None
+    monkeypatch.setattr(devices, "usable_devices", lambda: [torch.device("cuda", 1)])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, device.index))
+    assert devices.capability() == (8, 1)
 
 
 def test_kernel_and_device_must_fit() -> None:

@@ -8,20 +8,12 @@ from dataclasses import dataclass
 
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu, torch_kernel
+from clipgap.kernels.gpu.order import ON_GPU, fastest_first
 from clipgap.kernels.interface import Scanner, TestSet
 from clipgap.kernels.options import MAX_K, Compute
 from clipgap.kernels.oracle import OracleScanner
 from clipgap.machine import thread_count
 from clipgap.options import takes_options
-
-ON_GPU = {
-    "triton": "int8",
-    "cuda": "cuda",
-    "triton-float16": "float16",
-    "cuda-float16": "cuda-float16",
-}
-"""Kernels for GPUs, with the kind of filter that each is to `GpuScanner`. Triton comes first: it is
-the one that `auto` takes until measurements on a device say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +62,7 @@ def fallback_note(kernel: str, device: str) -> str | None:
         if in_cpp.available or runs not in ("torch", "numpy"):
             return None
         return f"kernel {runs!r} runs, which is much slower than the one in C++: {in_cpp.detail}"
-    found = [_gpu_info(name) for name in ON_GPU]
+    found = _gpu_infos()
     if found[0].available:
         return None
     other = next((info for info in found if info.available), None)
@@ -82,11 +74,18 @@ def fallback_note(kernel: str, device: str) -> str | None:
 def available_kernels() -> list[KernelInfo]:
     """Every kernel, fastest first, with what runs or what is missing."""
     return [
-        *map(_gpu_info, ON_GPU),
+        *_gpu_infos(),
         _cpu_info(),
         _torch_info(),
         _numpy_info(),
     ]
+
+
+def _gpu_infos() -> list[KernelInfo]:
+    """Those that were measured as the fastest on the first device come first."""
+    from clipgap.kernels.gpu import devices
+
+    return [_gpu_info(name) for name in fastest_first(devices.capability())]
 
 
 def _gpu_info(name: str) -> KernelInfo:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from clipgap.kernels.choose import ON_GPU, make_scanner, resolve
+from clipgap.kernels.choose import make_scanner, resolve
+from clipgap.kernels.gpu.order import ON_GPU
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.options import Compute
 from clipgap.scan.plan import ScanPlan

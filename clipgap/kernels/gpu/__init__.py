@@ -1,5 +1,6 @@
 """The scan on GPUs: filter on the device, decide on the device in float64, one host thread.
 
+    order.py     which kernel `auto` takes on which chip
     devices.py   which devices there are, and errors that say what was needed and what was found
     bounds.py    the two filters: int8 on a common grid, float16 with a bound on its rounding
     steps.py     what a scan asks of a device, between two filters: cuda_filter.py, triton_filter.py

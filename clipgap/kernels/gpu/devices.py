@@ -85,6 +85,19 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
     return usable
 
 
+def capability() -> tuple[int, int] | None:
+    """Of the first device that can be used; None where there is none."""
+    try:
+        device = usable_devices()[0]
+    except MissingDependency:
+        return None
+    if device.type != "cuda":
+        return None
+    import torch
+
+    return torch.cuda.get_device_capability(device)
+
+
 def _triton_version() -> tuple[int, ...]:
     """Its first two numbers, without importing it; builds that tell no version pass."""
     try:
