@@ -235,7 +235,6 @@ def test_the_demo_is_the_paper_in_miniature(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("clipgap.study.process.SERVER", "tests.study_server")
     small = {**SMALL, "epochs": 2, "batch": 16, "workers": 0}
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={value}")]
     out = tmp_path / "demo"

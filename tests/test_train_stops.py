@@ -9,15 +9,19 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from clipgap.__main__ import run
 from clipgap.clip.train import driver
+from clipgap.errors import ClipgapError
 from tests.train_worlds import TrainWorld, make_train_world
 
 RANK = Path(__file__).with_name("train_rank.py")
@@ -126,3 +130,41 @@ def test_at_a_moment_of_the_driver(
         code = train(UNSTOPPED)
     assert asked and code in (0, 75 if number == signal.SIGTERM else 130)
     assert train(UNSTOPPED) == 0
+
+
+@pytest.mark.parametrize(("code", "words"), [(75, None), (9, "failed with exit code 9"), (0, None)])
+def test_a_fork_is_a_rank_like_any_other(
+    code: int,
+    words: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As in a stage of a study: asked to stop, failing, or done; what it says is in its log."""
+    begun, stop = tmp_path / "begun", threading.Event()
+
+    def rank(folder: Path) -> int:
+        asked = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: asked.set())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, driver.ASKING)
+        print(f"rank {os.environ['RANK']} of {os.environ[driver.DRIVER]}")
+        os.write(2, b"at work\n")
+        begun.touch()
+        return code if code == 9 or asked.wait(60) else 1
+
+    def look(progress: Any) -> None:
+        if begun.exists():
+            stop.set()
+
+    (tmp_path / ".progress").mkdir()
+    monkeypatch.setattr(driver, "warm", True)
+    monkeypatch.setattr(driver, "main", rank)
+    monkeypatch.setattr(driver, "_LOOK_EVERY", 1)
+    batches = SimpleNamespace(world=1, workers=0, samples=1)
+    plan: Any = SimpleNamespace(batches=batches, device="cpu", epochs=1)
+    with pytest.raises(ClipgapError, match=words) if words else nullcontext():
+        driver.launch(plan, tmp_path, stop, look)
+    said = f"rank 0 of {os.getpid()}\nat work\n"
+    assert (tmp_path / driver.LOG).read_text() == said
+    assert capfd.readouterr() == ("", "")
+    assert "RANK" not in os.environ

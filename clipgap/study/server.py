@@ -1,7 +1,8 @@
 """Runs command lines one after the other, each in a process of its own, forked from this one.
 
 Importing torch and open_clip takes longer than a small stage; here it is done once, and every
-stage still begins with a fresh process and can take nothing down but itself.
+stage still begins with a fresh process and can take nothing down but itself. A training on a CPU
+is a fork of its stage in turn.
 
 Speaks in lines. In: {"arguments": […], "stdout": FILE or null, "stderr": FILE or null, "warm": true
 or false}. Out, for each: "pid N", then "exit N" (below zero: the signal that ended it).
@@ -18,7 +19,7 @@ import sys
 from typing import Any
 
 _ALWAYS = ("clipgap.cli.main", "clipgap.scan.api", "clipgap.select.splitting", "clipgap.shards.api")
-_WARM = ("open_clip", "clipgap.clip.models")
+_WARM = ("open_clip", "open_clip_train.main", "clipgap.clip.models", "clipgap.clip.train.clip")
 _TERMINAL = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
@@ -58,7 +59,9 @@ def _run(request: dict[str, Any]) -> None:
                 file = os.open(request[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
                 os.dup2(file, number)
         from clipgap.cli.main import main
+        from clipgap.clip.train import driver
 
+        driver.warm = request["warm"]
         code = main(request["arguments"])
     finally:
         with contextlib.suppress(OSError):

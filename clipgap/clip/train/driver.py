@@ -1,7 +1,9 @@
 """The processes of a run: started, watched, asked to stop, and their failures put into words.
 
 On one machine the driver starts the ranks itself, where torchrun would put an agent in between. Its
-children get each signal from it and nobody else, and their exit codes need no translation.
+children get each signal from it and nobody else, and their exit codes need no translation. A single
+rank on a CPU is a fork where the driver has all that it needs imported: to import it again takes as
+long as a small training.
 
 Whoever starts the ranks: as long as all are on one machine, the store through which they find each
 other listens on that machine's own address alone.
@@ -9,6 +11,7 @@ other listens on that machine's own address alone.
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -17,14 +20,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import IO, Any
 
 from clipgap.clip.train.logs import reached
 from clipgap.clip.train.plan import LOOPBACK, Ranks, TrainPlan
-from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, run
+from clipgap.clip.train.worker import ASKING, DRIVER, ENDED, main, run
 from clipgap.errors import (
     ClipgapError,
     InputError,
@@ -44,7 +48,10 @@ _SHOWN_LINES = 12
 _ERRORS = {
     error.exit_code: error for error in (UsageError, InputError, MissingDependency, Interrupted)
 }
-_Ranks = Sequence[subprocess.Popen[bytes]]
+
+warm = False
+"""Said by a process that has imported torch and computed nothing yet: there are no threads of
+torch's for a fork to miss."""
 
 
 def rank_command(folder: Path) -> list[str]:
@@ -84,11 +91,14 @@ def launch(plan: TrainPlan, folder: Path, stop: threading.Event, on_progress: On
     if stop.is_set():
         raise Interrupted("stopped before the first step; --resume latest begins with it")
     (folder / PROGRESS / ENDED).unlink(missing_ok=True)
-    ranks: list[subprocess.Popen[bytes]] = []
+    world = plan.batches.world
+    start = _fork if warm and world == 1 and plan.device == "cpu" else _program
+    ranks: list[_Rank] = []
     with (folder / LOG).open("ab") as log, _surroundings(plan) as environment:
         try:
-            for rank in range(plan.batches.world):
-                ranks.append(_started(rank, folder, environment, log))
+            for rank in range(world):
+                own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                ranks.append(_started(start, folder, own, log))
             failed = _watch(ranks, plan, folder, stop, on_progress)
         finally:  # if one has failed, the others would wait for it for ever
             for process in ranks:
@@ -150,20 +160,63 @@ def _on_this_machine(port: int) -> dict[str, str]:
 
 
 def _started(
-    rank: int, folder: Path, environment: dict[str, str], log: IO[bytes]
-) -> subprocess.Popen[bytes]:
-    # Signals are held back in the new process until it has said what is to be done about them.
+    start: Callable[..., _Rank], folder: Path, environment: dict[str, str], log: IO[bytes]
+) -> _Rank:
+    """Signals are held back in the new process until it has said what is to be done about them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)
     try:
-        return subprocess.Popen(
-            rank_command(folder),
-            env={**os.environ, **environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        return start(folder, environment, log)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _program(folder: Path, environment: dict[str, str], log: IO[bytes]) -> _Rank:
+    return subprocess.Popen(
+        rank_command(folder),
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _fork(folder: Path, environment: dict[str, str], log: IO[bytes]) -> _Rank:
+    rank = _Fork(target=_be_rank, args=(folder, environment, log))
+    rank.start()
+    return rank
+
+
+def _be_rank(folder: Path, environment: dict[str, str], log: IO[bytes]) -> None:
+    """What a new interpreter would do for a rank; the caller is the only thread here."""
+    import torch
+
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None:
+            os.dup2(log.fileno(), stream.fileno())
+    # Those of before may be locked by a thread that is not here.
+    sys.stdout = sys.stderr = io.TextIOWrapper(log, line_buffering=True)
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
+    sys.exit(main(folder))
+
+
+class _Fork(ForkProcess):
+    """A fork that is watched as any other program."""
+
+    def poll(self) -> int | None:
+        return self.exitcode
+
+    def wait(self) -> int | None:
+        self.join()
+        return self.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.pid is not None and self.is_alive():
+            os.kill(self.pid, number)
+
+
+_Rank = subprocess.Popen[bytes] | _Fork
+_Ranks = Sequence[_Rank]
 
 
 def _watch(
