@@ -31,6 +31,7 @@ from clipgap.kernels.gpu.cuda_shapes import (  # noqa: E402
     shape_for,
 )
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
+from tests import interpreting  # noqa: E402, F401
 from tests.cuda.emulation import LANDINGS, emulated_steps  # noqa: E402
 
 CPU = torch.device("cpu")

@@ -36,6 +36,7 @@ from clipgap.kernels.gpu.bounds import Grid, Half  # noqa: E402
 from clipgap.kernels.gpu.scanner import GpuScanner  # noqa: E402
 from clipgap.kernels.gpu.several import SeveralGpus  # noqa: E402
 from clipgap.kernels.gpu.steps import Steps  # noqa: E402
+from tests import interpreting  # noqa: E402, F401
 
 FILTERS = ("int8", "float16")
 DIMS = (3, 17, 64, 640, 1000, 1536)
@@ -416,23 +417,32 @@ def test_other_errors_pass(device: torch.device) -> None:
         raise RuntimeError("our bug")
 
 
-def test_the_benchmark_runs_in_small(tmp_path: Path) -> None:
-    """What a GPU runs as one command must not wait for a GPU to show a typing error."""
-    script = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-    command = [sys.executable, str(script), "--dry-run", "--no-check", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "clipgap triton int8, resident" in done.stdout
-    assert (tmp_path / "dry-run.svg").exists() or "no plot" in done.stdout
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[None]:
+    """Its scripts, which are no package's, can be imported."""
+    folder = str(Path(__file__).parents[1] / "benchmarks")
+    sys.path.insert(0, folder)
+    yield
+    sys.path.remove(folder)
 
 
 @pytest.fixture(scope="module")
-def lease() -> Iterator[ModuleType]:
-    """benchmarks/gpu_lease.py, which is no package's."""
-    folder = Path(__file__).parents[1] / "benchmarks"
-    sys.path.insert(0, str(folder))
-    yield importlib.import_module("gpu_lease")
-    sys.path.remove(str(folder))
+def lease(benchmarks: None) -> ModuleType:
+    return importlib.import_module("gpu_lease")
+
+
+def test_the_benchmark_runs_in_small(
+    benchmarks: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What a GPU runs as one command must not wait for a GPU to show a typing error."""
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry-run", "--no-check", f"--out={tmp_path}"])
+    importlib.import_module("gpu").main()
+    said = capsys.readouterr().out
+    assert "clipgap triton int8, resident" in said
+    assert (tmp_path / "dry-run.svg").exists() or "no plot" in said
 
 
 def test_variants_of_the_filter_still_apply_to_its_sources(lease: ModuleType) -> None:

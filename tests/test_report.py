@@ -24,7 +24,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markupsafe import escape
-from scipy.stats import spearmanr
 
 import clipgap
 from clipgap.__main__ import main
@@ -465,6 +464,8 @@ def test_other_embeddings(study: Study, tmp_path: Path) -> None:
     (tmp_path / "p.toml").write_text('title = "Table 5"\nrho = {val = 0.93}')
     inputs = {"embeddings": {"small": tmp_path / "small"}, "paper": tmp_path / "p.toml"}
     made = clipgap.report({"web": study.folder / "scan"}, **inputs, out=tmp_path / "r", gallery=1)
+    from scipy.stats import spearmanr  # which takes long to import
+
     for row in read(made.path)["embeddings"]:
         pair = [report_oracle.best(tmp_path / "small", row["test"])]
         pair.append(report_oracle.best(study.folder / "scan", row["test"]))

@@ -227,7 +227,7 @@ class Sources:
             **({"mixed_models": True} if self.met.is_mixed else {}),
         }
 
-    @property
+    @cached_property
     def calls(self) -> list[Mapping[str, str]]:
         """The settings that lie beside the folders, where there are some."""
         found = (read_settings(folder) for folder in self.folders() if folder is not None)
