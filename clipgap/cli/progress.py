@@ -136,12 +136,15 @@ def _figures(progress: Progress) -> list[str]:
 
 
 def speed(progress: Progress) -> list[str]:
-    """How fast it goes and how hard the data are; parts of a sentence."""
+    """How fast it goes, and with -v how hard the data are; parts of a sentence."""
     figures = []
     if progress.rate:
         figures.append(f"{words.count(progress.rate)} {progress.noun}/s")
     for unit, value in progress.figures.items():
-        figures.append(words.rate(value) if unit == "FLOP/s" else f"{value:,.1f} {unit}")
+        if unit == "FLOP/s":
+            figures.append(words.rate(value))
+        elif LOG.isEnabledFor(logging.INFO):
+            figures.append(f"{value:,.1f} {unit}")
     return [*figures, progress.means] if progress.means else figures
 
 
