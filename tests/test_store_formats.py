@@ -345,6 +345,50 @@ def test_every_npy_version(tmp_path: Path, version: tuple[int, int]) -> None:
     check(open_store(tmp_path / "x.npy"), [unit_rows(5)], None)
 
 
+class Frame:
+    """A data frame of somebody's, as Polars hands it over: wide lists, views of text, in pieces."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._table.__arrow_c_stream__(requested_schema)
+
+
+def test_tables_in_memory() -> None:
+    rows, keys = unit_rows(8), keys_of(0, 8)
+    lists = rows.astype(np.float32).tolist()
+    names = ("key", "label", "emb")
+    half = pa.table([keys, range(8), pa.array(lists, pa.list_(pa.float16()))], names)
+    check(open_store(half), [rows], [keys])
+    wide = [
+        pa.array(keys, pa.string_view()),
+        range(8),
+        pa.array(lists, pa.large_list(pa.float32())),
+    ]
+    whole = pa.table(wide, names)
+    pieces = pa.concat_tables([whole.slice(0, 3), whole.slice(3)])
+    store = open_store(Frame(pieces), name="web")
+    assert store.path == "web"
+    check(store, [rows.astype(np.float32)], [keys])
+    check(open_store(half.drop_columns(["key"]).to_pandas()), [rows], None)
+    for table, said in (
+        (half.append_column("other", half["emb"]), "2 columns of lists of floats: emb, other;"),
+        (half.drop_columns(["emb"]), "0 columns of lists of floats: none;"),
+        (half.slice(0, 0), r"shape \(0, 0\)"),
+        (
+            pa.concat_tables([half, half.take([0]).cast(half.schema)]).set_column(
+                2, "emb", pa.array([*lists, [1.0]], pa.list_(pa.float32()))
+            ),
+            "row 8 of 'emb'",
+        ),
+        (half["emb"], "a ChunkedArray is no store"),
+    ):
+        with pytest.raises(InputError, match=said):
+            open_store(table)
+    assert open_store(half.append_column("other", half["emb"]), array="other").rows == 8
+
+
 def test_arrays_and_tensors() -> None:
     rows = unit_rows(8)
     store = open_store(rows)

@@ -160,6 +160,28 @@ def matrix_of(lists: Any, dim: int, path: str, column: str, start: int) -> NDArr
     return matrix
 
 
+def rows_and_keys(table: Any, name: str, asked: str | None) -> tuple[NDArray[Any], Any]:
+    """Those of a table in memory; None for keys that it does not have."""
+    columns = [asked] if asked else embeddings_in(table.schema)
+    if len(columns) != 1:
+        raise InputError(
+            f"{name}: has {len(columns)} columns of lists of floats: {', '.join(columns) or 'none'}"
+            "; give a table with one"
+        )
+    column = choose(table.schema, columns[0])
+    dtype = float_of(table.schema.field(column).type)
+    parts: list[NDArray[Any]] = []
+    start = 0
+    for lists in table[column].chunks:
+        if len(lists):
+            dim = parts[0].shape[1] if parts else len(lists[0].as_py() or ())
+            parts.append(matrix_of(lists, dim, name, column, start))
+            start += len(lists)
+    keys = key_column_of(table.schema)
+    rows = np.concatenate(parts) if parts else np.zeros((0, 0), dtype)
+    return rows, None if keys is None else table[keys].combine_chunks()
+
+
 def tables_at(place: Place) -> list[File]:
     """The tables of a place, in their order."""
     if place.listing is not None and _SPLITS in place.listing.files:

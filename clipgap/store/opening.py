@@ -75,7 +75,7 @@ def open_store(
     dim: int | None = None,
     paths: str | None = None,
 ) -> Store:
-    """Open a folder, file, glob, brace pattern, `a::b` join, URL, array or tensor as a store.
+    """Open a folder, file, glob, brace pattern, `a::b` join, URL, array or table as a store.
 
     `name` replaces the path in messages and results. `array` chooses an array of `.npz` shards,
     `dim` and `paths` describe a raw float32 memmap; the same can be written into the path as
@@ -83,6 +83,8 @@ def open_store(
     """
     if isinstance(source, Store):
         return source
+    if hasattr(source, "__arrow_c_stream__"):
+        return _table_store(source, name or "<table>", array)
     if not isinstance(source, str | Path):
         return array_store(source, name=name or "<array>")
     path = str(source)
@@ -130,6 +132,21 @@ def array_store(
     return Store(name, "array", source.dim, (Shard(info, source, listed),))
 
 
+def _table_store(source: Any, name: str, column: str | None) -> Store:
+    """A store of one shard over a table in memory, which says itself how Arrow sees it."""
+    try:
+        table = pa.table(source)
+    except (TypeError, ValueError) as error:  # a single column does, too
+        raise _no_store(source, name) from error
+    # Polars hands over views of text, which are the same to whoever looks keys up.
+    plain = [
+        field.with_type(pa.large_string()) if str(field.type) == "string_view" else field
+        for field in table.schema
+    ]
+    rows, keys = columns.rows_and_keys(table.cast(pa.schema(plain)), name, column)
+    return array_store(rows, keys, name=name)
+
+
 def _as_numpy(array: Any, name: str) -> np.ndarray[Any, Any]:
     torch = sys.modules.get("torch")  # a tensor can only come from a torch that is loaded
     if torch is not None and isinstance(array, torch.Tensor):
@@ -139,8 +156,13 @@ def _as_numpy(array: Any, name: str) -> np.ndarray[Any, Any]:
         return tensor.numpy()  # type: ignore[no-any-return]
     if isinstance(array, np.ndarray):
         return array
-    raise InputError(
-        f"{name}: a {type(array).__name__} is no store; give a path, a NumPy array or a tensor"
+    raise _no_store(array, name)
+
+
+def _no_store(source: Any, name: str) -> InputError:
+    return InputError(
+        f"{name}: a {type(source).__name__} is no store; give a path, a NumPy array, a tensor, "
+        "or a table of Arrow, Polars or pandas"
     )
 
 
