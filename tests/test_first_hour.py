@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import subprocess
+import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,18 @@ def test_an_import_that_fails_is_no_bug(
     said = capsys.readouterr().err
     assert "scikit-learn is not installed" in said and "pip install scikit-learn" in said
     assert "bug" not in said
+
+
+def test_a_report_needs_no_torch(tmp_path: Path) -> None:
+    """Which the extra that brings the report does not bring."""
+    rows = np.eye(3, dtype=np.float16)
+    clipgap.scan(rows, {"val": rows}, out=tmp_path / "scan")
+    without = "import sys; sys.modules['torch'] = None; from clipgap.__main__ import main"
+    call = ["report", "--scan", str(tmp_path / "scan"), "-o", str(tmp_path / "report")]
+    code = f"{without}; sys.exit(main({call}))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, "torch" in ended.stderr) == (0, False), ended.stderr
+    assert (tmp_path / "report" / "index.html").is_file()
 
 
 def test_how_to_install_is_right_wherever_clipgap_came_from(

@@ -20,7 +20,6 @@ from clipgap.clip.train.captions import read_captions
 from clipgap.clip.train.labels import read_class_labels
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
-from clipgap.clip.train.patches import check_promises, import_trainer
 from clipgap.clip.train.shards import Counted, count_classes, count_folder, count_shards
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.addresses import public
@@ -272,6 +271,8 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         labels=None if labels is None else labels.cite(),
     )
     if not classify:
+        from clipgap.clip.train.patches import check_promises  # imports torch
+
         check_promises()
         _check_arguments(plan, place)
     return plan
@@ -374,6 +375,8 @@ def _need(package: str) -> None:
 
 def _parse(arguments: list[str]) -> Any:
     """argparse prints what is wrong and leaves; here it becomes an error like any other."""
+    from clipgap.clip.train.patches import import_trainer
+
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
