@@ -1,6 +1,7 @@
 """Every snippet of README and docs: run as it stands in a small world, or at least parsed.
 
-`<!-- parsed only: what it needs -->` before a block says that it cannot be run here.
+`<!-- parsed only: what it needs -->` before a block says that it cannot be run here, and
+`<!-- not run: COMMANDS: what they need -->` that these of its commands cannot.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import typer
 
@@ -22,15 +25,27 @@ import clipgap
 from clipgap.__main__ import app, main
 from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.main import STUDIES
+from clipgap.clip.data.classes import imagenet_ids
 from clipgap.select.rules import Far, Prune
 from clipgap.study.commands import Command, commands
 from clipgap.study.recipe import parse_recipe
 from clipgap.study.run import Study
-from tests.stores import unit_rows, write_clip_retrieval
+from tests.clip_worlds import pictures, write_folder
+from tests.report_worlds import shared_study
+from tests.shards import write_shard
+from tests.stores import keys_of, unit_rows, write_clip_retrieval
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OUTPUT = re.compile(r'(?:-o |out=")([\w-]+)')
+OUTPUT = re.compile(r"""(?:-o |out="|StoreWriter\(")([\w-]+)""")
+SMALL = {
+    "100_000_000": "1_000",
+    "--clusters 50000": "--clusters 50",
+    "{00000..01023}": "{00000..00003}",
+    "{00000..41407}": "{00000..00003}",
+    "{00000..41455}": "{00000..00003}",
+}
+"""Of what the world of the tests has less: rows, clusters, shards."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +62,29 @@ class Snippet:
         return not self.marked.startswith(("parsed only:", "file:"))
 
     @property
+    def left_out(self) -> list[str]:
+        """Commands that are not run."""
+        named = re.match(r"not run: (.*?):", self.marked)
+        return named[1].split(", ") if named else []
+
+    @property
     def calls(self) -> list[list[str]]:
         """The words of each call of clipgap."""
-        lines = self.text.replace("\\\n", " ").splitlines()
-        found = [re.match(r"(?:\$ |srun )?clipgap (.*)", line) for line in lines]
-        return [shlex.split(line[1], comments=True) for line in found if line]
+        return _calls(self.text)
+
+    @property
+    def small(self) -> str:
+        """With no more of everything than the world has."""
+        text = self.text
+        for much, little in SMALL.items():
+            text = text.replace(much, little)
+        return text
+
+
+def _calls(text: str) -> list[list[str]]:
+    lines = text.replace("\\\n", " ").splitlines()
+    found = [re.match(r"(?:\$ |srun )?clipgap (.*)", line) for line in lines]
+    return [shlex.split(line[1], comments=True) for line in found if line]
 
 
 def snippets() -> Iterator[Snippet]:
@@ -166,10 +199,27 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages call by name, in small."""
     folder = tmp_path_factory.mktemp("world")
-    write_clip_retrieval(folder / "laion400m", (1_200, 1_200, 1_200, 2_000))
+    sizes = (1_200, 1_200, 1_200, 2_000)
+    write_clip_retrieval(folder / "laion400m", sizes)
+    for number, rows in enumerate(sizes):
+        write_shard(folder / "laion" / f"{number:05d}.tar", keys_of(number, rows))
+    (folder / "shards").symlink_to(folder / "laion")
     write_clip_retrieval(folder / "imagenet-train", (300,))
     for seed, name in enumerate(("val", "sketch")):
         np.save(folder / f"{name}.npy", unit_rows(20, 100 + seed))
+    for name, rows in (("data/train-0", 40), ("val", 10)):
+        (folder / name).parent.mkdir(exist_ok=True)
+        columns = {"id": [f"{name}-{row}" for row in range(rows)]}
+        columns["embedding"] = unit_rows(rows, rows).astype(np.float32).tolist()
+        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
+    # For `check` a store will do as well, and need no weights.
+    (folder / "train").symlink_to(folder / "imagenet-train")
+    (folder / "val").mkdir()
+    (folder / "val" / "val.npy").symlink_to(folder / "val.npy")
+    write_folder(folder / "photos", pictures(4))
+    for name in imagenet_ids():
+        (folder / "imagenet" / "train" / name).mkdir(parents=True)
+        (folder / "imagenet" / "train" / name / "1.jpg").write_bytes(b"an image")
     tests = {name: folder / f"{name}.npy" for name in ("val", "sketch")}
     clipgap.gap(folder / "imagenet-train", tests, out=folder / "gap")
     scan = clipgap.scan(folder / "laion400m", tests, gap=folder / "gap", out=folder / "scan")
@@ -178,23 +228,43 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same for the page of the report: with evaluations and images."""
+    folder, made = tmp_path_factory.mktemp("study"), shared_study(tmp_path_factory).folder
+    for name, there in {
+        **{name: name for name in ("scan", "gap", "eval")},
+        **{f"pruned-{name}": f"{name}-pruned" for name in ("val", "sketch")},
+        "laion/shards": "images/web",
+        "imagenet/shards": "images/curated",
+        **{f"{name}/shards": f"images/{name}" for name in ("val", "sketch")},
+        "table1.toml": "paper.toml",
+    }.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(made / there)
+    return folder
+
+
 RUN = [s for s in ALL if s.runs and (s.calls or s.language == "python")]
 
 
 @pytest.mark.parametrize("snippet", RUN, ids=lambda s: s.place)
 def test_what_is_not_marked_runs(
-    world: Path, snippet: Snippet, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, snippet: Snippet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(world)
+    of_report = snippet.place.startswith("report.md")
+    monkeypatch.chdir(request.getfixturevalue("study" if of_report else "world"))
     for made in OUTPUT.findall(snippet.text):
         shutil.rmtree(made, ignore_errors=True)
     if snippet.language == "python":
-        exec(compile(snippet.text, snippet.place, "exec"), {})
-    for words in snippet.calls:
-        assert main(words) == 0, words
+        exec(compile(snippet.small, snippet.place, "exec"), {})
+    for words in _calls(snippet.small):
+        if words[0] not in snippet.left_out:
+            assert main(words) == 0, words
 
 
-def test_most_of_python_runs_and_every_mark_says_why() -> None:
-    marked = [s for s in ALL if s.marked and s.marked.startswith("parsed only")]
-    assert all(len(s.marked) > len("parsed only: ") for s in marked)
-    assert {s.place.partition(":")[0] for s in RUN} >= {"README.md", "splits.md", "formats.md"}
+def test_every_mark_says_why() -> None:
+    marked = [s for s in ALL if s.marked and not s.marked.startswith("file:")]
+    for snippet in marked:
+        assert re.match(r"parsed only: \w|not run: [\w ,]+: \w", snippet.marked), snippet.place
+        assert {*snippet.left_out} <= {words[0] for words in snippet.calls}, snippet.place
