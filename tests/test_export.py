@@ -216,5 +216,9 @@ def test_from_the_command_line(
     found = call(capsys, *command)
     assert found["counts"]["val"] == 6
     assert main([*command, "--resume"]) == 0
-    assert "embedding-atlas" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "embedding-atlas" in said and "--image " not in said
     assert main(["verify", str(tmp_path / "out")]) == 0
+    shown = ["--images", f"val={world / 'val-images'}", "-o", str(tmp_path / "shown")]
+    assert main([*command[:4], *shown]) == 0
+    assert "--neighbors neighbors --image image --pagerank similarity" in capsys.readouterr().out

@@ -28,6 +28,9 @@ _OPEN = {
 }
 """What opens it."""
 
+_ATLAS_IMAGES = " --image image --pagerank similarity"
+"""With images Atlas would rank items by their neighbours, for which all must have as many."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
@@ -67,12 +70,13 @@ def export(
             **moved.stores(),
             how=running.how(watch),
         )
-    shell.result(asdict(found), _describe(found, to))
+    opens = _OPEN[to] + (_ATLAS_IMAGES if to == "atlas" and images else "")
+    shell.result(asdict(found), _describe(found, opens))
 
 
-def _describe(found: Exported, to: str) -> Iterator[str]:
+def _describe(found: Exported, opens: str) -> Iterator[str]:
     if found.already_complete:
         yield words.complete(found.path)
     for name, count in found.counts.items():
         yield f"  {name}: {words.plural(count, 'item')}"
-    yield f"Open it: {_OPEN[to].format(shlex.quote(str(found.path)))}"
+    yield f"Open it: {opens.format(shlex.quote(str(found.path)))}"

@@ -83,7 +83,7 @@ def _check_inputs(data: Mapping[str, Any], manifest: Mapping[str, Any], problems
         f"{MANIFEST}: images of {name}, which is in no scan"
         for name in sorted(inputs["images"].keys() - known)
     )
-    return f"{len(inputs['scans']):,} scans, {len(inputs['splits']):,} splits"
+    return f"scans: {len(inputs['scans']):,}, splits: {len(inputs['splits']):,}"
 
 
 def _check_sums(made: Mapping[str, Any], inputs: Mapping[str, Any], problems: Problems) -> None:
