@@ -7,7 +7,9 @@ VENV ?= .venv
 TEST_PROCESSES ?= 3
 
 BIN := $(VENV)/bin
-# What is imported gets compiled then; to compile all of PyTorch first takes most of a minute.
+# What is imported gets compiled then; to compile all of PyTorch first takes most of a minute. It is
+# kept: where an environment forbids that, as images of containers do, each process compiles it anew.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
