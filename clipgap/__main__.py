@@ -1,4 +1,4 @@
-"""The whole `clipgap` command: the commands of `clipgap.cli`, and the studies that run them."""
+"""The whole `clipgap` command: that of `clipgap.cli`, and the studies that run its commands."""
 
 from clipgap.cli.main import HOMES, app, main, run
 
@@ -8,6 +8,7 @@ HOMES |= {
     "demo": "clipgap.study.demo",
     "run": "clipgap.study.command",
     "check": "clipgap.study.check",
+    "plan": "clipgap.study.plan",
 }
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a scan would take: sums by hand, of rates that are kept, typed or assumed."""
+"""What commands would take: sums by hand, of rates that are kept, typed or assumed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ import pytest
 
 import clipgap
 from clipgap.__main__ import main
+from clipgap.bench import plan as plans
+from clipgap.bench.options import Doing, Rates
+from clipgap.bench.towers import towers
 from clipgap.errors import UsageError
+from clipgap.study import prices
+from clipgap.study.expand import expand
+from clipgap.study.recipe import read_recipe, shipped_recipes
 from tests.stores import unit_rows
 
 HERE = {"cpu": "made up", "cores": 2}
@@ -140,7 +146,174 @@ def test_what_nobody_measured_is_left_out_and_said(
     said = capsys.readouterr().out
     assert said.startswith("Projected, not measured, for 8 × A100:")
     for name in ("writer", "disk", "memory"):
-        assert f"  {name:8} no row tells it, so it is left out" in said
+        assert f"  {name:9} no row tells it, so it is left out" in said
+
+
+# --- models, deduplication, recipes
+
+CONFIG = {
+    "embed_dim": 6,
+    "vision_cfg": {"image_size": 4, "patch_size": 2, "width": 4, "layers": 2},
+    "text_cfg": {"context_length": 3, "width": 2, "layers": 1},
+}
+# Two layers of five tokens, after four patches of 2 × 2 pixels; one layer of three.
+IMAGE = 2 * 5 * (24 * 4**2 + 4 * 5 * 4) + 2 * 4 * 3 * 2**2 * 4
+TEXT = 3 * (24 * 2**2 + 4 * 3 * 2)
+
+
+@pytest.fixture
+def model(kept: Path) -> str:
+    """A small model, and rows of runs with it: 50 images a second and core, decoded at 100."""
+    path = kept.parent / "tiny.json"
+    path.write_text(json.dumps(CONFIG))
+    rates = {"forward": {"p50": 100.0}, "decode": {"p50": 200.0}}
+    embed = {"suite": "embed", "model": str(path), "threads": 2, "image_pixels": [256, 256]}
+    kmeans = {"suite": "dedup", "race": "kmeans", "rows": 1000, "clusters": 10, "d": 500}
+    rows = [
+        {**BASE, **embed, "images_per_second": rates},
+        {**BASE, **kmeans, "iterations": 2, "threads": 1, "seconds": 0.02},
+    ]
+    keep(kept.parent, [*ROWS, *rows])
+    return str(path)
+
+
+def test_images_go_through_a_model(kept: Path, model: str) -> None:
+    asked = {"on": "10cores", "measured": kept, "model": model}
+    (embed,) = clipgap.plan(command="embed", rows="1M", **asked).stages
+    assert embed.operations == 10**6 * IMAGE
+    assert embed.working == pytest.approx({"compute": 2000.0, "decode": 1000.0})
+    assert embed.seconds == pytest.approx(3000), "the same cores decode and compute"
+    assert (embed.bytes_read, embed.bytes_written) == (24e9, 10**6 * (2 * 6 + 12))
+    found = clipgap.plan(command="train", rows="1M", epochs=3, **asked)
+    assert found.stages[0].operations == 3 * 10**6 * 3 * (IMAGE + TEXT)
+    assert found.rates["image"].why.startswith("ASSUMED")
+    (evaluated,) = clipgap.plan(command="eval", points="1k", **asked).stages
+    assert (evaluated.operations, evaluated.bytes_written) == (1000 * IMAGE, 0)
+
+
+def test_what_binds_models_is_named(kept: Path, model: str) -> None:
+    def planned(**more: Any) -> Any:
+        asked = {"rows": "1M", "on": "8xA100", "disk": "1TB/s", "cores": 1, **more}
+        return clipgap.plan(command="embed", measured=kept, model=model, **asked)
+
+    found = planned()
+    assert found.stages[0].binds == "decode"
+    assert found.rates["model"].value == pytest.approx(0.3 * 312e12)
+    assert found.rates["model"].why.startswith("ASSUMED, 30% of the 312 TFLOPS")
+    assert planned(disk="1MB/s").stages[0].binds == "disk"
+    assert planned(model_rate="1k").stages[0].binds == "compute"
+    assert planned(image_bytes="5k").stages[0].bytes_read == 5e9
+
+
+def test_a_deduplication(kept: Path, model: str) -> None:
+    asked = {"rows": "1M", "dim": 500, "on": "10cores", "measured": kept, "disk": "1TB/s"}
+    found = clipgap.plan(command="dedup", clusters=1000, iterations=4, **asked)
+    assigning, pairs = 2 * 10**6 * 1000 * 500 * 5, 10**12 * 500 / 1000
+    assert found.stages[0].operations == assigning + pairs
+    # k-means: 1 GFLOP/s a core; pairs: by the kernel of a scan, 50.
+    assert found.stages[0].working == pytest.approx({"compute": assigning / 1e10 + pairs / 5e11})
+    assert found.rates["clusters"].why == "ASSUMED, all of one size"
+    (all_pairs,) = clipgap.plan(command="dedup", **asked).stages
+    assert (all_pairs.operations, all_pairs.binds) == (10**12 * 500, "compute")
+
+
+RECIPE = """
+[paths]
+images = { about = "shards" }
+photos = { about = "a set" }
+
+[values]
+model = "MODEL"
+
+[stages.store]
+command = "embed"
+data = "{images}"
+model = "{model}"
+pretrained = ""
+
+[stages.set]
+command = "embed"
+data = "{photos}"
+model = "{model}"
+pretrained = ""
+
+[stages.scan]
+command = "scan"
+train = "{store}"
+test = ["photos={set}"]
+
+[stages.far]
+command = "split"
+source = ["{scan}"]
+far = 100
+by = ["photos"]
+
+[stages.proof]
+command = "verify"
+path = "{far}"
+
+[stages.trained]
+command = "train"
+model = "{model}"
+train-data = "{images}"
+keep = "{far}"
+epochs = 2
+"""
+
+
+def test_a_recipe(kept: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = kept.parent / "study.toml"
+    recipe.write_text(RECIPE.replace("MODEL", model))
+    call = ["plan", str(recipe), "--on", "10cores", f"--measured={kept}", "--count", "photos=1k"]
+    assert main(call) == 2
+    assert "Give --count NAME=N for images" in capsys.readouterr().err
+    assert main([*call, "--count=images=1M", "--count=far=400k", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(stage["name"], stage["rows"]) for stage in found["stages"]] == [
+        *(("store", 10**6), ("set", 1000), ("scan", 10**6), ("far", 10**6)),
+        ("trained", 2 * 400_000),
+    ]
+    scan, trained = found["stages"][2], found["stages"][-1]
+    assert scan["operations"] == 2 * 10**6 * 1000 * 6
+    assert trained["operations"] == 800_000 * 3 * (IMAGE + TEXT)
+    assert found["left_out"] == {"proof": "what `verify` takes is not known"}
+
+
+def test_recipes_that_we_bring_are_planned(
+    kept: Path, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their stages are, all of them are priced or named."""
+    monkeypatch.setattr(prices, "towers", lambda _: towers(model))
+    monkeypatch.setattr(plans, "towers", lambda _: towers(model))
+    for name, file in shipped_recipes().items():
+        recipe = read_recipe(file)
+        stages = expand(recipe, kept.parent)
+        counts = [f"{each}=1000" for each in (*recipe.paths, *stages)]
+        doing, rates = Doing(model=model), Rates(on="8xA100", measured=kept)
+        found, left_out = prices.plan_recipe(name, counts, doing=doing, rates=rates)
+        assert {stage.name for stage in found.stages} | left_out.keys() == stages.keys(), name
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        ("embed --rows 5", "--model is missing"),
+        ("embed --rows 5 --model no-such", "--model no-such: there is no such configuration"),
+        ("embed images --rows 5 --model x", "images are not counted"),
+        ("train --model x", "--rows is missing"),
+        ("dedup --rows 5", "--dim is missing"),
+        ("scan a b", "'b' is one store too many"),
+        ("scan --count a=5", "--count goes with a recipe"),
+        ("decontaminate --test a=b", "a recipe says what it reads"),
+        ("decontaminate --count nothing=5", "has no such path or stage"),
+        ("decontaminate --count train=5 --count evaluation=5", "reads embeddings of unknown size"),
+    ],
+)
+def test_what_cannot_be_planned(
+    kept: Path, call: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *call.split(), "--on", "2cores", f"--measured={kept}"]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_stores_say_their_sizes(kept: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,20 @@ class Sizes(Options):
 
 
 @dataclass(frozen=True)
+class Doing(Options):
+    """What else commands are asked for that decides how long they take."""
+
+    model: str | None = option(
+        None,
+        "Of embed, train and eval: a vision transformer.",
+        metavar="NAME|CONFIG.json",
+    )
+    epochs: int = option(32, "Of train.", metavar="N", min=1)
+    clusters: int | None = option(None, "Of dedup.", metavar="K", min=1, shown="all rows with all")
+    iterations: int = option(20, "Of dedup's k-means.", metavar="N", min=0)
+
+
+@dataclass(frozen=True)
 class Rates(Options):
     """What works, and how fast; what is not said is taken from rows of `clipgap bench`."""
 
@@ -38,9 +52,17 @@ class Rates(Options):
     rate: str | None = option(
         None, "Effective rate of one core or GPU, such as 180T; see `clipgap bench`.", metavar="R"
     )
+    model_rate: str | None = option(
+        None,
+        "The same in models: operations a second of one core or GPU in a forward pass.",
+        metavar="R",
+    )
+    image_bytes: str | None = option(
+        None, "Bytes of an image where they are stored.", metavar="B", shown="those of LAION-400M"
+    )
     efficiency: float = option(
         0.3,
-        "Of a GPU that was never measured: the share of its maker's int8 peak to assume.",
+        "Of a GPU that was never measured: the share of its maker's peak to assume.",
         metavar="E",
         min=0.001,
         max=2,

@@ -1,4 +1,4 @@
-"""What a scan would take, before anything is bought for it: bytes, operations, time, memory, cost.
+"""What commands would take, before anything is bought for them: bytes, operations, time, cost.
 
 Nothing is computed here. Sizes are those of stores, or typed; rates are those of benchmarks that
 were run and kept, or typed, or assumptions that say so.
@@ -7,15 +7,16 @@ were run and kept, or typed, or assumptions that say so.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from clipgap.bench.options import Rates, Sizes
-from clipgap.bench.rates import Kept, Rate, assumed, number
+from clipgap.bench.options import Doing, Rates, Sizes
+from clipgap.bench.rates import IMAGE_BYTES, Kept, Rate, assumed, number
 from clipgap.bench.results import default_folder
+from clipgap.bench.towers import towers
 from clipgap.errors import UsageError
 from clipgap.machine import cores
 from clipgap.options import takes_options
@@ -36,7 +37,7 @@ class Stage:
     operations: float
     bytes_read: float
     bytes_written: float
-    working: Mapping[str, float]  # seconds of "compute" and "writer"
+    working: Mapping[str, float]  # seconds of "compute", and "writer" or "decode" on the host
     waiting: Mapping[str, float]  # seconds of "disk" and "network"
     on_cores: bool
 
@@ -85,28 +86,61 @@ class Projection:
         return self.devices * self.seconds / 3600
 
 
+COMMANDS = ("scan", "embed", "dedup", "train", "eval")
+"""What can be planned by itself; a recipe has gap and split, too."""
+
+
 @takes_options
 def plan(
-    train: Any = None, tests: Mapping[str, Any] | None = None, *, sizes: Sizes, rates: Rates
+    train: Any = None,
+    tests: Mapping[str, Any] | None = None,
+    *,
+    command: str = "scan",
+    sizes: Sizes,
+    doing: Doing,
+    rates: Rates,
 ) -> Projection:
-    """What `gap`, `scan` and `split` would take, of stores or of typed numbers."""
-    size = _measure(train, tests or {}, sizes)
-    devices, device = _machine(rates.on)
-    kept = Kept(rates.measured or default_folder())
-    found = {
-        "compute": _compute(kept, device, rates, size),
-        "writer": kept.writer(size.sets),
-        "split": kept.splitting(size.sets),
-        "disk": _typed("disk", rates.disk) or kept.disk(),
-        "memory": kept.memory(size.dim, size.points),
-    }
-    if rates.network is not None:
-        found["network"] = _typed("network", rates.network)
-    known = {name: rate for name, rate in found.items() if rate is not None}
-    unknown = tuple(name for name, rate in found.items() if rate is None)
-    host = devices if device == "core" else devices * rates.cores
-    stages = tuple(_Prices(size, devices, host, device == "core", known).stages())
-    return Projection(devices, device, stages, known, unknown)
+    """What a command would take, of stores or of typed numbers; scan with `gap` and `split`.
+
+    `train` is the store that is scanned or deduplicated; of images only numbers are known.
+    """
+    prices = Prices(rates)
+    if command == "scan":
+        return prices.projection(_scan(prices, _measure(train, tests or {}, sizes)))
+    if command not in COMMANDS:
+        raise UsageError(f"{command!r} cannot be planned; what can is {', '.join(COMMANDS)}")
+    if command == "dedup":
+        store = None if train is None else open_store(train)
+        rows = _count("rows", sizes.rows, "TRAIN") if store is None else store.rows
+        dim = sizes.dim if store is None else store.dim
+        if dim is None:
+            raise UsageError("--dim is missing: say how many numbers a row has, or name a store")
+        return prices.projection(
+            [prices.dedup("dedup", rows, dim, doing.clusters, doing.iterations)]
+        )
+    if train is not None or tests:
+        raise UsageError(f"images are not counted; give {command} their number, as --rows")
+    if doing.model is None:
+        raise UsageError("--model is missing: name a vision transformer, such as ViT-B-32")
+    if command == "eval":
+        return prices.projection(
+            [prices.evaluate("eval", _count("tests", sizes.points, ""), doing.model)]
+        )
+    rows = _count("rows", sizes.rows, "")
+    if command == "embed":
+        return prices.projection([prices.embed("embed", rows, doing.model)])
+    return prices.projection([prices.train("train", rows * doing.epochs, doing.model)])
+
+
+def _scan(prices: Prices, size: _Size) -> Iterator[Stage]:
+    prices.note("memory", prices.kept.memory(size.dim, size.points))
+    each = (size.points, size.sets, size.dim, size.row_bytes)
+    if size.reference is None:
+        yield prices.scan("scan", size.rows, *each)
+        return
+    yield prices.scan("gap", size.reference, *each)
+    yield prices.scan("scan", size.rows, *each, gap=True)
+    yield prices.split("split", size.rows, size.sets)
 
 
 @dataclass(frozen=True)
@@ -119,40 +153,135 @@ class _Size:
     row_bytes: float  # of training rows, with their keys
 
 
-@dataclass(frozen=True)
-class _Prices:
-    """What the stages take of a machine."""
+class Prices:
+    """What commands take of a machine, by rates that are noted as they are asked for."""
 
-    size: _Size
-    devices: int
-    host: int  # cores that read and write
-    on_cores: bool  # the devices are these
-    rates: Mapping[str, Rate]
+    def __init__(self, rates: Rates) -> None:
+        self.kept = Kept(rates.measured or default_folder())
+        self._rates = rates
+        self._devices, self._device = _machine(rates.on)
+        self._on_cores = self._device == "core"
+        self._host = self._devices if self._on_cores else self._devices * rates.cores
+        self._found: dict[str, Rate | None] = {}
+        self._disk = _typed("disk", rates.disk) or self.kept.disk()
+        self._network = _typed("network", rates.network)
 
-    def stages(self) -> Iterator[Stage]:
-        size = self.size
-        if size.reference is None:
-            yield self._scan("scan", size.rows, _SCORES)
-            return
-        yield self._scan("gap", size.reference, _SCORES)
-        yield self._scan("scan", size.rows, 2 * _SCORES)
-        read, written = size.rows * (_KEY + size.sets / 8), float(size.rows * _KEY)
-        working = {"writer": sum(self._take("split", size.rows / self.host).values())}
-        disk = self._take("disk", read + written)
-        yield Stage("split", size.rows, 0.0, read, written, working, disk, True)
+    def projection(self, stages: Iterable[Stage]) -> Projection:
+        """Of these stages, one after the other."""
+        stages = tuple(stages)
+        known = {name: rate for name, rate in self._found.items() if rate is not None}
+        unknown = tuple(name for name, rate in self._found.items() if rate is None)
+        return Projection(self._devices, self._device, stages, known, unknown)
 
-    def _scan(self, name: str, rows: int, scores: int) -> Stage:
-        operations = 2.0 * rows * self.size.points * self.size.dim
-        read, written = rows * self.size.row_bytes, float(rows * (_KEY + scores * self.size.sets))
-        work = self._take("compute", operations / self.devices)
-        work |= self._take("writer", rows / self.host)
-        wait = self._take("disk", read + written) | self._take("network", read)
-        return Stage(name, rows, operations, read, written, work, wait, self.on_cores)
+    def note(self, name: str, rate: Rate | None) -> Rate | None:
+        """Have a rate told; another one of that name, as for another size, beside it."""
+        while self._found.setdefault(name, rate) != rate:
+            name += "′"
+        return rate
 
-    def _take(self, resource: str, amount: float) -> dict[str, float]:
-        """Seconds by the resource; nothing of one whose rate is not known."""
-        rate = self.rates.get(resource)
-        return {} if rate is None else {resource: amount / rate.value}
+    def scan(
+        self,
+        name: str,
+        rows: int,
+        points: int,
+        sets: int,
+        dim: int,
+        row_bytes: float,
+        gap: bool = False,
+    ) -> Stage:
+        """`gap`, or `scan` with or without one."""
+        operations = 2.0 * rows * points * dim
+        scores = 2 * _SCORES if gap else _SCORES
+        read, written = rows * row_bytes, float(rows * (_KEY + scores * sets))
+        work = self._compute("compute", self._scores(dim, points), operations)
+        work |= self._on_host("writer", self.kept.writer(sets), rows)
+        return self._stage(name, rows, operations, read, written, work)
+
+    def split(self, name: str, rows: int, sets: int) -> Stage:
+        """A keep-list by scores."""
+        read, written = rows * (_KEY + sets / 8), float(rows * _KEY)
+        work = self._on_host("split", self.kept.splitting(sets), rows)
+        work = {"writer": sum(work.values())}
+        wait = _take("disk", self.note("disk", self._disk), read + written)
+        return Stage(name, rows, 0.0, read, written, work, wait, True)
+
+    def embed(self, name: str, images: int, model: str) -> Stage:
+        """A forward pass of each image, and its embedding."""
+        found = towers(model)
+        written = float(images * (2 * found.dim + _KEY))
+        return self._through(name, images, found.image, written)
+
+    def train(self, name: str, samples: int, model: str) -> Stage:
+        """Of so many samples seen: a forward pass of both towers, and backward twice as much."""
+        found = towers(model)
+        return self._through(name, samples, 3 * (found.image + found.text), 0.0)
+
+    def evaluate(self, name: str, images: int, model: str) -> Stage:
+        """A forward pass of each image of all sets; their classes are few."""
+        return self._through(name, images, towers(model).image, 0.0)
+
+    def dedup(self, name: str, rows: int, dim: int, clusters: int | None, iterations: int) -> Stage:
+        """K-means and the last assignment, then all pairs within clusters; without, all pairs."""
+        row_bytes = 2.0 * dim + _KEY
+        passes = 1 if clusters is None else iterations + 2
+        pairs = float(rows) * rows * dim / (clusters or 1)
+        work = self._compute("pairs", self._scores(dim, max(1, rows // (clusters or 1))), pairs)
+        operations = pairs
+        if clusters is not None:
+            self.note("clusters", Rate(rows / clusters, "ASSUMED, all of one size"))
+            assigning = 2.0 * rows * clusters * dim * (iterations + 1)
+            kind = self._scores(dim, clusters) if not self._on_cores else self.kept.clustering()
+            took = self._compute("assigning", kind, assigning)
+            operations += assigning
+            work = {"compute": sum(took.values()) + sum(work.values())}
+        else:
+            work = {"compute": sum(work.values())}
+        return self._stage(name, rows, operations, rows * row_bytes * passes, rows * _KEY, work)
+
+    def _through(self, name: str, images: int, operations: float, written: float) -> Stage:
+        """Images from the disk through a model."""
+        rate = _typed("model-rate", self._rates.model_rate)
+        if rate is None and self._on_cores:
+            rate = self.kept.forward(lambda model: towers(model).image)
+        elif rate is None:
+            rate = assumed(self._device, self._rates.efficiency, models=True)
+        typed = _typed("image-bytes", self._rates.image_bytes)
+        size = typed or Rate(IMAGE_BYTES, "ASSUMED, as in LAION-400M at 256 pixels a side")
+        self.note("image", size)
+        work = self._compute("model", rate, images * operations, "compute")
+        work |= self._on_host("decode", self.kept.decoding(), images)
+        return self._stage(name, images, images * operations, images * size.value, written, work)
+
+    def _stage(
+        self,
+        name: str,
+        rows: int,
+        operations: float,
+        read: float,
+        written: float,
+        work: Mapping[str, float],
+    ) -> Stage:
+        wait = _take("disk", self.note("disk", self._disk), read + written)
+        if self._network is not None:
+            wait |= _take("network", self.note("network", self._network), read)
+        return Stage(name, rows, operations, read, written, work, wait, self._on_cores)
+
+    def _scores(self, dim: int, points: int) -> Rate:
+        return _compute(self.kept, self._device, self._rates, dim, points)
+
+    def _compute(
+        self, name: str, rate: Rate | None, operations: float, resource: str = ""
+    ) -> dict[str, float]:
+        """Seconds of all devices together."""
+        return _take(resource or name, self.note(name, rate), operations / self._devices)
+
+    def _on_host(self, name: str, rate: Rate | None, rows: int) -> dict[str, float]:
+        return _take(name, self.note(name, rate), rows / self._host)
+
+
+def _take(resource: str, rate: Rate | None, amount: float) -> dict[str, float]:
+    """Seconds by the resource; nothing of one whose rate is not known."""
+    return {} if rate is None else {resource: amount / rate.value}
 
 
 def _measure(train: Any, tests: Mapping[str, Any], sizes: Sizes) -> _Size:
@@ -201,12 +330,12 @@ def _machine(on: str | None) -> tuple[int, str]:
     return int(found[1]), "core" if name.lower() in ("core", "cores") else name
 
 
-def _compute(kept: Kept, device: str, rates: Rates, size: _Size) -> Rate:
+def _compute(kept: Kept, device: str, rates: Rates, dim: int, points: int) -> Rate:
     if rates.rate is not None:
         return Rate(number("rate", rates.rate), "as typed")
     if device != "core":
-        return kept.gpu(device, size.dim, size.points) or assumed(device, rates.efficiency)
-    rate = kept.core(size.dim, size.points)
+        return kept.gpu(device, dim, points) or assumed(device, rates.efficiency)
+    rate = kept.core(dim, points)
     if rate is None:
         raise UsageError(
             f"no rate of a core is kept in {kept.place}. Measure one with `clipgap bench`, or type "

@@ -16,7 +16,13 @@ from clipgap.errors import InputError, UsageError
 from clipgap.machine import machine
 
 PEAKS = {"A100": 624e12, "H100": 1979e12, "H200": 1979e12}
-"""Operations a second on int8 that the maker states (dense, SXM)."""
+"""Operations a second on int8 that the maker states (dense, SXM), by which scores are computed."""
+
+HALVES = {"A100": 312e12, "H100": 989e12, "H200": 989e12}
+"""The same on float16 and bfloat16, by which models are."""
+
+IMAGE_BYTES = 24_000.0
+"""Of an image and its caption in LAION-400M as img2dataset makes it, at 256 pixels a side."""
 
 _SCALE = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12, "P": 1e15}
 _NUMBER = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([kMGBTP]?)(?:B/s|FLOP/s)?")
@@ -98,6 +104,32 @@ class Kept:
             return None
         return Rate(row["gb_read_per_second"] * 1e9, f"cp and sync by {_of(row)}")
 
+    def forward(self, operations_of: Callable[[str], float]) -> Rate | None:
+        """Operations a second of one core in the forward pass of a model."""
+        row = self._first(suite="embed")
+        if row is None:
+            return None
+        images = row["images_per_second"]["forward"]["p50"] / row["threads"]
+        return Rate(images * operations_of(row["model"]), f"{row['model']} by {_of(row)}")
+
+    def decoding(self) -> Rate | None:
+        """Images a second that one core reads and decodes."""
+        row = self._first(suite="embed")
+        if row is None:
+            return None
+        side = row["image_pixels"][0]
+        rate = row["images_per_second"]["decode"]["p50"] / row["threads"]
+        return Rate(rate, f"at {side} pixels a side, by {_of(row)}")
+
+    def clustering(self) -> Rate | None:
+        """Operations a second of one core that assigns rows to centroids."""
+        row = self._first(suite="dedup", race="kmeans")
+        if row is None:
+            return None
+        operations = 2.0 * row["rows"] * row["clusters"] * row["d"] * row["iterations"]
+        rate = operations / row["seconds"] / row["threads"]
+        return Rate(rate, f"k-means of {row['clusters']:,} clusters by {_of(row)}")
+
     def memory(self, dim: int, tests: int) -> Rate | None:
         """Peak bytes of a scan: those of a long one, and for each point more what points took."""
         figures = ("peak memory at 8N", "time at N, M", "time at 4M / at M")
@@ -136,18 +168,20 @@ class Kept:
         return Rate(rate(best), f"{what}, by {_of(best)}")
 
 
-def assumed(name: str, efficiency: float) -> Rate:
-    """Of a GPU that no row has."""
-    if name.upper() not in PEAKS:
+def assumed(name: str, efficiency: float, models: bool = False) -> Rate:
+    """Of a GPU that no row has: of scores, or of models."""
+    peaks, unit = (HALVES, "TFLOPS") if models else (PEAKS, "TOPS")
+    if name.upper() not in peaks:
         raise UsageError(
             f"no row has the rate of {name}, and its peak is not known here. Type --rate, measure "
-            f"it with `python benchmarks/gpu.py`, or take one of {', '.join(PEAKS)}"
+            f"it with `python benchmarks/gpu.py`, or take one of {', '.join(peaks)}"
         )
-    peak = PEAKS[name.upper()]
+    peak = peaks[name.upper()]
+    kind = "float16" if models else "int8"
     return Rate(
         efficiency * peak,
-        f"ASSUMED, {efficiency:.0%} of the {peak / 1e12:,.0f} TOPS that its maker states for int8; "
-        f"no row has a rate of {name}",
+        f"ASSUMED, {efficiency:.0%} of the {peak / 1e12:,.0f} {unit} that its maker states for "
+        f"{kind}; no row has a rate of {name}",
     )
 
 

@@ -55,7 +55,7 @@ COMMANDS = {
         "block.",
     },
     "On many machines": {
-        "plan": "Say what a scan would take: bytes, time, memory, disk, GPU-hours, what binds.",
+        "plan": "Say what commands or a recipe would take: bytes, time, cost, what binds.",
         "slurm": "Run a command as a Slurm array, a share a task; a last task merges them.",
         "status": "Say how far a run is: done, running and failed, how fast, and the time left.",
         "merge": "Make one output of the parts that the shares of a command have made.",
@@ -72,8 +72,8 @@ COMMANDS = {
 """The commands in the order in which a user meets them, and the first sentence of each one's help,
 so that the help of all imports none of them."""
 
-STUDIES = ("demo", "check", "run")
-"""Commands that run others, a floor higher: `clipgap.__main__` says where."""
+STUDIES = ("demo", "check", "run", "plan")
+"""Commands that run others, or tell their price, a floor higher: `clipgap.__main__` says where."""
 
 HOMES = {
     name: f"clipgap.cli.{name}"
