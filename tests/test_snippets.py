@@ -101,13 +101,18 @@ def snippets() -> Iterator[Snippet]:
 ALL = list(snippets())
 
 
+def every_command() -> dict[str, Command]:
+    """Those of recipes, and those that run them."""
+    group = typer.main.get_command(app)
+    return {**commands(), **{name: Command(name, group.commands[name]) for name in STUDIES}}
+
+
 @pytest.mark.parametrize("snippet", [s for s in ALL if s.calls], ids=lambda s: s.place)
 def test_every_call_is_one_that_the_command_line_takes(snippet: Snippet) -> None:
-    known, group = commands(), typer.main.get_command(app)
+    known = every_command()
     for words in snippet.calls:
         name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
-        command = Command(name, group.commands[name]) if name in STUDIES else known[name]
-        command.check(words[len(name.split()) :])
+        known[name].check(words[len(name.split()) :])
 
 
 STUBS = {
@@ -142,7 +147,7 @@ def calls_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., l
 def test_scripts_for_clusters_call_what_there_is(
     calls_of: Callable[..., list[list[str]]], script: str
 ) -> None:
-    calls, known = calls_of(script), commands()
+    calls, known = calls_of(script), every_command()
     for name, *rest in calls:
         if name == "slurm":
             inner = rest.index("scan")
@@ -167,9 +172,7 @@ def test_a_script_makes_its_tables(
 
 
 def test_every_help_ends_with_an_example_that_parses() -> None:
-    group = typer.main.get_command(app)
-    studies = {name: Command(name, group.commands[name]) for name in STUDIES}
-    known = {**commands(), **studies}
+    known = every_command()
     assert known.keys() == EXAMPLES.keys()
     for name, call in EXAMPLES.items():
         words = shlex.split(call)
