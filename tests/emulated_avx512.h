@@ -49,15 +49,6 @@ inline __m256i half(const __m512i& a, int which) {
   return value;
 }
 
-// VPCOMPRESSD: the lanes that the mask names, one after another, zeros behind them.
-inline __m512i compress(uint16_t mask, const __m512i& a) {
-  Lanes lanes = {};
-  for (int i = 0, next = 0; i < 16; ++i) {
-    if (mask >> i & 1) lanes[next++] = ((Lanes)a)[i];
-  }
-  return (__m512i)lanes;
-}
-
 inline __m512d widen(const __m256& a) {
   Doubles lanes;
   for (int i = 0; i < 8; ++i) lanes[i] = a[i];
@@ -70,7 +61,6 @@ inline __m512d widen(const __m256& a) {
 #define _mm512_storeu_si512 emulated::store
 #define _mm512_castsi512_si256(a) emulated::half(a, 0)
 #define _mm512_maskz_extracti64x4_epi64(all, a, which) emulated::half(a, which)
-#define _mm512_maskz_compress_epi32 emulated::compress
 #define _mm512_set1_epi32(x) emulated::splat(int32_t(x))
 #define _mm512_set1_ps(x) emulated::splat(float(x))
 #define _mm512_dpbusd_epi32 emulated::dpbusd

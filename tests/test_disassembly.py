@@ -37,3 +37,10 @@ def test_tile_loop(loop: str, isa: str, instruction: str, count: int, registers:
     assert all(registers in line for line in lines)
     assert "(%rsp" not in body, "an accumulator is spilled to the stack"
     assert "(%rbp" not in body, "an accumulator is spilled to the stack"
+
+
+def test_columns_of_the_second_look_are_asked_for_ahead() -> None:
+    # Compilers drop calls of functions that do nothing else.
+    if "Avx2>" not in disassembly():
+        pytest.skip("the library holds no x86 kernels")
+    assert "prefetcht2" in disassembly()

@@ -39,7 +39,8 @@ constexpr int kDirections = 32;
 // And so many products are summed up at a time, for the sake of rounding.
 constexpr int kPartial = 64;
 
-constexpr int kBeyond = 16;
+constexpr int kAtOnce = 4;  // pairs that are looked at again
+constexpr int kBeyond = 4;
 
 // One place where the filter could not rule a pair out.
 struct Survivor {
@@ -94,8 +95,9 @@ struct Kernels {
   int64_t (*sift)(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
                   const TileBounds& bounds, int32_t first_row, int32_t count, int32_t* pairs);
   // Second look: of n such pairs of a panel of columns, those that survive at full depth too; returns
-  // how many, their columns counted in the panel. Rows and columns are single vectors of `lanes` units;
-  // `bounds` and `start` begin at the first row of the block and at the first column of the panel.
+  // how many, their columns counted in the panel. Behind them are kAtOnce more, whatever pairs, to fill up
+  // the last step. Rows and columns are single vectors of `lanes` units; `bounds` and `start` begin at the
+  // first row of the block and at the first column of the panel.
   int64_t (*look_again)(const int32_t* rows, const int32_t* columns, int64_t lanes,
                         const int32_t* start, const TileBounds& bounds, const int32_t* pairs,
                         int64_t n, Survivor* queue);

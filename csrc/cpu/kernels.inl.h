@@ -305,44 +305,65 @@ int largest(const int32_t* values) {
 }
 
 template <class Isa>
+constexpr int32_t kPanelColumns = Isa::kVectors * Isa::kWidth;
+template <class Isa>
+constexpr int32_t kTogether = 64 / kPanelColumns<Isa>;  // rows of a tile whose bits fill a word
+
+template <class Isa>
 __attribute__((noinline)) void reach(const int32_t* rows, const int32_t* columns, int64_t lanes,
                                      const int32_t* start, const TileBounds& bounds,
-                                     uint32_t* alive) {
+                                     uint64_t* alive) {
   using V = typename Isa::V;
   constexpr int R = Isa::kRows, C = Isa::kVectors, W = Isa::kWidth;
   Sums<Isa> sum;
   multiply<Isa>(rows, columns, lanes, start, sum);
+  uint64_t word = 0;
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const V row = Isa::splat(bounds.row[r]), offset = Isa::splat(bounds.offset[r]);
     const V margin = Isa::splat(bounds.margin[r]);
-    uint32_t of_row = 0;
+    uint64_t of_row = 0;
 #pragma GCC unroll 4
     for (int c = 0; c < C; ++c) {
       const V column = Isa::load(bounds.column + c * W), tau = Isa::load(bounds.tau + c * W);
       const V need = Isa::min(Isa::min(row, Isa::sub(column, offset)), Isa::add(margin, tau));
-      of_row |= Isa::reaches(sum[r][c], need) << (c * W);
+      of_row |= uint64_t(Isa::reaches(sum[r][c], need)) << (c * W);
     }
-    alive[r] = of_row;
+    const int place = r % kTogether<Isa>;
+    word |= of_row << (place * C * W);
+    if (place == kTogether<Isa> - 1 || r == R - 1) alive[r / kTogether<Isa>] = word, word = 0;
   }
 }
 
-CG_INLINE int32_t* append_each(uint32_t alive, int32_t first, int32_t* out) {
-  for (; alive; alive &= alive - 1) *out++ = first + __builtin_ctz(alive);
-  return out;
+// Appends `first` + the place of each bit. Where bits are is hard to guess for a processor, so a branch is
+// taken for four of them; up to three numbers behind the last mean nothing.
+CG_INLINE int32_t* append_bits(uint64_t bits, int32_t first, int32_t* out) {
+  const int count = __builtin_popcountll(bits);
+  int done = 0;
+  do {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i, bits &= bits - 1) {
+      out[done + i] = first + __builtin_ctzll(bits | uint64_t(1) << 63);
+    }
+  } while ((done += 4) < count);
+  return out + count;
 }
-
-template <class Isa>
-constexpr int32_t kPanelColumns = Isa::kVectors * Isa::kWidth;
 
 template <class Isa>
 int64_t sift(const int32_t* rows, const int32_t* columns, int64_t lanes, const int32_t* start,
              const TileBounds& bounds, int32_t first_row, int32_t count, int32_t* pairs) {
-  uint32_t alive[Isa::kRows];
+  constexpr int kWidth = kPanelColumns<Isa>, kStride = kTogether<Isa>;
+  uint64_t alive[(Isa::kRows + kStride - 1) / kStride];
   reach<Isa>(rows, columns, lanes, start, bounds, alive);
   int32_t* next = pairs;
-  for (int32_t r = 0; r < count; ++r) {
-    next = Isa::append(alive[r], (first_row + r) * kPanelColumns<Isa>, next);
+#pragma GCC unroll 6
+  for (int32_t first = 0; first < Isa::kRows; first += kStride) {
+    uint64_t bits = alive[first / kStride];
+    if (first + kStride > count) {
+      if (first >= count) break;
+      bits &= (uint64_t(1) << ((count - first) * kWidth)) - 1;
+    }
+    next = append_bits(bits, (first_row + first) * kWidth, next);
   }
   return next - pairs;
 }
@@ -374,24 +395,19 @@ int64_t survivors(const int32_t* tile, const TileBounds& bounds, int32_t first_r
   return next - queue;
 }
 
+// The scalar products of pairs of single vectors, four at a time.
 template <class Isa>
-__attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t* columns,
-                                             int64_t lanes, const int32_t* start,
-                                             const TileBounds& bounds, const int32_t* pairs,
-                                             int64_t n, Survivor* queue) {
+CG_INLINE void dots_of(const int32_t* rows, const int32_t* columns, int64_t lanes,
+                       const int32_t* pairs, int64_t n, int32_t* dots) {
   using V = typename Isa::V;
   constexpr int W = Isa::kWidth, S = Isa::kStep;
-  constexpr int kAtOnce = 4;
-  Survivor* next = queue;
   for (int64_t i = 0; i < n; i += kAtOnce) {
-    int32_t row[kAtOnce], column[kAtOnce], dots[kAtOnce];
     const int32_t *a[kAtOnce], *b[kAtOnce];
     V sum[kAtOnce];
 #pragma GCC unroll 4
     for (int j = 0; j < kAtOnce; ++j) {
-      const int32_t pair = pairs[i + j < n ? i + j : n - 1];
-      row[j] = pair / kPanelColumns<Isa>, column[j] = pair % kPanelColumns<Isa>;
-      a[j] = rows + row[j] * lanes, b[j] = columns + column[j] * lanes;
+      const uint32_t pair = uint32_t(pairs[i + j]);
+      a[j] = rows + pair / kPanelColumns<Isa> * lanes, b[j] = columns + pair % kPanelColumns<Isa> * lanes;
       sum[j] = Isa::splat(0);
     }
 #pragma GCC unroll 1
@@ -406,9 +422,27 @@ __attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t*
         sum[j] = Isa::dot(sum[j], x, y);
       }
     }
-    Isa::sum_up(sum, dots);
-    for (int j = 0; j < kAtOnce && i + j < n; ++j) {
-      const int32_t r = row[j], c = column[j], bound = start[c] + dots[j];
+    Isa::sum_up(sum, dots + i);
+  }
+}
+
+// Products first and bounds behind them, some pairs at a time: together they need more registers than
+// there are.
+template <class Isa>
+__attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t* columns,
+                                             int64_t lanes, const int32_t* start,
+                                             const TileBounds& bounds, const int32_t* pairs,
+                                             int64_t n, Survivor* queue) {
+  constexpr int64_t kSome = 128;
+  int32_t dots[kSome];
+  Survivor* next = queue;
+  for (int64_t first = 0; first < n; first += kSome, pairs += kSome) {
+    const int64_t some = first + kSome < n ? kSome : n - first;
+    dots_of<Isa>(rows, columns, lanes, pairs, some, dots);
+    for (int64_t i = 0; i < some; ++i) {
+      const uint32_t pair = uint32_t(pairs[i]);
+      const int32_t r = int32_t(pair / kPanelColumns<Isa>), c = int32_t(pair % kPanelColumns<Isa>);
+      const int32_t bound = start[c] + dots[i];
       const bool alive = (bound >= bounds.row[r]) | (bound + bounds.offset[r] >= bounds.column[c]) |
                          (bound >= bounds.margin[r] + bounds.tau[c]);
       *next = {r, c, bound};

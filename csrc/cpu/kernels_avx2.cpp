@@ -30,9 +30,6 @@ struct Avx2 : F16c {
   static CG_INLINE void sum_up(const V* four, int32_t* out) {
     sum_up_four(four[0], four[1], four[2], four[3], out);
   }
-  static CG_INLINE int32_t* append(uint32_t alive, int32_t first, int32_t* out) {
-    return append_each(alive, first, out);
-  }
   static CG_INLINE uint32_t reaches(V value, V need) {
     const V below = _mm256_cmpgt_epi32(need, value);
     return uint32_t(_mm256_movemask_ps(_mm256_castsi256_ps(below))) ^ 0xFFu;

@@ -43,14 +43,6 @@ struct Avx512Vnni : F16c {
   static CG_INLINE void sum_up(const V* four, int32_t* out) {
     sum_up_four(fold(four[0]), fold(four[1]), fold(four[2]), fold(four[3]), out);
   }
-  // Without a branch for each: where survivors are is hard to guess for a processor.
-  static CG_INLINE int32_t* append(uint32_t alive, int32_t first, int32_t* out) {
-    const V ids = V{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15} + first;
-    store(out, (V)_mm512_maskz_compress_epi32(__mmask16(alive), (__m512i)ids));
-    out += __builtin_popcount(alive & 0xFFFF);
-    store(out, (V)_mm512_maskz_compress_epi32(__mmask16(alive >> 16), (__m512i)(ids + 16)));
-    return out + __builtin_popcount(alive >> 16);
-  }
   static CG_INLINE uint32_t reaches(V value, V need) {
     return _mm512_cmpge_epi32_mask((__m512i)value, (__m512i)need);
   }

@@ -36,9 +36,6 @@ struct Portable {
   static CG_INLINE void sum_up(const V* four, int32_t* out) {
     for (int i = 0; i < 4; ++i) out[i] = (four[i][0] + four[i][1]) + (four[i][2] + four[i][3]);
   }
-  static CG_INLINE int32_t* append(uint32_t alive, int32_t first, int32_t* out) {
-    return append_each(alive, first, out);
-  }
   static CG_INLINE uint32_t reaches(V value, V need) {
     const V yes = value >= need;
     return (uint32_t(yes[0]) & 1u) | (uint32_t(yes[1]) & 2u) | (uint32_t(yes[2]) & 4u) |

@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "floats.h"
+#include "prefetch.h"
 #include "row_block.h"
 #include "threads.h"
 
@@ -266,6 +267,7 @@ class Worker {
     }
     int64_t left = 0;
     for (int64_t q = 0; q < block_.panels(); ++q) {
+      bring_columns(p, q);
       const int64_t row = q * kernels_.tile_rows;
       const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
                               &block_.first.offset[row], head_bounds_.data(),
@@ -277,11 +279,25 @@ class Worker {
     return left;
   }
 
+  // While panel p takes its first look, its columns for the second come from memory, some at each panel of
+  // rows. A head on trial has none.
+  CG_PREFETCHING void bring_columns(int64_t p, int64_t q) {
+    if (head_->units.empty()) return;
+    constexpr int64_t kLine = 64 / sizeof(int32_t);
+    const int64_t size = kernels_.tile_columns * columns_.lanes();
+    const int64_t each = (size / kLine / block_.panels() + 1) * kLine;
+    const int32_t* const panel = &head_->units[p * size];
+    for (int64_t i = q * each; i < std::min((q + 1) * each, size); i += kLine) {
+      __builtin_prefetch(panel + i, 0, 1);
+    }
+  }
+
   // Heads first; whoever survives that is looked at in full.
   void filter_twice(int64_t p) {
     const int64_t at = p * kernels_.tile_columns;
     const int64_t left = filter_heads(p);
     full_depth += left;
+    std::fill_n(&pairs_[left], kAtOnce, 0);
     const TileBounds bounds{block_.full.best.data(), block_.full.margin.data(),
                             block_.full.offset.data(), column_bounds_.data(),
                             &head_->full_tau_floor[at]};
@@ -378,16 +394,22 @@ class Worker {
     found_ = 0;
   }
 
-  // Vectors to refine lie anywhere in memory; asked for a few pairs ahead, they are there in time.
-  void prefetch(const Survivor& pair) const {
+  // Vectors to refine and lists to change lie anywhere in memory; asked for a few pairs ahead, they are
+  // there in time.
+  CG_PREFETCHING void prefetch(const Survivor& pair) const {
     const int64_t d = columns_.d;
     const uint16_t *row = rows_ + pair.row * d, *column = &columns_.halves[pair.column * d];
     for (int64_t i = 0; i < d; i += 32) __builtin_prefetch(row + i), __builtin_prefetch(column + i);
+    __builtin_prefetch(&columns_.given[pair.column]), __builtin_prefetch(&columns_.tau[pair.column]);
+    if (reaches_list(pair)) topk_.prefetch(pair.column);
+  }
+
+  bool reaches_list(const Survivor& pair) const {
+    return pair.bound + block_.full.offset[pair.row] >= topk_.bound(pair.column);
   }
 
   bool still_alive(const Survivor& pair) const {
-    return pair.bound >= block_.full.best[pair.row] ||
-           pair.bound + block_.full.offset[pair.row] >= topk_.bound(pair.column) ||
+    return pair.bound >= block_.full.best[pair.row] || reaches_list(pair) ||
            pair.bound >= block_.full.margin[pair.row] + columns_.tau_floor[pair.column];
   }
 

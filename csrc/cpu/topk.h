@@ -8,6 +8,8 @@
 #include <memory>
 #include <vector>
 
+#include "prefetch.h"
+
 namespace clipgap {
 
 class TopK {
@@ -23,6 +25,14 @@ class TopK {
   // Those of the columns from `first` on, as many as `bounds` holds.
   void read_bounds(int64_t first, std::vector<int32_t>& bounds) const {
     for (size_t i = 0; i < bounds.size(); ++i) bounds[i] = bound(first + int64_t(i));
+  }
+
+  // Asks for a column's list, a while before a row is offered to it.
+  CG_PREFETCHING void prefetch(int64_t column) const {
+    for (int i = 0; i < k_; i += 8) {
+      __builtin_prefetch(&scores_[column * k_ + i]), __builtin_prefetch(&ids_[column * k_ + i]);
+    }
+    __builtin_prefetch(&locks_[column]);
   }
 
   // Starts a column's bound at `bound`, if that is higher; for bounds known before any score is.
