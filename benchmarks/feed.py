@@ -48,6 +48,10 @@ D, K, SHARD_ROWS = 640, 32, 131_072
 POINTS = (16_384, 8_192)
 
 
+Against = dict[str, Any]
+"""Test sets, and the gap to them if there is one: what `scan` takes of them."""
+
+
 class AtOnce(OneAtATime):
     """A scanner that answers without looking."""
 
@@ -112,29 +116,29 @@ class Workshop:
         ready = partial(shutil.rmtree, self.folder / "out", ignore_errors=True)
         self.racers[name] = Racer(name, "", run, ready, self.rows)
 
-    def read(self, train: Path, test: Path) -> None:
-        plan = plan_scan(train, {"test": test})
+    def read(self, train: Path, against: Against) -> None:
+        plan = plan_scan(train, **against)
         with BlockReader(plan, AtOnce.block_rows, 1) as reader:
             for _ in reader.blocks(range(len(plan.train.shards))):
                 pass
 
-    def scan(self, train: Path, test: Path) -> None:
+    def scan(self, train: Path, against: Against) -> None:
         out = self.folder / "out"
-        clipgap.scan(train, {"test": test}, k=K, out=out, threads=self.threads)
+        clipgap.scan(train, **against, k=K, out=out, threads=self.threads)
 
-    def write(self, train: Path, test: Path) -> None:
+    def write(self, train: Path, against: Against) -> None:
         """A scan of blocks that were read before."""
         if train not in self.blocks:
-            plan = plan_scan(train, {"test": test})
+            plan = plan_scan(train, **against)
             with BlockReader(plan, AtOnce.block_rows, 1) as reader:
                 self.blocks[train] = list(reader.blocks(range(len(plan.train.shards))))
         reader = FromMemory(self.blocks[train])
         with mock.patch("clipgap.scan.work.BlockReader", lambda *asked: reader):
-            self.scan_at_once(train, test)
+            self.scan_at_once(train, against)
 
-    def scan_at_once(self, train: Path, test: Path) -> None:
+    def scan_at_once(self, train: Path, against: Against) -> None:
         with mock.patch("clipgap.scan.work.make_scanner", lambda tests, k, **_: AtOnce(tests, k)):
-            self.scan(train, test)
+            self.scan(train, against)
 
     def kernel(self, rows: NDArray[np.float16], points: NDArray[np.float16]) -> None:
         scanner = make_scanner([TestSet("test", points)], K, threads=self.threads)
@@ -151,19 +155,26 @@ class Workshop:
 def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Row]:
     keyed = workshop.store("keyed", workshop.rows, 1, keys=True)
     plain = workshop.store("plain", workshop.rows, 1, keys=False)
-    few = workshop.store("few", 64, 2, keys=True)
+    few: Against = {"tests": {"test": workshop.store("few", 64, 2, keys=True)}}
+    # As many sets, all with thresholds, as the paper's; their points do not count here.
+    tests = {f"set{i}": workshop.store(f"set{i}", 1024, 10 + i, keys=True) for i in range(6)}
+    reference = workshop.store("reference", 1024, 3, keys=False)
+    clipgap.gap(reference, tests, out=workshop.folder / "gap", threads=workshop.threads)
+    six: Against = {"tests": tests, "gap": workshop.folder / "gap"}
     at_once = {
         "reading": partial(workshop.read, plain, few),
         "tables": partial(workshop.scan_at_once, plain, few),
         "tables with keys": partial(workshop.scan_at_once, keyed, few),
         "writing": partial(workshop.write, plain, few),
         "writing with keys": partial(workshop.write, keyed, few),
+        "writing six sets": partial(workshop.write, plain, six),
+        "writing six sets with keys": partial(workshop.write, keyed, six),
     }
     for name, run in at_once.items():
         workshop.add(name, run)
     rows = clip_like(workshop.rows, D, seed=1)
     for m in points:
-        test = workshop.store(f"test-{m}", m, 2, keys=True)
+        test: Against = {"tests": {"test": workshop.store(f"test-{m}", m, 2, keys=True)}}
         workshop.add(f"scan {m}", partial(workshop.scan, keyed, test))
         workshop.add(f"kernel {m}", partial(workshop.kernel, rows, clip_like(m, D, seed=2)))
     racers = list(workshop.racers.values())

@@ -43,12 +43,14 @@ class Scale:
     dims: tuple[int, ...]  # of the sums that are checked
     square: int  # rows and columns of those sums
     checked: tuple[int, int]  # rows and test points against the oracle
+    kinds: tuple[str, ...]  # of data, against the oracle
     stored: int  # rows of the scan from files
     rounds: int
 
 
-CARD = Scale(65_536, (50_000, 166_963), 640, (640, 768, 1024), 512, (2000, 1000), 1 << 20, 5)
-DRY = Scale(40, (30,), 32, (32,), 64, (40, 20), 80, 1)
+HARD = ("clip-like", "near-ties", "window")
+CARD = Scale(65_536, (50_000, 166_963), 640, (640, 768, 1024), 512, (2000, 1000), HARD, 1 << 20, 5)
+DRY = Scale(40, (30,), 32, (32,), 64, (40, 20), HARD, 80, 1)
 
 # Changes to the sources that take one thing out, or put it back: file, old text, new text.
 CHANGES: dict[str, tuple[tuple[str, str, str], ...]] = {
@@ -109,17 +111,27 @@ def main() -> None:
     if asked.prepare:
         prepare()
     elif asked.step:
-        steps = {name: step for name, (step, _) in STEPS.items()} | {"one-filter": one_filter}
-        for row in steps[asked.step](DRY if asked.dry_run else CARD):
-            print(json.dumps(row), flush=True)
+        do(asked.step, DRY if asked.dry_run else CARD)
     else:
         lead(asked)
+
+
+def do(name: str, scale: Scale) -> None:
+    """One step, in this process; what it finds goes out row by row."""
+    from clipgap.errors import ClipgapError
+
+    steps = {name: step for name, (step, _) in STEPS.items()} | {"one-filter": one_filter}
+    try:
+        for row in steps[name](scale):
+            print(json.dumps(row), flush=True)
+    except ClipgapError as error:
+        sys.exit(str(error))
 
 
 def lead(asked: argparse.Namespace) -> None:
     """One step after the other; a step that fails or takes too long is a row too."""
     asked.out.mkdir(parents=True, exist_ok=True)
-    end, rows = time.monotonic() + asked.budget, []
+    end, rows = seconds_now() + asked.budget, []
     with (asked.out / "rows.jsonl").open("a") as file:
 
         def take(row: Row) -> None:
@@ -130,12 +142,16 @@ def lead(asked: argparse.Namespace) -> None:
             print(json.dumps(row), flush=True)
 
         for name in asked.only:
-            limit = min(STEPS[name][1], end - time.monotonic())
+            left = end - seconds_now()
+            limit = left if asked.dry_run else min(STEPS[name][1], left)
             if limit < 3:
                 take({"step": name, "failed": "no time was left"})
                 continue
             run_step(name, command_of(name, asked.dry_run), limit, take)
     show_goals(rows)
+
+
+seconds_now = time.monotonic
 
 
 def command_of(step: str, dry_run: bool) -> list[str]:
@@ -183,8 +199,9 @@ def machine(scale: Scale) -> Iterator[Row]:
     import clipgap
 
     row: Row = {"clipgap": clipgap.__version__, "torch": torch.__version__}
-    row |= {"triton": triton.__version__, "python": sys.version.split()[0]}
+    yield row | {"triton": triton.__version__, "python": sys.version.split()[0]}
     device = device_of()
+    row = {"interpreted": device.type != "cuda"}
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         row |= {"device": found.name, "processors": found.multi_processor_count}
@@ -194,7 +211,7 @@ def machine(scale: Scale) -> Iterator[Row]:
             query = "--query-gpu=driver_version,clocks.max.sm,clocks.sm,power.limit,temperature.gpu"
             command = [tool, query, "--format=csv,noheader"]
             row["smi"] = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    yield row | {"interpreted": device.type != "cuda"}
+    yield row
 
 
 def sums(scale: Scale) -> Iterator[Row]:
@@ -264,9 +281,8 @@ def oracle(scale: Scale) -> Iterator[Row]:
 
     rows, points = scale.checked
     for d in scale.dims[:1] + ((1000,) if scale is CARD else ()):
-        for kind in ("clip-like", "near-ties", "window"):
-            size = gpu_checks.Size(rows, (points, 70), (d,), (kind,))
-            yield from gpu_checks.differences(device_of(), size)
+        size = gpu_checks.Size(rows, (points, min(points, 70)), (d,), scale.kinds)
+        yield from gpu_checks.differences(device_of(), size)
 
 
 def parts(scale: Scale) -> Iterator[Row]:
@@ -298,7 +314,7 @@ class Clock:
         spent = milliseconds(work, self.scale.rounds, self.device) / share
         tflops = 2e-9 * rows * self.m * d / spent
         row = {"part": part, "m": self.m, "d": d, "rows": rows}
-        return row | {"ms": round(spent, 4), "tflops": round(tflops, 2)}
+        return row | {"ms": round(spent, 4), "tflops": float(f"{tflops:.4g}")}
 
 
 def parts_of_peers(clock: Clock, x: Any, t: Any) -> Iterator[Row]:
@@ -539,7 +555,7 @@ def rate(scale: Scale, blocks: int, begun: float) -> Row:
     seconds, rows, m = time.perf_counter() - begun, blocks * scale.rows, scale.tests[-1]
     row: Row = {"m": m, "d": scale.d, "rows": rows, "seconds": round(seconds, 3)}
     tflops = 2e-12 * rows * m * scale.d / seconds
-    return row | {"rows_a_second": round(rows / seconds), "tflops": round(tflops, 2)}
+    return row | {"rows_a_second": round(rows / seconds), "tflops": float(f"{tflops:.4g}")}
 
 
 def variants() -> Iterator[tuple[str, int, dict[str, str]]]:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -415,55 +412,3 @@ def test_a_device_lost_in_the_middle_keeps_what_is_finished(
 def test_other_errors_pass(device: torch.device) -> None:
     with pytest.raises(RuntimeError, match="our bug"), devices.telling(device):
         raise RuntimeError("our bug")
-
-
-@pytest.fixture(scope="module")
-def benchmarks() -> Iterator[None]:
-    """Its scripts, which are no package's, can be imported."""
-    folder = str(Path(__file__).parents[1] / "benchmarks")
-    sys.path.insert(0, folder)
-    yield
-    sys.path.remove(folder)
-
-
-@pytest.fixture(scope="module")
-def lease(benchmarks: None) -> ModuleType:
-    return importlib.import_module("gpu_lease")
-
-
-def test_the_benchmark_runs_in_small(
-    benchmarks: None,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """What a GPU runs as one command must not wait for a GPU to show a typing error."""
-    monkeypatch.setattr(sys, "argv", ["gpu.py", "--dry-run", "--no-check", f"--out={tmp_path}"])
-    importlib.import_module("gpu").main()
-    said = capsys.readouterr().out
-    assert "clipgap triton int8, resident" in said
-    assert (tmp_path / "dry-run.svg").exists() or "no plot" in said
-
-
-def test_variants_of_the_filter_still_apply_to_its_sources(lease: ModuleType) -> None:
-    made = {(name, chip) for name, chip, _ in lease.variants()}
-    assert made >= {(name, 90) for name in lease.CHANGES}
-    assert ("no epilogue", 80) in made
-
-
-def test_steps_for_a_leased_card_begin_without_one(lease: ModuleType) -> None:
-    for step in (lease.machine, lease.sums, lease.ablations, lease.profile):
-        row = next(iter(step(lease.DRY)))
-        assert row.get("right", True), step.__name__
-
-
-def test_a_step_that_fails_leaves_what_it_found_and_why(
-    lease: ModuleType, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = "print('{\"found\": 1}', flush=True); raise SystemExit('why')"
-    rows: list[dict[str, object]] = []
-    lease.run_step("sums", [sys.executable, "-c", code], 30.0, rows.append)
-    assert rows[0] == {"step": "sums", "found": 1}
-    assert (rows[1]["failed"], rows[1]["exit"]) == ("why", 1)
-    lease.show_goals(rows)
-    assert "wrong or failed: 1\n  sums: why" in capsys.readouterr().out

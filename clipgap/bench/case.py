@@ -49,8 +49,9 @@ class Case:
         """Six sets where there are as many points as in the six, one otherwise."""
         return SIX_SETS if self.m == M_SIX else (self.m,)
 
-    def test_sets(self) -> list[TestSet]:
-        parts = np.split(self.test(), np.cumsum(self.set_sizes)[:-1])
+    def test_sets(self, points: NDArray[np.float16] | None = None) -> list[TestSet]:
+        """Those of the case, or so many others."""
+        parts = np.split(self.test() if points is None else points, np.cumsum(self.set_sizes)[:-1])
         return [TestSet(f"set{i}", part) for i, part in enumerate(parts)]
 
     @property
