@@ -153,6 +153,24 @@ def test_without_models_the_finding_is_of_similarity(study: Study, tmp_path: Pat
     shares = [test["training"]["gap"]["near_duplicates"] / test["points"] for test in tests]
     assert [bar["share"] for bar in found["bars"]] == shares
     assert "have a near duplicate in gap (similarity above 0.95)" in found["says"]
+    assert found["split"] is None and read(plain.path)["training"][0]["pruned"] == {}
+
+
+def test_the_finding_goes_by_the_limit_of_a_split(study: Study, tmp_path: Path) -> None:
+    """As `clipgap check --above` makes it: the page and the terminal say the same."""
+    clipgap.split(study.folder / "gap", below=0.8, by=["sketch"], out=tmp_path / "cut")
+    made = clipgap.report(
+        study.folder / "gap", splits={"cut": tmp_path / "cut"}, out=tmp_path / "r", format="json"
+    )
+    found = read(made.path)["finding"]
+    shares = {bar["name"]: bar["near"] for bar in found["bars"]}
+    scan = clipgap.open_scan(study.folder / "gap")
+    above = {"val": 0.95, "sketch": 0.8}
+    assert shares == {test: int((scan.tau(test) > above[test]).sum()) for test in above}
+    assert (found["test"], found["split"]) == ("sketch", "cut")
+    assert shares["sketch"] > 0 and found["says"].startswith(
+        f"{shares['sketch']} of 110 test points of sketch have a row of gap more similar than 0.8: "
+    )
 
 
 def test_differences_are_a_matrix_a_test_set() -> None:

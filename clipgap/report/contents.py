@@ -51,13 +51,14 @@ def shown_sections(findings: Findings) -> list[tuple[Section, list[Part]]]:
 
 def _training(training: TrainingSet) -> dict[str, Any]:
     manifest = training.scan.manifest
+    counts = manifest["counts"].get("pruned", {})
     return {
         "name": training.name,
         "is_reference": training.is_reference,
         "store": manifest["inputs"]["train"]["path"],
         "rows": training.scan.rows,
         "quarantined": manifest["counts"]["quarantined"],
-        "pruned": manifest["counts"].get("pruned", {}),
+        "pruned": {one.name: counts[one.name] for one in training.scan.set_columns if one.has_gap},
         "pruned_by_any": manifest["counts"].get("pruned_by_any", 0),
         "k": manifest["settings"].get("k"),
         "manifest_sha256": checksum(manifest),

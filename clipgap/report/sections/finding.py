@@ -165,8 +165,10 @@ def _of_similarity(sources: Sources) -> dict[str, Any] | None:
     test, training, reference = most["name"], most["training"], most["reference"]
     one = "test point" if most["points"] == 1 else "test points"
     text = f"{most['near']:,} of {most['points']:,} {one} of {test} "
-    if reference is None:
-        text += f"have a near duplicate in {training} (similarity above {NEAR_DUPLICATE:g})"
+    if reference is None and most["split"] is None:
+        text += f"have a near duplicate in {training} (similarity above {most['limit']:g})"
+    elif reference is None:
+        text += f"have a row of {training} more similar than {most['limit']:g}"
     else:
         text += f"are nearer to {training} than to {reference}"
     low, high = (f"{100 * most[end]:.1f}" for end in ("low", "high"))
@@ -175,7 +177,7 @@ def _of_similarity(sources: Sources) -> dict[str, Any] | None:
         "kind": "similarity",
         "test": test,
         "training": training,
-        "split": None,
+        "split": most["split"],
         "reference": reference,
         "bars": bars,
         "says": text,
@@ -185,7 +187,8 @@ def _of_similarity(sources: Sources) -> dict[str, Any] | None:
 def _shares(sources: Sources) -> Iterator[dict[str, Any]]:
     """Of each test set, how much of it is nearer to the training set than to the reference.
 
-    Without a reference: how much of it has a near duplicate.
+    Without a reference: how much of it has a row more similar than a split's limit, or else a near
+    duplicate.
     """
     for test in sources.tests:
         if (large := sources.large(test)) is None:
@@ -194,8 +197,9 @@ def _shares(sources: Sources) -> Iterator[dict[str, Any]]:
         if large.scan.manifest["kind"] == "gap":
             named = None  # its thresholds are its own scores
         usable = ~np.isnan(ours)
+        split, limit = _limit(sources, large, test)
         if named is None:
-            near = ours > NEAR_DUPLICATE
+            near = ours > limit
         else:
             usable &= ~np.isnan(named[1])
             near = ours > named[1]
@@ -206,12 +210,25 @@ def _shares(sources: Sources) -> Iterator[dict[str, Any]]:
             "label": test,
             "training": large.name,
             "reference": None if named is None else named[0],
+            "split": split if named is None else None,
+            "limit": limit if named is None else None,
             "points": points,
             "near": right,
             "share": interval.value,
             "low": interval.low,
             "high": interval.high,
         }
+
+
+def _limit(sources: Sources, training: TrainingSet, test: str) -> tuple[str | None, float]:
+    """The similarity that a split of the store leaves no row above, if only one does so."""
+    rules = {name: keep.manifest["rule"] for name, keep in sources.splits_of(training).items()}
+    cuts = [
+        (name, float(rule["sim"]))
+        for name, rule in rules.items()
+        if rule["name"] == "below" and test in rule["by"]
+    ]
+    return cuts[0] if len(cuts) == 1 else (None, NEAR_DUPLICATE)
 
 
 def _figure(findings: Findings) -> Iterator[Figure]:
@@ -240,8 +257,10 @@ def _y_label(found: Mapping[str, Any]) -> str:
 def _title(found: Mapping[str, Any]) -> str:
     if found["kind"] == "accuracy":
         return f"Accuracy on {found['test']}"
-    if found["reference"] is None:
+    if found["reference"] is None and found["split"] is None:
         return f"Test points with a near duplicate in {found['training']}"
+    if found["reference"] is None:
+        return f"Test points with a row of {found['training']} above the limit"
     return f"Test points nearer to {found['training']} than to {found['reference']}"
 
 
