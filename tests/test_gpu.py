@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 
@@ -17,7 +18,14 @@ from clipgap.errors import MissingDependency, UsageError
 from clipgap.kernels import choose
 from clipgap.kernels.gpu import devices, order
 from clipgap.kernels.interface import MAX_SCORE, TestSet
+from clipgap.kernels.options import Compute
 from clipgap.kernels.oracle import exact_scores
+from clipgap.machine import thread_count
+from clipgap.runs.executors import Here, Processes
+from clipgap.scan import api
+from clipgap.scan.api import plan_scan
+from clipgap.scan.sinks import MemorySink
+from clipgap.scan.work import ScanWork
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import assert_equal_topk, assert_like_oracle, filter_everything
 from tests.test_kernels import KINDS, SIZES, make_blocks, make_tests
@@ -201,6 +209,27 @@ def test_lists_that_are_fetched_later_are_those_of_when_they_were_asked_for(
     made.scan(rows[30:], ids[30:])
     assert_equal_topk(fetch(), then)
     assert (made.topk()[0].sim != then[0].sim).any()
+
+
+def test_a_scan_into_a_folder_has_a_process_for_each_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    monkeypatch.setattr(devices, "usable_devices", lambda written_in="triton": two)
+    made = []
+    monkeypatch.setattr(scanner, "GpuScanner", lambda *given: made.append(given[2:]))
+    rows = synthetic.clip_like(9, 16)
+    np.save(tmp_path / "train.npy", rows)
+    of_files, in_memory = (
+        ScanWork(plan_scan(train, {"t": rows}), Compute(kernel="triton"), MemorySink())
+        for train in (tmp_path / "train.npy", rows)
+    )
+    assert api._executor(of_files) == Processes(["cuda:0", "cuda:1"], max(1, thread_count() // 2))
+    assert api._executor(in_memory) == Here()
+    on_cpu = replace(of_files, compute=Compute(kernel="numpy"))
+    assert api._executor(on_cpu) == Here()
+    of_files.new_scanner("cuda:1")
+    assert made == [(two[1], "int8")]
 
 
 def test_several_devices_give_what_one_gives(device: torch.device) -> None:

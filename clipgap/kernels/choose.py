@@ -26,11 +26,29 @@ class KernelInfo:
 
 
 @takes_options
-def make_scanner(tests: Sequence[TestSet], k: int, *, compute: Compute) -> Scanner:
-    """The scanner for these test sets; a named kernel or device that is not there raises."""
+def make_scanner(
+    tests: Sequence[TestSet], k: int, *, gpu: str | None = None, compute: Compute
+) -> Scanner:
+    """The scanner for these test sets; a named kernel or device that is not there raises.
+
+    On GPUs it runs on one of `gpus`, or on all of them.
+    """
     _check(tests, k)
     thread_count(compute.threads)  # a wrong number is no reason to take another kernel
-    return _MAKERS[resolve(compute.kernel, compute.device)](tests, k, compute.threads)
+    name = resolve(compute.kernel, compute.device)
+    if name in ON_GPU:
+        return _make_on_gpu(name, tests, k, gpu)
+    return _MAKERS[name](tests, k, compute.threads)
+
+
+def gpus(kernel: str = "auto", device: str = "auto") -> list[str]:
+    """The GPUs that the kernel runs on; none where it runs on the CPU."""
+    from clipgap.kernels.gpu import devices
+
+    name = resolve(kernel, device)
+    if name not in ON_GPU:
+        return []
+    return [str(one) for one in devices.usable_devices(_written_in(name))]
 
 
 def resolve(kernel: str = "auto", device: str = "auto") -> str:
@@ -139,24 +157,20 @@ def _make_numpy(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanne
     return OracleScanner(tests, k)
 
 
-def _make_on_gpu(name: str) -> Callable[[Sequence[TestSet], int, int | None], Scanner]:
-    def make(tests: Sequence[TestSet], k: int, threads: int | None) -> Scanner:
-        from clipgap.kernels.gpu.devices import usable_devices
+def _make_on_gpu(name: str, tests: Sequence[TestSet], k: int, gpu: str | None) -> Scanner:
+    from clipgap.kernels.gpu.devices import usable_devices
 
-        # Says what is missing before what needs it is imported.
-        devices = usable_devices(_written_in(name))
-        from clipgap.kernels.gpu.scanner import GpuScanner
-        from clipgap.kernels.gpu.several import SeveralGpus
+    # Says what is missing before what needs it is imported.
+    devices = [one for one in usable_devices(_written_in(name)) if gpu in (None, str(one))]
+    from clipgap.kernels.gpu.scanner import GpuScanner
+    from clipgap.kernels.gpu.several import SeveralGpus
 
-        if len(devices) == 1:
-            return GpuScanner(tests, k, devices[0], ON_GPU[name])
-        return SeveralGpus(tests, k, devices, ON_GPU[name])
-
-    return make
+    if len(devices) == 1:
+        return GpuScanner(tests, k, devices[0], ON_GPU[name])
+    return SeveralGpus(tests, k, devices, ON_GPU[name])
 
 
 _MAKERS: dict[str, Callable[[Sequence[TestSet], int, int | None], Scanner]] = {
-    **{name: _make_on_gpu(name) for name in ON_GPU},
     "cpu": _make_cpu,
     "torch": _make_torch,
     "numpy": _make_numpy,

@@ -17,12 +17,13 @@ from clipgap.files.documents import MANIFEST
 from clipgap.files.identity import sampled_since
 from clipgap.files.sums import FileSum
 from clipgap.heads.options import ByHeads
-from clipgap.kernels.choose import fallback_note
+from clipgap.kernels.choose import fallback_note, gpus
 from clipgap.kernels.interface import Counters, TopK
 from clipgap.kernels.options import Compute
+from clipgap.machine import thread_count
 from clipgap.memory import arrow_from_system
 from clipgap.options import takes_options
-from clipgap.runs.executors import Here
+from clipgap.runs.executors import Here, Processes
 from clipgap.runs.how import How, Progress, Tally
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Damaged, Output, open_output, spare
@@ -169,7 +170,7 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
             return ScanResult(answer.manifest, output.path, repaired=answer.files)
         output.start()
     work = replace(work, seed=output.ledger.state)
-    now = _scan(work, output.ledger, how, how.executor or Here())
+    now = _scan(work, output.ledger, how, how.executor or _executor(work))
     entries, files = _finish(work, output.ledger, how, now)
     manifest = output.finish({**described, **entries}, files)
     return ScanResult(manifest, output.path)
@@ -182,6 +183,14 @@ def _describe(work: ScanWork, how: How) -> dict[str, Any]:
     if note is not None:
         how.note(note)
     return describe_inputs(work.plan, work.tests)
+
+
+def _executor(work: ScanWork) -> Executor:
+    """A process for each GPU where there are several: one process could not feed them all."""
+    found = gpus(work.compute.kernel, work.compute.device)
+    if len(found) < 2 or not any(work.plan.train.files()):  # rows in memory stay in this process
+        return Here()
+    return Processes(found, max(1, thread_count() // len(found)))
 
 
 def _scan(work: ScanWork, ledger: Ledger, how: How, executor: Executor) -> Progress:

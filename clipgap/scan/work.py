@@ -91,10 +91,12 @@ class ScanWork:
             tuple(test.mapped for test in self.tests),
         )
 
-    def new_scanner(self) -> Scanner:
+    def new_scanner(self, device: str = "cpu") -> Scanner:
+        """Where it runs on GPUs: on one of them, or on all."""
         scanner = make_scanner(
             [test.columns() for test in self.tests],
             self.plan.settings.k,
+            gpu=device if device.startswith("cuda") else None,
             kernel=self.compute.kernel,
             device=self.compute.device,
             threads=self.compute.threads,
@@ -105,7 +107,7 @@ class ScanWork:
 
     def do(self, units: Iterable[ShardUnit], slot: Slot) -> Iterator[Event]:
         """Scan these shards, in this order; any order gives the same tables and lists."""
-        scanner = self.new_scanner()
+        scanner = self.new_scanner(slot.device)
         block_rows = self.compute.block_rows or scanner.block_rows
         readers = max(1, min(4, thread_count() // 4))
         shards = (unit.index for unit in units)

@@ -7,7 +7,8 @@
     panels.py    the test points on the device: operands, exact rows, lists of the k best
     scanner.py   `GpuScanner`: blocks in, exact results out, two blocks in flight
     dense.py     what floods the queue, decided with float64 matrix products
-    several.py   `SeveralGpus`: one scanner a device, blocks dealt to whichever is free
+    several.py   `SeveralGpus`: one scanner a device, blocks dealt to whichever is free, where one
+                 process has several
 
 The kernels are those of `triton_kernels/`; with TRITON_INTERPRET=1 they run on the CPU.
 """
