@@ -19,6 +19,7 @@ from clipgap.cli.config import save, tomllib
 from clipgap.cli.consoles import shown
 from clipgap.cli.main import main
 from clipgap.errors import InputError
+from clipgap.files.atomic import TEMPORARY_SUFFIX
 from clipgap.store.opening import open_store
 from clipgap.store.writer import StoreWriter
 from tests.stores import DIM, keys_of, unit_rows, write_keys
@@ -187,3 +188,12 @@ def test_settings_of_an_output_with_any_name_can_be_read(tmp_path: Path) -> None
     save(tmp_path / "x\n[y].toml", "clipgap scan", {"out": str(out), "k": 3}, out)
     text = (tmp_path / "x\n[y].toml").read_text()
     assert tomllib.loads(text) == {"out": str(out), "k": 3}
+
+
+def test_what_a_kill_left_of_the_settings_is_removed(tmp_path: Path) -> None:
+    left = tmp_path / f".[x].toml.123456{TEMPORARY_SUFFIX}"
+    others = tmp_path / f".x.toml.123456{TEMPORARY_SUFFIX}"
+    for path in (left, others):
+        path.write_text("k =")
+    save(tmp_path / "[x].toml", "clipgap scan", {"k": 3}, tmp_path / "[x]")
+    assert not left.exists() and others.exists()

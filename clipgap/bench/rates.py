@@ -13,7 +13,21 @@ from typing import Any
 from clipgap.bench.results import Row
 from clipgap.bench.scans import HOST_FIGURES
 from clipgap.errors import InputError, UsageError
+from clipgap.files.documents import is_count, is_number, misfits
 from clipgap.machine import machine
+
+
+def _is_positive(value: object) -> bool:
+    return is_number(value) and value > 0  # type: ignore[operator]
+
+
+_ROW = {"suite": str, "run": str, "machine": {"cpu": str, "cores": (None, is_count)}}
+_CASE = {"contender": str, "d": _is_positive, "tests": _is_positive}
+_OF_SUITE = {
+    "kernels": {**_CASE, "threads": _is_positive, "gflops": {"p50": _is_positive}},
+    "gpu": {**_CASE, "device": str, "tflops": (None, {"p50": _is_positive})},
+}
+"""What must be true of a row, so that a rate can be taken of it."""
 
 PEAKS = {"A100": 624e12, "H100": 1979e12, "H200": 1979e12}
 """Operations a second on int8 that the maker states (dense, SXM), by which scores are computed."""
@@ -186,11 +200,17 @@ def assumed(name: str, efficiency: float, models: bool = False) -> Rate:
 
 
 def _read(path: Path) -> Iterator[Row]:
-    for count, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read {path}: {error}") from error
+    for count, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            row["suite"], row["run"], row["machine"]["cpu"]
-        except (ValueError, KeyError, TypeError) as error:
+            shape = {**_ROW, **_OF_SUITE.get(row["suite"], {})}
+            for problem in misfits(row, shape):
+                raise ValueError(problem)
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}, line {count}: not a row of clipgap bench") from error
         yield row
 

@@ -47,7 +47,7 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
 
 def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None:
     """Write a resolved configuration that `--config` takes back, of the run that fills `out`."""
-    from clipgap.files.atomic import write_atomic
+    from clipgap.files.atomic import remove_leftovers, write_atomic
     from clipgap.runs.lock import PROGRESS
 
     lines = [f"{HEADER} {command}", f"# Again: {command} --config {_string(str(path))}"]
@@ -56,7 +56,9 @@ def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None
             "# *** stands for a part of an address that is not kept; type that option again"
         )
     text = "\n".join([*lines, "", content(values)])
-    # Among the notes of the run, where whoever goes on finds what a kill has left.
+    # Among the notes of the run, where whoever goes on finds what a kill has left. A run that reads
+    # for long before it has any notes leaves it here.
+    remove_leftovers(path.parent, path.name)
     with write_atomic(path, out / PROGRESS) as temporary:
         temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
 

@@ -98,7 +98,7 @@ def _labels(path: Path, store: Store) -> NDArray[np.int32]:
         return _of_partitions(path, store)
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # of a damaged header NumPy raises whatever comes to its parsers
         raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu":
         raise InputError(f"{path}: labels are whole numbers, in an array of their own")

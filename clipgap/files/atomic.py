@@ -7,6 +7,7 @@ content, or nothing; a temporary file may be left behind, and `remove_leftovers`
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import secrets
@@ -55,9 +56,15 @@ def sync_folder(path: str | os.PathLike[str]) -> None:
     _sync(path, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
 
 
-def remove_leftovers(folder: str | os.PathLike[str]) -> int:
-    """Delete temporary files that a killed process left under `folder`; say how many."""
-    leftovers = list(Path(folder).rglob(f".*{TEMPORARY_SUFFIX}"))
+def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) -> int:
+    """Delete temporary files that a killed process left under `folder`; say how many.
+
+    With a `name` those of this file alone, which lie right in the folder.
+    """
+    if name is None:
+        leftovers = list(Path(folder).rglob(f".*{TEMPORARY_SUFFIX}"))
+    else:
+        leftovers = list(Path(folder).glob(f".{glob.escape(name)}.*{TEMPORARY_SUFFIX}"))
     for leftover in leftovers:
         leftover.unlink(missing_ok=True)
     return len(leftovers)

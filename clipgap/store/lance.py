@@ -182,7 +182,9 @@ def _dataset(folder: str, version: int | None = None) -> Any:
     except ModuleNotFoundError:
         raise missing("lance") from None
     with _reading(f"{folder}: not a readable Lance dataset"):
-        return lance.dataset(folder, version=version)
+        dataset = lance.dataset(folder, version=version)
+        len(dataset.schema)  # made anew whenever it is asked for, so here it is seen to be readable
+        return dataset
 
 
 @lru_cache(maxsize=8)
