@@ -16,10 +16,14 @@ constexpr double kSmallestHeadUnit = 4 * kSmallestUnit;
 constexpr double kLongest = 2.02;  // of a vector less the centre
 
 // Directions may be mixed at will within the space that they span: a Hadamard transform gives every
-// coordinate about the same share of it, so that one step suits all.
+// coordinate about the same share of it, so that one step suits all. Where it takes several blocks, each
+// has strong and weak directions.
 std::vector<float> mixed(const float* directions, int64_t count, int64_t d) {
-  std::vector<float> out(directions, directions + count * d);
-  const int64_t block = count & -count;
+  const int64_t block = count & -count, blocks = count / block;
+  std::vector<float> out(count * d);
+  for (int64_t i = 0; i < count; ++i) {
+    std::copy_n(directions + (i % block * blocks + i / block) * d, d, &out[i * d]);
+  }
   const float scale = float(1.0 / std::sqrt(double(block)));
   for (int64_t base = 0; base < count; base += block) {
     for (int64_t h = 1; h < block; h *= 2) {

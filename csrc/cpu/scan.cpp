@@ -25,7 +25,7 @@ constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
 
 // What a pair costs, in units of a lane of the tile loop; roughly the same for all instruction sets.
 constexpr double kCheck = 12;      // to compare it with its bounds
-constexpr double kLook = 1000;     // to look at it again
+constexpr double kLook = 600;      // to look at it again
 constexpr double kProject = 0.9;   // to project a row: a number and direction
 constexpr double kWorthIt = 0.85;  // what a head must cost at most, as a share of one full look
 
