@@ -47,6 +47,7 @@ def test_shares_read_test_sets_once(
 ) -> None:
     monkeypatch.setenv("NODE_DISK", str(tmp_path / "disk"))
     whole = scanned(world, tmp_path / "whole")
+    assert len(read) == len(world.test_paths), "once, without a cache, too"
     read.clear()
     out, kept = tmp_path / "out", "$NODE_DISK/clipgap"
     for index in range(3):

@@ -169,7 +169,8 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
         if _mend(work, output, answer, how):
             return ScanResult(answer.manifest, output.path, repaired=answer.files)
         output.start()
-    work = replace(work, seed=output.ledger.state)
+    if (seed := output.ledger.state) is not None:
+        work = replace(work, seed=seed)  # which loads test sets again
     now = _scan(work, output.ledger, how, how.executor or _executor(work))
     entries, files = _finish(work, output.ledger, how, now)
     manifest = output.finish({**described, **entries}, files)
