@@ -235,6 +235,7 @@ def merging(folder: Path, options: argparse.Namespace) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=("scans", "merging"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--shards", type=int, default=40)
     parser.add_argument("--points", type=int, default=16_384)
@@ -248,11 +249,11 @@ def main() -> None:
         folder, out, nodes, share = options.child
         child(Path(folder), Path(out), nodes, share)
         return
-    load = f"{os.getloadavg()[0]:.1f}"
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        rows = scans(Path(place), options)
-    with tempfile.TemporaryDirectory(dir=options.folder) as place:
-        rows += merging(Path(place), options)
+    load, rows = f"{os.getloadavg()[0]:.1f}", list[Row]()
+    for measure in (scans, merging):
+        if options.only in (None, measure.__name__):
+            with tempfile.TemporaryDirectory(dir=options.folder) as place:
+                rows += measure(Path(place), options)
     rows = [{"suite": "executors", "load": load, "rounds": options.rounds, **row} for row in rows]
     columns: Columns = (
         ("", lambda row: row["case"]),
