@@ -217,6 +217,26 @@ def test_a_deduplication(kept: Path, model: str) -> None:
     assert (all_pairs.operations, all_pairs.binds) == (10**12 * 500, "compute")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"vision_cfg": {}}, {"vision_cfg": []}, {"embed_dim": 10**400}, {"text_cfg": None}),
+        {"vision_cfg": {**CONFIG["vision_cfg"], "layers": [3, 4, 6, 3]}},  # type: ignore[dict-item]
+        {"vision_cfg": {**CONFIG["vision_cfg"], "patch_size": 0}},  # type: ignore[dict-item]
+        {"vision_cfg": {**CONFIG["vision_cfg"], "image_size": [4]}},  # type: ignore[dict-item]
+    ],
+    ids=str,
+)
+def test_a_configuration_of_another_kind(
+    kept: Path, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = kept.parent / "other.json"
+    path.write_text(json.dumps({**CONFIG, **change}))
+    asked = ["--model", str(path), "--on", "8xA100", "--measured", str(kept)]
+    assert main(["plan", "embed", "--rows", "5", *asked]) == 2
+    assert "only what vision transformers take is known" in capsys.readouterr().err
+
+
 RECIPE = """
 [paths]
 images = { about = "shards" }
@@ -292,6 +312,17 @@ def test_recipes_that_we_bring_are_planned(
         doing, rates = Doing(model=model), Rates(on="8xA100", measured=kept)
         found, left_out = prices.plan_recipe(name, counts, doing=doing, rates=rates)
         assert {stage.name for stage in found.stages} | left_out.keys() == stages.keys(), name
+
+
+@pytest.mark.parametrize("change", [{"threads": 0}, {"model": 5}, {"images_per_second": {}}])
+def test_rows_of_models_that_are_damaged(
+    kept: Path, model: str, change: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [json.loads(line) for line in kept.read_text().splitlines()]
+    keep(kept.parent, [{**row, **change} if row["suite"] == "embed" else row for row in rows])
+    call = ["plan", "embed", "--rows", "5", "--model", model, "--on", "2cores"]
+    assert main([*call, "--measured", str(kept)]) == 3
+    assert f"line {len(ROWS) + 1}: not a row" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,15 @@ _ROW = {"suite": str, "run": str, "machine": {"cpu": str, "cores": (None, is_cou
 _CASE = {"contender": str, "d": _is_positive, "tests": _is_positive}
 _OF_SUITE = {
     "kernels": {**_CASE, "threads": _is_positive, "gflops": {"p50": _is_positive}},
+    "embed": {
+        "model": str,
+        "threads": _is_positive,
+        "images_per_second": {"forward": {"p50": _is_positive}, "decode": {"p50": _is_positive}},
+    },
+    "dedup": {
+        **dict.fromkeys(("d", "rows", "clusters", "threads", "seconds"), _is_positive),
+        "iterations": (None, _is_positive),
+    },
     "gpu": {**_CASE, "device": str, "tflops": (None, {"p50": _is_positive})},
 }
 """What must be true of a row, so that a rate can be taken of it."""
@@ -131,15 +140,16 @@ class Kept:
         row = self._first(suite="embed")
         if row is None:
             return None
-        side = row["image_pixels"][0]
         rate = row["images_per_second"]["decode"]["p50"] / row["threads"]
-        return Rate(rate, f"at {side} pixels a side, by {_of(row)}")
+        sides = " × ".join(map(str, row.get("image_pixels", ()))) or "some"
+        return Rate(rate, f"of {sides} pixels, by {_of(row)}")
 
     def clustering(self) -> Rate | None:
         """Operations a second of one core that assigns rows to centroids."""
-        row = self._first(suite="dedup", race="kmeans")
-        if row is None:
+        rows = self._with(lambda row: row.get("iterations"), suite="dedup", race="kmeans")
+        if not rows:
             return None
+        row = rows[0]
         operations = 2.0 * row["rows"] * row["clusters"] * row["d"] * row["iterations"]
         rate = operations / row["seconds"] / row["threads"]
         return Rate(rate, f"k-means of {row['clusters']:,} clusters by {_of(row)}")

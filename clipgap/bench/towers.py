@@ -10,6 +10,31 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import UsageError
+from clipgap.files.documents import is_count, is_number, misfits
+
+
+def _is_size(value: object) -> bool:
+    return is_count(value) and 0 < value <= 1 << 20  # type: ignore[operator]
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(map(_is_size, value))
+
+
+def _is_ratio(value: object) -> bool:
+    return is_number(value) and 0 < value < 100  # type: ignore[operator]
+
+
+_TRANSFORMER = {"width": _is_size, "layers": _is_size, "mlp_ratio": (None, _is_ratio)}
+_SHAPE = {
+    "embed_dim": _is_size,
+    "vision_cfg": {
+        **_TRANSFORMER,
+        "patch_size": _is_size,
+        "image_size": (None, _is_pair, _is_size),
+    },
+    "text_cfg": {**_TRANSFORMER, "context_length": (None, _is_size)},
+}
 
 
 @dataclass(frozen=True)
@@ -24,21 +49,24 @@ class Towers:
 def towers(model: str) -> Towers:
     """Of a model whose towers are transformers; of others nothing is known here."""
     path = _configuration(model)
-    config = json.loads(path.read_text(encoding="utf-8"))
-    vision, text = config["vision_cfg"], config.get("text_cfg", {})
-    if not isinstance(vision.get("layers"), int) or not isinstance(text.get("width"), int):
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"--model {model}: cannot read {path}: {error}") from error
+    if any(misfits(config, _SHAPE)):
         raise UsageError(
             f"--model {model}: only what vision transformers take is known; plan with a ViT of "
             "about its cost, such as ViT-B-32"
         )
-    sides = vision.get("image_size", 224)
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    sides = vision.get("image_size") or 224
     height, width = sides if isinstance(sides, list) else (sides, sides)
     patch = vision["patch_size"]
     patches = (height // patch) * (width // patch)
     stem = 2.0 * patches * 3 * patch**2 * vision["width"]
     return Towers(
         stem + _transformer(patches + 1, vision),
-        _transformer(text.get("context_length", 77), text),
+        _transformer(text.get("context_length") or 77, text),
         config["embed_dim"],
     )
 
@@ -46,7 +74,7 @@ def towers(model: str) -> Towers:
 def _transformer(tokens: int, config: Mapping[str, Any]) -> float:
     """Projections of each token, and all tokens with all."""
     width, layers = int(config["width"]), int(config["layers"])
-    projections = 4 + 2 * float(config.get("mlp_ratio", 4.0))
+    projections = 4 + 2 * float(config.get("mlp_ratio") or 4.0)
     return layers * tokens * (2.0 * projections * width**2 + 4.0 * tokens * width)
 
 
