@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -94,3 +96,32 @@ def test_wrong_arguments_get_a_sentence(
         call(scan)
     assert message in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_a_notebook_shows_how_far_a_run_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line of its own that is told anew; outside of notebooks nothing is shown."""
+    shown: list[str] = []
+
+    class Line:
+        def update(self, content: dict[str, str], *, raw: bool) -> None:
+            shown[-1] = content["text/plain"]
+
+    def display(content: dict[str, str], *, raw: bool, display_id: bool) -> Line:
+        shown.append(content["text/plain"])
+        return Line()
+
+    ipython = ModuleType("IPython")
+    shell = SimpleNamespace(kernel=None)
+    ipython.get_ipython = lambda: shell  # type: ignore[attr-defined]
+    ipython.display = SimpleNamespace(display=display)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "IPython", ipython)
+    monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)  # type: ignore[attr-defined]
+    monkeypatch.setattr("clipgap.runs.notebook._EVERY", 0)
+    clipgap.scan(rows(4, 300), {"val": rows(1, 20)})
+    assert len(shown) == 1 and "300 of 300 rows" in shown[0]
+    assert "nothing says which model" in capsys.readouterr().out
+    del shell.kernel  # IPython in a terminal
+    clipgap.scan(rows(4, 300), {"val": rows(1, 20)})
+    assert len(shown) == 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import Interrupted, UsageError
 from clipgap.files.addresses import require_bucket
+from clipgap.runs.notebook import NotebookLine, in_notebook
 
 if TYPE_CHECKING:
     from clipgap.runs.shares import Share
@@ -66,7 +67,7 @@ class How:
 
     resume: bool = False
     overwrite: bool = False
-    on_progress: OnProgress | None = None
+    on_progress: OnProgress | None = None  # None: nobody watches, but in a notebook its user
     stop: threading.Event | None = None
     executor: Executor | None = None  # who does the units; None: as the command thinks best
     share: Share | None = None  # of the units, done apart from all others; ends with `ShareDone`
@@ -78,6 +79,8 @@ class How:
             raise UsageError("--resume and --overwrite exclude each other; give one")
         if self.upload is not None:
             require_bucket(self.upload)
+        if self.on_progress is None and in_notebook():
+            object.__setattr__(self, "on_progress", NotebookLine())
 
     def report(self, progress: Progress) -> None:
         if self.on_progress is not None:
