@@ -14,7 +14,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-compile -c 
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 SOURCES := pyproject.toml setup.py constraints.txt $(wildcard csrc/*/*)
 
-.PHONY: help demo demo-domains demo-compositional test crash thorough protections check clients bench oldest-triton clean
+.PHONY: help demo demo-domains demo-compositional test crash thorough protections audit sanitize check clients bench oldest-triton clean
 
 help:
 	@echo "make demo    the main job on data it makes itself (some minutes)"
@@ -24,6 +24,8 @@ help:
 	@echo "make thorough  all tests, at every write and with many more examples (an hour)"
 	@echo "make check   the checks alone"
 	@echo "make protections  takes each protection out and sees its tests fail (half an hour)"
+	@echo "make audit   the licences of all that is installed beside it, and holes that are known in that"
+	@echo "make sanitize  the kernels' tests, with memory, arithmetic and threads watched (20 minutes)"
 	@echo "make clients tests with software of others, each at a version of its own (gigabytes, 20 minutes)"
 	@echo "make bench   our kernels and their peers side by side"
 	@echo "make oldest-triton  the Triton kernels compiled by the oldest Triton that they allow"
@@ -50,6 +52,12 @@ thorough: $(VENV)/.installed-dev
 
 protections: $(VENV)/.installed-dev
 	$(BIN)/python scripts/protections.py
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/python -m scripts.dependencies --audit
+
+sanitize: $(VENV)/.installed-dev
+	VENV=$(VENV) scripts/sanitize
 
 clients: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/clients --durations=0

@@ -50,12 +50,12 @@ LIE = "a lie"  # other bytes are written than were given, and nothing is said
 KILLS = ("at a write", "in a write", "at a time")
 FAULTS = {
     "full disk": Fault("write", error=errno.ENOSPC, stays=True, short=True),
-    "write fails": Fault("write", error=errno.EIO),
+    "write fails": Fault("write", error=errno.EIO, short=True),
     "flush fails": Fault("flush", error=errno.EIO),
     "rename fails": Fault("rename", error=errno.EIO),
     "close fails": Fault("close", error=errno.EIO),
     "read fails": Fault("read", error=errno.EIO, short=True),
-    LIE: Fault("write", error=0, below=OUT),
+    LIE: Fault("write", error=0, short=True, below=OUT),
 }
 """What can go wrong, at some call of its kind."""
 
