@@ -244,6 +244,16 @@ def test_what_took_long_is_not_replaced_unasked(studied: Path) -> None:
     assert run(studied, settings={"n": "30"}, overwrite=True) == {"far"}
 
 
+def test_what_a_stage_says_is_not_written_through_a_link(studied: Path) -> None:
+    precious, said = studied.parent / "precious", studied.parent / "out" / ".study" / "far.txt"
+    precious.write_text("mine")
+    said.unlink()
+    said.symlink_to(precious)
+    with pytest.raises(InputError, match=r"far\.txt is a link to"):
+        run(studied, again_from=["far"])
+    assert precious.read_text() == "mine"
+
+
 def test_what_is_not_of_the_study_stays(recipe: Path) -> None:
     out = recipe.parent / "out"
     out.mkdir()

@@ -28,6 +28,7 @@ from clipgap.files.documents import (
     misfits,
     write_json,
 )
+from clipgap.files.folders import make_folder, refuse_link
 from clipgap.files.identity import READ_WHOLE, digest_of, digest_of_group
 from clipgap.files.naming import Options, expand_braces, has_braces, has_glob, parse
 from clipgap.files.volumes import FILE_THREADS, LocalFile
@@ -93,7 +94,9 @@ class Ledger:
         return Finding("done", "", seconds)
 
     def begin(self, stage: Stage) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.parent, FOLDER)
+        refuse_link(self.result(stage.name))  # through which the stage would write
         write_json(self._path(stage.name), {"wanted": self.wanted(stage)})
 
     def finish(self, stage: Stage, seconds: float, exit_code: int) -> None:
