@@ -142,7 +142,7 @@ def _shares(house: House, case: Case) -> None:
         share = [f"--shard-index={index}", "--num-shards=3"]
         house.run(case, *share, at=12, number=signal.SIGTERM)
         house.resume(case, *share)
-    house.server.run(["merge", f"{OUT}.parts", "-o", OUT])
+    house.server_of(case).run(["merge", f"{OUT}.parts", "-o", OUT])
 
 
 def _said(equal: list[bool]) -> str:

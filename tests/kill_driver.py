@@ -1,7 +1,8 @@
 """Forks runs, kills them, looks at what they left, and lets another child go on.
 
-Started by `test_resume_kill.py` and `test_report_kill.py`; prints one line of JSON. Commands are
-all killed when they make, rename or remove files in `test_lifecycle.py`; here are moments between.
+Started by `test_resume_kill.py` and `test_report_kill.py`; prints one line of JSON. All
+commands are killed when they make, rename or remove files in `test_lifecycle_kills.py`; here are
+moments between.
 """
 
 from __future__ import annotations

@@ -5,20 +5,27 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable, Collection, Iterator
+import stat
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
+from clipgap.study.process import NEEDS_TORCH
 from tests.faults import Fault
 from tests.lifecycle_cases import CASES, OUT, Case, make_inputs
 from tests.lifecycle_server import Ended, Server
 
 FAILED, BAD_CALL, BAD_INPUT, NO_ROOM, STOPPED, STOPPED_BY_USER = 1, 2, 3, 5, 75, 130
 WHOLE = "manifest.json"
+MEMORY, ROOM = Path("/dev/shm"), 1 << 30
 
 Tree = dict[str, str]
 
@@ -45,6 +52,7 @@ class House:
     """A folder with inputs, in which commands run; each test finds it as new."""
 
     server: Server
+    torch_server: Server
     inputs: Path
     saved: Path
     whole: dict[str, Tree] = field(default_factory=dict)
@@ -59,12 +67,19 @@ class House:
         return self.folder / OUT
 
     def renew(self, state: Path | None = None) -> None:
-        """Only the inputs are there, or also what a run left in another test."""
+        """Only the inputs are there, or what a run left in another test."""
         shutil.rmtree(self.folder, ignore_errors=True)
         # Under the same name, since manifests hold the paths of inputs.
-        shutil.copytree(self.inputs, self.folder, copy_function=os.link)
-        if state is not None:
-            shutil.copytree(state, self.folder, symlinks=True, dirs_exist_ok=True)
+        self._copy(state or self.inputs, self.folder)
+
+    @cached_property
+    def _contents(self) -> dict[tuple[int, int], str]:
+        """Of the inputs, by number and time: so they are known under all their names, unwritten."""
+        files = [path for path in self.inputs.rglob("*") if path.is_file()]
+        return {_identity(path.lstat()): _content(path) for path in files}
+
+    def server_of(self, case: Case) -> Server:
+        return self.torch_server if case.arguments[0] in NEEDS_TORCH else self.server
 
     def run(
         self,
@@ -75,7 +90,7 @@ class House:
         limit: int | None = None,
         fault: Fault | None = None,
     ) -> Ended:
-        return self.server.run(
+        return self.server_of(case).run(
             [*case.arguments, *more],
             at=at,
             number=number,
@@ -114,6 +129,33 @@ class House:
             assert self.run(case, at=max(2, len(writes) * 6 // 10)).code == -signal.SIGKILL
             self._save(state)
 
+    def killed_at(
+        self, case: Case, numbers: Sequence[int], arguments: Sequence[str] = ()
+    ) -> Iterator[int]:
+        """The folder as kills at these writes of a command leave it, one after another.
+
+        One of them is true. The others are of one run, which is held meanwhile: on the disk that is
+        the same, since what a process has not yet handed over dies with it. But children outlive a
+        kill, and are waited for.
+        """
+        server, environment = self.server_of(case), dict(case.environment)
+        arguments = arguments or case.arguments
+        truly = set(numbers) if case.has_children else {numbers[len(numbers) // 2]}
+        before = self._state(case, "before kills")
+        states = {n: self._state(case, f"killed at {n}") for n in numbers}
+        self._save(before)
+        for n in truly:
+            assert server.run(arguments, at=n, **environment).code == -signal.SIGKILL
+            self._save(states[n])
+            self.renew(before)
+        for n in server.held(arguments, sorted({*numbers} - truly), **environment):
+            self._save(states[n])
+        for n, state in states.items():
+            self.renew(state)
+            yield n
+            shutil.rmtree(state)
+        shutil.rmtree(before)
+
     def begun_with(self, case: Case, file: Path) -> None:
         """The folder has in it what a run left that was killed late, with that file there."""
         _, writes = self.known(case)
@@ -121,13 +163,13 @@ class House:
         if state.exists():
             self.renew(state)
             return
-        for at in range(len(writes), 0, -1):
-            self.renew()
-            assert self.run(case, at=at).code == -signal.SIGKILL
+        every_write = range(1, len(writes) + 1)
+        environment = dict(case.environment)
+        for _ in self.server_of(case).held(case.arguments, every_write, **environment):
             if file.is_file() and not (self.out / WHOLE).exists():
+                shutil.rmtree(state, ignore_errors=True)
                 self._save(state)
-                return
-        raise AssertionError(f"{case.name} never has {file}")
+        self.renew(state)
 
     def save(self, case: Case, of: str) -> None:
         """Keep what is there now, for `renew_with`."""
@@ -140,7 +182,7 @@ class House:
         """All that lies in the folder, inputs too, but for what shares have made."""
         return {
             name: content
-            for name, content in tree_of(self.folder).items()
+            for name, content in tree_of(self.folder, self._contents).items()
             if name.partition("/")[0] != f"{OUT}.parts"
             and not any(fnmatchcase(name, f"{OUT}/{pattern}") for pattern in case.loose)
         }
@@ -149,26 +191,41 @@ class House:
         return self.saved / f"{case.name}-{of}"
 
     def _save(self, state: Path) -> None:
-        state.mkdir(parents=True)
-        for path in self.folder.iterdir():
-            if path.is_dir() and not (self.inputs / path.name).exists():
-                shutil.copytree(path, state / path.name, symlinks=True)
-            elif not (self.inputs / path.name).exists():
-                shutil.copy2(path, state)
+        self._copy(self.folder, state)
+
+    def _copy(self, folder: Path, to: Path) -> None:
+        """All of it; inputs, which nobody writes, get another name only."""
+
+        def copy(source: str, target: str) -> None:
+            if _identity(os.lstat(source)) in self._contents:
+                os.link(source, target)
+            else:
+                shutil.copy2(source, target, follow_symlinks=False)
+
+        shutil.copytree(folder, to, symlinks=True, copy_function=copy)
 
 
-def tree_of(folder: Path) -> Tree:
-    """Every file, folder and link, with what is in it."""
+def tree_of(folder: Path, known: Mapping[tuple[int, int], str] = MappingProxyType({})) -> Tree:
+    """Every file, folder and link, with what is in it; that of some files is known."""
     found = {}
     for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink():
-            found[name] = f"link to {path.readlink()}"
-        elif path.is_dir():
-            found[name] = "folder"
+        status = path.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            content = f"link to {path.readlink()}"
+        elif stat.S_ISDIR(status.st_mode):
+            content = "folder"
         else:
-            found[name] = f"{hash(path.read_bytes()):x}"
+            content = known.get(_identity(status)) or _content(path)
+        found[path.relative_to(folder).as_posix()] = content
     return found
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_ino, status.st_mtime_ns
+
+
+def _content(path: Path) -> str:
+    return f"{hash(path.read_bytes()):x}"
 
 
 def without_lock(tree: Tree) -> Tree:
@@ -200,7 +257,21 @@ def check_finished_is_whole(house: House, case: Case) -> None:
 
 
 def open_house(folder: Path) -> Iterator[House]:
-    with Server(folder / "work") as server:
-        make_inputs(server)
-        (folder / "work").rename(folder / "inputs")
-        yield House(server, folder / "inputs", folder / "saved")
+    with (
+        quick(folder) as here,
+        Server(here / "work") as server,
+        Server(here / "work", torch=True) as torch_server,
+    ):
+        make_inputs(torch_server)
+        (here / "work").rename(here / "inputs")
+        yield House(server, torch_server, here / "inputs", here / "saved")
+
+
+@contextmanager
+def quick(folder: Path) -> Iterator[Path]:
+    """A folder in memory, if there is room: tens of thousands of files are made and removed."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM:
+        yield folder
+        return
+    with TemporaryDirectory(dir=MEMORY) as made:
+        yield Path(made)

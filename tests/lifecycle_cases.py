@@ -90,6 +90,7 @@ class Case:
     loose: Sequence[str] = ()
     environment: Sequence[tuple[str, str]] = ()
     flags: bool = True  # whether --resume and --overwrite are its
+    has_children: bool = False  # processes of its own, which live on when it is killed
 
     @property
     def arguments(self) -> list[str]:
@@ -266,6 +267,7 @@ CASES = [
         kills=5,
         loose=[".study/*"],
         flags=False,
+        has_children=True,
     ),
 ]
 

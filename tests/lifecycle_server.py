@@ -1,56 +1,32 @@
 """Command lines in forks of one process that has everything imported, so that each costs little.
 
-A command can be killed, stopped or sent a signal just before its nth write. What counts as a write
-is seen at the level of the operating system: files opened for writing, renamed or removed, folders
-made or removed, links made, below the folder that the command runs in. So it is the same for every
-command, and nothing here knows how clipgap is made. Flushing changes nothing that a kill leaves.
+A command can be killed, stopped, held or sent a signal just before its nth write. What counts as a
+write is seen at the level of the operating system: files opened for writing, renamed or removed,
+folders made or removed, links made, below the folder that the command runs in. So it is the same
+for every command, and nothing here knows how clipgap is made. Flushing changes nothing that a kill
+leaves.
 
-`Server` is the side of the tests. Started as a program this is the other side: requests come as
-lines of JSON, answers go as lines of JSON.
+This is the side of the tests; the other is `lifecycle_forks`. Requests go as lines of JSON, answers
+come as lines of JSON.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import gc
-import importlib
 import json
 import os
-import pkgutil
-import re
-import resource
 import signal
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any
 
-import torch
-import typer
-
-from clipgap.__main__ import app, main, run
-from clipgap.cli import consoles
-from clipgap.study import process as stages
-from clipgap.study.server import serve as serve_stages
-from tests import (
-    clip_worlds,  # noqa: F401  for its quicker open_clip
-    faults,
-)
+from tests import faults
 from tests.faults import Fault
-
-WRITES = {
-    *("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.symlink", "os.link", "os.truncate"),
-    *("shutil.rmtree", "shutil.move"),
-}
-NUMBERED = re.compile(r"[0-9a-f]{8,}|[0-9]+")
-PIPE_BYTES = 1 << 20
-WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 
 
 @dataclass(frozen=True)
@@ -64,14 +40,17 @@ class Ended:
 
 
 class Server:
-    """Runs commands in `folder`, one after another."""
+    """Runs commands in `folder`, one after another.
 
-    def __init__(self, folder: Path) -> None:
+    With `torch` those that need it find it there; a fork without it costs a tenth.
+    """
+
+    def __init__(self, folder: Path, torch: bool = False) -> None:
         self.folder = folder
         self._library = TemporaryDirectory()
         environment = {"OMP_NUM_THREADS": "1", "CLIPGAP_THREADS": "1", "COLUMNS": "1000"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.lifecycle_server"],
+            [sys.executable, "-m", "tests.lifecycle_forks", *(["torch"] if torch else [])],
             cwd=Path(__file__).parent.parent,
             env={**os.environ, **environment, **faults.compiled(Path(self._library.name))},
             stdin=subprocess.PIPE,
@@ -101,10 +80,8 @@ class Server:
         **env: str,
     ) -> Ended:
         """Run a command; at its nth write it gets a signal. No file may grow beyond a limit."""
-        failing = asdict(fault or Fault())
-        self._ask(
-            arguments=list(arguments), at=at, number=number, limit=limit, fault=failing, env=env
-        )
+        at_each = [] if at is None else [at]
+        self._ask_to_run(arguments, at_each, number, limit, fault or Fault(), env)
         return self._answer()
 
     def prepare(self, arguments: Sequence[str]) -> None:
@@ -112,28 +89,51 @@ class Server:
         self._ask(prepare=list(arguments))
         assert self._read()["code"] == 0, arguments
 
+    def held(
+        self, arguments: Sequence[str], at_each: Sequence[int], **env: str
+    ) -> Generator[int, None, Ended]:
+        """A command that is held at each of these writes until the next is asked for."""
+        self._ask_to_run(arguments, at_each, signal.SIGSTOP, None, Fault(), env)
+        for number in sorted(at_each):
+            process = self._read()["held"]
+            yield number
+            self._ask(go_on=process)
+        return self._answer()
+
     @contextlib.contextmanager
     def at_work(self, arguments: Sequence[str], at: int, **env: str) -> Iterator[list[Ended]]:
         """A command that is held at its nth write as long as this lasts; then it goes on.
 
         The list is empty before its end, and holds how it ended afterwards.
         """
-        fault = asdict(Fault())
-        self._ask(
-            arguments=list(arguments),
-            at=at,
-            number=signal.SIGSTOP,
-            limit=None,
-            fault=fault,
-            env=env,
-        )
-        held = self._read()["held"]
+        command = self.held(arguments, [at], **env)
+        next(command)
         ended: list[Ended] = []
         try:
             yield ended
         finally:
-            self._ask(go_on=held)
-            ended.append(self._answer())
+            try:
+                next(command)
+            except StopIteration as end:
+                ended.append(end.value)
+
+    def _ask_to_run(
+        self,
+        arguments: Sequence[str],
+        at_each: Sequence[int],
+        number: int,
+        limit: int | None,
+        fault: Fault,
+        env: dict[str, str],
+    ) -> None:
+        self._ask(
+            arguments=list(arguments),
+            at_each=list(at_each),
+            number=number,
+            limit=limit,
+            fault=asdict(fault),
+            env=env,
+        )
 
     def _ask(self, **request: Any) -> None:
         assert self.process.stdin is not None
@@ -148,163 +148,3 @@ class Server:
 
     def _answer(self) -> Ended:
         return Ended(**self._read())
-
-
-# --- the other side -------------------------------------------------------------------------
-
-
-def serve() -> None:
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    torch.set_num_threads(1)  # a pool of threads would be missing in forks
-    import_all(modules_of_clipgap())
-    list(typer.main.get_command(app).commands.values())  # made when asked for, and kept
-    stages.subprocess = SimpleNamespace(Popen=ForkedStages, DEVNULL=None)
-    running: dict[int, Pipes] = {}
-    for line in sys.stdin:
-        request = json.loads(line)
-        if "prepare" in request:
-            os.chdir(request["folder"])
-            print(json.dumps({"code": main(request["prepare"])}), file=answers, flush=True)
-            gc.freeze()
-            continue
-        if "go_on" in request:
-            process = request["go_on"]
-            os.kill(process, signal.SIGCONT)
-        else:
-            pipes = Pipes()
-            process = start(request, pipes)
-            running[process] = pipes
-        _, status = os.waitpid(process, os.WUNTRACED)
-        if os.WIFSTOPPED(status):
-            answer: dict[str, Any] = {"held": process}
-        else:
-            said, end = running.pop(process).read()
-            answer = {"writes": [], "calls": {}, "imported": [], **json.loads(end or "{}")}
-            answer |= {"code": os.waitstatus_to_exitcode(status), "said": said}
-            import_all(answer.pop("imported"))
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-class ForkedStages:
-    """In place of the Python that a study starts for its stages: it has everything imported."""
-
-    def __init__(self, command: Sequence[str], pass_fds: Sequence[int], stdin: int) -> None:
-        self.number = os.fork()
-        if self.number:
-            return
-        for file in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
-            if file > 2 and file not in pass_fds:
-                with contextlib.suppress(OSError):  # the one by which they are listed
-                    os.close(file)
-        signal.set_wakeup_fd(-1)
-        for console in (consoles.stdout, consoles.stderr):
-            console.cache_clear()  # its lock may be held by a thread that is not here
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            serve_stages(*pass_fds)
-        finally:
-            os._exit(0)
-
-    def wait(self) -> None:
-        os.waitpid(self.number, 0)
-
-
-class Pipes:
-    """What a fork says and, at its end, what it did. Files would be under its limits."""
-
-    def __init__(self) -> None:
-        self.said, self.end = os.pipe(), os.pipe()
-        for reading, writing in (self.said, self.end):
-            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-            os.set_blocking(reading, False)
-
-    def read(self) -> list[str]:
-        """What is there after the fork has ended."""
-        texts = []
-        for reading, writing in (self.said, self.end):
-            os.close(writing)
-            content = b""
-            with contextlib.suppress(BlockingIOError):  # a child of the fork may still have it open
-                while piece := os.read(reading, PIPE_BYTES):
-                    content += piece
-            os.close(reading)
-            texts.append(content.decode(errors="replace"))
-        return texts
-
-
-def import_all(names: Iterable[str]) -> None:
-    """So that forks need not; what cannot be imported here is left to them."""
-    for name in names:
-        with contextlib.suppress(ImportError), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            importlib.import_module(name)
-    gc.freeze()  # the memory of what is there is shared with forks
-
-
-def modules_of_clipgap() -> Iterator[str]:
-    import clipgap
-
-    for module in pkgutil.walk_packages(clipgap.__path__, "clipgap."):
-        if ".gpu" not in module.name:
-            yield module.name
-
-
-def start(request: dict[str, Any], pipes: Pipes) -> int:
-    """A fork that runs the command."""
-    process = os.fork()
-    if process:
-        return process
-    there, code, folder = set(sys.modules), 1, Path(request["folder"])
-    try:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for stream, source in ((0, nothing), (1, pipes.said[1]), (2, pipes.said[1])):
-            os.dup2(source, stream)
-        sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
-        os.chdir(folder)
-        os.environ |= request["env"]
-        if request["limit"] is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
-        count = watch(folder, request["at"], request["number"])
-        faults.begin(folder, Fault(**request["fault"]))
-        sys.argv = ["clipgap", *request["arguments"]]
-        try:
-            run()
-        except SystemExit as end:
-            code = int(end.code or 0)
-        imported = sorted(name for name in sys.modules.keys() - there if name != "__mp_main__")
-        did = {"writes": count(), "calls": faults.counted(), "imported": imported}
-        os.write(pipes.end[1], json.dumps(did).encode())
-    finally:
-        for file in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                file.flush()
-        os._exit(code)
-
-
-def watch(folder: Path, at: int | None, number: int) -> Callable[[], list[str]]:
-    """Note this process's writes below a folder, and send it a signal just before the nth."""
-    writes: list[str] = []
-    here = os.getpid()
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in WRITES and not (event == "open" and arguments[2] & WRITING):
-            return
-        path = arguments[0]  # a number, if an open file got a name to write by; that is no write
-        if isinstance(path, (str, bytes, os.PathLike)) and is_below(Path(os.fsdecode(path))):
-            inside = (folder / os.fsdecode(path)).parent.relative_to(folder.parent)
-            writes.append(f"{event} {NUMBERED.sub('#', str(inside))}")
-            if len(writes) == at and os.getpid() == here:
-                os.kill(here, number)
-
-    def is_below(path: Path) -> bool:
-        return (folder / path).is_relative_to(folder)
-
-    sys.addaudithook(hook)
-    return lambda: writes
-
-
-if __name__ == "__main__":
-    serve()

@@ -57,7 +57,8 @@ def house(_house: House) -> House:
 def test_a_second_writer(house: House, case: Case) -> None:
     whole, writes = house.known(case)
     flags = [[], [*case.resume], ["--overwrite"]] if case.flags else [[]]
-    with house.server.at_work(case.arguments, len(writes) // 2, **dict(case.environment)) as first:
+    server, middle = house.server_of(case), len(writes) // 2
+    with server.at_work(case.arguments, middle, **dict(case.environment)) as first:
         left = house.tree(case)
         for more in flags:
             ended = house.run(case, *more)
@@ -338,7 +339,9 @@ def test_a_password_in_an_address_stays_out(house: House, site: str, case: Case)
             path.unlink()  # it is a link to the file that all tests share
             path.write_text(at_site(text, site))
         arguments = [at_site(each, site) for each in command]
-        ended = house.server.run(arguments, **dict(case.environment), AWS_SECRET_ACCESS_KEY=KEY)
+        ended = house.server_of(case).run(
+            arguments, **dict(case.environment), AWS_SECRET_ACCESS_KEY=KEY
+        )
         assert not any(secret in ended.said for secret in (PASSWORD, WRONG, KEY)), ended.said
         return ended
 
