@@ -41,6 +41,8 @@ def test_what_people_read(scan: str, capsys: pytest.CaptureFixture[str]) -> None
     out = capsys.readouterr().out
     for words in ("100  rows of the store", "kept (", "also by b", "by no other", "verify k"):
         assert words in out
+    assert main(["split", scan, "--prune", "a", "-o", "alone"]) == 0
+    assert "by no other" not in capsys.readouterr().out
     assert main(["split", scan, "--far", "7", "--by", "a", "--within", "k", "-o", "f"]) == 0
     out = capsys.readouterr().out
     assert "outside of --within" in out

@@ -139,13 +139,14 @@ def _describe_sizes(sizes: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _removed(by_set: Mapping[str, Any], candidates: int) -> RenderableType:
-    """What each test set removes, and how much of that others remove too."""
-    columns = ("by", "rows", "share", "by no other", *(f"also by {name}" for name in by_set))
-    table = Sheet(columns, title="Removed")
+    """What each test set removes, and how much of that others remove too, if there are others."""
+    others = list(by_set) if len(by_set) > 1 else []
+    shared = [f"also by {name}" for name in others]
+    alone = ["by no other"] if others else []
+    table = Sheet(("by", "rows", "share", *alone, *shared), title="Removed")
     for name, counts in by_set.items():
         share = f"{counts['removed'] / candidates:.3%}" if candidates else ""
-        also = ["" if other == name else words.count(n) for other, n in counts["also_by"].items()]
-        table.add(
-            name, words.count(counts["removed"]), share, words.count(counts["by_no_other"]), *also
-        )
+        only = [words.count(counts["by_no_other"])] if others else []
+        also = ["" if other == name else words.count(counts["also_by"][other]) for other in others]
+        table.add(name, words.count(counts["removed"]), share, *only, *also)
     return table

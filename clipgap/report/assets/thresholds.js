@@ -63,7 +63,7 @@
     $("value").textContent = byOffset() ? `τ ${threshold() < 0 ? "−" : "+"} ${text.replace("−", "")}` : text;
     $("at").setAttribute("aria-valuetext", $("value").textContent);
     $("count").textContent = `${count(removed)} of ${count(state.about.rows)} rows`;
-    $("share").textContent = `removed for ${about().name}: ${((100 * removed) / Math.max(1, state.about.rows)).toFixed(2)} %`;
+    $("share").textContent = `removed for ${about().name}: ${((100 * removed) / Math.max(1, state.about.rows)).toFixed(2)}\u00a0%`;
     $("command").textContent = command();
     const rows = removedRows();
     if ($("threshold-order").value === "edge") rows.reverse(); // they come with the highest first
