@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from clipgap.errors import InputError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, remove_leftovers, sha256_file, write_atomic
+from clipgap.files.sums import FileSum, Hashed, write_file
 
 
 def names(folder: Path) -> list[str]:
@@ -100,3 +104,26 @@ def test_sha256_file(tmp_path: Path) -> None:
     content = os.urandom((1 << 20) + 17)
     (tmp_path / "file").write_bytes(content)
     assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+class LyingFile(io.BytesIO):
+    """Writes other bytes than it was given."""
+
+    def write(self, content: Any) -> int:
+        return super().write(bytes(byte ^ 1 for byte in bytes(content)))
+
+
+def test_a_sum_is_of_what_was_given_whatever_the_disk_made_of_it() -> None:
+    file = LyingFile()
+    hashed = Hashed(file)
+    np.lib.format.write_array(hashed, np.arange(1000), allow_pickle=False)
+    held = io.BytesIO()
+    np.save(held, np.arange(1000))
+    assert hashed.sum == FileSum.of_bytes(held.getvalue()) != FileSum.of_bytes(file.getvalue())
+
+
+def test_the_sum_of_a_whole_file_likewise(tmp_path: Path, monkeypatch: Any) -> None:
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", lambda path, content: write(path, content[::-1]))
+    assert write_file(tmp_path / "x", b"abc") == FileSum.of_bytes(b"abc")
+    assert (tmp_path / "x").read_bytes() == b"cba"

@@ -26,7 +26,7 @@ from clipgap.dedup.plan import DedupSettings
 from clipgap.dedup.rows import Ids, Rows, RowSource, Watch
 from clipgap.errors import Interrupted
 from clipgap.files.atomic import write_atomic
-from clipgap.files.sums import FileSum
+from clipgap.files.sums import Hashed
 from clipgap.kernels.options import Compute
 from clipgap.kernels.pairs import PairFinder, Pairs, joined, make_finder
 from clipgap.runs.lock import PROGRESS
@@ -211,8 +211,9 @@ class CompareWork:
         name = f"{DROPPED}/{unit.name}.npy"
         path = self.folder / name
         with write_atomic(path) as temporary, temporary.open("wb") as file:
-            np.lib.format.write_array(file, dropped, allow_pickle=False)
-        return {**record, "files": {name: asdict(FileSum.of(path))}}
+            hashed = Hashed(file)
+            np.lib.format.write_array(hashed, dropped, allow_pickle=False)
+        return {**record, "files": {name: asdict(hashed.sum)}}
 
 
 def load_dropped(folder: Path | None, record: Mapping[str, Any]) -> Dropped:

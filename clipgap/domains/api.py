@@ -15,9 +15,8 @@ from clipgap.domains.labelled import Labelled, load
 from clipgap.domains.options import FitOptions
 from clipgap.domains.precision import Scored
 from clipgap.errors import UsageError
-from clipgap.files.atomic import write_atomic
 from clipgap.files.parquet import write_tables
-from clipgap.files.sums import FileSum
+from clipgap.files.sums import write_file
 from clipgap.heads.heads import (
     CURVE,
     CURVE_SCHEMA,
@@ -150,11 +149,9 @@ def _fill(
         "normalisation": NORMALISATION,
         **{name: f"accepts {name}; the rest is {', '.join(said[name]['rest'])}" for name in HEADS},
     }
-    with write_atomic(output.path / WEIGHTS) as temporary:
-        temporary.write_bytes(write_tensors(tensors, about))
     table = pa.Table.from_pylist(curves, schema=CURVE_SCHEMA)
     files = {
-        WEIGHTS: FileSum.of(output.path / WEIGHTS),
+        WEIGHTS: write_file(output.path / WEIGHTS, write_tensors(tensors, about)),
         CURVE: write_tables(output.path / CURVE, CURVE_SCHEMA, [table]),
     }
     versions = {"clipgap": __version__, "numpy": np.__version__, "pyarrow": pa.__version__}

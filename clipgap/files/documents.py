@@ -16,8 +16,8 @@ from typing import Any
 
 from clipgap.errors import InputError
 from clipgap.files.addresses import require_here
-from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import is_inside, open_file
+from clipgap.files.sums import FileSum, write_file
 
 MANIFEST = "manifest.json"
 """The last file to be written into an output folder: with it the folder is whole."""
@@ -87,10 +87,9 @@ def checksum(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(encode(rest)).hexdigest()
 
 
-def write_json(path: Path, document: Mapping[str, Any]) -> None:
+def write_json(path: Path, document: Mapping[str, Any]) -> FileSum:
     """Write plain data as it is."""
-    with write_atomic(path) as temporary:
-        temporary.write_bytes(encode(document))
+    return write_file(path, encode(document))
 
 
 def write_document(path: Path, form: Form, entries: Mapping[str, Any]) -> dict[str, Any]:

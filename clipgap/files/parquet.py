@@ -19,6 +19,7 @@ from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import open_file, read_at
 from clipgap.files.pages import read_plain
 from clipgap.files.sums import FileSum as FileSum
+from clipgap.files.sums import Hashed
 
 Put = Callable[[Any], None]
 """Takes a pyarrow table of at most ROW_GROUP rows, which becomes a row group."""
@@ -45,7 +46,7 @@ class TableFile:
     """A table on its way into a file, whose bytes are hashed as they are written."""
 
     def __init__(self, file: IO[bytes], schema: Any, plain: Collection[str]) -> None:
-        self._hashed = _Hashed(file)
+        self._hashed = Hashed(file)
         self._writer = pq.ParquetWriter(
             pa.PythonFile(self._hashed, "w"),
             schema,
@@ -64,7 +65,7 @@ class TableFile:
     @property
     def sum(self) -> FileSum:
         """Of the whole file, once it is closed."""
-        return FileSum(self._hashed.digest.hexdigest(), self._hashed.size)
+        return self._hashed.sum
 
 
 @contextmanager
@@ -293,30 +294,6 @@ class _Window:
 
     def tell(self) -> int:
         return self._at
-
-    def close(self) -> None:
-        """Whoever opened the file closes it."""
-
-
-class _Hashed:
-    """A file for pyarrow to write to, from its first byte to its last."""
-
-    closed = False
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self.digest, self.size = hashlib.sha256(), 0
-
-    def write(self, content: bytes) -> int:
-        self.digest.update(content)
-        self.size += len(content)
-        return self._file.write(content)
-
-    def tell(self) -> int:
-        return self.size
-
-    def flush(self) -> None:
-        self._file.flush()
 
     def close(self) -> None:
         """Whoever opened the file closes it."""

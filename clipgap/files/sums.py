@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
+from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import open_file
 
 _CHUNK = 1 << 20
@@ -37,6 +38,45 @@ class FileSum:
     @classmethod
     def of_bytes(cls, content: bytes) -> FileSum:
         return cls(hashlib.sha256(content).hexdigest(), len(content))
+
+
+class Hashed:
+    """A file to write to, from its first byte to its last.
+
+    Its sum is that of the bytes that were given: read back, a file may already be another.
+    """
+
+    closed = False
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._digest, self._size = hashlib.sha256(), 0
+
+    def write(self, content: bytes | memoryview) -> int:
+        self._digest.update(content)
+        self._size += memoryview(content).nbytes
+        return self._file.write(content)
+
+    def tell(self) -> int:
+        return self._size
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        """Whoever opened the file closes it."""
+
+    @property
+    def sum(self) -> FileSum:
+        """Of all that was written so far."""
+        return FileSum(self._digest.hexdigest(), self._size)
+
+
+def write_file(path: Path, content: bytes) -> FileSum:
+    """A whole file at once, atomically."""
+    with write_atomic(path) as temporary:
+        temporary.write_bytes(content)
+    return FileSum.of_bytes(content)
 
 
 @dataclass(frozen=True)

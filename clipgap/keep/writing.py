@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from clipgap.files.atomic import write_atomic
 from clipgap.files.parquet import FileSum, write_tables
-from clipgap.files.sums import AnySum
+from clipgap.files.sums import AnySum, Hashed
 from clipgap.keep.lists import (
     DATACOMP,
     KEEP_SCHEMA,
@@ -132,14 +132,15 @@ class KeepWriter:
 
         bitmap = self.path / bitmap_name(shard)
         with write_atomic(bitmap) as temporary, temporary.open("wb") as file:
-            bits = _BitmapFile(file, rows)
+            hashed = Hashed(file)
+            bits = _BitmapFile(hashed, rows)
             part = write_tables(
                 self.path / keep_name(shard), KEEP_SCHEMA, tables(bits.put), plain=["key"]
             )
             bits.finish()
         with self._lock:
             self._files[keep_name(shard)] = part
-            self._files[bitmap_name(shard)] = FileSum.of(bitmap)
+            self._files[bitmap_name(shard)] = hashed.sum
             self._kept[shard] = kept
 
     def add_reference(self, tables: Iterable[pa.Table], **details: Any) -> None:
@@ -192,7 +193,7 @@ class KeepWriter:
 class _BitmapFile:
     """An .npy file of bits that come in pieces of any length."""
 
-    def __init__(self, file: IO[bytes], rows: int) -> None:
+    def __init__(self, file: Hashed, rows: int) -> None:
         self._file = file
         self._rest = np.zeros(0, np.bool_)
         file.write(bitmap_header(rows))

@@ -18,7 +18,7 @@ import pyarrow as pa
 from clipgap.errors import InputError
 from clipgap.files.documents import FILES, MANIFEST, Each, Form, is_count, write_json
 from clipgap.files.identity import sampled_since
-from clipgap.files.sums import AnySum, FileSum, damaged, sums_from_json
+from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.keep.lists import KeepList
 from clipgap.machine import thread_count
 from clipgap.options import takes_options
@@ -196,11 +196,10 @@ def _finish(
         missing = findings.missing
         problems += _of_keys(plan, findings)
     files = {name: entry for record in records for name, entry in _sums(record).items()}
-    write_json(
+    files[SIZES] = write_json(
         output.path / SIZES,
         {unit.tar: record["kept"] for unit, record in zip(units, records, strict=True)},
     )
-    files[SIZES] = FileSum.of(output.path / SIZES)
     if problems:
         files[QUARANTINE] = write_quarantine(output.path, problems)
     counts = {

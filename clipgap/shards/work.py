@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from clipgap.errors import InputError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
 from clipgap.files.documents import write_json
-from clipgap.files.sums import AnySum, FileSum
+from clipgap.files.sums import AnySum, FileSum, Hashed
 from clipgap.files.volumes import File, LocalFile, file_at
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.units import Made, Slot
@@ -77,8 +77,7 @@ class FilterWork:
             files[unit.tar] = archive.finish()
         if tables:
             files[unit.parquet] = _write_rows(self.folder / unit.parquet, tables)
-        write_json(self.folder / unit.stats, statistics(kept))
-        files[unit.stats] = FileSum.of(self.folder / unit.stats)
+        files[unit.stats] = write_json(self.folder / unit.stats, statistics(kept))
         return {
             "kept": kept,
             "samples": samples,  # found in the shards that it begins, kept or not
@@ -134,8 +133,9 @@ class FindWork:
             found = find_kept(self.plan.selector, shard, partial(at_hand, folder=self.folder))
             path = self.folder / _places_name(unit)
             with write_atomic(path) as temporary, temporary.open("wb") as out:
-                np.save(out, found.places)
-            sums = {_places_name(unit): asdict(FileSum.of(path))}
+                hashed = Hashed(out)
+                np.lib.format.write_array(hashed, found.places, allow_pickle=False)
+            sums = {_places_name(unit): asdict(hashed.sum)}
             yield Made({unit.name: {"kept": found.kept, "missing": found.missing, "files": sums}})
 
 
@@ -214,6 +214,7 @@ def _write_rows(path: Path, tables: Sequence[pa.Table]) -> FileSum:
         raise InputError(
             f"{path}: the tables of the shards do not fit together: {error}"
         ) from error
-    with write_atomic(path) as temporary:
-        pq.write_table(table, temporary)
-    return FileSum.of(path)
+    with write_atomic(path) as temporary, temporary.open("xb") as file:
+        hashed = Hashed(file)
+        pq.write_table(table, pa.PythonFile(hashed, "w"))
+    return hashed.sum

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
-from clipgap.files.atomic import remove_leftovers, sha256_file, sync_folder, write_atomic
+from clipgap.files.atomic import remove_leftovers, sync_folder, write_atomic
+from clipgap.files.sums import FileSum, Hashed, write_file
 from clipgap.kernels.admit import Admitted, Status, admit
 from clipgap.store.keys import ListedKeys
 from clipgap.store.own import EMBEDDINGS, KEY_COLUMN, KEYS, STORE_FILE, Catalogue, Entry
@@ -144,28 +145,29 @@ def write_shard(store: Path, name: str, admitted: Admitted, keys: pa.Table | Non
     """Write the files of one shard into the folder of a store; what its catalogue says of it."""
     array_file = store / EMBEDDINGS / f"{name}.npy"
     with write_atomic(array_file) as temporary, temporary.open("wb") as file:
-        np.lib.format.write_array(file, admitted.rows, allow_pickle=False)
+        array = Hashed(file)
+        np.lib.format.write_array(array, admitted.rows, allow_pickle=False)
     keys_sum = None
     if keys is not None:
         key_file = store / KEYS / f"{name}.parquet"
-        with write_atomic(key_file) as temporary:
-            pq.write_table(keys, temporary, row_group_size=_ROW_GROUP)
-        keys_sum = sha256_file(key_file)
+        with write_atomic(key_file) as temporary, temporary.open("wb") as file:
+            table = Hashed(file)
+            pq.write_table(keys, pa.PythonFile(table, "w"), row_group_size=_ROW_GROUP)
+        keys_sum = table.sum.sha256
     normalised = int(np.count_nonzero(admitted.status == Status.NORMALISED))
     return Entry(
         name,
         len(admitted.rows),
         normalised,
-        sha256_file(array_file),
+        array.sum.sha256,
         keys_sum,
         f"{sum_of_rows(0, admitted.rows):016x}",
     )
 
 
-def write_catalogue(store: Path, catalogue: Catalogue) -> None:
+def write_catalogue(store: Path, catalogue: Catalogue) -> FileSum:
     """The last file of a store: with it the folder is one."""
-    with write_atomic(store / STORE_FILE) as temporary:
-        temporary.write_text(catalogue.to_json(), encoding="utf-8")
+    return write_file(store / STORE_FILE, catalogue.to_json().encode())
 
 
 def _refuse_bad(where: str, admitted: Admitted) -> None:

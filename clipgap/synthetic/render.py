@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import UsageError
-from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count
 from clipgap.files.folders import make_folder
 from clipgap.files.parquet import write_tables
-from clipgap.files.sums import AnySum, FileSum
+from clipgap.files.sums import AnySum, write_file
 from clipgap.options import takes_options
 from clipgap.runs.how import How
 from clipgap.runs.output import Complete, Kind, New, Output, open_output
@@ -106,9 +105,8 @@ def _draw(
         )
         counts[name] = len(samples)
     for name, lines in ((CLASSES_FILE, drawn.names), (TEMPLATES_FILE, drawn.templates)):
-        with write_atomic(output.path / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        files[name] = FileSum.of(output.path / name)
+        text = "".join(f"{line}\n" for line in lines)
+        files[name] = write_file(output.path / name, text.encode())
     entries = {
         "kind": "rendered",
         "settings": settings,

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import make_folder
-from clipgap.files.sums import AnySum, FileSum
+from clipgap.files.sums import AnySum, Hashed
 from clipgap.synthetic.styles import Picture
 
 PER_SHARD = 1_000
@@ -42,10 +42,13 @@ def write_shards(folder: Path, name: str, samples: Sequence[Sample]) -> dict[str
     make_folder(folder, name)
     written: dict[str, AnySum] = {}
     for number, shard in enumerate(shard_names(name, len(samples))):
-        with write_atomic(folder / shard) as temporary, tarfile.open(temporary, "w") as archive:
-            for sample in samples[number * PER_SHARD : (number + 1) * PER_SHARD]:
-                _add(archive, sample)
-        written[shard] = FileSum.of(folder / shard)
+        with write_atomic(folder / shard) as temporary, temporary.open("xb") as file:
+            hashed = Hashed(file)
+            # It only ever tells and writes.
+            with tarfile.open(fileobj=hashed, mode="w") as archive:  # type: ignore[call-overload]
+                for sample in samples[number * PER_SHARD : (number + 1) * PER_SHARD]:
+                    _add(archive, sample)
+        written[shard] = hashed.sum
     return written
 
 

@@ -29,7 +29,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count, write_json
 from clipgap.files.identity import digest_of_group, mark_of
-from clipgap.files.sums import AnySum, FileSum, sums_from_json
+from clipgap.files.sums import AnySum, sums_from_json
 from clipgap.files.volumes import LocalFile
 from clipgap.machine import thread_count
 from clipgap.options import takes_options
@@ -275,8 +275,8 @@ def run_captions(plan: CaptionPlan, out: str | Path, *, how: How) -> Captioned:
         for event in run_units(CaptionWork(output.path), shards, output.ledger, executor, how):
             if isinstance(event, Made):
                 tally.add(sum(sizes[name] for name in event.records), parts=1)
-        write_json(output.path / SIZES, {shard.tar: sizes[shard.name] for shard in shards})
-        files: dict[str, AnySum] = {SIZES: FileSum.of(output.path / SIZES)}
+        counted = {shard.tar: sizes[shard.name] for shard in shards}
+        files: dict[str, AnySum] = {SIZES: write_json(output.path / SIZES, counted)}
         for record in output.ledger.records.values():
             files |= sums_from_json(record["files"])
         counts = {"images": made.images, "shards": made.shards, "classes": made.classes}
@@ -305,8 +305,8 @@ class CaptionWork:
             for image in shard.images:
                 archive.copy(image.file, image.pieces())
             files: dict[str, AnySum] = {shard.tar: archive.finish()}
-        write_json(self.folder / shard.stats, statistics(len(shard.images)))
-        files[shard.stats] = FileSum.of(self.folder / shard.stats)
+        said = statistics(len(shard.images))
+        files[shard.stats] = write_json(self.folder / shard.stats, said)
         return {name: asdict(entry) for name, entry in files.items()}
 
 

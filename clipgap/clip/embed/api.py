@@ -375,8 +375,8 @@ def _finish(output: Output, plan: EmbedPlan, described: Mapping[str, Any]) -> di
     files = {name: FileSum(**entry) for each in made for name, entry in each["files"].items()}
     if problems:
         files[QUARANTINE] = write_quarantine(output.path, problems)
-    write_catalogue(output.path, Catalogue(made[0]["dim"], True, tuple(entries)))
-    files[STORE_FILE] = FileSum.of(output.path / STORE_FILE)
+    catalogue = Catalogue(made[0]["dim"], True, tuple(entries))
+    files[STORE_FILE] = write_catalogue(output.path, catalogue)
     return output.finish(
         {
             **described,

@@ -12,7 +12,6 @@ import numpy as np
 from clipgap.clip.embed.batches import BatchReader, Computed, computed
 from clipgap.clip.embed.sources import Unit
 from clipgap.clip.models import LoadedModel, load, on_device
-from clipgap.files.parquet import FileSum
 from clipgap.kernels.admit import admit, row_norms
 from clipgap.runs.units import Event, Made, Slot, Step
 from clipgap.shards.problems import Problem
@@ -97,14 +96,20 @@ class _Shard:
         rows /= row_norms(rows)[:, None]
         columns = {CAPTION_COLUMN: _texts(self.captions)} if work.captions else {}
         entry = write_shard(work.out, unit.name, admit(rows), key_table(self.keys, columns))
-        files = [f"{EMBEDDINGS}/{unit.name}.npy", f"{KEYS}/{unit.name}.parquet"]
+        files = {
+            f"{EMBEDDINGS}/{unit.name}.npy": entry.embeddings_sha256,
+            f"{KEYS}/{unit.name}.parquet": entry.keys_sha256,
+        }
         return {
             "entry": asdict(entry),
             "dim": model.dim,
             "model": dict(model.identity),
             "without_caption": self.captions.count(None) if work.captions else 0,
             "problems": [asdict(problem) for problem in self.problems],
-            "files": {name: asdict(FileSum.of(work.out / name)) for name in files},
+            "files": {
+                name: {"sha256": digest, "size": (work.out / name).stat().st_size}
+                for name, digest in files.items()
+            },
         }
 
 
