@@ -118,7 +118,9 @@ def test_every_call_is_one_that_the_command_line_takes(snippet: Snippet) -> None
 STUBS = {
     "clipgap": 'printf "%s\\0" "$@" END >>calls; [ "$1" != slurm ] || echo "{\\"jobs\\": [7, 8]}"',
     "srun": 'while [ "${1#-}" != "$1" ]; do shift; done; exec "$@"',
-    "ray": 'while [ "$1" != -- ]; do shift; done; shift; exec "$@"',
+    # What only a head takes is refused by all other nodes.
+    "ray": 'while [ "$1" != -- ]; do case $1 in --*dashboard*) exit 2; esac; shift; done; '
+    'shift; exec "$@"',
     "sbatch": 'for last; do :; done; eval "${last#--wrap=}"',
     "scontrol": '[ "$2" = node ] && echo " NodeAddr=10.0.0.1 " || printf "n1\\nn2\\n"',
 }
