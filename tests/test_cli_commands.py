@@ -226,6 +226,8 @@ def test_doctor_says_what_runs_and_why(
     said = capsys.readouterr().out
     assert f"A scan runs {found['runs']!r}" in said
     assert "CLIPGAP_THREADS=1" in said
+    versions = said.partition("Versions\n")[2].partition("  python ")[0].splitlines()
+    assert len(versions) > 1 and max(map(len, versions)) <= 80
     for kernel in found["kernels"]:
         assert kernel["detail"] in said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import typer
@@ -75,7 +76,7 @@ def _describe(found: Diagnosis) -> Iterator[str]:
     machine = found.machine
     yield "Machine"
     yield f"  {machine['cpu']}, {words.plural(machine['cores'], 'core')}, {machine['system']}"
-    yield f"  instruction sets: {' '.join(machine['isa']) or 'unknown'}"
+    yield from _wrapped(f"instruction sets: {' '.join(machine['isa']) or 'unknown'}")
     if found.caches:
         yield "  caches: " + ", ".join(
             f"L{cache.level} {words.binary_size(cache.bytes)}"
@@ -95,10 +96,15 @@ def _describe(found: Diagnosis) -> Iterator[str]:
         yield f"  The environment sets {name}={value}."
 
     yield "Versions"
-    yield "  " + ", ".join(f"{name} {version}" for name, version in found.versions.items())
+    yield from _wrapped(", ".join(f"{name} {version}" for name, version in found.versions.items()))
     yield f"  python {machine['python']}"
 
     if found.missing:
         yield "Not installed, and only needed for"
         for missing in found.missing:
             yield f"  {missing.what:<16} {missing.used_for}: {missing.how}"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines that fit any terminal; nothing of them is to be copied."""
+    return wrap(text, 80, initial_indent="  ", subsequent_indent="    ")
