@@ -280,6 +280,7 @@ DRY = (
     "eval",
     "feed",
     "filter",
+    "levels",
     "long_scan",
     "report",
     "simulate_cluster",
