@@ -15,7 +15,7 @@ from clipgap.cli import emulate, words
 from clipgap.cli.doctor import _describe_built
 from clipgap.cli.domains import _table
 from clipgap.cli.progress import PlainLines, bar, make_display
-from clipgap.cli.shell import set_up_logging
+from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.cli.split import _removed
 from clipgap.heads.heads import POINTS
 from clipgap.kernels.gpu.compiled import BuiltKernel
@@ -258,3 +258,19 @@ def test_every_table_is_made_by_the_one_that_fits() -> None:
     root = Path(clipgap.__file__).parent
     users = {path.name for path in root.rglob("*.py") if "rich.table" in path.read_text()}
     assert users == {"sheets.py", "progress.py"}
+
+
+@pytest.mark.parametrize(("terminal", "lines"), [(True, 3), (False, 1)])
+def test_a_sentence_breaks_between_words_where_somebody_reads_it(
+    terminal: bool, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command or a path never does: it is there to be copied."""
+    text = io.StringIO()
+    console = Console(file=text, width=20, force_terminal=terminal, _environ={"TERM": "xterm"})
+    monkeypatch.setattr("clipgap.cli.shell.stdout", lambda: console)
+    shell = Shell(None, "check", False, False, None, {}, False, False)
+    path = "Open a/rather/long/path/to/index.html"
+    shell.result({}, [words.Sentence("Of ten test images some leak, which is proved."), path])
+    *said, last = text.getvalue().splitlines()
+    assert len(said) == lines and " ".join(map(str.strip, said)).endswith("which is proved.")
+    assert last == path

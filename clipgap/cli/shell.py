@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from clipgap.cli import config
+from clipgap.cli import config, words
 from clipgap.cli.consoles import printing, say, shown, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
 from clipgap.files.addresses import public
@@ -73,7 +73,8 @@ class Shell:
                 return
             for line in lines:
                 if isinstance(line, str):
-                    stdout().print(shown(line), soft_wrap=True)
+                    breaks = isinstance(line, words.Sentence) and stdout().is_terminal
+                    stdout().print(shown(line), soft_wrap=not breaks)
                 else:
                     stdout().print(line)
 

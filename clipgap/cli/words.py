@@ -10,6 +10,10 @@ from typing import Any
 _SECOND_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
+class Sentence(str):
+    """Prose, which a terminal may break between words; other lines are there to be copied."""
+
+
 def count(value: float) -> str:
     """12345678 -> "12,345,678"."""
     return f"{value:,.0f}"

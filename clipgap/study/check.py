@@ -323,7 +323,7 @@ def _finding(
         table.add(name, *map(words.count, (points, leaked)), share, words.count(rows))
     yield table
     removed = int(keep.sizes["removed"])
-    yield (
+    yield words.Sentence(
         f"{words.plural(leaks, 'test image')} {'has' if leaks == 1 else 'have'} a training image "
         f"{how}. Without {words.plural(removed, 'training image')}, {words.count(keep.kept)} are "
         "left, and none of them leaks: that is proved."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from clipgap.cli import words
 from clipgap.sheets import Sheet
 from clipgap.study.recipe import shipped_recipes
 
@@ -34,7 +35,7 @@ def demo(result: StudyResult) -> Iterator[RenderableType]:
         for row in found.summary.to_pylist()
         if row["metric"] == "top1" and row["group"] is None
     }
-    yield from finding(accuracy, found.paired.to_pylist())
+    yield words.Sentence(" ".join(finding(accuracy, found.paired.to_pylist())))
     checkpoints, sets = (list(dict.fromkeys(each)) for each in zip(*accuracy, strict=True))
     table = Sheet(("trained on", *(f"{name}, top-1" for name in sets)))
     for name in checkpoints:
@@ -78,7 +79,7 @@ def compositional(result: StudyResult) -> Iterator[RenderableType]:
     mixes = list(dict.fromkeys(mix for mix, *_ in accuracy))
     mine = [row for row in paired if (row["set"], row["subset"]) == ("sketch", "queried")]
     for points, interval in _points(mine, "high", "low"):
-        yield (
+        yield words.Sentence(
             f"Sketches of classes that were never seen as sketches: {points:+.1f} points by high "
             f"diversity over low diversity {interval}."
         )
