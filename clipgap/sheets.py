@@ -1,9 +1,10 @@
-"""Tables for a screen of any width."""
+"""Tables for a screen of any width, and for notebooks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,3 +76,15 @@ class Sheet:
             yield Text(" · ".join(filter(None, cells[: self.words])), style=style or "bold")
             figures = zip(self.columns[self.words :], cells[self.words :], strict=True)
             yield Padding(" · ".join(f"{name} {cell}" for name, cell in figures if cell), (0, 2))
+
+
+def html(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in a notebook, below what it is about."""
+    head, *body = (
+        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+        for tag, row in [("th", columns), *(("td", row) for row in rows)]
+    )
+    lines = "".join(f"<tr>{line}</tr>" for line in body)
+    return (
+        f"<p>{escape(title)}</p><table><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>"
+    )

@@ -39,6 +39,8 @@ def test_a_scan_says_what_it_is(scan: ScanResult) -> None:
     assert f"<td>val</td><td>20</td><td>{pruned}</td>" in page
     assert "<td>sketch</td><td>30</td><td>–</td>" in page
     assert page.count("<scan") == 0  # escaped
+    page = clipgap.split(scan, prune=["val"])._repr_html_()
+    assert "&lt;split prune" in page and f"<td>val</td><td>{pruned}</td>" in page
 
 
 def test_the_rows_that_a_set_prunes(scan: ScanResult) -> None:

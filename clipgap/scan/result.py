@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from clipgap.scan.manifest import read_manifest
 from clipgap.scan.outputs.domain import Domain
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
 from clipgap.scan.tables import QUARANTINE_SCHEMA, SetColumns, TrainTable
+from clipgap.sheets import html
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,15 @@ class ScanResult:
     def _repr_html_(self) -> str:
         """A notebook's view: a line a test set."""
         counts = self.manifest["counts"].get("pruned", {})
-        lines = []
-        for one in self.set_columns:
-            pruned = f"{counts[one.name]:,}" if one.has_gap else "–"
-            points = f"{self.test_input(one.name)['rows']:,}"
-            cells = "".join(f"<td>{text}</td>" for text in (escape(one.name), points, pruned))
-            lines.append(f"<tr>{cells}</tr>")
-        return (
-            f"<p>{escape(repr(self))}</p><table><thead><tr><th>test set</th><th>points</th>"
-            f"<th>rows pruned</th></tr></thead><tbody>{''.join(lines)}</tbody></table>"
+        rows = (
+            (
+                one.name,
+                f"{self.test_input(one.name)['rows']:,}",
+                f"{counts[one.name]:,}" if one.has_gap else "–",
+            )
+            for one in self.set_columns
         )
+        return html(repr(self), ("test set", "points", "rows pruned"), rows)
 
     @property
     def label(self) -> str:

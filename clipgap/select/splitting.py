@@ -26,6 +26,7 @@ from clipgap.select.reference import Reference
 from clipgap.select.rules import Below, Core, Decision, Far, Near, Prune, Rand, Rule
 from clipgap.select.sizes import Sizes
 from clipgap.select.work import Workers
+from clipgap.sheets import html
 from clipgap.store.options import Mixing
 
 Scan = str | Path | ScanResult
@@ -51,6 +52,12 @@ class Split:
         where = "counted only" if self.keep is None else str(self.keep.path)
         kept, rows = self.sizes["kept"], self.sizes["rows"]
         return f"<split {self.rule['name']}: {kept:,} of {rows:,} rows kept; {where}>"
+
+    def _repr_html_(self) -> str:
+        """A notebook's view: a line a test set that removes rows."""
+        removed = self.sizes.get("by_set", {})
+        rows = ((name, f"{one['removed']:,}") for name, one in removed.items())
+        return html(repr(self), ("test set", "rows removed"), rows)
 
     @classmethod
     def written(cls, writer: KeepWriter, write: Callable[[KeepWriter], Mapping[str, Any]]) -> Split:
