@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import errno
 import random
+import shutil
 import signal
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from clipgap.errors import QUARANTINED
 from clipgap.files import lines
 from scripts.protections import PAGE, ROOT, replace_part
 from tests.faults import Fault
@@ -162,8 +164,13 @@ class Chain:
         while len(self.steps) < LONGEST and cut():
             check_nothing_half(self.house, self.case, self.plain.inputs)
         ended = self.house.resume(self.case)
-        if ended.code == BAD_INPUT and self.counts[LIE]:  # what is damaged was refused by name
-            ended = self.house.run(self.case, *(["--overwrite"] if self.case.flags else []))
+        if ended.code == BAD_INPUT and self.counts[LIE]:
+            # What is damaged was refused by name, with the advice to remove it.
+            shutil.rmtree(self.house.out)
+            ended = self.house.run(self.case)
+        elif ended.code == QUARANTINED and self.counts["read fails"]:
+            # What could not be read was set aside, and counted.
+            ended = self.house.run(self.case, "--overwrite")
         assert ended.code == self.case.code, ended.said
         left = self.house.tree(self.case)
         others = {name for name, _ in left.items() ^ self.plain.whole.items()}
@@ -196,11 +203,11 @@ class Chain:
         kind = FAULTS[what].kind
         at = self.chance.randint(1, max(1, self.plain.calls[kind]))
         ended = self._go(what, fault=replace(FAULTS[what], at=at))
-        assert ended.code in (self.case.code, BAD_INPUT, NO_ROOM), ended.said
+        assert ended.code in (self.case.code, BAD_INPUT, NO_ROOM, QUARANTINED), ended.said
         assert "Traceback" not in ended.said, ended.said
         self.counts[what] += ended.calls[kind] >= at
         # What only saves time may fail without a word; and who is lied to does not know.
-        return ended.code != self.case.code and what != LIE
+        return ended.code in (BAD_INPUT, NO_ROOM) and what != LIE
 
     def _go(self, what: str, **cut: Any) -> Ended:
         again = self.case.resume if self.steps else ()
