@@ -25,7 +25,7 @@ from pathlib import Path
 
 import clipgap
 from clipgap.bench.processes import peak_mib
-from clipgap.report.svg import Drawing, Entry, linear
+from clipgap.report.svg import Drawing, linear
 from clipgap.synthetic.rows import clip_like
 from tests.worlds import tree, write_store
 
@@ -100,10 +100,10 @@ def _resident_mib() -> float:
 def _drawing(kept: list[tuple[float, float]]) -> str:
     highest = max(mib for _, mib in kept)
     drawing = Drawing(
-        "Memory of a process that scans and proves",
+        "Memory of a process after each scan and proof",
         linear(0, kept[-1][0], "minutes"),
         linear(0, 1.2 * highest, "resident memory, MiB"),
-        [Entry("after each round", 1, "line")],
+        [],
     )
     drawing.path(kept, "curve s1")
     return drawing.render(files("clipgap.report").joinpath("assets/chart.css").read_text())
