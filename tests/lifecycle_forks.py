@@ -14,6 +14,7 @@ import re
 import resource
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -195,7 +196,8 @@ def watch(folder: Path, at_each: Sequence[int], number: int) -> Callable[[], lis
             inside = (folder / os.fsdecode(path)).parent.relative_to(folder.parent)
             writes.append(f"{event} {NUMBERED.sub('#', str(inside))}")
             if len(writes) in at_each and os.getpid() == here:
-                os.kill(here, number)
+                # To this thread, which gets it before it goes on, and others when it has.
+                signal.pthread_kill(threading.get_ident(), number)
 
     def is_below(path: Path) -> bool:
         return (folder / path).is_relative_to(folder)

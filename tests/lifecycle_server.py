@@ -92,12 +92,17 @@ class Server:
     def held(
         self, arguments: Sequence[str], at_each: Sequence[int], **env: str
     ) -> Generator[int, None, Ended]:
-        """A command that is held at each of these writes until the next is asked for."""
+        """A command that is held at each of these writes until the next is asked for.
+
+        It ends at those that it does not come to: what is written by the clock may be less.
+        """
         self._ask_to_run(arguments, at_each, signal.SIGSTOP, None, Fault(), env)
         for number in sorted(at_each):
-            process = self._read()["held"]
+            answer = self._read()
+            if "held" not in answer:
+                return Ended(**answer)
             yield number
-            self._ask(go_on=process)
+            self._ask(go_on=answer["held"])
         return self._answer()
 
     @contextlib.contextmanager
