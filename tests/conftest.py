@@ -25,8 +25,8 @@ settings.load_profile("thorough" if THOROUGH else "quick")
 
 LONGEST = (
     *("test_lifecycle_kills", "test_lifecycle_others", "test_lifecycle"),
-    *("test_gpu", "test_study_demo", "test_train"),
-    *("test_cuda", "test_study", "test_embed", "test_packaging", "test_gpu_compiled", "test_bench"),
+    *("test_train", "test_cuda", "test_gpu", "test_study_demo"),
+    *("test_study", "test_embed", "test_packaging", "test_gpu_compiled", "test_bench"),
     *("test_kernels", "test_report", "test_report_kill", "test_train_stops", "test_check"),
     *("test_tutorial", "test_report_pages", "test_eval_resume", "test_slurm"),
 )
