@@ -236,6 +236,7 @@ def test_three_ways_and_groups(world: Path, report: Path) -> None:
     assert "low-0" not in groups  # pools alone are drawn
     table = (report / "tables/subsets.csv").read_text()
     assert "sketch,queried,low-0," in table
+    assert not any("low-0" in row.values() for row in read(report)["paired"])
     matrices = [path.read_text() for path in (report / "tables").glob("subset-differences-*.csv")]
     assert len(matrices) == 4 and "low-0" not in "".join(matrices)  # the whole set and its subsets
 

@@ -60,6 +60,11 @@ class Evaluation:
         return [name for name in names if name in pools or not pools]
 
     @property
+    def pooled(self) -> set[str]:
+        """Checkpoints that a pool stands for."""
+        return {name for of in self.manifest.get("pools", {}).values() for name in of}
+
+    @property
     def clean(self) -> Iterator[tuple[str, str]]:
         """Sets with those of their subsets that keys say, not classes alone."""
         for entry in self.manifest["sets"]:

@@ -30,7 +30,13 @@ def findings(sources: Sources) -> Findings:
     return {
         "accuracy": _accuracies(sources),
         "missing": {name: n for one in sources.evaluations for name, n in one.missing.items()},
-        "paired": [row for one in sources.evaluations for row in one.paired],
+        # Those of a pool's own checkpoints would be many; its section tells those of the pools.
+        "paired": [
+            row
+            for one in sources.evaluations
+            for row in one.paired
+            if not {row["first"], row["second"]} & one.pooled
+        ],
         "by_similarity": list(_by_similarity(sources)),
         "by_removed": _by_removed(sources),
     }
