@@ -21,7 +21,7 @@ def _is_positive(value: object) -> bool:
     return is_number(value) and value > 0  # type: ignore[operator]
 
 
-_ROW = {"suite": str, "run": str, "machine": {"cpu": str, "cores": (None, is_count)}}
+_ROW = {"suite": str, "run": str, "machine": {"cpu": str, "cores": is_count}}
 _CASE = {"contender": str, "d": _is_positive, "tests": _is_positive}
 _OF_SUITE = {
     "kernels": {**_CASE, "threads": _is_positive, "gflops": {"p50": _is_positive}},

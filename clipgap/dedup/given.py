@@ -126,7 +126,7 @@ def _of_partitions(path: Path, store: Store) -> NDArray[np.int32]:
                     f"{', '.join(_IDS)}"
                 )
             found = pq.read_table(file, columns=[column], partitioning=None)[column]
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {file}: {error}") from error
         ids.append(found.combine_chunks())
         clusters.append(np.full(len(found), cluster, np.int32))

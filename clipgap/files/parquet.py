@@ -151,7 +151,7 @@ def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
     try:
         with open_file(path) as file:
             yield TableReader(path, file.fileno(), expected)
-    except (OSError, pa.ArrowException, IndexError, KeyError) as error:
+    except (OSError, pa.ArrowException, IndexError, KeyError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"cannot read {path}: {words}. {_advice(expected)}") from error
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -315,7 +314,9 @@ def _load_lists(path: Path, sets: int) -> list[TopK]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return [TopK(arrays[f"sim_{i}"], arrays[f"id_{i}"]) for i in range(sets)]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of damage the parsers of archives and headers raise what they will
         raise InputError(
             f"the lists {path} are damaged ({error}). Start again with --overwrite."
         ) from error

@@ -315,7 +315,7 @@ def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
             wanted = [name for name in (*wanted, *columns) if name in names] or names
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, wanted, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 

@@ -188,7 +188,7 @@ def _read(table: File, columns: Sequence[str]) -> Any | None:
         if _STATUS in wanted:  # those that img2dataset could not fetch are listed, too
             found = found.filter(pc.equal(found[_STATUS], _SUCCESS))
         return found.select(columns)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table.path}: cannot be read: {error}") from error
 
 
@@ -196,7 +196,7 @@ def open_table(table: File) -> Any:
     """The table beside a shard, of which the shards at hand need several columns in turn."""
     try:
         return pq.ParquetFile(RangeReader(table), metadata=_footer(table))
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{table.path}: cannot be read: {error}") from error
 
 

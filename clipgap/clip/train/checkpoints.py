@@ -53,7 +53,7 @@ def is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError):
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError):
         return False
 
 
