@@ -158,6 +158,23 @@ def test_a_race_takes_turns_and_leaves_out_who_cannot_run() -> None:
     assert measured[-1].extra == {"own": 1.0}
 
 
+@pytest.mark.parametrize(
+    ("cpu", "isa", "name"),
+    [
+        ("AMD EPYC", ["avx2", "f16c"], "amd-epyc-2-cores"),
+        ("AMD EPYC", ["avx2", "avx512_vnni"], "amd-epyc-2-cores-avx512vnni"),
+        (
+            "Intel(R) Xeon(R) Processor @ 2.50GHz",
+            ["avx2", "avx512_vnni"],
+            "intel-xeon-2-cores-avx512vnni",
+        ),
+    ],
+)
+def test_machines_of_one_name_have_rows_apart(tmp_path, cpu, isa, name):
+    path = results.append(tmp_path, [{"machine": {"cpu": cpu, "isa": isa, "cores": 2}}])
+    assert path == tmp_path / f"{name}.jsonl"
+
+
 def test_rows_are_appended_and_carry_ratios(tmp_path: Path) -> None:
     measured = [
         Measured("float32 FMA peak", "", "peak", (2e9, 2e9, 2e9)),

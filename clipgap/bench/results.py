@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
@@ -99,12 +99,19 @@ def append(folder: Path, rows: Iterable[Row]) -> Path | None:
     """Add rows to the file of their GPU, or of their machine; gives the file."""
     path = None
     for row in rows:
-        where = row.get("device") or f"{row['machine']['cpu']} {row['machine']['cores']} cores"
+        where = row.get("device") or _name(row["machine"])
         path = folder / f"{re.sub(r'[^a-z0-9]+', '-', where.lower()).strip('-')}.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("a") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
     return path
+
+
+def _name(machine: Mapping[str, Any]) -> str:
+    """Processors of one name have rows apart where their instruction sets differ."""
+    cpu = re.sub(r"\(\w*\)| Processor| @.*", "", machine["cpu"])
+    vnni = " avx512vnni" if "avx512_vnni" in machine["isa"] else ""
+    return f"{cpu} {machine['cores']} cores{vnni}"
 
 
 Columns = Sequence[tuple[str, Callable[[Row], str]]]
