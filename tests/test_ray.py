@@ -23,7 +23,7 @@ from clipgap.runs.how import How
 from clipgap.runs.on_ray import Ray, agent_ports
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Event, Ledger, Work
-from tests.clip_worlds import write_checkpoint, write_config, write_shards
+from tests.clip_worlds import CLASSES, write_checkpoint, write_config, write_shards
 from tests.ray_work import Marks, Unit, Unlucky, wait_for
 from tests.shards import write_keep
 from tests.worlds import make_world, tree
@@ -115,6 +115,29 @@ def test_workers_of_other_versions_are_refused(
 
 
 # --- the cluster
+
+
+def test_deduplications_and_evaluations(
+    cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = make_world(Path("world"), shards=(40, 0, 25, 9), d=8)
+    write_shards(Path("tars"), [5, 4])
+    config = write_config(Path())
+    for seed in range(2):
+        write_checkpoint(config, Path(f"{seed}.pt"), seed=seed)
+    Path("names.txt").write_text("\n".join(CLASSES))
+    Path("prompts.txt").write_text("a picture of a {}\n")
+    judged = ["eval", "a=0.pt", "b=1.pt", "--model", str(config), "--device", "cpu"]
+    judged += ["--classnames", "names.txt", "--templates", "prompts.txt"]
+    calls = {
+        "deduped": ["dedup", str(world.train), "--epsilon", "0.1", "--clusters", "3"],
+        "judged": [*judged, "--data", "pics=tars/{00000..00001}.tar"],
+    }
+    for folder, call in calls.items():
+        assert main([*call, "-o", f"here/{folder}"]) == 0
+        assert main([*call, "-o", f"there/{folder}", "--engine", "ray"]) == 0
+        assert tree(Path("there", folder)) == tree(Path("here", folder))
 
 
 def test_commands_make_the_same_folders_though_a_node_is_lost(

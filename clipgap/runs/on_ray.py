@@ -104,7 +104,8 @@ class _Run:
         self._in_a_row = 0
         self._numbers = itertools.count()
         self._slots = _slots(ray, work, asked.cores)[: len(units)]
-        self._actor, self._work = ray.remote(_Worker), ray.put(work)
+        # In a list a worker gets it as a reference, and reads it once it is where paths are meant.
+        self._actor, self._work = ray.remote(_Worker), [ray.put(work)]
         self._tasks: dict[Any, _Task] = {}  # by the stream of what it says
         self._idle: list[_Task] = []
         self._workers: set[Any] = set()
@@ -261,7 +262,7 @@ class _Worker:
     """The actor."""
 
     def __init__(
-        self, work: Work, slot: _Slot, of: int, place: str, wanted: dict[str, str]
+        self, work: list[Any], slot: _Slot, of: int, place: str, wanted: dict[str, str]
     ) -> None:
         self._work, self._slot, self._of = work, slot, of
         self._place, self._wanted = place, wanted
@@ -304,7 +305,10 @@ class _Worker:
         device = "cuda:0" if self._slot.gpus else "cpu"
         slot = Slot(number, self._slot.cores, device, self._stopping.is_set, self._of)
         try:
-            for event in self._work.do(take(), slot):
+            import ray
+
+            work: Work = ray.get(self._work[0])
+            for event in work.do(take(), slot):
                 said.put(event)
         except BaseException as error:
             said.put(portable(error))
