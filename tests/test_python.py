@@ -120,7 +120,7 @@ def test_a_notebook_shows_how_far_a_run_is(
     ipython.display = SimpleNamespace(display=display)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "IPython", ipython)
     monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)  # type: ignore[attr-defined]
-    monkeypatch.setattr("clipgap.runs.notebook._EVERY", 0)
+    monkeypatch.setattr("clipgap.runs.how._NotebookLine.EVERY", 0)
     clipgap.scan(rows(4, 300), {"val": rows(1, 20)})
     assert len(shown) == 1 and "300 of 300 rows" in shown[0]
     assert "nothing says which model" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import Interrupted, UsageError
 from clipgap.files.addresses import require_bucket
-from clipgap.runs.notebook import NotebookLine, in_notebook
 
 if TYPE_CHECKING:
     from clipgap.runs.shares import Share
@@ -53,12 +53,62 @@ class Progress:
         left = self.total - self.done
         return left / self.rate if self.total and left >= 0 and self.rate > 0 else None
 
+    @property
+    def line(self) -> str:
+        """What is done, how much of it and how long it will take, where there are words only."""
+        doing = f"{self.stage} {self.at}".strip()
+        if not self.total:
+            return doing
+        said = f"{doing}: {self.done:,.0f} of {self.total:,.0f} {self.noun}"
+        if self.rate:
+            said += f", {self.rate:,.0f} {self.noun}/s"
+        left = self.seconds_left
+        return said if left is None else f"{said}, {left:,.0f} s left"
+
 
 OnProgress = Callable[[Progress], None]
 
 
 def ignore(progress: Progress) -> None:
     """For callers who do not watch."""
+
+
+def _in_notebook() -> bool:
+    """Whether a kernel of Jupyter's runs this; one has imported IPython."""
+    ipython = sys.modules.get("IPython")
+    shell = None if ipython is None else ipython.get_ipython()
+    return shell is not None and hasattr(shell, "kernel")
+
+
+class _NotebookLine:
+    """A line below the cell, told anew as the run goes on; notes stay."""
+
+    EVERY = 0.5
+    """Seconds between two updates, and before the first: a short run shows nothing."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+        self._shown: Any = None  # the line, once there is one
+        self._said: set[str] = set()
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.note and progress.note not in self._said:
+            self._said.add(progress.note)
+            print(progress.note)
+        now = time.monotonic()
+        ends = self._shown is not None and progress.done == progress.total > 0
+        if now - self._last >= self.EVERY or ends:
+            self._last = now
+            self._show(progress.line)
+
+    def _show(self, text: str) -> None:
+        from IPython.display import display  # in a notebook it is there
+
+        content: Any = {"text/plain": text}
+        if self._shown is None:
+            self._shown = display(content, raw=True, display_id=True)
+        else:
+            self._shown.update(content, raw=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +129,8 @@ class How:
             raise UsageError("--resume and --overwrite exclude each other; give one")
         if self.upload is not None:
             require_bucket(self.upload)
-        if self.on_progress is None and in_notebook():
-            object.__setattr__(self, "on_progress", NotebookLine())
+        if self.on_progress is None and _in_notebook():
+            object.__setattr__(self, "on_progress", _NotebookLine())
 
     def report(self, progress: Progress) -> None:
         if self.on_progress is not None:
