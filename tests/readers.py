@@ -302,6 +302,18 @@ def make_checkpoint(folder: Path) -> None:
     torch.save({"epoch": 1, "state_dict": {"a": torch.zeros(2, 3)}}, folder / "a.pt")
 
 
+def read_configuration(folder: Path) -> None:
+    """open_clip reads all that it was told of once more, each time; this file will not stay."""
+    from open_clip import factory
+
+    told = list(factory._MODEL_CONFIG_PATHS)
+    try:
+        register_config(str(folder / "m.json"))
+    finally:
+        factory._MODEL_CONFIG_PATHS[:] = told
+        factory._rescan_model_configs()
+
+
 def read_checkpoint(folder: Path) -> None:
     is_whole(folder / "a.pt")
     read_weights(folder / "a.pt", "meta")
@@ -474,7 +486,7 @@ READERS = [
         "configuration of a model",
         "m.json",
         written("m.json", json.dumps(MODEL)),
-        lambda f: register_config(str(f / "m.json")),
+        read_configuration,
     ),
     Reader("log of losses", "losses.jsonl", written("losses.jsonl", LOSSES), read_log),
     Reader(

@@ -374,6 +374,7 @@ def test_auto_takes_what_was_measured_as_the_fastest(
 def test_the_first_device_tells_the_chip(monkeypatch: pytest.MonkeyPatch) -> None:
     if devices.interpreted():
         assert devices.capability() is None
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(devices, "usable_devices", lambda: [torch.device("cuda", 1)])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, device.index))
     assert devices.capability() == (8, 1)

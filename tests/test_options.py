@@ -145,7 +145,7 @@ def test_every_command_has_the_options_of_all() -> None:
 
 
 def test_the_kernels_to_choose_from_are_those_that_there_are() -> None:
-    assert tuple(choose._MAKERS) == KERNELS
+    assert (*choose.ON_GPU, *choose._MAKERS) == KERNELS
     assert {info.name for info in choose.available_kernels()} == set(KERNELS)
 
 

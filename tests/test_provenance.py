@@ -159,7 +159,7 @@ def test_a_reference_and_a_report_of_two_models_are_refused(make: Make, tmp_path
     assert not (tmp_path / "page").exists()
     page = clipgap.report(**sources, **mixed)
     assert page.manifest["inputs"]["mixed_models"] is True
-    assert "stores of different models meet" in page.page.read_text()
+    assert "Stores of different models meet" in page.page.read_text()
     assert clipgap.verify(tmp_path / "scan").ok
 
 

@@ -20,7 +20,7 @@ from . import INTERPRETED
 
 BLOCK = 128  # coordinates in one Hadamard transform; rows are padded to whole blocks
 ROWS = 64 if INTERPRETED else 32  # rows of a program
-WARPS = 4
+WARPS = 8
 
 
 @dataclass(frozen=True)

@@ -87,11 +87,11 @@ def usable_devices(written_in: str = "triton") -> list[torch.device]:
 
 def capability() -> tuple[int, int] | None:
     """Of the first device that can be used; None where there is none."""
+    if interpreted():
+        return None
     try:
         device = usable_devices()[0]
     except MissingDependency:
-        return None
-    if device.type != "cuda":
         return None
     import torch
 
