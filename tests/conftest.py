@@ -40,13 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def logging_as_before() -> Iterator[None]:
-    """A command with -q or -v leaves its level behind, which would be the next test's."""
+def logging_as_at_first() -> None:
+    """A command leaves its level and its handler behind, for the next test as for its own process;
+    also one that a fixture of a whole file has run."""
     log = logging.getLogger("clipgap")
-    level, propagate, handlers = log.level, log.propagate, list(log.handlers)
-    yield
-    log.setLevel(level)
-    log.propagate, log.handlers = propagate, handlers
+    log.setLevel(logging.NOTSET)
+    log.propagate, log.handlers = True, []
 
 
 @pytest.fixture(autouse=True, scope="session")

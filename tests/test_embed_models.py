@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from clipgap.clip import networks
 from clipgap.clip.models import identify, load, resolve_device
 from clipgap.clip.networks import register_config
 from clipgap.errors import ClipgapError, InputError, MissingDependency, UsageError
@@ -83,6 +84,18 @@ def test_random_weights_are_always_the_same(
     )
     trained = load(str(config), str(checkpoint), "cpu")
     assert not torch.equal(first.image_features(batch), trained.image_features(batch))
+
+
+def test_networks_that_load_side_by_side_leave_warnings_on(
+    tiny: tuple[Path, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = networks._quiet(), networks._quiet()
+    for step in (one.__enter__, other.__enter__):
+        step()
+    for end in (one, other):
+        end.__exit__(None, None, None)
+    load(str(tiny[0]), "", "cpu")
+    assert [record.name for record in caplog.records] == ["clipgap.clip.models"]
 
 
 @pytest.mark.parametrize("precision", ["amp", "bf16"])

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import logging
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -399,14 +400,20 @@ def _require_known(problem: str, name: str, known: Sequence[str]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without open_clip's warning of random weights, which it has when others load them too."""
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.ERROR)
+    """Without open_clip's warning of random weights, which it has when others load them too.
+
+    Other threads may load networks meanwhile, so the level, which is everybody's, stays as it is.
+    """
+    here = threading.get_ident()
+
+    def speaks(record: logging.LogRecord) -> bool:
+        return record.thread != here or record.levelno >= logging.ERROR
+
+    logging.root.addFilter(speaks)
     try:
         yield
     finally:
-        root.setLevel(before)
+        logging.root.removeFilter(speaks)
 
 
 def _built_in(open_clip: Any) -> list[Path]:
