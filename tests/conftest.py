@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,16 @@ LONGEST = (
     *("test_kernels", "test_report", "test_report_kill", "test_train_stops", "test_check"),
     *("test_tutorial", "test_report_pages", "test_eval_resume", "test_slurm"),
 )
+
+
+@pytest.fixture(autouse=True)
+def _torch_threads_as_found() -> Iterator[None]:
+    """Floats of a network differ by the number of threads, so none may be left to other tests."""
+    yield
+    if torch := sys.modules.get("torch"):
+        left = torch.get_num_threads()
+        torch.set_num_threads(1)
+        assert left == 1, f"PyTorch was left with {left} threads"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

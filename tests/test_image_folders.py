@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 import clipgap
 from clipgap.clip.data.classes import Classes
@@ -76,7 +75,6 @@ def test_embedding_splitting_and_training_agree(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clipgap.clip.embed.sources.FOLDER_UNIT", 4)
-    torch.set_num_threads(1)
     config = write_config(tmp_path)
     checkpoint = write_checkpoint(config, tmp_path / "tiny.pt")
     store = tmp_path / "store"

@@ -22,7 +22,7 @@ from clipgap.clip.networks import brings_weights, check_named, is_downloaded, ma
 from clipgap.clip.options import PRECISIONS
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.atomic import sha256_file
-from clipgap.kernels.torch_kernel import import_torch
+from clipgap.kernels.torch_kernel import import_torch, torch_threads
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -151,13 +151,11 @@ def on_device(device: str, cores: int) -> Iterator[None]:
     """For a worker: no more threads than it was given, and pinned memory of its own device."""
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, cores))
-    try:
-        with torch.cuda.device(device) if device.startswith("cuda") else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(before)
+    with (
+        torch_threads(min(torch.get_num_threads(), cores)),
+        torch.cuda.device(device) if device.startswith("cuda") else nullcontext(),
+    ):
+        yield
 
 
 def autocast(precision: str, device: str) -> Any:

@@ -42,6 +42,19 @@ def import_torch() -> None:
         raise missing("torch") from error
 
 
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """PyTorch's own number of threads: one for the whole process, so it is given back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class TorchScanner(OneAtATime):
     """`Scanner` on torch's CPU matrix product."""
 
@@ -51,9 +64,8 @@ class TorchScanner(OneAtATime):
         import_torch()
         import torch
 
-        if threads is not None:
-            torch.set_num_threads(threads)
         k = max(1, k)  # a list of one is simpler than none
+        self._threads = threads or torch.get_num_threads()
         self.tests, self.k, self.counters = list(tests), k, Counters()
         self.columns = [torch.from_numpy(np.ascontiguousarray(test.rows)) for test in tests]
         d = tests[0].rows.shape[1]
@@ -79,7 +91,7 @@ class TorchScanner(OneAtATime):
             np.full(shape, -np.inf),
             np.full(shape, -1, np.int32),
         )
-        with _full_precision():
+        with _full_precision(), torch_threads(self._threads):
             for start in range(0, len(rows), TILE_ROWS):
                 here = slice(start, start + TILE_ROWS)
                 for g in range(len(self.tests)):
