@@ -38,12 +38,15 @@ from tests.stores import keys_of, unit_rows, write_clip_retrieval
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r"""(?:-o |out="|StoreWriter\(")([\w-]+)""")
+BESIDE = ("parts", "slurm")
+"""Endings of what stands beside the output of a run in shares."""
 SMALL = {
     "100_000_000": "1_000",
     "--clusters 50000": "--clusters 50",
     "{00000..01023}": "{00000..00003}",
     "{00000..41407}": "{00000..00003}",
     "{00000..41455}": "{00000..00003}",
+    "--num-shards 16": "--num-shards 2",
 }
 """Of what the world of the tests has less: rows, clusters, shards."""
 
@@ -82,6 +85,8 @@ class Snippet:
 
 
 def _calls(text: str) -> list[list[str]]:
+    for name, value in re.findall(r"^(\w+)='(.*)'$", text, re.MULTILINE):
+        text = text.replace(f"${name}", value)
     lines = text.replace("\\\n", " ").splitlines()
     found = [re.match(r"(?:\$ |srun )?clipgap (.*)", line) for line in lines]
     return [shlex.split(line[1], comments=True) for line in found if line]
@@ -127,12 +132,16 @@ STUBS = {
 """In place of programs: what a script has them do is noted, or done at once."""
 
 
+def write_program(path: Path, does: str) -> None:
+    path.write_text(f"#!/bin/bash\n{does}\n")
+    path.chmod(0o755)
+
+
 @pytest.fixture
 def calls_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
     """What a script of recipes/cluster has clipgap do."""
     for name, does in STUBS.items():
-        (tmp_path / name).write_text(f"#!/bin/bash\n{does}\n")
-        (tmp_path / name).chmod(0o755)
+        write_program(tmp_path / name, does)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
 
     def calls(script: str, **told: str) -> list[list[str]]:
@@ -226,6 +235,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "imagenet" / "train" / name).mkdir(parents=True)
         (folder / "imagenet" / "train" / name / "1.jpg").write_bytes(b"an image")
     tests = {name: folder / f"{name}.npy" for name in ("val", "sketch")}
+    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
     clipgap.gap(folder / "imagenet-train", tests, out=folder / "gap")
     scan = clipgap.scan(folder / "laion400m", tests, gap=folder / "gap", out=folder / "scan")
     clipgap.split(scan, Prune(("val", "sketch")), out=folder / "pruned")
@@ -255,14 +265,22 @@ RUN = [s for s in ALL if s.runs and (s.calls or s.language == "python")]
 
 @pytest.mark.parametrize("snippet", RUN, ids=lambda s: s.place)
 def test_what_is_not_marked_runs(
-    request: pytest.FixtureRequest, snippet: Snippet, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest,
+    snippet: Snippet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of_report = snippet.place.startswith("report.md")
     monkeypatch.chdir(request.getfixturevalue("study" if of_report else "world"))
     for made in OUTPUT.findall(snippet.text):
-        shutil.rmtree(made, ignore_errors=True)
+        for ending in ("", *(f".{beside}" for beside in BESIDE)):
+            shutil.rmtree(made + ending, ignore_errors=True)
     if snippet.language == "python":
         exec(compile(snippet.small, snippet.place, "exec"), {})
+    if any(words[0] == "slurm" for words in snippet.calls):
+        write_program(tmp_path / "sbatch", "echo 7")
+        write_program(tmp_path / "scontrol", "echo MaxArraySize = 1001")
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     for words in _calls(snippet.small):
         if words[0] not in snippet.left_out:
             assert main(words) == 0, words
