@@ -38,8 +38,6 @@ from tests.stores import keys_of, unit_rows, write_clip_retrieval
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 OUTPUT = re.compile(r"""(?:-o |out="|StoreWriter\(")([\w-]+)""")
-BESIDE = ("parts", "slurm")
-"""Endings of what stands beside the output of a run in shares."""
 SMALL = {
     "100_000_000": "1_000",
     "--clusters 50000": "--clusters 50",
@@ -272,12 +270,13 @@ def test_what_is_not_marked_runs(
 ) -> None:
     of_report = snippet.place.startswith("report.md")
     monkeypatch.chdir(request.getfixturevalue("study" if of_report else "world"))
+    slurm = any(words[0] == "slurm" for words in snippet.calls)
     for made in OUTPUT.findall(snippet.text):
-        for ending in ("", *(f".{beside}" for beside in BESIDE)):
+        for ending in [".slurm"] if slurm else ["", ".parts"]:
             shutil.rmtree(made + ending, ignore_errors=True)
     if snippet.language == "python":
         exec(compile(snippet.small, snippet.place, "exec"), {})
-    if any(words[0] == "slurm" for words in snippet.calls):
+    if slurm:
         write_program(tmp_path / "sbatch", "echo 7")
         write_program(tmp_path / "scontrol", "echo MaxArraySize = 1001")
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
