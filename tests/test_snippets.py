@@ -131,6 +131,7 @@ STUBS = {
 
 
 def write_program(path: Path, does: str) -> None:
+    path.parent.mkdir(exist_ok=True)
     path.write_text(f"#!/bin/bash\n{does}\n")
     path.chmod(0o755)
 
@@ -269,17 +270,17 @@ def test_what_is_not_marked_runs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     of_report = snippet.place.startswith("report.md")
-    monkeypatch.chdir(request.getfixturevalue("study" if of_report else "world"))
-    slurm = any(words[0] == "slurm" for words in snippet.calls)
-    for made in OUTPUT.findall(snippet.text):
-        for ending in [".slurm"] if slurm else ["", ".parts"]:
-            shutil.rmtree(made + ending, ignore_errors=True)
+    inputs: Path = request.getfixturevalue("study" if of_report else "world")
+    for path in inputs.iterdir():
+        if path.name not in OUTPUT.findall(snippet.text):
+            (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
     if snippet.language == "python":
         exec(compile(snippet.small, snippet.place, "exec"), {})
-    if slurm:
-        write_program(tmp_path / "sbatch", "echo 7")
-        write_program(tmp_path / "scontrol", "echo MaxArraySize = 1001")
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    if any(words[0] == "slurm" for words in snippet.calls):
+        write_program(tmp_path / "bin/sbatch", "echo 7")
+        write_program(tmp_path / "bin/scontrol", "echo MaxArraySize = 1001")
+        monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
     for words in _calls(snippet.small):
         if words[0] not in snippet.left_out:
             assert main(words) == 0, words
