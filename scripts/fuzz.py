@@ -1,6 +1,6 @@
 """Spoil files of every kind until readers have seen enough; they read them, or refuse them by name.
 
-    python -m scripts.fuzz                          10,000 files for each reader of tests/readers.py
+    python -m scripts.fuzz                          10,000 files for each reader of tests/readers
     python -m scripts.fuzz "tar shard" npy --cases 100000
     python -m scripts.fuzz --table [FILE]...        write the table of docs/reliability.md
 
@@ -35,7 +35,7 @@ SLOW = 20  # seconds that no file may take
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", nargs="*", help="readers, as in tests/readers.py")
+    parser.add_argument("name", nargs="*", help="readers, as in tests/readers")
     parser.add_argument("--cases", type=int, default=10_000)
     parser.add_argument("--ledger", type=Path, default=LEDGER)
     parser.add_argument("--findings", type=Path, default=FINDINGS)
