@@ -24,7 +24,7 @@ from clipgap.clip.train.api import how_to_train, run_train
 from clipgap.clip.train.labels import read_class_labels
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
-from clipgap.clip.train.plan import Ranks, plan_train
+from clipgap.clip.train.plan import Ranks, as_planned, plan_train
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from tests.clip_worlds import Picture, encoded, pictures, render, write_shards, write_tar
 from tests.shards import member, tar_bytes, write_keep
@@ -531,6 +531,17 @@ def test_labels_that_cannot_be(
 ) -> None:
     with pytest.raises(InputError, match=words):
         read_class_labels(labelled(tmp_path, rows))
+
+
+def test_labels_that_changed_since_the_plan(tmp_path: Path) -> None:
+    """Each rank reads them again, and must find what the plan was made by."""
+    table = labelled(tmp_path, [("a", "axe"), ("b", "bed")])
+    cited = {"path": str(table), "sha256": read_class_labels(table).sha256}
+    assert as_planned(cited, read_class_labels) == read_class_labels(table)
+    labelled(tmp_path, [("a", "axe"), ("b", "bee")])
+    with pytest.raises(InputError, match="was changed since the run was begun"):
+        as_planned(cited, read_class_labels)
+    assert as_planned(None, read_class_labels) is None
 
 
 def test_a_keep_list_by_uid(world: TrainWorld, tmp_path: Path) -> None:

@@ -91,10 +91,6 @@ class Captions:
     said: Mapping[str, Any]
     sha256: str  # of all that captions follow from
 
-    def cite(self) -> dict[str, str]:
-        """As a plan has it."""
-        return {"path": str(self.path), "sha256": self.sha256}
-
     def of(self, key: str) -> str | None:
         """The caption of a sample; None if it has no label and keeps its own."""
         found = self.labels.get(key)

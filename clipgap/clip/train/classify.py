@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import Value
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from clipgap.clip.models import autocast
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.labels import ClassLabels, read_class_labels
+from clipgap.clip.train.labels import read_class_labels
 from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
-from clipgap.clip.train.plan import Ranks, TrainPlan
+from clipgap.clip.train.plan import Ranks, TrainPlan, as_planned
 from clipgap.clip.train.samples import WithClass
 from clipgap.clip.train.session import Session, Steps, StopAt
-from clipgap.errors import InputError
 
 LR_PER_256 = 0.1
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
@@ -72,7 +70,8 @@ def _train(session: Session, device: torch.device) -> None:
         session.begin = Position(content["epoch"], content.get("batch", 0))
     model = AnyDeviceParallel(plain, [device]) if plan.batches.world > 1 else plain
     epoch_of_loader = SharedNumber()
-    encode = WithClass(_augmentation(), len(plan.classes), _labels(plan))
+    labels = as_planned(plan.labels, read_class_labels)
+    encode = WithClass(_augmentation(), len(plan.classes), labels)
     batches = session.loader(encode, epoch_of_loader)
 
     def content_now() -> dict[str, Any]:
@@ -121,16 +120,6 @@ def _train_epoch(
             scaler.step(optimizer)
             scaler.update()
             steps.loss = total
-
-
-def _labels(plan: TrainPlan) -> ClassLabels | None:
-    """The classes of samples, as they were when the run was planned."""
-    if plan.labels is None:
-        return None
-    labels = read_class_labels(Path(plan.labels["path"]))
-    if labels.sha256 != plan.labels["sha256"]:
-        raise InputError(f"{labels.path} was changed since the run was begun")
-    return labels
 
 
 def _network(plan: TrainPlan) -> torch.nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,14 +12,14 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.captions import Captions, read_captions
+from clipgap.clip.train.captions import read_captions
 from clipgap.clip.train.options import Place
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import LaterEpoch, Replacements, import_trainer, patched
-from clipgap.clip.train.plan import TrainPlan
+from clipgap.clip.train.plan import as_planned
 from clipgap.clip.train.samples import Encode, WithCaption
 from clipgap.clip.train.session import Session, Steps, StopAt
-from clipgap.errors import ClipgapError, InputError
+from clipgap.errors import ClipgapError
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.shards.problems import Problem
 from clipgap.shards.samples import read_samples
@@ -73,7 +72,8 @@ class _Run:
             encode = WithCaption(preprocess_img, tokenizer)
             return data.DataInfo(dataloader=_validation(args, encode))
         session = self.session
-        encode = WithCaption(preprocess_img, tokenizer, _captions(session.plan))
+        captions = as_planned(session.plan.captions, read_captions)
+        encode = WithCaption(preprocess_img, tokenizer, captions)
         session.rank = args.rank
         shared = data.SharedEpoch(epoch=epoch)
         batches = session.plan.batches
@@ -124,16 +124,6 @@ class _Run:
             )
         except StopAt as stopped:
             session.leave(stopped, content)
-
-
-def _captions(plan: TrainPlan) -> Captions | None:
-    """What makes captions, as it was when the run was planned."""
-    if plan.captions is None:
-        return None
-    captions = read_captions(Path(plan.captions["path"]))
-    if captions.sha256 != plan.captions["sha256"]:
-        raise InputError(f"{captions.path}, or its labels, were changed since the run was begun")
-    return captions
 
 
 def _watched(loss: Any, steps: Steps) -> Any:

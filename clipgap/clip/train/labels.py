@@ -25,10 +25,6 @@ class ClassLabels:
     names: tuple[str, ...]
     sha256: str
 
-    def cite(self) -> dict[str, str]:
-        """As a plan has it."""
-        return {"path": str(self.path), "sha256": self.sha256}
-
 
 def read_class_labels(path: Path) -> ClassLabels:
     """Held in memory; refuses what contradicts itself."""
