@@ -271,6 +271,24 @@ def test_names_that_are_none(
         register_config(str(write_config(tmp_path, "ViT-B-32")))
 
 
+@pytest.mark.parametrize("content", [b"{]", b"7", b"\xff\xfe{\0}\0"])
+def test_a_configuration_that_was_spoilt_after_it_was_registered(
+    tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """open_clip reads it again with each one that comes later; who did it is named."""
+    factory = pytest.importorskip("open_clip.factory")
+    monkeypatch.setattr(factory, "_MODEL_CONFIG_PATHS", [*factory._MODEL_CONFIG_PATHS])
+    first, second = (write_config(tmp_path, name) for name in ("first", "second"))
+    register_config(str(first))
+    first.write_bytes(content)
+    with pytest.raises(InputError, match=r"second\.json: open_clip does not take it.*first\.json"):
+        register_config(str(second))
+    with pytest.raises(InputError, match=r"first\.json: not (a|the)"):
+        register_config(str(first))
+    first.unlink()
+    assert register_config(str(second)) == "second"
+
+
 def test_identity_follows_content_not_place(tiny: tuple[Path, Path], tmp_path: Path) -> None:
     config, checkpoint = tiny
     moved = tmp_path / checkpoint.name

@@ -140,7 +140,7 @@ def register_config(path: str) -> str:
     open_clip = import_open_clip()
     file = config_file(path)
     try:
-        config = json.loads(file.read_bytes())
+        config = _as_open_clip_reads(file)
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a JSON file: {error}") from error
     for key in ("embed_dim", "vision_cfg", "text_cfg"):
@@ -151,8 +151,30 @@ def register_config(path: str) -> str:
             )
     if file.stem in {built_in.stem for built_in in _built_in(open_clip)}:
         raise UsageError(f"{path}: open_clip has a model of its own of that name; rename the file")
-    open_clip.add_model_config(file)  # of two files with one name, the last counts
+    try:
+        open_clip.add_model_config(file)  # of two files with one name, the last counts
+    except Exception as error:  # not of this file: it reads all again that it was ever told of
+        raise InputError(
+            f"{path}: open_clip does not take it, since one that it was told of before is spoilt: "
+            f"{_spoilt(open_clip) or _first_line(error)}. Mend that file, or remove it."
+        ) from error
     return file.stem
+
+
+def _as_open_clip_reads(file: Path) -> Any:
+    with file.open() as text:
+        return json.load(text)
+
+
+def _spoilt(open_clip: Any) -> str:
+    """Which file open_clip cannot read any more, and why."""
+    for path in getattr(open_clip.factory, "_MODEL_CONFIG_PATHS", ()):
+        try:
+            if path.is_file() and not isinstance(_as_open_clip_reads(path), dict | list | str):
+                return f"{path} holds no JSON object"
+        except (OSError, ValueError, RecursionError) as error:
+            return f"{path}: {error}"
+    return ""
 
 
 def config_file(path: str) -> Path:
