@@ -61,6 +61,9 @@ APPROXIMATE = {"slope", "intercept", "expected", "effective_robustness"}
 APPROXIMATE |= {"accuracy_low", "accuracy_high"}
 """Where oracle and report round differently on the way: a fit, and Wilson's square root."""
 
+ENDS = ("", " low", " high")
+"""Of the columns of a number with its interval."""
+
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
@@ -459,6 +462,13 @@ def test_a_scan_alone_is_enough(study: Study, tmp_path: Path) -> None:
     about = gallery(made.path, "gallery.js")
     assert about["sets"][0]["neighbours_in_reference"] is False
     assert not (made.path / "thumbs").exists()
+
+
+def test_an_evaluation_alone_has_no_columns_of_scans(study: Study, tmp_path: Path) -> None:
+    made = clipgap.report(evals=[study.folder / "eval"], out=tmp_path / "r")
+    line = next(csv.DictReader((made.path / "tables/accuracies.csv").open()))
+    assert [*line] == ["training set", *(f"{s}{end}" for s in ("val", "sketch") for end in ENDS)]
+    assert "scanned set" not in made.page.read_text()
 
 
 def test_without_thresholds_nothing_is_said_of_them(study: Study, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 Kind = Literal["text", "count", "percent", "score", "points"]
@@ -46,6 +46,22 @@ class Table:
     @property
     def is_empty(self) -> bool:
         return not self.rows
+
+    def without_empty_columns(self) -> Table:
+        """Of a table whose inputs were not all given: no column of dashes."""
+        full = [
+            number
+            for number, _ in enumerate(self.columns)
+            if any(
+                (cell := row[number]).value is not None or cell.paper is not None
+                for row in self.rows
+            )
+        ]
+        return replace(
+            self,
+            columns=tuple(self.columns[number] for number in full),
+            rows=tuple(tuple(row[number] for number in full) for row in self.rows),
+        )
 
     def has_intervals(self, column: int) -> bool:
         return any(row[column].low is not None for row in self.rows)

@@ -32,7 +32,7 @@ def demo(
 
     Runs the recipe `demo` and ends with its finding: renders a web-like training set with
     near-duplicates of test images, trains a tiny CLIP on all of it and on pruned parts, and
-    compares. Needs the extras [train] and [report]; takes about five minutes on two cores.
+    compares. Needs the extras [train] and [report]; takes a few minutes on two cores.
     """
     from clipgap.study.run import Study
 

@@ -219,8 +219,8 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
     yield Table(
         "accuracies",
         "Accuracy by training set",
-        "Top-1 accuracy in per cent with 95\u00a0% Wilson intervals. Rows are those of the scanned "
-        "set"
+        "Top-1 accuracy in per cent with 95\u00a0% Wilson intervals"
+        + (". Rows are those of the scanned set" if sizes else "")
         + "".join(
             f"; where a model trained on {one['name']} too, its {one['rows']:,} come on top"
             for one in joined
@@ -240,7 +240,7 @@ def _by_training_set(findings: Findings) -> Iterator[Table | Note]:
         ),
         tuple(rows),
         of_splits=True,
-    )
+    ).without_empty_columns()
     if paper := findings["paper"]:
         source = f", {paper['source']}" if paper["source"] else ""
         yield Note(f"Beside ours: {paper['title']}{source}.")
