@@ -42,7 +42,7 @@ from clipgap.files.documents import Form
 from clipgap.files.sums import FileSum
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress
-from clipgap.runs.on_ray import TOLD, Ray, agent_ports
+from clipgap.runs.on_ray import OWN, TOLD, Ray, agent_ports
 from clipgap.runs.output import Kind, open_output
 from clipgap.runs.run import run_units
 from clipgap.runs.shares import Share
@@ -99,9 +99,9 @@ def _cluster(nodes: str) -> Iterator[Ray]:
     """A cluster on this machine; its processor time counts, since it ends within this process."""
     os.environ |= {
         **TOLD,
+        **OWN,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": os.urandom(24).hex(),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     import ray

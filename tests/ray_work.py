@@ -20,7 +20,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Marks:
-    """Leaves a file for each unit that is begun; some units go wrong."""
+    """Leaves a file for each unit that is begun, which says how nice it is; some units go wrong."""
 
     folder: Path
     wrong: tuple[str, ...] = ()
@@ -31,7 +31,7 @@ class Marks:
             if slot.stop():
                 return
             with (self.folder / unit.name).open("a") as file:
-                file.write("x")
+                file.write(f"{os.nice(0)}\n")
             if unit.name in self.wrong:
                 if unit.name == "deadly":
                     os._exit(1)

@@ -45,9 +45,9 @@ def cluster() -> Iterator[Two]:
     told = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # of workers
         **on_ray.TOLD,
+        **on_ray.OWN,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": 48 * "a",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback
     }
     with pytest.MonkeyPatch.context() as environment:
         for name, value in told.items():
@@ -95,6 +95,8 @@ def test_what_fails_again_and_again_is_named_and_what_is_done_is_not_done_again(
         path.unlink()
     list(run_units(Marks(begun), units, again, Ray(), how))
     assert {path.name for path in begun.iterdir()} == {"deadly", "odd"}
+    said = {path.read_text() for path in begun.iterdir()}
+    assert said == {f"{os.nice(0)}\n"}, "as fast as we are where others compute, too"
 
 
 def test_a_run_that_is_stopped_finishes_what_is_at_hand(cluster: Two, tmp_path: Path) -> None:
@@ -234,7 +236,8 @@ def test_tokens_are_asked_for_whatever_ray_does_unless_told(
     assert seen["RAY_AUTH_MODE"] == mode
     assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
     assert (len(seen.get("RAY_AUTH_TOKEN", "")) == 64) == (address is None)
-    assert ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER" in seen) == (address is None)
+    for name, value in on_ray.OWN.items():
+        assert seen.get(name) == (value if address is None else None)
     with pytest.raises(UsageError, match="Ray was imported before"):
         on_ray._connect(address)
 

@@ -47,6 +47,15 @@ TOLD = {
 """What the environment says unless it says otherwise. Ray prints to stdout, where results go, how
 the log of a lost node ended; by the second none of its lines is printed."""
 
+OWN = {
+    # Read when Ray is imported: the cluster takes the loopback address for its own. Given as an
+    # address, Ray would replace it by one that others can reach.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Ray's workers give way to whatever else runs (15), which nobody asks of a run without Ray.
+    "RAY_worker_niceness": "0",
+}
+"""The same of a cluster of our own."""
+
 _STORE_BYTES = 1 << 30
 """Of a cluster of our own, for what workers say; lists of all test sets are the largest."""
 
@@ -350,14 +359,11 @@ def _connect(address: str | None) -> Any:
             "Ray was imported before, when it read what it is told by the environment. Call "
             "ray.init(…) yourself, or leave the import to clipgap."
         )
-    for name, value in TOLD.items():
+    for name, value in (TOLD | (OWN if address is None else {})).items():
         os.environ.setdefault(name, value)
     if address is None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Read when Ray is imported: the cluster takes the loopback address for its own. Given as an
-        # address, Ray would replace it by one that others can reach.
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     else:
         os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
     try:
@@ -383,8 +389,10 @@ def _own_cluster() -> str:
     """The address of a cluster on this machine that ends with this process."""
     from ray.cluster_utils import Cluster
 
-    head = {"num_cpus": cores(), "include_dashboard": False, "object_store_memory": _STORE_BYTES}
-    started: str = Cluster(initialize_head=True, head_node_args={**head, **agent_ports()}).address
+    head = {"num_cpus": cores(), "object_store_memory": _STORE_BYTES}
+    # Nobody looks at the dashboard, and nobody is sent the logs.
+    head |= {"include_dashboard": False, "include_log_monitor": False, **agent_ports()}
+    started: str = Cluster(initialize_head=True, head_node_args=head).address
     return started
 
 
