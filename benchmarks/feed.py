@@ -69,7 +69,7 @@ class AtOnce(OneAtATime):
         # As of large sets, whatever there is: what numbers cost depends on how many bits they have.
         self._columns = random.integers(0, 50_000, shape, np.int32)
 
-    def scan(self, rows: Any, ids: Any, near: Any = None) -> BlockResult:
+    def scan(self, rows: Any, ids: Any) -> BlockResult:
         scores, columns = self._scores[: len(rows)], self._columns[: len(rows)]
         return BlockResult(scores, columns, scores - 0.8, columns)
 

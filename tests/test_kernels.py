@@ -292,9 +292,14 @@ def test_guesses_change_no_result(name: str, kind: str) -> None:
     with kernel(name) as scanner:
         for near in (expected.nn, random, np.zeros_like(random)):
             guided = scanner(tests, 6)
-            assert_equal_results(guided.start(rows, ids, near).result(), expected)
+            guided.guess(near)
+            assert_equal_results(guided.start(rows, ids).result(), expected)
             assert_equal_topk(guided.topk(), oracle.topk())
-            assert_equal_results(scanner(tests, 0).scan(rows, ids, near), expected)
+            without_lists = scanner(tests, 0)
+            without_lists.guess(near)
+            assert_equal_results(without_lists.scan(rows, ids), expected)
+            begun_later = without_lists.scan(rows[:9], ids[:9])  # the guess was not of these
+            assert_equal_results(begun_later, oracle.scan(rows[:9], ids[:9]))
         assert_equal_results(scanner(tests, 0).scan(rows, ids), expected)
 
 

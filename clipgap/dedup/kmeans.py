@@ -72,8 +72,9 @@ class Assignment:
         begun: deque[tuple[Rows, Ids, Pending]] = deque()
         for rows, ids in self.source.blocks(stage, figures, scanner.block_rows):
             near = self.label[ids]
-            known = near.min(initial=0) > NONE
-            begun.append((rows, ids, scanner.start(rows, ids, near[:, None] if known else None)))
+            if near.min(initial=0) > NONE:
+                scanner.guess(near[:, None])
+            begun.append((rows, ids, scanner.start(rows, ids)))
             if len(begun) > scanner.ahead:
                 yield self._assigned(*begun.popleft())
         for one in begun:

@@ -281,6 +281,7 @@ class CpuScanner(OneAtATime):
             self._sample = columns[:: len(columns) // _SAMPLE].copy()
         self._directions: NDArray[np.float32] | None = None
         self._used = 0
+        self._near: NDArray[np.int32] | None = None
         self.may_look_first = True
         # Pairs until the filter is tried with a first look: tens of times what trying costs.
         self._look_at = 700_000_000 + 12_000 * len(columns)
@@ -313,16 +314,14 @@ class CpuScanner(OneAtATime):
     def _pairs(self) -> int:
         return self._pairs_before + self.counters.pairs
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
+    def guess(self, near: NDArray[np.int32]) -> None:
+        self._near = np.ascontiguousarray(near, np.int32)
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         rows, ids = self._checked(rows), np.ascontiguousarray(ids, np.int64)
         shape = (len(rows), len(self.sizes))
-        if near is not None:
-            near = np.ascontiguousarray(near, np.int32).reshape(shape)
+        near, self._near = self._near, None
+        assert near is None or near.shape == shape
         result = BlockResult(
             np.empty(shape), np.empty(shape, np.int32), np.empty(shape), np.empty(shape, np.int32)
         )

@@ -166,12 +166,14 @@ class Scanner(Protocol):
         """Take over what another one, of columns like these, has learned of how to be fast."""
         ...
 
-    def start(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> Pending:
+    def guess(self, near: NDArray[np.int32]) -> None:
+        """Of the block that is begun next: (n, G) columns that may be `nn`.
+
+        Good guesses save work, and no guess changes a result.
+        """
+        ...
+
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
         """Begin what `scan` does; results are fetched in the order in which blocks were begun."""
         ...
 
@@ -180,16 +182,10 @@ class Scanner(Protocol):
         """The work so far."""
         ...
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         """Score a block (n, d) whose training ids are `ids`, ascending; n may be 0.
 
         Blocks may come in any order, and a block may come twice: top-k lists hold an id once.
-        `near` (n, G) guesses `nn`; good guesses save work, and no guess changes a result.
         """
         ...
 
@@ -227,21 +223,14 @@ class OneAtATime:
     def begin_like(self, other: Scanner) -> None:
         """Nothing is learned unless a class says so."""
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
+    def guess(self, near: NDArray[np.int32]) -> None:
+        """Nor is a guess taken."""
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         raise NotImplementedError
 
-    def start(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> Pending:
-        return Done(self.scan(rows, ids, near))
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+        return Done(self.scan(rows, ids))
 
     def topk(self) -> list[TopK]:
         raise NotImplementedError
@@ -249,3 +238,22 @@ class OneAtATime:
     def topk_later(self) -> Callable[[], list[TopK]]:
         lists = self.topk()
         return lambda: lists
+
+
+class SomeAhead:
+    """What makes a `Scanner` of a class that begins blocks and lists, which are fetched later."""
+
+    def guess(self, near: NDArray[np.int32]) -> None:
+        """Not taken: bounds of a device are looked at for many rows together."""
+
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
+        return self.start(rows, ids).result()
+
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
+        raise NotImplementedError
+
+    def topk(self) -> list[TopK]:
+        return self.topk_later()()
+
+    def topk_later(self) -> Callable[[], list[TopK]]:
+        raise NotImplementedError

@@ -49,12 +49,7 @@ class OracleScanner(OneAtATime):
             for t in self.tests
         ]
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         widest = max((len(test.rows) for test in self.tests), default=0)
         step = max(1, _SCORES_AT_ONCE // max(1, widest))
         starts = range(0, max(1, len(rows)), step)

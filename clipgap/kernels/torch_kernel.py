@@ -78,12 +78,7 @@ class TorchScanner(OneAtATime):
             for t in self.tests
         ]
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
+    def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         shape = (len(rows), len(self.tests))
         result = BlockResult(
             np.full(shape, -np.inf),

@@ -55,6 +55,15 @@ class Columns:
     thickness: torch.Tensor
 
 
+@dataclass(frozen=True)
+class Bars:
+    """What a pair's upper bound has to reach one of, or it cannot matter."""
+
+    floor: torch.Tensor  # of its column
+    best: torch.Tensor  # of its row; the filter raises it by what it sees
+    margin: torch.Tensor | None  # the same for what is above the column's threshold
+
+
 class Quantise(Protocol):
     """Integers and measures of rows; see triton_kernels/quantise.py."""
 

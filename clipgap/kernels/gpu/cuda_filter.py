@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from clipgap.kernels.gpu.bounds import Rows
+from clipgap.kernels.gpu.bounds import Bars, Rows
 from clipgap.kernels.gpu.cuda_modules import Module, load
 from clipgap.kernels.gpu.cuda_shapes import MULTIPLE, Shape, depth_of, shape_for
 from clipgap.kernels.gpu.panels import Panel
@@ -37,26 +37,21 @@ class CudaFilter:
         return cls(module, device, shape, processors, PAIRS)
 
     def run(
-        self,
-        config: Shape,
-        rows: Rows,
-        panel: Panel,
-        floor: torch.Tensor,
-        best: torch.Tensor,
-        margin: torch.Tensor | None,
-        queued: torch.Tensor,
+        self, config: Shape, rows: Rows, panel: Panel, bars: Bars, queued: torch.Tensor
     ) -> None:
         row_tiles = len(rows.operand) // config.tile
         column_tiles = len(panel.operand) // config.columns
         blocks, stretch = self._cut(config, row_tiles, column_tiles)
         slices = rows.operand[0].nbytes // config.slice
+        with_margin = bars.margin is not None
         # The kernel for an H100 learns its stages when it is launched.
         stages = [] if config.stages_are_built_in else [np.int32(config.stages)]
         self._module.launch(
-            config.kernel + ("" if margin is None else "_margin"),
+            config.kernel + ("_margin" if with_margin else ""),
             blocks, config.threads, config.shared,
             [rows.operand, panel.operand, np.int32(slices), *stages, rows.offset, rows.width,
-             best, margin, panel.start, floor, panel.tau_floor if margin is not None else None,
+             bars.best, bars.margin, panel.start, bars.floor,
+             panel.tau_floor if with_margin else None,
              panel.thickness, self.queue, queued, np.int32(self.queue.shape[1]),
              np.int32(row_tiles), np.int32(column_tiles), np.int32(config.band), np.int32(stretch)],
         )  # fmt: skip

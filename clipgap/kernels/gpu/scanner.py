@@ -27,7 +27,14 @@ from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
 from clipgap.kernels.gpu.devices import free_bytes, lock_pages, telling
 from clipgap.kernels.gpu.panels import Panel, cut, lists_of, load_lists, prepare
 from clipgap.kernels.gpu.steps import Steps, Survivors, Winners
-from clipgap.kernels.interface import BlockResult, Counters, Scanner, TestSet, TopK
+from clipgap.kernels.interface import (
+    BlockResult,
+    Counters,
+    Scanner,
+    SomeAhead,
+    TestSet,
+    TopK,
+)
 from clipgap.memory import Lock
 
 FIRST_ROWS = 2048  # of the first part
@@ -58,7 +65,7 @@ class _Tables:
             mine.copy_(theirs, non_blocking=True)
 
 
-class GpuScanner:
+class GpuScanner(SomeAhead):
     """`Scanner` on one device."""
 
     ahead = 2
@@ -113,19 +120,10 @@ class GpuScanner:
         if isinstance(other, GpuScanner):
             self.config, self._tuned = other.config, other._tuned
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
-        return self.start(rows, ids).result()
-
     def start(
         self,
         rows: NDArray[np.float16] | torch.Tensor,
         ids: NDArray[np.int64] | torch.Tensor,
-        near: NDArray[np.int32] | None = None,
     ) -> _Block:
         """Queue a block; `result()` of what comes back waits for it.
 
@@ -134,9 +132,6 @@ class GpuScanner:
         self._begun += len(rows)
         with telling(self.device):
             return _Block(self, rows, ids)
-
-    def topk(self) -> list[TopK]:
-        return self.topk_later()()
 
     def topk_later(self) -> Callable[[], list[TopK]]:
         with telling(self.device):

@@ -14,13 +14,21 @@ import torch
 from numpy.typing import NDArray
 
 from clipgap.kernels.gpu.scanner import GpuScanner
-from clipgap.kernels.interface import BlockResult, Counters, Pending, Scanner, TestSet, TopK
+from clipgap.kernels.interface import (
+    BlockResult,
+    Counters,
+    Pending,
+    Scanner,
+    SomeAhead,
+    TestSet,
+    TopK,
+)
 from clipgap.kernels.oracle import merge_topk
 
 _BLOCKS_BETWEEN_TALKS = 4
 
 
-class SeveralGpus:
+class SeveralGpus(SomeAhead):
     """`Scanner` on all devices of a node."""
 
     block_rows = GpuScanner.block_rows
@@ -52,20 +60,7 @@ class SeveralGpus:
             for mine, before in zip(self._scanners, other._scanners, strict=True):
                 mine.begin_like(before)
 
-    def scan(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> BlockResult:
-        return self.start(rows, ids).result()
-
-    def start(
-        self,
-        rows: NDArray[np.float16],
-        ids: NDArray[np.int64],
-        near: NDArray[np.int32] | None = None,
-    ) -> Pending:
+    def start(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> Pending:
         if self._since_talk == _BLOCKS_BETWEEN_TALKS * len(self._scanners):
             self._since_talk = 0
             self._share_bounds()
@@ -77,9 +72,6 @@ class SeveralGpus:
     def ended(self, index: int) -> None:
         """A block of this scanner was fetched."""
         self._under_way[index] -= 1
-
-    def topk(self) -> list[TopK]:
-        return self.topk_later()()
 
     def topk_later(self) -> Callable[[], list[TopK]]:
         asked = [scanner.topk_later() for scanner in self._scanners]

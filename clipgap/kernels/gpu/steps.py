@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from clipgap.kernels.gpu.bounds import Bounds, LayOut, Quantise, Rows
+from clipgap.kernels.gpu.bounds import Bars, Bounds, LayOut, Quantise, Rows
 from clipgap.kernels.gpu.panels import Panel
 from clipgap.triton_kernels import INTERPRETED, expand, merge, quantise, refine
 from clipgap.triton_kernels.quantise import Layout
@@ -50,9 +50,6 @@ class Survivors:
 
     pairs: torch.Tensor  # (2, capacity) int32: row, column
     count: torch.Tensor  # (1,) int64; runs past the capacity when some did not fit
-    best: torch.Tensor  # the filter's bounds of rows, as it left them
-    margin: torch.Tensor | None
-    floor: torch.Tensor  # the bounds of columns that it used
     queued: torch.Tensor  # (1,) int64: words of the queue that the pairs were made of
     queue_capacity: int
 
@@ -76,18 +73,8 @@ class Filter(Protocol):
         """Ways to run it; the first is the one to expect."""
         ...
 
-    def run(
-        self,
-        config: Any,
-        rows: Rows,
-        panel: Panel,
-        floor: torch.Tensor,
-        best: torch.Tensor,
-        margin: torch.Tensor | None,
-        queued: torch.Tensor,
-    ) -> None:
-        """Queue pairs whose upper bound reaches `best`, `floor` or `margin`; raises `best` and
-        `margin`."""
+    def run(self, config: Any, rows: Rows, panel: Panel, bars: Bars, queued: torch.Tensor) -> None:
+        """Queue pairs that clear a bar, and raise those of rows."""
         ...
 
 
@@ -116,12 +103,12 @@ class Steps:
         """Pairs whose upper bound reaches `best`, `floor` or `margin`; raises `best`, `margin`."""
         device, queue = rows.operand.device, self.filter_kernel.queue
         queued, count = nothing_queued(device), nothing_queued(device)
-        self.filter_kernel.run(config, rows, panel, floor, best, margin, queued)
+        self.filter_kernel.run(config, rows, panel, Bars(floor, best, margin), queued)
         expand.expand(
             queue, queued, self.filter_kernel.group, (floor, panel.tau_floor), best, margin,
             self._pairs, count, 4 * self._processors,
         )  # fmt: skip
-        return Survivors(self._pairs, count, best, margin, floor, queued, queue.shape[1])
+        return Survivors(self._pairs, count, queued, queue.shape[1])
 
     def score(
         self,

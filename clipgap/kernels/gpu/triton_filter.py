@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from clipgap.kernels.gpu.bounds import Rows
+from clipgap.kernels.gpu.bounds import Bars, Rows
 from clipgap.kernels.gpu.panels import Panel
 from clipgap.triton_kernels import INTERPRETED, configs, filter
 from clipgap.triton_kernels.quantise import ROW_BY_ROW
@@ -35,13 +35,11 @@ class TritonFilter:
         config: configs.FilterConfig,
         rows: Rows,
         panel: Panel,
-        floor: torch.Tensor,
-        best: torch.Tensor,
-        margin: torch.Tensor | None,
+        bars: Bars,
         queued: torch.Tensor,
     ) -> None:
         filter.filter(
             rows.operand, panel.operand, (rows.offset, rows.width),
-            (panel.start, floor, panel.tau_floor, panel.thickness), best, margin,
+            (panel.start, bars.floor, panel.tau_floor, panel.thickness), bars.best, bars.margin,
             self.queue, queued, config, self._processors * config.per_processor,
         )  # fmt: skip
