@@ -7,11 +7,15 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from tests.thorough import THOROUGH
+
+if TYPE_CHECKING:
+    from tests.lifecycle import House
 
 # Set before anything imports Triton: without a GPU its kernels run interpreted.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
@@ -41,6 +45,21 @@ def _torch_threads_as_found() -> Iterator[None]:
         left = torch.get_num_threads()
         torch.set_num_threads(1)
         assert left == 1, f"PyTorch was left with {left} threads"
+
+
+@pytest.fixture(scope="module")
+def house_of_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """Where the commands of a file of `test_lifecycle*` run."""
+    from tests.lifecycle import open_house
+
+    yield from open_house(tmp_path_factory.mktemp("lifecycle"))
+
+
+@pytest.fixture
+def house(house_of_file: House) -> House:
+    """It, as new."""
+    house_of_file.renew()
+    return house_of_file
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

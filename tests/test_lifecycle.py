@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.lifecycle import (
     BAD_CALL,
@@ -22,23 +19,10 @@ from tests.lifecycle import (
     House,
     check_nothing_half,
     every,
-    open_house,
     without_lock,
 )
 from tests.lifecycle_cases import DEALT, OUT, Case
 from tests.thorough import spread
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from open_house(tmp_path_factory.mktemp("lifecycle"))
-
-
-@pytest.fixture
-def house(_house: House) -> House:
-    _house.renew()
-    return _house
-
 
 # --- an undisturbed run, and what is said to it afterwards -----------------------------------
 
@@ -165,7 +149,7 @@ def test_shares_make_the_whole(house: House, case: Case) -> None:
     assert ended.code == case.code, ended.said
     assert house.tree(case) == whole
     house.renew_with(case, "parts")
-    for n in house.killed_at(case, spread(len(ended.writes), 3), merge):
+    for n in house.killed_at(case, ended.writes, spread(len(ended.writes), 3), merge):
         ended = server.run([*merge, "--resume"])
         assert ended.code == case.code, f"write {n}: {ended.said}"
         assert house.tree(case) == whole, f"write {n}"

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
-
-import pytest
 
 from tests.faults import Fault
 from tests.lifecycle import (
@@ -21,28 +18,16 @@ from tests.lifecycle import (
     check_finished_is_whole,
     check_nothing_half,
     every,
-    open_house,
 )
 from tests.lifecycle_cases import Case
 from tests.thorough import one_of_each, spread
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from open_house(tmp_path_factory.mktemp("lifecycle"))
-
-
-@pytest.fixture
-def house(_house: House) -> House:
-    _house.renew()
-    return _house
 
 
 @every()
 def test_killed_at_any_write(house: House, case: Case) -> None:
     whole, writes = house.known(case)
     inputs = house.tree(case)
-    for n in house.killed_at(case, one_of_each(writes, case.kills)):
+    for n in house.killed_at(case, writes, one_of_each(writes, case.kills)):
         check_nothing_half(house, case, inputs)
         ended = house.resume(case)
         assert ended.code == case.code, f"write {n}: {ended.said}"
@@ -54,7 +39,7 @@ def test_killed_while_overwriting(house: House, case: Case) -> None:
     whole = house.finished(case)
     writes = house.run(case, "--overwrite").writes
     numbers = spread(len(writes), min(case.kills or 8, 8))
-    for n in house.killed_at(case, numbers, [*case.arguments, "--overwrite"]):
+    for n in house.killed_at(case, writes, numbers, [*case.arguments, "--overwrite"]):
         check_finished_is_whole(house, case)
         ended = house.resume(case)
         assert ended.code == case.code, f"write {n}: {ended.said}"

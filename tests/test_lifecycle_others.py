@@ -31,24 +31,11 @@ from tests.lifecycle import (
     House,
     every,
     is_visible,
-    open_house,
     without_lock,
 )
 from tests.lifecycle_cases import CASES, OUT, Case
 from tests.lifecycle_server import Ended
 from tests.thorough import THOROUGH
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    yield from open_house(tmp_path_factory.mktemp("lifecycle"))
-
-
-@pytest.fixture
-def house(_house: House) -> House:
-    _house.renew()
-    return _house
-
 
 # --- others ---------------------------------------------------------------------------------
 
@@ -323,8 +310,8 @@ KEY, WRONG = "key-of-a-bucket", "not-the-password"
 
 
 @pytest.fixture(scope="module")
-def site(_house: House) -> Iterator[str]:
-    with guarded_site(_house.folder) as address:
+def site(house_of_file: House) -> Iterator[str]:
+    with guarded_site(house_of_file.folder) as address:
         yield address
 
 
