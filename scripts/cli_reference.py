@@ -49,6 +49,7 @@ train-table = true
 
 `scan` and `gap` write the configuration they resolved to `OUT.toml`, next to the output folder;
 `clipgap scan --config OUT.toml` is the same call again, and `--resume` goes on where it stopped.
+Its last line has a sum: a call with a file that is no longer as it was written says so.
 
 ## Stopping and going on
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import io
 import os
 import shutil
 import subprocess
@@ -30,6 +31,13 @@ class Fault:
     stays: bool = False
     short: bool = False
     below: str = ""  # a folder inside
+
+
+class LyingFile(io.FileIO):
+    """A file of Python's on such a disk: each last byte is another."""
+
+    def write(self, content: Any) -> int:
+        return super().write(bytes(content)[:-1] + b"?")
 
 
 def compiled(folder: Path) -> dict[str, str]:

@@ -115,6 +115,34 @@ def test_a_saved_configuration_gives_the_same_scan(
     assert (data / "again.toml").exists()
 
 
+def test_settings_that_were_changed_are_told_of(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the bit is, in the sum too; files without our first line are somebody's own."""
+
+    def said(*arguments: str) -> str:
+        assert main(["gap", *arguments]) == 0
+        return capsys.readouterr().err
+
+    again = ["ref.npy", *SETS, "-o", "x", "--resume"]
+    said(*again)
+    saved = data / "x.toml"
+    whole = saved.read_bytes()
+    for at in (whole.index(b"# Again"), whole.index(b"ref.npy"), whole.index(b"# SHA-256"), -2):
+        damaged = bytearray(whole)
+        damaged[at] ^= 1
+        saved.write_bytes(damaged)
+        said(*again, "--dry-run")
+        assert saved.read_bytes() == damaged
+        assert "x.toml was edited, or damaged; it is written anew" in said(*again)
+        assert saved.read_bytes() == whole
+    assert "edited" not in said("--config", "x.toml", "-o", "y")
+    saved.write_bytes(whole.replace(b"ref.npy", b"a.npy"))
+    assert "If you edited it, remove its first line." in said("--config", "x.toml", "-o", "z")
+    saved.write_bytes(saved.read_bytes().partition(b"\n")[2])
+    assert "edited" not in said("--config", "x.toml", "-o", "z", "--overwrite")
+
+
 def test_dry_run_computes_and_writes_nothing(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -268,7 +268,7 @@ def test_a_sentence_breaks_between_words_where_somebody_reads_it(
     text = io.StringIO()
     console = Console(file=text, width=20, force_terminal=terminal, _environ={"TERM": "xterm"})
     monkeypatch.setattr("clipgap.cli.shell.stdout", lambda: console)
-    shell = Shell(None, "check", False, False, None, {}, False, False)
+    shell = Shell(None, "check", False, False, None, {}, False, False, False)
     path = "Open a/rather/long/path/to/index.html"
     shell.result({}, [words.Sentence("Of ten test images some leak, which is proved."), path])
     *said, last = text.getvalue().splitlines()

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 import clipgap
+from clipgap.dedup.notes import Notes
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
+from clipgap.files.sums import FileSum
 from clipgap.keep.lists import open_keep
 from clipgap.runs.executors import Here
 from clipgap.runs.how import Progress
@@ -206,6 +209,19 @@ def test_damaged_notes_are_made_again_or_named(
             assert tree(out) == tree(tmp_path / "whole"), at
             shutil.rmtree(out)
         shutil.rmtree(work, ignore_errors=True)
+
+
+def test_the_sum_of_an_array_is_of_what_was_put_into_it(tmp_path: Path) -> None:
+    """Not of what lies on the disk, which may be other bytes by then."""
+    notes = Notes(tmp_path)
+    whole = tmp_path / "whole.npy"
+    for name, rows in (("rows.npy", 2), ("none.npy", 0)):
+        np.save(whole, array := np.arange(3 * rows).reshape(rows, 3))
+        np.save(tmp_path / name, np.zeros_like(array))
+        notes._arrays[name] = np.load(tmp_path / name, mmap_mode="c")
+        notes._arrays[name][:] = array
+        notes.add(name, {}, [name])
+        assert notes.of(name) == {"files": {name: asdict(FileSum.of(whole))}}
 
 
 def test_units_that_are_done_stay_done(store: Path, tmp_path: Path) -> None:

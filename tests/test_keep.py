@@ -23,6 +23,7 @@ from clipgap.keep.lists import KeepList, open_keep
 from clipgap.keep.uids import parse_uids
 from clipgap.keep.writing import KeepWriter
 from clipgap.runs.how import How
+from tests.faults import LyingFile
 from tests.worlds import flip_bit, tree
 
 SIZES = (90, 0, 133, 1, 64)
@@ -156,6 +157,18 @@ def test_the_subset_file_of_datacomp(
         "manifest.json",
     ]
     assert open_keep(folder / "k").damaged() == []
+
+
+def test_a_subset_file_that_the_disk_made_another_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = uids.UidRuns(tmp_path / "runs")
+    runs.add(np.arange(6, dtype=np.uint64).reshape(2, 3))
+    assert runs.write(tmp_path / "right.npy") == FileSum.of(tmp_path / "right.npy")
+    monkeypatch.setattr(Path, "open", lambda path, mode: LyingFile(path, mode))
+    with pytest.raises(InputError, match="gives back other bytes than were written"):
+        runs.write(tmp_path / "wrong.npy")
+    assert not (tmp_path / "wrong.npy").exists()
 
 
 @pytest.mark.parametrize("other", ["0" * 31, "0" * 33, "g" + "0" * 31, "ä" + "0" * 30, ""])

@@ -724,7 +724,9 @@ def write_settings(folder: Path, command: str, settings: str) -> None:
     settings_file(folder).write_text(f"{HEADER} {command}\n# Again: …\n\n{settings}")
 
 
-def test_what_it_was_made_from(study: Study, tmp_path: Path) -> None:
+def test_what_it_was_made_from(
+    study: Study, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Sums, sizes, seeds, models and calls, as the inputs' manifests and settings say them."""
     folders = {name: copied(study, tmp_path, name) for name in ("scan", "rand-90", "eval")}
     write_settings(folders["rand-90"], "clipgap split", 'rand = 810\nsource = ["<b>"]\n')
@@ -737,6 +739,7 @@ def test_what_it_was_made_from(study: Study, tmp_path: Path) -> None:
         out=tmp_path / "r",
         gallery=2,
     )
+    assert "rand-90.toml was edited, or damaged" in caplog.text, "it has no sum"
     found = read(made.path)["made_from"]
     for one, folder in zip(found["inputs"], folders.values(), strict=True):
         manifest = json.loads((folder / MANIFEST).read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import struct
 import zlib
 from collections.abc import Sequence
@@ -26,7 +27,10 @@ from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import Ranks, as_planned, plan_train
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
+from clipgap.files.sums import FileSum
+from clipgap.runs.lock import PROGRESS
 from tests.clip_worlds import Picture, encoded, pictures, render, write_shards, write_tar
+from tests.faults import LyingFile
 from tests.shards import member, tar_bytes, write_keep
 from tests.train_worlds import (
     AfterBatches,
@@ -212,6 +216,28 @@ def test_the_latest_checkpoint_is_a_whole_one(tmp_path: Path) -> None:
     (folder / "tmp.pt").write_bytes(whole)
     (folder / ".epoch_11.pt.0.clipgap-tmp").write_bytes(whole)
     assert checkpoints.latest(tmp_path) == folder / "epoch_2.pt"
+
+
+def test_a_checkpoint_is_what_was_written_while_its_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / checkpoints.FOLDER
+    for name in (folder, tmp_path / PROGRESS):
+        name.mkdir()
+    for epoch in (1, 2):
+        checkpoints.save(tmp_path, Position(epoch), {"a": epoch})
+    two = folder / "epoch_2.pt"
+    assert checkpoints.noted_sums(tmp_path)[two.name] == FileSum.of(two)
+    shutil.copy(folder / "epoch_1.pt", two)
+    assert checkpoints.latest(tmp_path) == folder / "epoch_1.pt", "whole, but not what was written"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode: LyingFile(path, mode))
+        checkpoints.save(tmp_path, Position(2), {"a": 2})
+    assert checkpoints.latest(tmp_path) == folder / "epoch_1.pt"
+    lied = checkpoints.noted_sums(tmp_path)[two.name]
+    checkpoints.save(tmp_path, Position(2), {"a": 2})
+    assert lied == FileSum.of(two)
 
 
 def _flipped(content: bytes) -> bytes:

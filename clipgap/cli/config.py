@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,12 +18,14 @@ import typer
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
-from clipgap.files.settings import HEADER
+from clipgap.files.settings import HEADER, is_changed, summed
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore]
+
+LOG = logging.getLogger("clipgap")
 
 
 def key_of(parameter: Any) -> str:
@@ -45,6 +48,12 @@ def load(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def warn_of_changes(path: Path) -> None:
+    """Say so if settings that clipgap wrote are no longer as they were."""
+    if is_changed(path):
+        LOG.warning("%s was edited, or damaged. If you edited it, remove its first line.", path)
+
+
 def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None:
     """Write a resolved configuration that `--config` takes back, of the run that fills `out`."""
     from clipgap.files.atomic import remove_leftovers, write_atomic
@@ -60,7 +69,7 @@ def save(path: Path, command: str, values: Mapping[str, Any], out: Path) -> None
     # for long before it has any notes leaves it here.
     remove_leftovers(path.parent, path.name)
     with write_atomic(path, out / PROGRESS) as temporary:
-        temporary.write_bytes(text.encode("utf-8", "surrogateescape"))
+        temporary.write_bytes(summed(text.encode("utf-8", "surrogateescape")))
 
 
 def content(values: Mapping[str, Any]) -> str:

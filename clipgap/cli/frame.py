@@ -267,6 +267,8 @@ class _Spread:
     def _shell(self, context: typer.Context, values: Mapping[str, Any]) -> Shell:
         common = _take(Common, values)
         set_up_logging(common.verbose, common.quiet)
+        if common.config is not None:
+            config.warn_of_changes(common.config)
         declared = {p.name: p for p in context.command.params}
         typed = {
             name
@@ -287,6 +289,7 @@ class _Spread:
             },
             all_from_config=not typed.intersection(kept),
             is_share=values.get("num_shards") is not None,
+            is_dry=bool(values.get("dry_run")),
         )
 
 

@@ -17,7 +17,7 @@ from clipgap.cli import config, words
 from clipgap.cli.consoles import printing, say, shown, stderr, stdout
 from clipgap.cli.signals import stop_on_signals
 from clipgap.files.addresses import public
-from clipgap.files.settings import settings_file
+from clipgap.files.settings import is_changed, settings_file
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -54,6 +54,7 @@ class Shell:
     settings: Mapping[str, Any]  # option name -> value, without those that only say how to run
     all_from_config: bool  # no setting was typed: the config file says it all
     is_share: bool  # whoever merges the shares saves the settings
+    is_dry: bool
 
     @property
     def width(self) -> int | None:
@@ -106,6 +107,8 @@ class Shell:
             watch = Watch(display, begun, self.call())
             with stop_on_signals(watch.stop, self.note, stopping):
                 yield watch
+        if out is not None and watch.last is None and not self.is_dry:
+            self.mend_settings(out)
 
     def check_settings_file(self, out: Path) -> None:
         """Before any work: will `save_settings` be able to write?"""
@@ -117,6 +120,12 @@ class Shell:
         if not (self.is_share or self._settings_are_at(out)):
             config.save(settings_file(out), self.command, self.settings, notes or out)
             LOG.info("configuration saved as %s", settings_file(out))
+
+    def mend_settings(self, out: Path) -> None:
+        """Write those of a folder that is complete anew, if they are no longer as they were."""
+        if is_changed(path := settings_file(out)):
+            LOG.warning("%s was edited, or damaged; it is written anew", path)
+            self.save_settings(out)
 
     def call(self) -> dict[str, str]:
         """This call as plain data, for `call_again`."""

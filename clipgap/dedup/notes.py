@@ -26,7 +26,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import Form
 from clipgap.files.folders import remove
-from clipgap.files.sums import FileSum
+from clipgap.files.sums import FileSum, Hashed
 from clipgap.runs.how import How
 from clipgap.runs.output import Kind, open_output
 from clipgap.runs.units import Ledger, Made
@@ -93,7 +93,7 @@ class Notes:
             array = self._arrays[name]
             if self.folder is not None and isinstance(array, np.memmap):
                 array.flush()
-                sums[name] = asdict(FileSum.of(self.folder / name))
+                sums[name] = asdict(_sum_of(array))
         self.ledger.add(Made({step: {**record, "files": sums}}))
 
     def new_array(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
@@ -126,6 +126,14 @@ class Notes:
 def work_folder(out: Path) -> Path:
     """Where the notes of the run that makes `out` lie."""
     return out.with_name(f"{out.name}.work")
+
+
+def _sum_of(array: NDArray[Any]) -> FileSum:
+    """Of the file that an array is, as it should be, whatever the disk made of it."""
+    hashed = Hashed()
+    np.lib.format.write_array_header_1_0(hashed, np.lib.format.header_data_from_array_1_0(array))
+    hashed.write(array.reshape(-1).view(np.uint8).data)
+    return hashed.sum
 
 
 def _take_room(path: Path) -> None:

@@ -43,25 +43,28 @@ class FileSum:
 class Hashed:
     """A file to write to, from its first byte to its last.
 
-    Its sum is that of the bytes that were given: read back, a file may already be another.
+    Its sum is that of the bytes that were given: read back, a file may already be another. Where
+    there is no file it only sums.
     """
 
     closed = False
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes] | None = None) -> None:
         self._file = file
         self._digest, self._size = hashlib.sha256(), 0
 
     def write(self, content: bytes | memoryview) -> int:
         self._digest.update(content)
-        self._size += memoryview(content).nbytes
-        return self._file.write(content)
+        size = memoryview(content).nbytes
+        self._size += size
+        return size if self._file is None else self._file.write(content)
 
     def tell(self) -> int:
         return self._size
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Whoever opened the file closes it."""

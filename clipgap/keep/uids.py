@@ -7,6 +7,8 @@ memory. So they are collected in sorted runs on disk, which are merged slice by 
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import shutil
 import threading
 from collections.abc import Iterator
@@ -18,10 +20,12 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.files.atomic import write_atomic
+from clipgap.files.sums import FileSum, Hashed
 
 UID = np.dtype("u8,u8")
 """High and low half, as in DataComp's own files."""
 
+_CHUNK = 1 << 20
 _DIGITS = 32
 _RUN = 1 << 19
 """Uids of a run, and about as many of a slice."""
@@ -69,21 +73,24 @@ class UidRuns:
             if self._holding >= _RUN:
                 self._spill()
 
-    def write(self, path: Path) -> None:
+    def write(self, path: Path) -> FileSum:
         """Merge all runs into one sorted file."""
         with self._lock:
             self._spill()
         runs = [np.load(run, mmap_mode="r") for run in self._runs]
         with write_atomic(path) as temporary, temporary.open("w+b") as file:
             start, n = _write_header(file, sum(run.shape[1] for run in runs)), 0
+            given = hashlib.sha256()
             for high, low in _slices(runs):
                 uids = np.empty(len(high), UID)
                 uids["f0"], uids["f1"] = high, low
                 file.write(uids.view(np.uint8).data)
+                given.update(uids.view(np.uint8).data)
                 n += len(uids)
             file.seek(0)
             if _write_header(file, n) != start:  # NumPy leaves room for any number of digits
                 raise AssertionError("the header of an .npy file grew")
+            return _sum_of(file, n, given.digest())
 
     def discard(self) -> None:
         """Remove the runs."""
@@ -99,12 +106,27 @@ class UidRuns:
         self._held, self._holding = [], 0
 
 
-def _write_header(file: IO[bytes], n: int) -> int:
+def _write_header(file: IO[bytes] | Hashed, n: int) -> int:
     """Write the header of an .npy file of n uids, and say where it ends."""
     descr = np.lib.format.dtype_to_descr(UID)
     header = {"descr": descr, "fortran_order": False, "shape": (n,)}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()
+
+
+def _sum_of(file: IO[bytes], n: int, given: bytes) -> FileSum:
+    """The sum of a file of n uids, of which `given` is that of what was written behind the header.
+
+    The header comes first in it, and is known last. So the file is read again.
+    """
+    hashed, found = Hashed(), hashlib.sha256()
+    file.seek(_write_header(hashed, n))
+    while chunk := file.read(_CHUNK):
+        hashed.write(chunk)
+        found.update(chunk)
+    if found.digest() != given:
+        raise OSError(errno.EIO, "the disk gives back other bytes than were written")
+    return hashed.sum
 
 
 def _slices(

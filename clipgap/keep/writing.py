@@ -14,7 +14,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from clipgap.files.atomic import write_atomic
-from clipgap.files.parquet import FileSum, write_tables
+from clipgap.files.parquet import write_tables
 from clipgap.files.sums import AnySum, Hashed
 from clipgap.keep.lists import (
     DATACOMP,
@@ -165,8 +165,7 @@ class KeepWriter:
             if shard not in self._kept:
                 self.write(shard, _nothing(known["rows"]))
         if self._has_keys and self._all_uids:
-            self._uids.write(self.path / DATACOMP)
-            self._files[DATACOMP] = FileSum.of(self.path / DATACOMP)
+            self._files[DATACOMP] = self._uids.write(self.path / DATACOMP)
         rows = sum(shard["rows"] for shard in self._shards)
         counts = [self._kept[shard] for shard in range(len(self._kept))]
         entries = {

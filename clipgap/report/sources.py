@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +23,7 @@ from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.naming import Given, Named, named
 from clipgap.files.parquet import FileSum
-from clipgap.files.settings import read_settings
+from clipgap.files.settings import is_changed, read_settings, settings_file
 from clipgap.files.volumes import File, LocalFile
 from clipgap.heads.heads import Heads, open_heads
 from clipgap.keep.certificates import read_certificate
@@ -33,6 +34,8 @@ from clipgap.scan.result import ScanResult, open_scan
 from clipgap.shards.finding import TarShard, find_shards
 from clipgap.store.options import Mixing
 from clipgap.store.provenance import Meeting, Models, meet, models_in
+
+LOG = logging.getLogger(__name__)
 
 GAP_COLUMN = "reference"
 """What the reference is called when only its thresholds are known, from the scan."""
@@ -230,8 +233,11 @@ class Sources:
     @cached_property
     def calls(self) -> list[Mapping[str, str]]:
         """The settings that lie beside the folders, where there are some."""
-        found = (read_settings(folder) for folder in self.folders() if folder is not None)
-        return [call for call in found if call is not None]
+        folders = [folder for folder in self.folders() if folder is not None]
+        for path in map(settings_file, folders):
+            if is_changed(path):
+                LOG.warning("%s was edited, or damaged: its folder may be of another call", path)
+        return [call for call in map(read_settings, folders) if call is not None]
 
     @cached_property
     def certificates(self) -> dict[str, dict[str, Any]]:

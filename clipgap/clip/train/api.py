@@ -188,12 +188,16 @@ def noted_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def _finish(output: Output, plan: TrainPlan) -> dict[str, Any]:
-    from clipgap.clip.train.checkpoints import FOLDER, name_of
+    from clipgap.clip.train.checkpoints import FOLDER, name_of, noted_sums
 
     problems = Quarantine(output.path).problems()
     files = {QUARANTINE: write_quarantine(output.path, problems)} if problems else {}
-    checkpoint = f"{FOLDER}/{name_of(Position(plan.epochs))}"
-    for name in (checkpoint, LOSSES, *([PARAMETERS] if plan.options.objective == "clip" else [])):
+    last_name = name_of(Position(plan.epochs))
+    checkpoint = f"{FOLDER}/{last_name}"
+    # An earlier clipgap, whose run this went on with, noted none.
+    noted = noted_sums(output.path).get(last_name)
+    files[checkpoint] = noted or FileSum.of(output.path / checkpoint)
+    for name in (LOSSES, *([PARAMETERS] if plan.options.objective == "clip" else [])):
         files[name] = FileSum.of(output.path / name)
     last = reached(output.path)
     entries = {

@@ -2,6 +2,8 @@
 
 epoch_3.pt          after three epochs, as open_clip names it
 epoch_3_batch_40.pt after three epochs and 40 batches of each rank: where a run was stopped
+
+Until the run ends its notes have the sum of each, of what was given to the disk.
 """
 
 from __future__ import annotations
@@ -12,18 +14,22 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
 from clipgap.clip.checkpoints import read_content
 from clipgap.clip.train.order import Position
 from clipgap.files.atomic import write_atomic
+from clipgap.files.sums import FileSum, Hashed
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.units import Ledger, Made
 
 LOG = logging.getLogger(__name__)
 
-FOLDER = "checkpoints"
+FOLDER, SUMS = "checkpoints", f"{PROGRESS}/checkpoints.jsonl"
 _NAME = re.compile(r"epoch_(\d+)(?:_batch_(\d+))?\.pt")
 
 
@@ -41,11 +47,19 @@ def position_of(path: Path) -> Position | None:
 def latest(folder: Path) -> Path | None:
     """The checkpoint of the run in `folder` that is furthest on and whole."""
     found = [(p.epoch, p.batch, path) for path, p in _all(folder)]
+    sums = noted_sums(folder)
     for _, _, path in sorted(found, reverse=True):
-        if is_whole(path):
+        if FileSum.of(path) == sums[path.name] if path.name in sums else is_whole(path):
             return path
         LOG.warning("%s is damaged or half-written; the one before it is taken", path)
     return None
+
+
+def noted_sums(folder: Path) -> dict[str, FileSum]:
+    """What the unfinished run in `folder` noted of its checkpoints, by their names."""
+    sums = Ledger(folder / SUMS)
+    sums.load()
+    return {name: FileSum(**record["files"][name]) for name, record in sums.records.items()}
 
 
 def is_whole(path: Path) -> bool:
@@ -87,14 +101,17 @@ def saved_whole() -> Iterator[None]:
 
     def save_whole(obj: Any, f: Any, *args: Any, **kwargs: Any) -> None:
         if isinstance(f, str | Path):
-            with write_atomic(f) as temporary, temporary.open("wb") as file:
-                try:
-                    original(obj, file, *args, **kwargs)
-                except RuntimeError as error:
-                    # Torch closes its archive, and complains that this is cut short.
-                    if isinstance(error.__context__, OSError):
-                        raise error.__context__ from None
-                    raise
+            with write_atomic(f) as temporary:
+                with temporary.open("wb") as file:
+                    hashed = Hashed(file)
+                    try:
+                        original(obj, cast("IO[bytes]", hashed), *args, **kwargs)
+                    except RuntimeError as error:
+                        # Torch closes its archive, and complains that this is cut short.
+                        if isinstance(error.__context__, OSError):
+                            raise error.__context__ from None
+                        raise
+                _note(Path(f), hashed.sum)
         else:
             original(obj, f, *args, **kwargs)
 
@@ -103,6 +120,14 @@ def saved_whole() -> Iterator[None]:
         yield
     finally:
         torch.save = original
+
+
+def _note(checkpoint: Path, written: FileSum) -> None:
+    """Before the file gets its name, so that none of a run stands without its sum."""
+    sums = checkpoint.parent.parent / SUMS
+    if sums.parent.is_dir():
+        name = checkpoint.name
+        Ledger(sums).add(Made({name: {"files": {name: asdict(written)}}}))
 
 
 def _all(folder: Path) -> list[tuple[Path, Position]]:
