@@ -70,7 +70,7 @@ def two(rounds: int, ours: Callable[[], Any], peer: Callable[[], Any]) -> dict[s
 def race_step(
     rows: Halves, clusters: int, labelled: bool, rounds: int, compute: Compute
 ) -> dict[str, Any]:
-    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    source = held(rows)
     assignment = Assignment(source, compute, unlabelled(rows))
     centroids = step(Centroids(rows[:clusters].copy()), assignment)
     before = assignment.label.copy()
@@ -101,7 +101,7 @@ def race_step(
 def race_kmeans(
     rows: Halves, clusters: int, iterations: int, rounds: int, compute: Compute
 ) -> dict[str, Any]:
-    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    source = held(rows)  # as the peer has them
     seeds, wide = rows[:clusters].copy(), rows.astype(np.float32)
 
     def ours() -> None:
@@ -131,9 +131,7 @@ def race_within(
 ) -> dict[str, Any]:
     if copies:
         rows = with_copies(rows)
-    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
-    for _ in source.blocks("reading"):
-        pass
+    source = held(rows)
     label = (np.arange(len(rows)) // size).astype(np.int32)
     labels = Labels(label, np.zeros(0), int(label[-1]) + 1)
     settings = DedupSettings((EPSILON,), DedupOptions(labels.clusters))
@@ -165,6 +163,14 @@ def race_within(
         "kept": kept["ours"],
         "kept_by_peer": kept["peer"],
     }
+
+
+def held(rows: Halves) -> RowSource:
+    """Rows that are in memory before the race begins."""
+    source = RowSource(array_store(rows), "error", Watch(), memory=1 << 40)
+    for _ in source.blocks("reading"):
+        pass
+    return source
 
 
 def unlabelled(rows: Halves) -> NDArray[np.int32]:

@@ -234,11 +234,11 @@ def main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32
     """
     wide = rows.astype(np.float32)
     wide -= wide.mean(axis=0)
+    spread = wide.T @ wide  # once: a step through the rows themselves costs as much each time
     found = np.random.default_rng(0).standard_normal((rows.shape[1], count), np.float32)
     for _ in range(4):
-        found = np.linalg.qr(wide.T @ (wide @ found))[0]
-    seen = wide @ found
-    turn = np.linalg.eigh(seen.T @ seen)[1][:, ::-1]  # strongest first
+        found = np.linalg.qr(spread @ found)[0]
+    turn = np.linalg.eigh(found.T @ (spread @ found))[1][:, ::-1]  # strongest first
     return np.ascontiguousarray((found @ turn).T)
 
 
@@ -283,8 +283,8 @@ class CpuScanner(OneAtATime):
         self._used = 0
         self._near: NDArray[np.int32] | None = None
         self.may_look_first = True
-        # Pairs until the filter is tried with a first look: tens of times what trying costs.
-        self._look_at = 700_000_000 + 12_000 * len(columns)
+        # Pairs until the filter is tried with a first look: a few times what trying costs.
+        self._look_at = 200_000_000 + 4_000 * len(columns)
         self._pairs_before = 0
 
     def __del__(self) -> None:
