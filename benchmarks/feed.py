@@ -4,9 +4,11 @@
 
 The host's part is a scan with a kernel that answers at once: blocks are read, checked and admitted,
 then columns are filled and counted, parquet, SHA-256 and the flush. The writer alone is a scan of
-blocks that lie in memory: all but the reading. Then the true kernel, from files to tables and fed
-from memory, by turns. All is processor time, which holds where others use the machine too; files
-lie in the page cache. Rows are appended to `benchmarks/results`.
+blocks that lie in memory: all but the reading, and less what a scan of one row takes, since a scan
+begins and ends once, however many rows there are. Four writers have a shard each, as on a GPU. Then
+the true kernel, from files to tables and fed from memory, by turns. All is processor time, which
+holds where others use the machine too, but for what four writers gain by the clock; files lie in
+the page cache. Rows are appended to `benchmarks/results`.
 """
 
 from __future__ import annotations
@@ -39,14 +41,24 @@ from clipgap.kernels.interface import (
     TopK,
 )
 from clipgap.machine import cores
+from clipgap.memory import reusing
 from clipgap.scan.api import plan_scan
 from clipgap.scan.inputs import Block, BlockReader
 from clipgap.store.writer import StoreWriter
 from clipgap.synthetic.rows import blocks, clip_like
 
 D, K, SHARD_ROWS = 640, 32, 131_072
+MANY = 4  # shards that are written at a time
 POINTS = (16_384, 8_192)
 
+
+WRITING = (
+    "writing",
+    "writing with keys",
+    "writing six sets",
+    "writing six sets with keys",
+    "four writing six sets",
+)
 
 Against = dict[str, Any]
 """Test sets, and the gap to them if there is one: what `scan` takes of them."""
@@ -58,8 +70,8 @@ class AtOnce(OneAtATime):
     name = "at once"
     block_rows = 65_536
 
-    def __init__(self, tests: list[TestSet], k: int) -> None:
-        self.counters = Counters()
+    def __init__(self, tests: list[TestSet], k: int, writers: int = 1) -> None:
+        self.counters, self.writers = Counters(), writers
         self._lists = [
             TopK(np.full((len(t.rows), k), -np.inf), np.full((len(t.rows), k), NO_ID))
             for t in tests
@@ -102,7 +114,7 @@ class Workshop:
     def __init__(self, folder: Path, rows: int, threads: int) -> None:
         self.folder, self.rows, self.threads = folder, rows, threads
         self.racers: dict[str, Racer] = {}
-        self.blocks: dict[Path, list[tuple[Block, bool]]] = {}
+        self.blocks: dict[Path, list[tuple[Block, bool]]] = {}  # by turns of shards
 
     def store(self, name: str, rows: int, seed: int, keys: bool) -> Path:
         path, first = self.folder / name, 0
@@ -127,18 +139,25 @@ class Workshop:
         out = self.folder / "out"
         clipgap.scan(train, **against, k=K, out=out, threads=self.threads)
 
-    def write(self, train: Path, against: Against) -> None:
+    def write(self, train: Path, against: Against, writers: int = 1) -> None:
         """A scan of blocks that were read before."""
         if train not in self.blocks:
             plan = plan_scan(train, **against)
-            with BlockReader(plan, AtOnce.block_rows, 1) as reader:
+            with BlockReader(plan, AtOnce.block_rows, 1, together=MANY) as reader:
                 self.blocks[train] = list(reader.blocks(range(len(plan.train.shards))))
-        reader = FromMemory(self.blocks[train])
-        with mock.patch("clipgap.scan.work.BlockReader", lambda *asked: reader):
-            self.scan_at_once(train, against)
+        blocks = self.blocks[train]
+        if writers == 1:  # one shard after the other
+            blocks = sorted(blocks, key=lambda held: held[0].shard)
+        reader = FromMemory(blocks)
+        # As within any reader, so that memory of tables is used again.
+        with reusing(), mock.patch("clipgap.scan.work.BlockReader", lambda *asked: reader):
+            self.scan_at_once(train, against, writers)
 
-    def scan_at_once(self, train: Path, against: Against) -> None:
-        with mock.patch("clipgap.scan.work.make_scanner", lambda tests, k, **_: AtOnce(tests, k)):
+    def scan_at_once(self, train: Path, against: Against, writers: int = 1) -> None:
+        def scanner(tests: list[TestSet], k: int, **_: Any) -> AtOnce:
+            return AtOnce(tests, k, writers)
+
+        with mock.patch("clipgap.scan.work.make_scanner", scanner):
             self.scan(train, against)
 
     def kernel(self, rows: NDArray[np.float16], points: NDArray[np.float16]) -> None:
@@ -152,6 +171,12 @@ class Workshop:
         """Processor time of a row, in seconds."""
         return median(self.racers[name].processor) / self.rows
 
+    def of_rows(self, name: str, brief: str, what: str = "processor") -> float:
+        """Seconds of a row, without what a scan takes whatever its rows."""
+        taken, once = (getattr(self.racers[racer], what) for racer in (name, brief))
+        # Of few rows, as in a dry run, clocks may not see anything.
+        return max(median(taken) - median(once), 1e-9) / self.rows
+
 
 def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Row]:
     keyed = workshop.store("keyed", workshop.rows, 1, keys=True)
@@ -162,6 +187,7 @@ def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Ro
     reference = workshop.store("reference", 64, 3, keys=False)
     clipgap.gap(reference, tests, out=workshop.folder / "gap", threads=workshop.threads)
     six: Against = {"tests": tests, "gap": workshop.folder / "gap"}
+    brief = workshop.store("brief", 1, 1, keys=True)
     at_once = {
         "reading": partial(workshop.read, plain, few),
         "tables": partial(workshop.scan_at_once, plain, few),
@@ -170,6 +196,9 @@ def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Ro
         "writing with keys": partial(workshop.write, keyed, few),
         "writing six sets": partial(workshop.write, plain, six),
         "writing six sets with keys": partial(workshop.write, keyed, six),
+        "four writing six sets": partial(workshop.write, plain, six, MANY),
+        "a scan of one row": partial(workshop.write, brief, few),
+        "a scan of one row, six sets": partial(workshop.write, brief, six),
     }
     for name, run in at_once.items():
         workshop.add(name, run)
@@ -184,11 +213,25 @@ def measure(workshop: Workshop, rounds: int, points: tuple[int, ...]) -> list[Ro
     found: list[Row] = [
         {"figure": name, "value": round(1e6 * workshop.spent(name), 3), "unit": "core-µs a row"}
         for name in workshop.racers
+        if not name.startswith("a scan of one row")
     ]
-    for name in list(at_once)[3:]:
-        rate = 1e-6 / workshop.spent(name)
+    found += [
+        {"figure": name, "value": round(1e3 * median(racer.processor), 1), "unit": "core-ms"}
+        for name, racer in workshop.racers.items()
+        if name.startswith("a scan of one row")
+    ]
+    for name in WRITING:
+        once = "a scan of one row" + (", six sets" if "six" in name else "")
+        rate = 1e-6 / workshop.of_rows(name, once)
         unit = "million rows/s and core"
         found.append({"figure": f"the writer alone, {name}", "value": round(rate, 2), "unit": unit})
+    one, four = (
+        workshop.of_rows(name, "a scan of one row, six sets", "seconds")
+        for name in ("writing six sets", "four writing six sets")
+    )
+    found.append(
+        {"figure": "four writers / one, by the clock", "value": round(one / four, 2), "unit": "×"}
+    )
     for m in points:
         ratio = workshop.spent(f"kernel {m}") / workshop.spent(f"scan {m}")
         name = f"files to tables / kernel, {m:,} points"

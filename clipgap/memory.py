@@ -37,7 +37,10 @@ class _Pages:
             self._unlock()
 
 
-_spare: deque[_Pages] = deque(maxlen=4)  # taken from and put to by any thread, without a lock
+_spare: dict[int, deque[_Pages]] = {}
+"""Dropped pages by how many bits their size has, so that tables do not take the place of rows. Any
+thread takes from them and puts to them, without a lock."""
+_FEW = 4  # of a kind
 _passes = 0
 _counting = threading.Lock()
 _lock: Lock | None = None
@@ -84,20 +87,22 @@ def reusing(lock: Lock | None = None) -> Iterator[None]:
 
 def _spare_of(size: int) -> _Pages | None:
     """Pages of a dropped block that are enough, and not twice as many or more."""
-    for _ in range(len(_spare)):
-        try:
-            pages = _spare.popleft()
-        except IndexError:  # another thread was quicker
-            return None
-        if size <= len(pages.map) < 2 * size:
-            return pages
-        _spare.append(pages)
+    for kind in (size.bit_length(), size.bit_length() + 1):
+        spare = _spare.get(kind, deque())
+        for _ in range(len(spare)):
+            try:
+                pages = spare.popleft()
+            except IndexError:  # another thread was quicker
+                break
+            if size <= len(pages.map) < 2 * size:
+                return pages
+            spare.append(pages)
     return None
 
 
 def _give_back(pages: _Pages) -> None:
     if _passes:
-        _spare.append(pages)
+        _spare.setdefault(len(pages.map).bit_length(), deque(maxlen=_FEW)).append(pages)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.files.parquet import ROW_GROUP
 from clipgap.kernels.interface import BlockResult, Pending
+from clipgap.memory import blank
 from clipgap.scan.counts import Totals
 from clipgap.scan.outputs.base import RowOutput, SetOutput, Values
 from clipgap.scan.tables import TrainTable
@@ -71,7 +72,7 @@ class RowGroups:
         self._start = self._filled = 0
         self._keys: list[Any] = []
         self._ok = np.zeros(ROW_GROUP, np.bool_)
-        self._columns = [np.zeros(ROW_GROUP, field.column.dtype) for field in layout.table.fields]
+        self._columns: list[NDArray[Any]] = []  # of the row group that is being filled
         self._mapped = [
             layout.test_rows[part.place] if column.is_point and part.place is not None else None
             for part in layout.table.parts
@@ -99,16 +100,29 @@ class RowGroups:
             yield self._flush()
 
     def _fill(self, ok: NDArray[np.bool_], columns: Values, source: slice) -> None:
-        at: Any = slice(self._filled, self._filled + len(ok))
-        self._ok[at] = ok
-        if source.stop - source.start < len(ok):
-            at = self._filled + np.flatnonzero(ok)
+        if not self._filled:
+            self._columns = self._room()
+        here = slice(self._filled, self._filled + len(ok))
+        self._ok[here] = ok
         for held, mapped, column in zip(self._columns, self._mapped, columns, strict=True):
             values = column[source]
             if mapped is not None:
                 values = mapped[values]
-            # Adding zero turns -0.0 into 0.0: a kernel's order of summing must not show.
-            held[at] = values + 0.0 if values.dtype.kind == "f" else values
+            if len(values) < len(ok):
+                values, usable = np.zeros(len(ok), values.dtype), values
+                values[ok] = usable
+            if values.dtype.kind == "f":
+                # Adding zero turns -0.0 into 0.0: a kernel's order of summing must not show.
+                np.add(values, 0.0, out=held[here], casting="same_kind")
+            else:
+                held[here] = values
+
+    def _room(self) -> list[NDArray[Any]]:
+        """Columns of a row group, which lie where those of one that is written lay before."""
+        dtypes = [field.column.dtype for field in self._layout.table.fields]
+        ends = np.cumsum([ROW_GROUP * dtype.itemsize for dtype in dtypes])
+        parts = np.split(blank((int(ends[-1]),), np.uint8), ends[:-1])
+        return [part.view(dtype) for part, dtype in zip(parts, dtypes, strict=True)]
 
     def _flush(self) -> Any:
         n = self._filled
@@ -118,12 +132,13 @@ class RowGroups:
         rows = np.arange(self._start, self._start + n, dtype=np.int64)
         keys = pa.concat_arrays(self._keys) if self._keys else pa.nulls(n, pa.string())
         arrays = [pa.array(np.full(n, self._shard, np.int32)), pa.array(rows), keys]
-        # Copied, since the buffers are filled again while the row group lives on.
+        # The memory goes along with the row group, unless most of it would lie idle.
+        columns = self._columns if n == ROW_GROUP else [held[:n].copy() for held in self._columns]
         arrays += [
-            field.column.as_arrow(held[:n].copy(), missing)
-            for field, held in zip(self._layout.table.fields, self._columns, strict=True)
+            field.column.as_arrow(held, missing)
+            for field, held in zip(self._layout.table.fields, columns, strict=True)
         ]
-        self._start, self._filled, self._keys = self._start + n, 0, []
+        self._start, self._filled, self._keys, self._columns = self._start + n, 0, [], []
         return pa.Table.from_arrays(arrays, schema=self._schema)
 
     def _count(self, ok: NDArray[np.bool_]) -> None:
