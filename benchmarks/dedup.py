@@ -38,6 +38,7 @@ from clipgap.dedup.work import Clusters, CompareWork
 from clipgap.kernels.choose import make_scanner
 from clipgap.kernels.interface import TestSet
 from clipgap.kernels.options import Compute
+from clipgap.kernels.torch_kernel import torch_threads
 from clipgap.machine import cores
 from clipgap.runs.units import Made, Slot
 from clipgap.store.opening import array_store
@@ -196,23 +197,23 @@ def main() -> None:
     tiny = {"rows": 512, "clusters": 16, "iterations": 1, "rounds": 1, "cluster_rows": 128}
     options = read_options(parser, tiny, cluster_rows=LARGE)
     threads = cores()
-    torch.set_num_threads(threads)
     faiss.omp_set_num_threads(threads)
     compute = Compute(threads=threads)
     rows = synthetic.clip_like(options.rows, D)
     large = options.cluster_rows
     # The long race is run only twice: its figures are far apart.
-    found = [
-        *(
-            race_step(rows, options.clusters, labelled, options.rounds, compute)
-            for labelled in (False, True)
-        ),
-        *(
-            race_within(rows[: 2 * large], size, copies, options.rounds, compute)
-            for size, copies in ((large, False), (large, True), (large // 16, False))
-        ),
-        race_kmeans(rows, options.clusters, options.iterations, 2, compute),
-    ]
+    with torch_threads(threads):
+        found = [
+            *(
+                race_step(rows, options.clusters, labelled, options.rounds, compute)
+                for labelled in (False, True)
+            ),
+            *(
+                race_within(rows[: 2 * large], size, copies, options.rounds, compute)
+                for size, copies in ((large, False), (large, True), (large // 16, False))
+            ),
+            race_kmeans(rows, options.clusters, options.iterations, 2, compute),
+        ]
     shared = {
         "suite": "dedup",
         "d": D,

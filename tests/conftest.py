@@ -40,11 +40,13 @@ LONGEST = (
 @pytest.fixture(autouse=True)
 def _torch_threads_as_found() -> Iterator[None]:
     """Floats of a network differ by the number of threads, so none may be left to other tests."""
+    was_there = "torch" in sys.modules
     yield
     if torch := sys.modules.get("torch"):
         left = torch.get_num_threads()
         torch.set_num_threads(1)
-        assert left == 1, f"PyTorch was left with {left} threads"
+        # Whoever imports it first finds as many as there are cores.
+        assert left == 1 or not was_there, f"PyTorch was left with {left} threads"
 
 
 @pytest.fixture(scope="module")
