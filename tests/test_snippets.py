@@ -15,9 +15,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import typer
 
@@ -25,28 +22,59 @@ import clipgap
 from clipgap.__main__ import app, main
 from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.main import STUDIES
-from clipgap.clip.data.classes import imagenet_ids
-from clipgap.select.rules import Far, Prune
+from clipgap.clip.train import driver
 from clipgap.study.commands import Command, commands
 from clipgap.study.recipe import parse_recipe
 from clipgap.study.run import Study
-from tests.clip_worlds import pictures, write_folder
 from tests.report_worlds import shared_study
-from tests.shards import write_shard
-from tests.stores import keys_of, unit_rows, write_clip_retrieval
+from tests.snippet_worlds import MODEL, make_world
+from tests.train_worlds import launch_here
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-OUTPUT = re.compile(r"""(?:-o |out="|StoreWriter\(")([\w-]+)""")
+OUTPUT = re.compile(r"""(?:-o |--logs |out="|logs="|StoreWriter\(")([\w-]+)""")
+TINY = "tiny-clip.json"
+OWN = "--classnames names.txt --templates prompts.txt"
 SMALL = {
-    "100_000_000": "1_000",
-    "--clusters 50000": "--clusters 50",
+    "100_000_000": "40",
+    "1000, 2000": "10, 20",
+    "far=1000": "far=40",
+    "44_000_000": "12",
+    "13_000_000": "6",
+    "16_000_000": "8",
+    "--clusters 50000": "--clusters 5",
     "{00000..01023}": "{00000..00003}",
     "{00000..41407}": "{00000..00003}",
     "{00000..41455}": "{00000..00003}",
+    "{00000..00127}": "{00000..00003}",
+    "val/{000..009}": "laion/{00000..00000}",
     "--num-shards 16": "--num-shards 2",
+    "--epochs 32 --batch-size 4200": "--epochs 1 --batch-size 16",
+    "--epochs 90 --batch-size 256": "--epochs 1 --batch-size 4",
+    "--recipe vit-b-32-paper": f"--model {TINY} --epochs 1 --batch-size 16",
+    "--train-data laion --logs": "--train-data laion --epochs 1 --batch-size 16 --logs",
+    "epoch_32": "epoch_1",
+    "imagenet/train --keep keep": "photos --keep photos-kept",
+    "--model ViT-B-16-plus-240 --pretrained laion400m_e32": f"--model {TINY} --pretrained tiny.pt",
+    "--domain rendition": "--domain rendition --sample 9",
+    "--precision amp": "--precision fp32",
+    "--model RN50": f"--model {TINY}",
+    "--neurons 50": "--neurons 2",
+    "--model ViT-B-32 --data": f"--model {TINY} {OWN} --data",
+    "--model ViT-B-32": f"--model {TINY}",
+    "/data/": "data/",
+    "--data imagenet-val=": "--data photos=",
+    "--subsets imagenet-val=": "--subsets photos=",
+    "--data imagenet-sketch=": "--data drawings=",
+    "imagenet-a=data/imagenet-a": "hard=data/hard",
+    '"imagenet-a")': '"hard")',
+    "domains fit labelled": f"domains fit labelled --model {MODEL}",
+    "domains label laion400m": f"domains label laion400m --model {MODEL}",
+    "domains label val ": f"domains label photos-store --model {MODEL} ",
+    'name="run", model="ViT-B-32"': f'name="run", model="{TINY}", epochs=1, batch_size=16',
+    'model="ViT-B-32"': f'model="{TINY}", classnames="names.txt", templates="prompts.txt"',
 }
-"""Of what the world of the tests has less: rows, clusters, shards."""
+"""Of what the world of the tests has less, or other: rows, clusters, shards, models, classes."""
 
 
 @dataclass(frozen=True)
@@ -210,35 +238,10 @@ def test_the_recipe_of_the_page_is_one(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages call by name, in small."""
-    folder = tmp_path_factory.mktemp("world")
-    sizes = (1_200, 1_200, 1_200, 2_000)
-    write_clip_retrieval(folder / "laion400m", sizes)
-    for number, rows in enumerate(sizes):
-        write_shard(folder / "laion" / f"{number:05d}.tar", keys_of(number, rows))
-    (folder / "shards").symlink_to(folder / "laion")
-    write_clip_retrieval(folder / "imagenet-train", (300,))
-    for seed, name in enumerate(("val", "sketch")):
-        np.save(folder / f"{name}.npy", unit_rows(20, 100 + seed))
-    for name, rows in (("data/train-0", 40), ("val", 10)):
-        (folder / name).parent.mkdir(exist_ok=True)
-        columns = {"id": [f"{name}-{row}" for row in range(rows)]}
-        columns["embedding"] = unit_rows(rows, rows).astype(np.float32).tolist()
-        pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-    # For `check` a store will do as well, and need no weights.
-    (folder / "train").symlink_to(folder / "imagenet-train")
-    (folder / "val").mkdir()
-    (folder / "val" / "val.npy").symlink_to(folder / "val.npy")
-    write_folder(folder / "photos", pictures(4))
-    for name in imagenet_ids():
-        (folder / "imagenet" / "train" / name).mkdir(parents=True)
-        (folder / "imagenet" / "train" / name / "1.jpg").write_bytes(b"an image")
-    tests = {name: folder / f"{name}.npy" for name in ("val", "sketch")}
-    (folder / "benchmarks").symlink_to(ROOT / "benchmarks")
-    clipgap.gap(folder / "imagenet-train", tests, out=folder / "gap")
-    scan = clipgap.scan(folder / "laion400m", tests, gap=folder / "gap", out=folder / "scan")
-    clipgap.split(scan, Prune(("val", "sketch")), out=folder / "pruned")
-    clipgap.split(scan, Far(100, ("val",)), out=folder / "far-100m")
+    folder = make_world(tmp_path_factory.mktemp("world"))
+    for name, page in {"mixes": "mixes.md", "clean": "domains.md"}.items():
+        shown = (s for s in ALL if s.place.startswith(page) and s.language == "toml")
+        (folder / f"{name}.toml").write_text(next(shown).small)
     return folder
 
 
@@ -275,6 +278,7 @@ def test_what_is_not_marked_runs(
         if path.name not in OUTPUT.findall(snippet.text):
             (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(driver, "launch", launch_here)
     if snippet.language == "python":
         exec(compile(snippet.small, snippet.place, "exec"), {})
     if any(words[0] == "slurm" for words in snippet.calls):
