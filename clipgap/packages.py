@@ -42,6 +42,9 @@ PACKAGES = (
     Package("huggingface_hub", "huggingface_hub", "remote", "stores on hf://"),
     Package("faiss", "faiss-cpu", "bench", "a line of bench"),
     Package("usearch", "usearch", "bench", "a line of bench"),
+    Package("numkong", "numkong", "bench", "a line of bench"),
+    Package("scann", "scann", "peers", "a line of bench"),
+    Package("svs", "scalable-vs", "peers", "a line of bench"),
 )
 
 

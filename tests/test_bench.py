@@ -19,11 +19,11 @@ from clipgap.bench import api as bench
 from clipgap.bench import results
 from clipgap.bench.case import M_SIX, Case, cases
 from clipgap.bench.contenders import CONTENDERS, ISAS, Contender
-from clipgap.bench.kernels import Measured, race_kernels
+from clipgap.bench.kernels import CHECKED, Measured, race_kernels
 from clipgap.bench.processes import peak_mib as own_peak_mib
 from clipgap.bench.race import Racer, Spent, Stopwatch, median_ratio, paired_ratio, race
 from clipgap.bench.results import Row
-from clipgap.bench.runner import Runner
+from clipgap.bench.runner import Answer, Runner
 from clipgap.bench.scans import Run, Workshop
 from clipgap.errors import MissingDependency
 from clipgap.kernels import cpu
@@ -156,6 +156,27 @@ def test_a_race_takes_turns_and_leaves_out_who_cannot_run() -> None:
     assert all(len(each.rates) == 3 for each in measured)
     assert "c is left out: not here" in notes
     assert measured[-1].extra == {"own": 1.0}
+
+
+def test_a_race_says_for_how_many_rows_the_nearest_test_point_was_found() -> None:
+    class EverySecond(Runner):
+        def prepare(self, block: np.ndarray, first_id: int) -> np.ndarray:
+            return block
+
+        def run(self, prepared: np.ndarray) -> np.ndarray:
+            return exact_scores(prepared, CASE.test())
+
+        def answer(self, result: np.ndarray) -> Answer:
+            nn = result.argmax(axis=1)
+            nn[::2] = result.argmin(axis=1)[::2]
+            return Answer(result.max(axis=1), nn, result.max(axis=0), result.argmax(axis=0))
+
+    contender = Contender("half", "", "peer", lambda case, threads: EverySecond())
+    measured = race_kernels(
+        CASE, [contender], threads=1, rounds=1, seconds=0.1, on_note=lambda note: None
+    )
+    rows = min(CHECKED, measured[-1].rows)
+    assert measured[-1].extra == {"nearest_found": round(rows // 2 / rows, 5)}
 
 
 @pytest.mark.parametrize(

@@ -185,4 +185,24 @@ CONTENDERS: tuple[Contender, ...] = (
         "peer",
         lambda case, threads: peers.Usearch(case.test(), 1, threads),
     ),
+    Contender(
+        "NumKong int8 product",
+        "the product of int8 roundings alone, nothing kept",
+        "peer",
+        lambda case, threads: peers.NumKong(case.test_float32(), threads),
+    ),
+    Contender(
+        "ScaNN brute force, k=1",
+        "both directions, float32, best only",
+        "peer",
+        lambda case, threads: peers.Scann(case.test_float32(), 1, threads),
+        min_rows=1024,
+    ),
+    Contender(
+        "SVS Flat, k=1",
+        "both directions, float16, best only",
+        "peer",
+        lambda case, threads: peers.Svs(case.test(), 1, threads),
+        min_rows=1024,
+    ),
 )

@@ -13,12 +13,16 @@ from clipgap.bench.contenders import PEAK_SECONDS, Contender, Ours, peaks
 from clipgap.bench.race import Racer, Spent, race
 from clipgap.bench.runner import Runner
 from clipgap.errors import MissingDependency
+from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.interface import Scanner
 
 SGEMM = "torch sgemm"
 FMA = "float32 FMA peak"
 MAX_ROWS = 49_152
 WARM_SHARE = 0.25
 WARM_ROWS, WARM_BLOCK = 262_144, 2048
+CHECKED = 1024
+"""Rows of each contender whose nearest test points are compared with the exact ones."""
 SETTLE_SECONDS = 0.05
 """Thread pools of the one before may still spin; let them go to sleep."""
 
@@ -49,18 +53,32 @@ class _Entry:
         self.racer = Racer(
             contender.name,
             contender.does,
-            lambda: self.runner.run(self.prepared),
+            self._run,
             ready=self._ready,
             rounds=0,
         )
 
     def _ready(self) -> None:
         """Take the next rows of the stream."""
-        block = self.case.train(self.position, self.position + self.rows)
-        self.prepared = self.runner.prepare(block, self.position)
+        self.block = self.case.train(self.position, self.position + self.rows)
+        self.prepared = self.runner.prepare(self.block, self.position)
         self.position += self.rows
         self.racer.amount = self.rows * self.case.flops_per_row
         time.sleep(SETTLE_SECONDS)
+
+    def _run(self) -> None:
+        self.result = self.runner.run(self.prepared)
+
+    def nearest_found(self, exact: Scanner) -> dict[str, float]:
+        """The share of rows of the last round for which it found a nearest test point."""
+        answer = self.runner.answer(self.result)
+        if answer is None:
+            return {}
+        rows, nn = self.block[:CHECKED], answer.nn[:CHECKED]
+        most = exact.scan(rows, np.arange(len(rows))).sim.max(axis=1)
+        found = self.case.test()[nn].astype(np.float64)
+        scores = np.einsum("ij,ij->i", rows.astype(np.float64), found)
+        return {"nearest_found": round(float((scores == most).mean()), 5)}
 
     def plan(self, rounds: int, seconds: float) -> None:
         """Choose rows a round and rounds, so that all rounds together take about `seconds`.
@@ -108,6 +126,8 @@ def race_kernels(
         rounds,
         on_round=lambda turn: on_note(f"{case}: round {turn + 1} of {rounds}"),
     )
+    on_note(f"{case}: comparing what was found")
+    exact = make_scanner(case.test_sets(), 0, threads=threads)
     measured = [Measured(each.name, each.does, "peak", tuple(each.rates)) for each in ceilings]
     for entry in entries:
         contender, runner = entry.contender, entry.runner
@@ -120,7 +140,7 @@ def race_kernels(
                 entry.rows,
                 entry.before,
                 runner.note,
-                runner.extra(),
+                {**runner.extra(), **entry.nearest_found(exact)},
             )
         )
     return measured

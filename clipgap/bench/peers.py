@@ -1,5 +1,5 @@
-"""What a user would reach for otherwise: torch, FAISS, usearch. The only place that imports them
-for comparison.
+"""What a user would reach for otherwise: torch, FAISS, usearch, NumKong, ScaNN, SVS. The only place
+that imports them for comparison.
 
 Each gets its rows in the type it likes best, converted outside the timed part, and FAISS's index of
 the training rows is filled outside of it too.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import numpy as np
@@ -207,3 +208,83 @@ class Usearch(Runner):
     def _search(self, dataset: Any, queries: Any, k: int) -> Any:
         ip = self.usearch.MetricKind.IP
         return self.usearch.search(dataset, queries, k, ip, exact=True, threads=self.threads)
+
+
+class NumKong(Runner):
+    """Its packed int8 product alone, of rows on one grid: no reduction, nothing kept."""
+
+    def __init__(self, tests: NDArray[np.float32], threads: int) -> None:
+        self.numkong = need("numkong", "numkong")
+        self.most = np.abs(tests).max()
+        self.packed = self.numkong.dots_pack(self._integers(tests))
+        self.step = max(64, GEMM_ELEMENTS // len(tests))
+        self.pool = ThreadPoolExecutor(threads)
+
+    def prepare(self, block: NDArray[np.float16], first_id: int) -> Any:
+        rows = self._integers(block.astype(np.float32))
+        return [rows[start : start + self.step] for start in range(0, len(rows), self.step)]
+
+    def run(self, prepared: Any) -> Any:
+        for _ in self.pool.map(self._multiply, prepared):
+            pass
+
+    def answer(self, result: Any) -> None:
+        return None
+
+    def _multiply(self, rows: NDArray[np.int8]) -> None:
+        self.numkong.dots_packed(rows, self.packed)
+
+    def _integers(self, rows: NDArray[np.float32]) -> NDArray[np.int8]:
+        return np.clip(np.rint(rows * (127 / self.most)), -127, 127).astype(np.int8)
+
+
+class Scann(Runner):
+    """ScaNN's brute force in float32, in both directions."""
+
+    def __init__(self, tests: NDArray[np.float32], k: int, threads: int) -> None:
+        self.builder = need("scann", "scann").scann_ops_pybind.builder
+        self.tests, self.k, self.threads = tests, k, threads
+        self.index = self._index_of(tests, 1)
+
+    def prepare(self, block: NDArray[np.float16], first_id: int) -> Any:
+        rows = block.astype(np.float32)
+        return rows, self._index_of(rows, self.k), first_id
+
+    def run(self, prepared: Any) -> Any:
+        rows, index, first_id = prepared
+        by_row = self.index.search_batched_parallel(rows)
+        return by_row, index.search_batched_parallel(self.tests), first_id
+
+    def answer(self, result: Any) -> Answer:
+        (nn, sim), (ids, best), first_id = result
+        nn, ids = nn[:, 0].astype(np.int64), ids[:, 0].astype(np.int64) + first_id
+        return Answer(sim[:, 0], nn, best[:, 0], ids)
+
+    def _index_of(self, rows: NDArray[np.float32], k: int) -> Any:
+        index = self.builder(rows, k, "dot_product").score_brute_force(False).build()
+        index.set_num_threads(self.threads)
+        return index
+
+
+class Svs(Runner):
+    """The flat index of Intel's Scalable Vector Search in float16, in both directions."""
+
+    def __init__(self, tests: NDArray[np.float16], k: int, threads: int) -> None:
+        self.svs = need("svs", "scalable-vs")
+        self.tests, self.k, self.threads = tests, k, threads
+        self.index = self._index_of(tests)
+
+    def prepare(self, block: NDArray[np.float16], first_id: int) -> Any:
+        return block, self._index_of(block), first_id
+
+    def run(self, prepared: Any) -> Any:
+        rows, index, first_id = prepared
+        return self.index.search(rows, 1), index.search(self.tests, self.k), first_id
+
+    def answer(self, result: Any) -> Answer:
+        (nn, sim), (ids, best), first_id = result
+        nn, ids = nn[:, 0].astype(np.int64), ids[:, 0].astype(np.int64) + first_id
+        return Answer(sim[:, 0], nn, best[:, 0], ids)
+
+    def _index_of(self, rows: NDArray[np.float16]) -> Any:
+        return self.svs.Flat(rows, self.svs.DistanceType.MIP, num_threads=self.threads)

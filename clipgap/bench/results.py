@@ -145,6 +145,9 @@ def print_kernels(rows: Iterable[Row], console: Any) -> None:
     def full_depth(row: Row) -> str:
         return f"{row['full_depth_share']:.1%}" if "full_depth_share" in row else ""
 
+    def nearest_found(row: Row) -> str:
+        return f"{row['nearest_found']:.2%}" if "nearest_found" in row else ""
+
     columns: Columns = (
         ("", lambda row: row["contender"]),
         ("computes", lambda row: row["does"]),
@@ -152,6 +155,7 @@ def print_kernels(rows: Iterable[Row], console: Any) -> None:
         ("p20–p80", lambda row: "{p20:,.1f}–{p80:,.1f}".format(**row["gflops"])),
         ("× sgemm", lambda row: _shown(row["of_sgemm"])),
         ("× FMA peak", lambda row: _shown(row["of_fma_peak"])),
+        ("nearest found", nearest_found),
         ("full depth", full_depth),
         ("rows × rounds", times),
     )
