@@ -197,12 +197,12 @@ def main() -> None:
     tiny = {"rows": 512, "clusters": 16, "iterations": 1, "rounds": 1, "cluster_rows": 128}
     options = read_options(parser, tiny, cluster_rows=LARGE)
     threads = cores()
-    faiss.omp_set_num_threads(threads)
     compute = Compute(threads=threads)
     rows = synthetic.clip_like(options.rows, D)
     large = options.cluster_rows
     # The long race is run only twice: its figures are far apart.
     with torch_threads(threads):
+        faiss.omp_set_num_threads(threads)  # PyTorch's as well, where both have one OpenMP
         found = [
             *(
                 race_step(rows, options.clusters, labelled, options.rounds, compute)

@@ -235,7 +235,10 @@ class NumKong(Runner):
         self.numkong.dots_packed(rows, self.packed)
 
     def _integers(self, rows: NDArray[np.float32]) -> NDArray[np.int8]:
-        return np.clip(np.rint(rows * (127 / self.most)), -127, 127).astype(np.int8)
+        integers: NDArray[np.int8] = (
+            np.rint(rows * (127 / self.most)).clip(-127, 127).astype(np.int8)
+        )
+        return integers
 
 
 class Scann(Runner):
