@@ -1,12 +1,15 @@
-"""What it costs to have others do the work: Ray and shares beside threads, merging beside `cp`.
+"""What others doing the work costs: Ray, shares, Slurm beside threads, and merging beside `cp`.
 
     python benchmarks/executors.py --rounds 5
 
 A scan that computing binds is done by two threads of one process; by a Ray cluster of one node with
-two cores, and of two nodes with one core each; and by two processes that do a share each, as two
-tasks of a Slurm array do. They take turns. Rates are those from the first rows that are told of to
-the last, since starting a cluster or a process is paid once, however long a run is. Beside them
-stands the processor time of all of it, starting included.
+two cores, and of two nodes with one core each; by two processes that do a share each; and by two
+tasks of an array, on a Slurm of two nodes on this machine where it can be started. They take turns.
+
+Starting a cluster or a process is paid once, however long a run is. So rates are those of the
+middle of a run, from a tenth of its rows to nine tenths; beside them stand the seconds of all.
+Processor time is that of the middle, of all processes that took part, for each row: where others
+have work as well, it tells more than the clock. Of Ray's own processes it is told apart.
 
 Merging is that of parts with one file each, whose checksums are held against their bytes; `cp -r`
 copies the same files. Both come from and go to the page cache and the disk of --folder.
@@ -17,14 +20,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -37,7 +41,7 @@ from clipgap.bench.processes import fresh
 from clipgap.bench.race import Racer, Spent, Stopwatch, paired_ratio, race
 from clipgap.bench.results import Columns, Row
 from clipgap.bench.script import publish, read_options
-from clipgap.errors import ShareDone
+from clipgap.errors import ClipgapError, ShareDone
 from clipgap.files.documents import Form
 from clipgap.files.sums import FileSum
 from clipgap.runs.executors import Here
@@ -48,39 +52,66 @@ from clipgap.runs.run import run_units
 from clipgap.runs.shares import Share
 from clipgap.runs.units import Event, Made, Slot
 
-THREADS = "two threads"
+sys.path.append(str(Path(__file__).parents[1]))
+from tests import slurm_cluster
+
+THREADS, SHARES, SLURM = "two threads", "two shares", "Slurm array of two"
 RACERS = {
     THREADS: "",
     "Ray, one node": "2",
     "Ray, two nodes": "1,1",
-    "two shares": "",
+    SHARES: "",
+    SLURM: "",
 }
+MARK = "CLIPGAP_BENCH_TURN"
+"""In the environment of all that takes part in a turn."""
 
 
 # --- a scan
 
 
-class Rate:
-    """Rows a second, from when the first are told of."""
+class Middle:
+    """From a tenth to nine tenths of the rows: how many, how long, and who computed meanwhile."""
 
-    def __init__(self) -> None:
-        self._first: tuple[float, float] | None = None
-        self._last = (0.0, 0.0)
+    def __init__(self, part: float) -> None:
+        self._part = part  # of all rows, that this process is told of
+        self._ends: list[tuple[float, float, dict[str, float]]] = []
 
     def __call__(self, now: Progress) -> None:
-        if now.stage == "scanning" and now.done:
-            self._last = perf_counter(), now.done
-            self._first = self._first or self._last
+        if now.stage != "scanning" or not now.total or len(self._ends) == 2:
+            return
+        if now.done >= (0.1, 0.9)[len(self._ends)] * self._part * now.total:
+            self._ends.append((perf_counter(), now.done, _processor()))
 
-    def spent(self) -> dict[str, float]:
-        assert self._first is not None
-        (begin, before), (end, after) = self._first, self._last
-        return {"seconds": end - begin, "amount": after - before}
+    def spent(self) -> dict[str, Any]:
+        (begin, before, earlier), (end, after, later) = self._ends
+        used = {name: later[name] - earlier.get(name, 0.0) for name in later}
+        return {
+            "seconds": end - begin,
+            "amount": after - before,
+            "processor": sum(used.values()),
+            "rays": used.get("ray", 0.0),
+        }
+
+
+def _processor() -> dict[str, float]:
+    """Seconds so far of the processes of this turn: this one, those that work, Ray's own."""
+    mark, found = f"{MARK}={os.environ[MARK]}".encode(), dict[str, float]()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                said, _, figures = (process / "stat").read_text().rpartition(")")
+                name = said.partition("(")[2]
+                kind = "ray" if name.startswith(("ray::", "raylet", "gcs_server")) else "ours"
+                kind = "ours" if name.startswith("ray::_Worker") else kind
+                ticks = sum(map(int, figures.split()[11:13]))
+                found[kind] = found.get(kind, 0.0) + ticks / os.sysconf("SC_CLK_TCK")
+    return found
 
 
 def child(folder: Path, out: Path, nodes: str, share: str) -> None:
     """One scan in a process of its own, by a cluster of so many cores a node, or by itself."""
-    rate, running = Rate(), ExitStack()
+    middle, running = Middle(0.5 if share else 1.0), ExitStack()
     with running, suppress(ShareDone):
         clipgap.scan(
             folder / "train",
@@ -88,15 +119,15 @@ def child(folder: Path, out: Path, nodes: str, share: str) -> None:
             out=out,
             executor=running.enter_context(_cluster(nodes)) if nodes else None,
             share=Share([int(share)], 2) if share else None,
-            on_progress=rate,
+            on_progress=middle,
             block_rows=1024,
         )
-    print(json.dumps(rate.spent()))
+    print(json.dumps(middle.spent()))
 
 
 @contextmanager
 def _cluster(nodes: str) -> Iterator[Ray]:
-    """A cluster on this machine; its processor time counts, since it ends within this process."""
+    """A cluster on this machine, as long as this lasts."""
     os.environ |= {
         **TOLD,
         **OWN,
@@ -118,25 +149,56 @@ def _cluster(nodes: str) -> Iterator[Ray]:
         cluster.shutdown()
 
 
-def turn(folder: Path, name: str) -> Spent:
-    """All processes of one way of doing it."""
-    out = folder / "out"
-    for made in folder.glob("out*"):
-        shutil.rmtree(made)
-    command = [sys.executable, __file__, "--child", str(folder), str(out), RACERS[name]]
-    watch = Stopwatch()
-    if name == "two shares":
-        with ThreadPoolExecutor(2) as pool:
-            spent = list(pool.map(lambda i: _alone([*command, i], "1"), ("0", "1")))
-        rate = sum(each["amount"] / each["seconds"] for each in spent)
-    else:
-        (one,) = [_alone([*command, ""], "2")]
-        rate = one["amount"] / one["seconds"]
-    return Spent(1 / rate, watch.spent().processor)
+@dataclass
+class Turns:
+    """All turns of one way of doing it."""
+
+    folder: Path
+    name: str
+    whole: list[float] = field(default_factory=list)  # seconds
+    rays: list[float] = field(default_factory=list)  # cores, on the average
+
+    def __call__(self) -> Spent:
+        """For one row."""
+        for made in self.folder.glob("out*"):
+            shutil.rmtree(made)
+        os.environ[MARK] = os.urandom(8).hex()
+        command = [sys.executable, __file__, "--child", str(self.folder), str(self.folder / "out")]
+        watch = Stopwatch()
+        if self.name == SLURM:
+            found = _by_slurm(self.folder, command)
+        elif self.name == SHARES:
+            with ThreadPoolExecutor(2) as pool:
+                found = list(pool.map(lambda i: _alone([*command, "", i], "1"), ("0", "1")))
+        else:
+            found = [_alone([*command, RACERS[self.name], ""], "2")]
+        self.whole.append(watch.spent().seconds)
+        self.rays.append(sum(each["rays"] / each["seconds"] for each in found))
+        rate = sum(each["amount"] / each["seconds"] for each in found)
+        # Each of two that work at the same time sees the processor time of both.
+        processor = sum(each["processor"] / each["seconds"] for each in found) / len(found)
+        return Spent(1 / rate, processor / rate)
 
 
 def _alone(command: Sequence[str], threads: str) -> Any:
-    return fresh(["env", f"CLIPGAP_THREADS={threads}", *command])
+    return fresh(["env", *_limits(threads), *command])
+
+
+def _limits(threads: str) -> list[str]:
+    """As the command sets them for NumPy, too."""
+    return [f"CLIPGAP_THREADS={threads}", f"OPENBLAS_NUM_THREADS={threads}"]
+
+
+def _by_slurm(folder: Path, command: Sequence[str]) -> list[Any]:
+    """A share for each of two tasks, each on a node of its own."""
+    task = shlex.join(["env", *_limits("1"), *command, ""]) + " $SLURM_ARRAY_TASK_ID"
+    asked = ["--wait", "--array=0-1", "--exclusive", f"--output={folder}/log-%a"]
+    call = ["sbatch", *asked, f"--wrap=srun {task} >{folder}/said-$SLURM_ARRAY_TASK_ID"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    if done.returncode:
+        said = "".join(path.read_text() for path in folder.glob("log-?"))
+        raise ClipgapError(f"the array failed: {done.stderr}{said}")
+    return [json.loads((folder / f"said-{index}").read_text()) for index in range(2)]
 
 
 def scans(folder: Path, options: argparse.Namespace) -> list[Row]:
@@ -145,8 +207,14 @@ def scans(folder: Path, options: argparse.Namespace) -> list[Row]:
     for number in range(options.shards):
         np.save(folder / f"train/{number}.npy", _unit_rows(random, options.shard_rows))
     np.save(folder / "test.npy", _unit_rows(random, options.points))
-    racers = {name: Racer(name, "scan", partial(turn, folder, name)) for name in RACERS}
-    race(list(racers.values()), options.rounds)
+    why, names = slurm_cluster.missing(), list(RACERS)
+    if why:
+        print(f"no Slurm: {why}", file=sys.stderr)
+        names.remove(SLURM)
+    turns = {name: Turns(folder, name) for name in names}
+    racers = {name: Racer(name, "scan", turns[name]) for name in names}
+    with nullcontext() if why else slurm_cluster.cluster():
+        race(list(racers.values()), options.rounds)
     base = racers[THREADS]
     return [
         {
@@ -156,6 +224,8 @@ def scans(folder: Path, options: argparse.Namespace) -> list[Row]:
             "krows_per_second": round(float(np.median(racer.rates)) / 1e3, 2),
             "of_local": paired_ratio(racer.rates, base.rates),
             "processor_of_local": paired_ratio(racer.processor, base.processor),
+            "cores_of_ray": round(float(np.median(turns[name].rays)), 4),
+            "whole_seconds": round(float(np.median(turns[name].whole)), 2),
         }
         for name, racer in racers.items()
     ]
@@ -260,7 +330,8 @@ def main() -> None:
         ("k rows/s", lambda row: str(row.get("krows_per_second", ""))),
         ("of local", lambda row: str(row.get("of_local", ""))),
         ("processor", lambda row: str(row.get("processor_of_local", ""))),
-        ("seconds", lambda row: str(row.get("seconds", ""))),
+        ("Ray's own, cores", lambda row: str(row.get("cores_of_ray", ""))),
+        ("seconds", lambda row: str(row.get("whole_seconds", row.get("seconds", "")))),
         ("of cp", lambda row: str(row.get("of_cp", ""))),
     )
     publish(rows, options, columns)

@@ -75,7 +75,7 @@ cut too, and the result is the same to the byte. A second Ctrl-C leaves at once.
 | variable | effect |
 |---|---|
 | `CLIPGAP_CPU_ISA` | forces one set of C++ kernels: `avx512vnni`, `avx2` or `portable` |
-| `CLIPGAP_THREADS` | threads to compute with, where `--threads` does not say |
+| `CLIPGAP_THREADS` | threads to compute with, NumPy included, where `--threads` does not say |
 | `CLIPGAP_ROW_BLOCK` | training rows that a thread holds in its cache |
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
@@ -303,3 +304,17 @@ def test_scans_and_splits_begin_without_pandas() -> None:
         "assert not {'pandas', 'pyarrow.dataset', 'torch'} & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_products_of_numpy_have_no_more_threads_than_we() -> None:
+    code = "import os; from clipgap.__main__ import run\ntry: run()\nfinally: "
+    code += "os.write(1, os.environ.get('OPENBLAS_NUM_THREADS', 'none').encode())"
+
+    def threads(**more: str) -> str:
+        kept = {k: v for k, v in os.environ.items() if not k.endswith(("_THREADS", "COMPLETE"))}
+        call = [sys.executable, "-c", code, "--version"]
+        done = subprocess.run(call, env={**kept, **more}, capture_output=True, text=True)
+        return done.stdout.splitlines()[-1]
+
+    assert threads(CLIPGAP_THREADS="3") == "3"
+    assert threads(CLIPGAP_THREADS="3", OMP_NUM_THREADS="2") == "none", "that is told already"

@@ -173,6 +173,7 @@ def run() -> None:
         # A file name that the terminal's encoding lacks must not end a run.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    _limit_blas()
     leave_on_signals()
     code = 0
     try:
@@ -184,6 +185,14 @@ def run() -> None:
     except KeyboardInterrupt:
         code = INTERRUPTED_BY_USER
     sys.exit(code)
+
+
+def _limit_blas() -> None:
+    """Before NumPy is there: the threads of its products wait by turning round, and where several
+    processes share the cores of a machine, each with a part of them, all wait for each other."""
+    threads = os.environ.get("CLIPGAP_THREADS", "")
+    if threads.isdecimal() and "OMP_NUM_THREADS" not in os.environ:
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", threads)
 
 
 def main(arguments: Sequence[str]) -> int:
