@@ -123,7 +123,7 @@ def do(name: str, scale: Scale) -> None:
     """One step, in this process; what it finds goes out row by row."""
     from clipgap.errors import ClipgapError
 
-    steps = {name: step for name, (step, _) in STEPS.items()} | {"one-filter": one_filter}
+    steps = {name: step.find for name, step in STEPS.items()} | {"one-filter": one_filter}
     try:
         for row in steps[name](scale):
             print(json.dumps(row), flush=True)
@@ -144,9 +144,10 @@ def lead(asked: argparse.Namespace) -> None:
             os.fsync(file.fileno())
             print(json.dumps(row), flush=True)
 
-        for name in asked.only:
+        for place, name in enumerate(asked.only):
             left = end - seconds_now()
-            limit = left if asked.dry_run else min(STEPS[name][1], left)
+            kept = sum(STEPS[later].least for later in asked.only[place + 1 :])
+            limit = left if asked.dry_run else min(STEPS[name].most, left - kept)
             if limit < 3:
                 take({"step": name, "failed": "no time was left"})
                 continue
@@ -229,11 +230,16 @@ def sums(scale: Scale) -> Iterator[Row]:
     from clipgap.synthetic import rows as synthetic
 
     device, n = device_of(), scale.square
-    for d in scale.dims:
+
+    def of_filter(filter: str, kind: str) -> Iterator[Row]:
+        if kind.endswith("float16"):
+            return  # its sums are no integers; the oracle decides
+        for d in scale.dims:
+            yield from at(d, ways(device, d, {filter: kind}))
+
+    def at(d: int, ways: Any) -> Iterator[Row]:
         rows, points = (synthetic.clip_like(n, d, seed=seed) for seed in (1, 2))
-        for name, way in ways(device, d).items():
-            if way.kind.endswith("float16"):
-                continue  # its sums are no integers; the oracle decides
+        for name, way in ways.items():
             steps = way.steps or make_steps(way.kind, device, d)
             grid = Grid(points, device, steps.quantise)
             (found,) = on_device(grid, [TestSet("t", points)], K, device, steps.multiple, None)
@@ -262,6 +268,8 @@ def sums(scale: Scale) -> Iterator[Row]:
                 "twice": twice,
             }
 
+    yield from by_filter(device, of_filter)
+
 
 def plain(operand: Any, layout: Any) -> Any:
     """An operand row by row; the CUDA kernels' lie in tiles, slices and permuted 16-byte chunks."""
@@ -282,25 +290,24 @@ def oracle(scale: Scale) -> Iterator[Row]:
     """Every shape that tuning may pick, by equality with the oracle."""
     import gpu_checks
 
-    rows, points = scale.checked
-    for d in scale.dims[:1] + ((1000,) if scale is CARD else ()):
-        size = gpu_checks.Size(rows, (points, min(points, 70)), (d,), scale.kinds)
-        yield from gpu_checks.differences(device_of(), size)
+    (rows, points), device = scale.checked, device_of()
+    dims = scale.dims[:1] + ((1000,) if scale is CARD else ())
+    size = gpu_checks.Size(rows, (points, min(points, 70)), dims, scale.kinds)
+    yield from by_filter(
+        device, lambda name, kind: gpu_checks.differences(device, size, {name: kind})
+    )
 
 
 def parts(scale: Scale) -> Iterator[Row]:
     """Peers and each kernel of a scan, in milliseconds, by the device's own clock."""
-    from gpu_checks import filters_here
-
     device = device_of()
     x = clip_like(scale.rows, scale.d, device, 1)
-    for m in scale.tests:
+    for m in reversed(scale.tests):  # goals are of the largest
         t = clip_like(m, scale.d, device, 2)
         clock = Clock(scale, m, device)
         yield from parts_of_peers(clock, x, t)
-        for name, kind in filters_here(device).items():
-            for row in parts_of_filter(clock, x, t.cpu().numpy(), kind):
-                yield {"filter": name, **row}
+        of_filter = partial(parts_of_filter, clock, x, t.cpu().numpy())
+        yield from by_filter(device, of_filter)
 
 
 @dataclass(frozen=True)
@@ -335,7 +342,7 @@ def parts_of_peers(clock: Clock, x: Any, t: Any) -> Iterator[Row]:
         yield clock.time("cuBLAS int8", lambda: torch._int_mm(q, p), share / 2)
 
 
-def parts_of_filter(clock: Clock, x: Any, points: Any, kind: str) -> Iterator[Row]:
+def parts_of_filter(clock: Clock, x: Any, points: Any, name: str, kind: str) -> Iterator[Row]:
     import torch
 
     from clipgap.kernels.gpu.scanner import GpuScanner
@@ -460,7 +467,6 @@ def profile(scale: Scale) -> Iterator[Row]:
 def whole(scale: Scale) -> Iterator[Row]:
     """A scan from its first row to its tables: rows on the card, rows in memory, rows in files."""
     import torch
-    from gpu_checks import filters_here
 
     import clipgap
     from clipgap.kernels.gpu.order import ON_GPU
@@ -472,48 +478,72 @@ def whole(scale: Scale) -> Iterator[Row]:
     host = block.cpu().numpy()
     t = clip_like(m, scale.d, device, 2).cpu().numpy()
     blocks = max(1, scale.stored // scale.rows)
-    with tempfile.TemporaryDirectory() as folder:
-        for name, kind in filters_here(device).items():
-            kernel = next(one for one, theirs in ON_GPU.items() if theirs == kind)
-            scanner = GpuScanner([TestSet("t", t)], K, device, kind)
-            for where, rows in (("resident", block), ("streamed", host)):
-                ids = np.arange(scale.rows)
-                named = torch.from_numpy(ids).to(device) if where == "resident" else ids
-                scanner.start(rows, named).result()
-                begun = time.perf_counter()
-                under_way = []
-                for _ in range(blocks):
-                    under_way.append(scanner.start(rows, named))
-                    if len(under_way) > scanner.ahead:
-                        under_way.pop(0).result()
-                for one in under_way:
-                    one.result()
-                found = rate(scale, blocks, begun)
-                yield {"filter": name, "kernel": kernel, "where": where, **found}
-            store = Path(folder, "store")
-            if not store.exists():
-                (store / "img_emb").mkdir(parents=True)
-                for shard in range(blocks):
-                    np.save(store / "img_emb" / f"img_emb_{shard:04}.npy", host)
+
+    def fed(name: str, kind: str) -> Iterator[Row]:
+        scanner = GpuScanner([TestSet("t", t)], K, device, kind)
+        for where, rows in (("resident", block), ("streamed", host)):
+            ids = np.arange(scale.rows)
+            named = torch.from_numpy(ids).to(device) if where == "resident" else ids
+            scanner.start(rows, named).result()
             begun = time.perf_counter()
+            under_way = []
+            for _ in range(blocks):
+                under_way.append(scanner.start(rows, named))
+                if len(under_way) > scanner.ahead:
+                    under_way.pop(0).result()
+            for one in under_way:
+                one.result()
+            yield {"kernel": kernel_of[kind], "where": where, **rate(scale, blocks, begun)}
+
+    kernel_of = {kind: kernel for kernel, kind in ON_GPU.items()}
+    yield from by_filter(device, fed)
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder, "store")
+        (store / "img_emb").mkdir(parents=True)
+        for shard in range(blocks):
+            np.save(store / "img_emb" / f"img_emb_{shard:04}.npy", host)
+
+        def from_files(name: str, kind: str) -> Iterator[Row]:
+            kernel, begun = kernel_of[kind], time.perf_counter()
             clipgap.scan(store, {"t": t}, k=K, kernel=kernel, out=Path(folder, kernel))
-            found = rate(scale, blocks, begun)
-            yield {"filter": name, "kernel": kernel, "where": "from files", **found}
+            yield {"kernel": kernel, "where": "from files", **rate(scale, blocks, begun)}
+
+        yield from by_filter(device, from_files)
 
 
-STEPS: dict[str, tuple[Callable[[Scale], Iterator[Row]], float]] = {
-    "machine": (machine, 40),  # PyTorch is read from the disk for the first time
-    "sums": (sums, 30),
-    "oracle": (oracle, 60),
-    "parts": (parts, 60),
-    "whole": (whole, 60),
-    "ablations": (ablations, 30),
-    "profile": (profile, 45),
+@dataclass(frozen=True)
+class Step:
+    find: Callable[[Scale], Iterator[Row]]  # what is wanted most comes first
+    most: float  # seconds
+    least: float = 0.0  # kept free for it by those before
+
+
+STEPS = {
+    "machine": Step(machine, 40),  # PyTorch is read from the disk for the first time
+    "sums": Step(sums, 30, 15),
+    "oracle": Step(oracle, 60, 25),
+    "parts": Step(parts, 60, 40),
+    "whole": Step(whole, 60, 50),
+    "ablations": Step(ablations, 30),
+    "profile": Step(profile, 45),
 }
-"""In this order, and so many seconds at most; what the goals do not need comes last."""
+"""In this order: what is right, what the goals are made of, and then what explains it."""
 
 
 # What they share.
+
+
+def by_filter(device: Any, find: Callable[[str, str], Iterator[Row]]) -> Iterator[Row]:
+    """What is found of each filter by its name and kind; one that fails costs its own rows."""
+    from gpu_checks import FILTERS, filters_here
+
+    filters = FILTERS if device.type == "cuda" else filters_here(device)
+    for name, kind in filters.items():
+        try:
+            for row in find(name, kind):
+                yield {"filter": name, **row}
+        except Exception as error:
+            yield {"filter": name, "failed": f"{type(error).__name__}: {error}"[-800:]}
 
 
 def clip_like(n: int, d: int, device: Any, seed: int) -> Any:
@@ -628,7 +658,8 @@ def show_goals(rows: list[Row]) -> None:
     print(f"\nwrong or failed: {len(wrong)}")
     for row in wrong:
         if "failed" in row:  # of a traceback the last line says why
-            print(f"  {row['step']}: {(row['failed'].splitlines() or [''])[-1]}")
+            why = (row["failed"].splitlines() or [""])[-1]
+            print(f"  {row['step']} {row.get('filter', '')}".rstrip() + f": {why}")
         else:
             print(f"  {json.dumps(row)[:300]}")
     for title, mine, theirs, goal, name in goals:

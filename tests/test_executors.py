@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,12 @@ def world(tmp_path: Path) -> World:
     return world
 
 
-def test_scans(world: World, tmp_path: Path) -> None:
+def test_scans(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python runs a script that does not ask whether it is the main one."""
+    script = tmp_path / "unguarded.py"
+    script.write_text("raise SystemExit('this script is run again')")
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(script))
     tests = world.test_paths
     for name, executor in (("here", None), ("toy", toy), ("processes", Processes(["cpu"] * 2))):
         out = tmp_path / name

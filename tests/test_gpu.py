@@ -252,6 +252,61 @@ def test_several_devices_give_what_one_gives(device: torch.device) -> None:
     assert_equal_topk(again.topk(), made.topk())
 
 
+class OnItsWay:
+    """Bounds of another device, which torch brings into the host's memory behind what is queued."""
+
+    def __init__(self, there: torch.Tensor) -> None:
+        self.there = there
+
+    def to(self, device: torch.device, non_blocking: bool) -> torch.Tensor:
+        return torch.full_like(self.there, torch.inf) if non_blocking else self.there
+
+
+def test_bounds_of_another_device_are_there_before_they_are_read(device: torch.device) -> None:
+    """A panel that lies at home takes them into the host's memory; what lay there is no bound."""
+    tests = make_tests("clip-like", 24, (16,), "none")
+    rows = synthetic.clip_like(60, 24)
+    giver, taker = (GpuScanner(tests, 6, device) for _ in range(2))
+    giver.scan(rows[:30], np.arange(30))
+    for panel in taker._panels():
+        object.__setattr__(panel, "kth", panel.kth.cpu())
+    taker.raise_kth([OnItsWay(kth.cpu()) for kth in giver.kth()])
+    assert all((panel.kth < 2).all() for panel in taker._panels())
+
+
+def test_pages_are_locked_on_the_device_that_copies_from_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In threads, which stand on the first GPU: each process would take memory there."""
+    current, done = [0], []
+
+    class On:
+        def __init__(self, device: torch.device) -> None:
+            self.index = device.index
+
+        def __enter__(self) -> None:
+            current.append(self.index)
+
+        def __exit__(self, *error: object) -> None:
+            current.pop()
+
+    class Runtime:
+        def cudaHostRegister(self, address: int, size: int, flags: int) -> int:  # noqa: N802
+            done.append(("lock", address, current[-1]))
+            return int(size > 100)
+
+        def cudaHostUnregister(self, address: int) -> None:  # noqa: N802
+            done.append(("unlock", address, current[-1]))
+
+    monkeypatch.setattr(torch.cuda, "cudart", Runtime)
+    monkeypatch.setattr(torch.cuda, "device", On)
+    unlock = devices.lock_pages(torch.device("cuda", 3), 64, 100)
+    assert unlock is not None
+    unlock()
+    assert devices.lock_pages(torch.device("cuda", 3), 128, 101) is None
+    assert done == [("lock", 64, 3), ("unlock", 64, 3), ("lock", 128, 3)]
+
+
 @given(
     d=st.integers(1, 200),
     seed=st.integers(0, 2**32 - 1),

@@ -58,7 +58,7 @@ def test_every_step_is_reached_and_finds_what_it_is_for(
 ) -> None:
     """Interpreted on a few rows: what they say is right, and the end makes goals of it."""
     few = lease.Scale(8, (8,), 16, (16,), 16, (6, 4), ("near-ties",), 8, 1)
-    rows = [{"step": name, **row} for name in lease.STEPS for row in lease.STEPS[name][0](few)]
+    rows = [{"step": name, **row} for name in lease.STEPS for row in lease.STEPS[name].find(few)]
     assert not [row for row in rows if row.get("right") is False or row.get("failed")]
     assert {row["step"] for row in rows if "right" in row} == {"sums", "oracle"}
     parts = {row["part"] for row in rows if row["step"] == "parts"}
@@ -90,7 +90,7 @@ def test_a_step_that_fails_is_a_row_and_the_rest_goes_on(
         "parts": "print('{\"found\": 3}')",
         "whole": "never reached",
     }
-    monkeypatch.setattr(lease, "STEPS", dict.fromkeys(does, (None, 20.0)))
+    monkeypatch.setattr(lease, "STEPS", dict.fromkeys(does, lease.Step(None, 20.0)))
     monkeypatch.setattr(
         lease, "command_of", lambda step, dry_run: [sys.executable, "-S", "-c", does[step]]
     )
@@ -108,6 +108,43 @@ def test_a_step_that_fails_is_a_row_and_the_rest_goes_on(
         "whole": ["no time was left"],
     }
     assert "wrong or failed: 2\n  sums: why" in capsys.readouterr().out
+
+
+def test_a_step_leaves_time_for_what_is_wanted_of_later_ones(
+    lease: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long each takes; and what all may take at most does not fit in four minutes."""
+    clock, limits = [0.0], {}
+
+    def takes_all(name: str, command: list[str], limit: float, take: Any) -> None:
+        limits[name] = limit
+        clock[0] += limit
+
+    monkeypatch.setattr(lease, "run_step", takes_all)
+    monkeypatch.setattr(lease, "seconds_now", lambda: clock[0])
+    lease.lead(Namespace(out=tmp_path, budget=230.0, only=list(lease.STEPS), dry_run=False))
+    assert sum(limits.values()) <= 230
+    wanted = [name for name, step in lease.STEPS.items() if step.least]
+    assert wanted == ["sums", "oracle", "parts", "whole"]
+    assert all(limits[name] >= lease.STEPS[name].least for name in wanted)
+
+
+def test_a_filter_that_fails_costs_its_own_rows(
+    lease: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def find(name: str, kind: str) -> Iterator[dict[str, Any]]:
+        yield {"kind": kind}
+        if name.endswith("int8"):
+            raise RuntimeError("first\nan illegal address")
+
+    rows = [{"step": "parts", **row} for row in lease.by_filter(lease.device_of(), find)]
+    assert [(row["filter"], "failed" in row) for row in rows[:3]] == [
+        ("triton int8", False),
+        ("triton int8", True),
+        ("triton float16", False),
+    ]
+    lease.show_goals(rows)
+    assert "wrong or failed: 1\n  parts triton int8: an illegal" in capsys.readouterr().out
 
 
 def test_a_step_that_hangs_is_ended_with_all_that_it_started(lease: ModuleType) -> None:

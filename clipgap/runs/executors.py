@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from types import ModuleType
 from typing import Any
 
 from clipgap.errors import ClipgapError, Interrupted
@@ -117,9 +120,10 @@ class Processes:
         ]
         working = 0
         try:
-            for worker in workers:
-                worker.start()
-                working += 1
+            with _main_left_alone():
+                for worker in workers:
+                    worker.start()
+                    working += 1
             while working:
                 if stop():
                     stopping.set()
@@ -136,6 +140,18 @@ class Processes:
                     worker.kill()  # what it was writing stays under a temporary name
                 if worker.pid is not None:
                     worker.join()
+
+
+@contextmanager
+def _main_left_alone() -> Iterator[None]:
+    """Processes that are started now do not run the user's script, of which they need nothing: one
+    that does not ask for its name would begin the same run in each of them."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 _NOTHING = object()

@@ -139,15 +139,24 @@ def free_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.mem_get_info(device)[0])
 
 
-def lock_pages(address: int, size: int) -> Callable[[], object] | None:
-    """Lock pages, so that devices copy from them by themselves; None where that is not allowed."""
+def lock_pages(device: torch.device, address: int, size: int) -> Callable[[], object] | None:
+    """Lock pages, so that devices copy from them by themselves; None where that is not allowed.
+
+    Pages are locked by the threads that read. A thread stands on the first GPU until it is told
+    otherwise, and each process would take hundreds of megabytes there.
+    """
     import torch
 
     cudart = torch.cuda.cudart()  # type: ignore[no-untyped-call]
     for_all_devices = 1
-    if int(cudart.cudaHostRegister(address, size, for_all_devices)):
-        return None
-    return lambda: cudart.cudaHostUnregister(address)
+
+    def unlock() -> None:
+        with torch.cuda.device(device):
+            cudart.cudaHostUnregister(address)
+
+    with torch.cuda.device(device):
+        refused = int(cudart.cudaHostRegister(address, size, for_all_devices))
+    return None if refused else unlock
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class GpuScanner(SomeAhead):
         self.counters = Counters()  # of blocks whose results were fetched
         self._begun = 0  # rows
         self._on_gpu = device.type == "cuda"
-        self.lock_pages: Lock | None = lock_pages if self._on_gpu else None
+        self.lock_pages: Lock | None = partial(lock_pages, device) if self._on_gpu else None
         d = tests[0].rows.shape[1]
         with telling(device):
             if self._on_gpu:
@@ -166,7 +167,9 @@ class GpuScanner(SomeAhead):
         """Take note of bounds that another device has reached."""
         with telling(self.device):
             for panel, bound in zip(self._panels(), kth, strict=True):
-                panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=True))
+                # What comes to the host's memory is read at once, so that is waited for.
+                goes_on = panel.kth.is_cuda
+                panel.raise_kth(self.bounds, bound.to(panel.kth.device, non_blocking=goes_on))
 
     def upload(self, array: NDArray[Any] | torch.Tensor) -> torch.Tensor:
         """The array on the device; the host's may not change until the device comes to it."""
