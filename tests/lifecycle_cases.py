@@ -75,7 +75,8 @@ class Case:
     """A command that fills OUT, and what is particular about it.
 
     `damage` are files of the output that get damaged; `code` is the exit code of a good run;
-    `kills` is at how many kinds of writes it is killed, spread evenly, where each takes long;
+    `every_write` is whether it is killed at each, not at the last of each kind; `kills` is at how
+    many kinds, spread evenly, where each takes long;
     `loose` are patterns of files that hold times or how often a run went on, so that two runs
     differ.
     """
@@ -87,6 +88,7 @@ class Case:
     code: int = 0
     resume: tuple[str, ...] = ("--resume",)
     kills: int | None = None
+    every_write: bool = False
     loose: Sequence[str] = ()
     environment: Sequence[tuple[str, str]] = ()
     flags: bool = True  # whether --resume and --overwrite are its
@@ -121,6 +123,7 @@ CASES = [
         "--threads 1 --block-rows 3 -o out",
         Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["train/part-00001.parquet", "test/val.parquet", "hist.parquet", "manifest.json"],
+        every_write=True,
     ),
     Case(
         "split",
@@ -153,6 +156,7 @@ CASES = [
         "dedup plain/store --epsilon 0.001 --clusters 3 --iterations 2 --threads 1 -o out",
         Change("img_emb_1", "plain/store/img_emb/img_emb_1.npy"),
         ["keep/part-00001.parquet", "manifest.json"],
+        every_write=True,
     ),
     Case(
         "fit",
@@ -180,6 +184,7 @@ CASES = [
         "filter shards --keep keep --workers 1 -o out",
         Change("00001", "shards/00001.tar"),
         ["00001.tar", "00001_stats.json", "sizes.json", "manifest.json"],
+        every_write=True,
     ),
     Case(
         "embed",
@@ -187,6 +192,7 @@ CASES = [
         Change("00001", "shards/00001.tar"),
         ["embeddings/00001.npy", "keys/00001.parquet", "store.json", "manifest.json"],
         kills=10,
+        every_write=True,
     ),
     Case(
         "embed-folder",

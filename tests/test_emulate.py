@@ -22,6 +22,7 @@ from clipgap.runs.how import Progress
 from clipgap.select.rules import Prune
 from clipgap.verify import emulate as emulation
 from clipgap.verify.rounding import Arithmetic
+from tests.thorough import examples
 from tests.worlds import edited_manifest, thresholds
 
 D = 24
@@ -191,6 +192,7 @@ def test_short_lists_of_the_gap_are_reported(made: Path, tmp_path: Path) -> None
 
 
 @given(st.floats(-2, 2, width=32))
+@examples(200)
 def test_tf32_is_rounding_to_eleven_bits(value: float) -> None:
     if value and abs(value) < 2.0**-100:
         return  # tf32 has subnormal numbers as well, but no embedding does

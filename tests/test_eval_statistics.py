@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from clipgap.clip.eval.tables import paired_bootstrap, project, score
 from clipgap.intervals import wilson
+from tests.thorough import examples
 
 # The 97.5 % point of the normal distribution.
 Z = Decimal("1.95996398454005423552459443052055152795555007982")
@@ -26,6 +27,7 @@ def precise_wilson(correct: int, samples: int) -> tuple[Decimal, Decimal]:
 
 
 @given(st.integers(1, 2_000_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+@examples(60)
 def test_wilson(case: tuple[int, int]) -> None:
     correct, samples = case
     interval = wilson(correct, samples)
@@ -80,6 +82,7 @@ def test_bootstrap_is_paired_and_seeded() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.integers(2, 9), st.booleans())
+@examples(60)
 def test_scores(seed: int, samples: int, classes: int, ties: bool) -> None:
     """Against a sort of each row, with the class number as tie-breaker."""
     random = np.random.default_rng(seed)

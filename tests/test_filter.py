@@ -32,6 +32,7 @@ from tests.shards import (
     write_keep,
     write_shard,
 )
+from tests.thorough import examples
 from tests.worlds import tree
 
 Keys = dict[str, list[str]]
@@ -91,6 +92,7 @@ shard = st.lists(
     data=st.data(),
     merge=st.none() | st.integers(1, 4),
 )
+@examples(40)
 def test_kept_samples_are_byte_equal_and_in_order(
     tmp_path_factory: pytest.TempPathFactory,
     shards: list[Any],

@@ -16,6 +16,7 @@ from PIL import Image
 from clipgap.clip.images import decoding as images
 from clipgap.clip.images.decoding import BadImage, decode
 from tests.clip_worlds import encoded, render
+from tests.thorough import examples
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -124,6 +125,7 @@ def test_reason_crosses_processes() -> None:
     changes=st.lists(st.tuples(st.integers(0, 4_000), st.integers(0, 255)), max_size=8),
     cut=st.integers(0, 4_000),
 )
+@examples(60)
 def test_damage_is_an_image_or_a_reason(
     form: str, changes: list[tuple[int, int]], cut: int
 ) -> None:

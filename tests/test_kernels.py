@@ -29,6 +29,7 @@ from tests.kernels import (
     assert_like_oracle,
     kernel,
 )
+from tests.thorough import examples
 
 DIMS = (3, 17, 64, 512, 640, 768, 1000, 1024, 1536)
 KINDS = ("clip-like", "isotropic", "equal", "duplicates", "near-ties", "window")
@@ -213,6 +214,7 @@ def test_a_reference_never_prunes_itself(name: str) -> None:
     spikes=st.integers(0, 3),
     stretch=st.sampled_from([0.985, 1.0, 1.0099]),
 )
+@examples(60)
 def test_the_bound_is_never_below_the_score(
     name: str, d: int, rows: int, columns: int, seed: int, spikes: int, stretch: float
 ) -> None:

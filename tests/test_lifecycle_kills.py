@@ -27,7 +27,8 @@ from tests.thorough import one_of_each, spread
 def test_killed_at_any_write(house: House, case: Case) -> None:
     whole, writes = house.known(case)
     inputs = house.tree(case)
-    for n in house.killed_at(case, writes, one_of_each(writes, case.kills)):
+    some = one_of_each(writes, case.kills)
+    for n in house.killed_at(case, writes, spread(len(writes), None) if case.every_write else some):
         check_nothing_half(house, case, inputs)
         ended = house.resume(case)
         assert ended.code == case.code, f"write {n}: {ended.said}"
@@ -55,7 +56,7 @@ def test_files_that_cannot_grow(house: House, case: Case) -> None:
     files = [path for path in house.out.rglob("*") if path.is_file() and not path.is_symlink()]
     sizes = sorted({path.stat().st_size for path in files} - {0})
     house.renew()
-    for n in spread(len(sizes), 1):
+    for n in spread(len(sizes), None if case.every_write else 1):
         size = sizes[n - 1]
         ended = house.run(case, limit=size - 1)
         assert ended.code in (BAD_INPUT, NO_ROOM), f"limit {size}: {ended}"

@@ -50,6 +50,7 @@ from clipgap.select.rules import Prune, Rand
 from tests import report_oracle
 from tests.report_worlds import CLASSES, Sizes, Study, make_study, put, shared_study
 from tests.test_verify import sign
+from tests.thorough import examples
 from tests.worlds import edited_document, edited_manifest, flip_bit, tree
 
 if sys.version_info >= (3, 11):
@@ -824,6 +825,7 @@ def test_paper_files_that_are_refused(tmp_path: Path, text: str, message: str) -
 
 
 @given(st.lists(st.floats(-1.1, 1.1), min_size=1), st.sampled_from([20, 50]))
+@examples(50)
 def test_bins_are_decided_by_their_edges(values: list[float], steps: int) -> None:
     bins = bin_of(np.array(values), steps).tolist()
     for value, b in zip(values, bins, strict=True):

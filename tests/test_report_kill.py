@@ -31,12 +31,12 @@ def inputs(study: Study) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("mode", ["at writes", "full disk"])
+@pytest.mark.parametrize("mode", ["some writes", "full disk"])
 def test_no_page_is_ever_cut(study: Study, tmp_path: Path, mode: str) -> None:
     seen = run_driver("report", inputs(study), tmp_path / "runs", mode)
     assert seen["wrong"] == []
-    if mode == "at writes":
-        assert seen["lived"] == 0 and seen["writes"] > 40
+    if mode == "some writes":
+        assert seen["killed"] == seen["tried"] > 20 and seen["writes"] > 40
     else:
         assert seen["refused"] > 5
 

@@ -25,6 +25,7 @@ from clipgap.select import order
 from clipgap.select.rules import Core, Far, Near, Prune, Rand
 from clipgap.select.splitting import Split
 from tests.test_verify import sign
+from tests.thorough import examples
 from tests.worlds import World, flip_bit, make_world, thresholds, tree, truth
 
 SETS = ("a", "b.2-x")
@@ -229,6 +230,7 @@ names = st.sampled_from([("a",), ("b.2-x",), SETS])
     offset=st.sampled_from([0.0, 0.25, -0.25, 0.1]),
     narrowed=st.booleans(),
 )
+@examples(40)
 def test_every_rule_on_tied_data_with_bad_rows(
     tmp_path_factory: pytest.TempPathFactory,
     sizes: list[int],

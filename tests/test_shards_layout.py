@@ -17,6 +17,7 @@ from clipgap.shards.layout import plain_layout
 from clipgap.shards.problems import Problem
 from clipgap.shards.tar import BLOCK, TarReader, Window
 from tests.shards import FORMATS, member, sample, tar_bytes
+from tests.thorough import examples
 
 Found = tuple[list[str], list[int], list[int]]
 
@@ -67,6 +68,7 @@ entries = st.lists(
     time=st.sampled_from([0, 1.5]),
     comment=st.booleans(),
 )
+@examples(150)
 def test_never_another_answer(
     path: Path, entries: list[Any], format: str, size: int, time: float, comment: bool
 ) -> None:
@@ -81,6 +83,7 @@ def test_never_another_answer(
 
 
 @given(data=st.data())
+@examples(60)
 def test_damage_is_left_to_the_strict_reader(path: Path, data: st.DataObject) -> None:
     archive = bytearray(tar_bytes([*sample("a"), *sample("b"), *sample("c")]))
     cut = data.draw(st.integers(0, len(archive)))
@@ -96,6 +99,7 @@ def test_damage_is_left_to_the_strict_reader(path: Path, data: st.DataObject) ->
     format=st.sampled_from(sorted(FORMATS)),
     sizes=st.lists(st.sampled_from([0, 1, 511, 512, 513, 3000]), min_size=1, max_size=3),
 )
+@examples(40)
 def test_ordinary_shards_are_read_quickly(
     path: Path, keys: list[str], format: str, sizes: list[int]
 ) -> None:

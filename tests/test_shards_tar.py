@@ -18,6 +18,7 @@ from clipgap.shards.problems import Problem
 from clipgap.shards.samples import Sample, read_samples
 from clipgap.shards.tar import BLOCK, TarDamage, TarReader
 from tests.shards import FORMATS, contents, member, sample, tar_bytes, write_shard
+from tests.thorough import examples
 
 webdataset = pytest.importorskip("webdataset")
 
@@ -46,6 +47,7 @@ def read_all(path: Path, **options: object) -> tuple[list[Sample], list[Problem]
     times=st.booleans(),
     window=st.sampled_from([BLOCK, 3 * BLOCK + 7, 1 << 20]),
 )
+@examples(60)
 def test_the_same_members_as_tarfile(
     tmp_path_factory: pytest.TempPathFactory,
     names: list[str],
@@ -78,6 +80,7 @@ def test_the_same_members_as_tarfile(
 
 
 @given(st.text(st.sampled_from("ab0/._"), max_size=10))
+@examples(100)
 def test_keys_are_those_of_webdataset(name: str) -> None:
     key, extension = webdataset.tariterators.base_plus_ext(name)
     if name.startswith("__"):

@@ -26,6 +26,7 @@ from clipgap.store.opening import array_store, open_store
 from clipgap.store.rows import Resting
 from clipgap.store.writer import StoreWriter
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
+from tests.thorough import examples
 
 
 @pytest.fixture
@@ -590,6 +591,7 @@ def test_a_single_archive_with_a_number_is_no_sequence(tmp_path: Path) -> None:
     row_group=st.integers(1, 70),
     ranges=st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12),
 )
+@examples(40)
 def test_any_sequence_of_ranges(
     rows: int,
     row_group: int,

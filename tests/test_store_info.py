@@ -18,6 +18,7 @@ from clipgap.store.duplicates import KeyCounter
 from clipgap.store.info import BadRow, inspect
 from clipgap.store.opening import array_store, open_store
 from tests.stores import keys_of, unit_rows, write_clip_retrieval, write_keys
+from tests.thorough import examples
 
 
 def test_norms_and_bad_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +95,7 @@ def test_duplicate_keys_within_and_across_shards(tmp_path: Path) -> None:
     shards=st.lists(st.lists(st.sampled_from("abcdefgh") | st.none(), max_size=30), max_size=5),
     bucket_rows=st.sampled_from([1, 5, 1000]),
 )
+@examples(60)
 def test_duplicates_equal_a_count_by_hand(shards: list[list[str | None]], bucket_rows: int) -> None:
     rows = sum(map(len, shards))
     with pytest.MonkeyPatch.context() as patch:

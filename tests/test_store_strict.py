@@ -21,6 +21,7 @@ from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.store.npy import MAGIC
 from clipgap.store.opening import array_store, open_store
 from tests.stores import DIM, keys_of, unit_rows, write_clip_retrieval, write_keys
+from tests.thorough import examples
 
 
 def refusal(source: Any, **options: Any) -> str:
@@ -67,6 +68,7 @@ def test_trailing_bytes(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 127))
+@examples(40)
 def test_a_file_cut_inside_its_header(cut: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("cut") / "x.npy"
     np.save(path, unit_rows(10))
@@ -75,6 +77,7 @@ def test_a_file_cut_inside_its_header(cut: int, tmp_path_factory: pytest.TempPat
 
 
 @given(place=st.integers(0, 127), value=st.integers(0, 255))
+@examples(300)
 def test_a_flipped_header_byte_is_refused_or_harmless(
     place: int, value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

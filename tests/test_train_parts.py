@@ -22,12 +22,14 @@ from clipgap.clip.train.order import (
     stream_of,
 )
 from clipgap.errors import MissingDependency, UsageError
+from tests.thorough import examples
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any)
 SMALL = st.integers(1, 4)
 
 
 @given(SIZES, SMALL, SMALL, SMALL, st.integers(0, 3), st.integers(0, 3))
+@examples(60)
 def test_each_sample_once_an_epoch(
     sizes: list[int], world: int, batch: int, accum: int, workers: int, epoch: int
 ) -> None:

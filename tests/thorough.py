@@ -7,8 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 THOROUGH = bool(os.environ.get("CLIPGAP_THOROUGH"))
+
+
+def examples(count: int) -> Any:
+    """For a test: so many examples of a property that is quickly tried, where 25 are the rule."""
+    from hypothesis import settings  # this file is also for those who need none
+
+    return settings(max_examples=max(count, settings().max_examples) if THOROUGH else count)
 
 
 def spread(count: int, most: int | None) -> list[int]:
