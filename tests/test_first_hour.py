@@ -135,13 +135,14 @@ def test_the_table_is_that_of_the_project_and_doctor_names_all(
     ("model", "weights", "words"),
     [
         ("ViT-B-23", "openai", "did you mean ViT-B-32"),
+        ("ViT-B-23", None, "did you mean ViT-B-32"),
         ("ViT-B-32", "openay", "open_clip has for ViT-B-32 no weights 'openay'"),
         ("timm:resnet18x", "", "timm has no model 'resnet18x'"),
         ("torchvision:resnet19", "", "torchvision has no model 'resnet19'"),
     ],
 )
 def test_a_typo_in_the_model_leaves_nothing_behind(
-    tmp_path: Path, model: str, weights: str, words: str
+    tmp_path: Path, model: str, weights: str | None, words: str
 ) -> None:
     images, out = tmp_path / "images", tmp_path / "store"
     images.mkdir()

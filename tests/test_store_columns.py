@@ -183,6 +183,7 @@ def test_lying_headers_of_safetensors_are_refused(tmp_path: Path) -> None:
     ("name", "advice"),
     [
         ("0.jpg", "clipgap embed` makes a store of them"),
+        ("cats/0.jpg", "clipgap embed` makes a store of them"),
         ("rows.pt", "torch.load"),
         ("rows.csv", "numpy.loadtxt"),
     ],
@@ -190,6 +191,7 @@ def test_lying_headers_of_safetensors_are_refused(tmp_path: Path) -> None:
 def test_who_names_something_else_is_told_what_to_do(
     tmp_path: Path, name: str, advice: str
 ) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"x")
     for place in (tmp_path, tmp_path / name):
         with pytest.raises(InputError) as caught:

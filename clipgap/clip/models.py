@@ -97,6 +97,7 @@ def fetch(model: str, pretrained: str | None) -> None:
 def identify(model: str, pretrained: str | None) -> dict[str, Any]:
     """What tells a model from others before it is loaded: names, and checksums of local files."""
     if pretrained is None and not brings_weights(model):
+        check_named(model, None)
         raise UsageError(
             f"{model}: name its weights with --pretrained: a tag, a checkpoint file, or '' for "
             "random weights"

@@ -220,8 +220,16 @@ def _nothing_known(place: Place) -> str:
     held = ", ".join(names[:8]) + (f", … ({len(names):,} in all)" if len(names) > 8 else "")
     return (
         f"{path}: holds no embeddings that are known. It holds: {held or 'nothing'}. "
-        f"Known are {known}.{_hint([suffix_of(path), *map(suffix_of, names)])}"
+        f"Known are {known}.{_hint([suffix_of(path), *map(suffix_of, [*names, *_inside(place)])])}"
     )
+
+
+def _inside(place: Place) -> Iterable[str]:
+    """The files of its first folder: images often lie in folders called like their classes."""
+    if not place.listing or not place.listing.folders:
+        return ()
+    first = place.volume.listing(f"{place.path}/{min(place.listing.folders)}")
+    return sorted(first.files) if first else ()
 
 
 def _hint(suffixes: Iterable[str]) -> str:
