@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import clipgap
 from clipgap.__main__ import main
@@ -215,6 +218,65 @@ def test_a_deduplication(kept: Path, model: str) -> None:
     assert found.rates["clusters"].why == "ASSUMED, all of one size"
     (all_pairs,) = clipgap.plan(command="dedup", **asked).stages
     assert (all_pairs.operations, all_pairs.binds) == (10**12 * 500, "compute")
+
+
+PICTURES = {
+    "embed_dim": 64,
+    "vision_cfg": {"image_size": 224, "patch_size": 16, "width": 256, "layers": 2},
+    "text_cfg": {"width": 256, "heads": 4, "layers": 2},
+}
+
+
+def test_memory_of_embedding_is_that_of_runs(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("open_clip")
+    monkeypatch.chdir(kept.parent)
+    Path("model.json").write_text(json.dumps(PICTURES))
+    Path("images").mkdir()
+    for number in range(64):
+        pixels = np.full((32, 32, 3), number, np.uint8)
+        Image.fromarray(pixels).save(f"images/{number:02}.png")
+
+    def planned(batch: int) -> float | None:
+        asked = {"rows": "64", "model": "model.json", "batch_size": batch, "on": "2cores"}
+        return clipgap.plan(command="embed", measured=kept, **asked).memory_bytes
+
+    hold(
+        [planned(8), planned(64)],
+        *("clipgap.embed('images', 'model.json', '', batch_size=8, device='cpu', out='a')",),
+        *("clipgap.embed('images', 'model.json', '', batch_size=64, device='cpu', out='b')",),
+    )
+
+
+def test_memory_of_deduplicating_is_that_of_runs(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(kept.parent)
+    for name, rows, dim in (("small", 2000, 64), ("large", 20_000, 512)):
+        np.save(f"{name}.npy", unit_rows(rows, 0, dim))
+
+    def planned(rows: str, dim: int, clusters: int) -> float | None:
+        asked = {"rows": rows, "dim": dim, "clusters": clusters, "memory": 0.01, "on": "2cores"}
+        return clipgap.plan(command="dedup", measured=kept, **asked).memory_bytes
+
+    more = "iterations=1, memory=10_000_000"
+    hold(
+        [planned("2k", 64, 20), planned("20k", 512, 8000)],
+        f"clipgap.dedup('small.npy', 0.1, clusters=20, {more}, out='a')",
+        f"clipgap.dedup('large.npy', 0.1, clusters=8000, {more}, out='b')",
+    )
+
+
+def hold(planned: list[float | None], *calls: str) -> None:
+    """One call after the other in one process, whose peak can only grow."""
+    measure = "; print(clipgap.bench.processes.peak_mib())\n"
+    code = "import clipgap, clipgap.bench.processes\n" + measure.join([*calls, ""])
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = [float(line) * 2**20 for line in done.stdout.split()]
+    assert len(found) == len(planned), done.stderr
+    for peak, said in zip(found, planned, strict=True):
+        assert 0.75 < said / peak < 1.33, (planned, found)  # type: ignore[operator]
+    (small, large), (little, much) = planned, found
+    assert 0.6 < (large - small) / (much - little) < 1.6, (planned, found)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(

@@ -37,9 +37,18 @@ class Doing(Options):
         "Of embed, train and eval: a vision transformer.",
         metavar="NAME|CONFIG.json",
     )
+    batch_size: int = option(256, "Of embed, which tells its memory.", metavar="N", min=1)
     epochs: int = option(32, "Of train.", metavar="N", min=1)
     clusters: int | None = option(None, "Of dedup.", metavar="K", min=1, shown="all rows with all")
     iterations: int = option(20, "Of dedup's k-means.", metavar="N", min=0)
+    memory: float | None = option(
+        None,
+        "Of dedup: memory for rows.",
+        metavar="GIB",
+        min=0,
+        max=1 << 30,
+        shown="a quarter of what is here",
+    )
 
 
 @dataclass(frozen=True)

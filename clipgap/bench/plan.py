@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from clipgap.bench.memory import of_deduplicating, of_embedding
 from clipgap.bench.options import Doing, Rates, Sizes
 from clipgap.bench.rates import IMAGE_BYTES, Kept, Rate, assumed, number
 from clipgap.bench.results import default_folder
@@ -78,7 +79,8 @@ class Projection:
     @property
     def memory_bytes(self) -> float | None:
         """Of the host, at most."""
-        return self.rates["memory"].value if "memory" in self.rates else None
+        known = (rate.value for name, rate in self.rates.items() if name.rstrip("′") == "memory")
+        return max(known, default=None)
 
     @property
     def device_hours(self) -> float:
@@ -104,7 +106,7 @@ def plan(
 
     `train` is the store that is scanned or deduplicated; of images only numbers are known.
     """
-    prices = Prices(rates)
+    prices = Prices(rates, doing)
     if command == "scan":
         return prices.projection(_scan(prices, _measure(train, tests or {}, sizes)))
     if command not in COMMANDS:
@@ -133,7 +135,6 @@ def plan(
 
 
 def _scan(prices: Prices, size: _Size) -> Iterator[Stage]:
-    prices.note("memory", prices.kept.memory(size.dim, size.points))
     each = (size.points, size.sets, size.dim, size.row_bytes)
     if size.reference is None:
         yield prices.scan("scan", size.rows, *each)
@@ -156,7 +157,8 @@ class _Size:
 class Prices:
     """What commands take of a machine, by rates that are noted as they are asked for."""
 
-    def __init__(self, rates: Rates) -> None:
+    def __init__(self, rates: Rates, doing: Doing) -> None:
+        self._doing = doing
         self.kept = Kept(rates.measured or default_folder())
         self._rates = rates
         self._devices, self._device = _machine(rates.on)
@@ -190,6 +192,7 @@ class Prices:
         gap: bool = False,
     ) -> Stage:
         """`gap`, or `scan` with or without one."""
+        self.note("memory", self.kept.memory(dim, points))
         operations = 2.0 * rows * points * dim
         scores = 2 * _SCORES if gap else _SCORES
         read, written = rows * row_bytes, float(rows * (_KEY + scores * sets))
@@ -208,20 +211,25 @@ class Prices:
     def embed(self, name: str, images: int, model: str) -> Stage:
         """A forward pass of each image, and its embedding."""
         found = towers(model)
+        workers = 1 if self._on_cores else self._devices
+        self.note("memory", of_embedding(found, self._doing.batch_size, workers, self._on_cores))
         written = float(images * (2 * found.dim + _KEY))
         return self._through(name, images, found.image, written)
 
     def train(self, name: str, samples: int, model: str) -> Stage:
         """Of so many samples seen: a forward pass of both towers, and backward twice as much."""
         found = towers(model)
+        self.note("memory", None)
         return self._through(name, samples, 3 * (found.image + found.text), 0.0)
 
     def evaluate(self, name: str, images: int, model: str) -> Stage:
         """A forward pass of each image of all sets; their classes are few."""
+        self.note("memory", None)
         return self._through(name, images, towers(model).image, 0.0)
 
     def dedup(self, name: str, rows: int, dim: int, clusters: int | None, iterations: int) -> Stage:
         """K-means and the last assignment, then all pairs within clusters; without, all pairs."""
+        self.note("memory", of_deduplicating(rows, dim, clusters, self._host, self._doing.memory))
         row_bytes = 2.0 * dim + _KEY
         passes = 1 if clusters is None else iterations + 2
         pairs = float(rows) * rows * dim / (clusters or 1)

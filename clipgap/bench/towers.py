@@ -33,17 +33,27 @@ _SHAPE = {
         "patch_size": _is_size,
         "image_size": (None, _is_pair, _is_size),
     },
-    "text_cfg": {**_TRANSFORMER, "context_length": (None, _is_size)},
+    "text_cfg": {
+        **_TRANSFORMER,
+        "context_length": (None, _is_size),
+        "vocab_size": (None, _is_size),
+    },
 }
+
+_VOCABULARY = 49_408
+"""Of CLIP's tokens, where a configuration does not say."""
 
 
 @dataclass(frozen=True)
 class Towers:
-    """Operations of a forward pass of one image and of one text."""
+    """Operations of a forward pass of one image and of one text; numbers that are held."""
 
     image: float
     text: float
     dim: int
+    weights: float  # of both towers
+    pixels: int  # of an image, three numbers each
+    stream: float  # what of an image goes from layer to layer
 
 
 def towers(model: str) -> Towers:
@@ -63,19 +73,36 @@ def towers(model: str) -> Towers:
     height, width = sides if isinstance(sides, list) else (sides, sides)
     patch = vision["patch_size"]
     patches = (height // patch) * (width // patch)
-    stem = 2.0 * patches * 3 * patch**2 * vision["width"]
+    tokens, words = patches + 1, text.get("context_length") or 77
+    stem = 3 * patch**2 * vision["width"]
+    known = text.get("vocab_size") or _VOCABULARY
     return Towers(
-        stem + _transformer(patches + 1, vision),
-        _transformer(text.get("context_length") or 77, text),
+        2.0 * patches * stem + _transformer(tokens, vision),
+        _transformer(words, text),
         config["embed_dim"],
+        weights=stem
+        + _weights(tokens, vision, config["embed_dim"])
+        + _weights(known + words, text, config["embed_dim"]),
+        pixels=3 * height * width,
+        stream=float(tokens * vision["width"]),
     )
+
+
+def _weights(embedded: int, config: Mapping[str, Any], dim: int) -> float:
+    """Of the layers, and of what is embedded before and projected after them."""
+    width, layers = int(config["width"]), int(config["layers"])
+    return float(layers * _projections(config) * width**2 + (embedded + dim) * width)
+
+
+def _projections(config: Mapping[str, Any]) -> float:
+    """Of a layer, as multiples of its width squared."""
+    return 4 + 2 * float(config.get("mlp_ratio") or 4.0)
 
 
 def _transformer(tokens: int, config: Mapping[str, Any]) -> float:
     """Projections of each token, and all tokens with all."""
     width, layers = int(config["width"]), int(config["layers"])
-    projections = 4 + 2 * float(config.get("mlp_ratio") or 4.0)
-    return layers * tokens * (2.0 * projections * width**2 + 4.0 * tokens * width)
+    return layers * tokens * (2.0 * _projections(config) * width**2 + 4.0 * tokens * width)
 
 
 def _configuration(model: str) -> Path:

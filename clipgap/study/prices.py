@@ -78,7 +78,7 @@ class _Pricing:
     left_out: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.rates)
+        self.prices = Prices(self.rates, self.doing)
 
     def stage(self, stage: Stage) -> Priced | None:
         """One that is planned; what it leaves is known afterwards, whether it is or not."""
