@@ -48,7 +48,7 @@ class Toy:
         self.calls: list[dict[str, Any]] = []
         self.error: BaseException | None = None
         app = typer.Typer(rich_markup_mode=None)
-        command(app, "toy")(self.body)
+        command(app, "toy", "T -o out")(self.body)
 
         @app.callback()
         def _root() -> None:

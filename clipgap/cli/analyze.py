@@ -27,7 +27,12 @@ _STOPPING = "Stopping after the block at hand; finished domains are kept."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "analyze")(analyze)
+    command(
+        app,
+        "analyze",
+        "mix=mix.pt --model RN50 --data photo=/data/photo --data sketch=/data/sketch "
+        "--classnames names.txt --templates prompts.txt -o analysis",
+    )(analyze)
 
 
 def analyze(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "bench")(bench)
+    command(app, "bench", "--quick")(bench)
 
 
 def bench(

@@ -30,10 +30,14 @@ def register(app: typer.Typer) -> None:
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    command(group, "list")(list_sets)
-    command(group, "check")(check)
-    command(group, "link")(link)
-    command(group, "caption")(caption)
+    command(group, "list", "")(list_sets)
+    command(group, "check", "imagenet-sketch /data/sketch")(check)
+    command(group, "link", "objectnet /data/objectnet -o objectnet")(link)
+    command(
+        group,
+        "caption",
+        "/data/imagenet/train --classes imagenet-train -o imagenet-tars",
+    )(caption)
     app.add_typer(group)
 
 

@@ -30,7 +30,7 @@ _STOPPING = "Stopping after the block at hand; finished steps are kept."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "dedup")(dedup)
+    command(app, "dedup", "laion400m --epsilon 0.05 --clusters 50000 -o dedup")(dedup)
 
 
 def dedup(

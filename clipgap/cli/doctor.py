@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "doctor")(doctor)
+    command(app, "doctor", "")(doctor)
 
 
 def doctor(

@@ -35,10 +35,10 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(
         name="domains", help="Tell natural images from renditions.", rich_markup_mode=None
     )
-    command(group, "fit")(fit)
-    command(group, "label")(label)
-    command(group, "composition")(composed)
-    command(group, "audit")(audit)
+    command(group, "fit", "labelled --labels labels.parquet -o heads")(fit)
+    command(group, "label", "laion400m --heads heads -o laion-domains")(label)
+    command(group, "composition", "laion-domains --keep pruned=split-pruned")(composed)
+    command(group, "audit", "laion-domains --images 'laion/{00000..00127}.tar' -o audit")(audit)
     app.add_typer(group)
 
 

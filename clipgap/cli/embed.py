@@ -23,7 +23,11 @@ _STOPPING = "Stopping after the batch at hand; finished shards are kept."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "embed")(embed)
+    command(
+        app,
+        "embed",
+        "'laion/{00000..00127}.tar' --model ViT-B-32 --pretrained openai -o store",
+    )(embed)
 
 
 def embed(

@@ -29,7 +29,7 @@ _SHOWN = 10
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "emulate")(emulate)
+    command(app, "emulate", "scan")(emulate)
 
 
 def emulate(

@@ -27,7 +27,11 @@ _STOPPING = "Stopping after the batch at hand; finished sets are kept."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "eval")(evaluate)
+    command(
+        app,
+        "eval",
+        "pruned=pruned.pt --model ViT-B-32 --data imagenet-val=/data/val -o eval",
+    )(evaluate)
 
 
 def evaluate(

@@ -34,7 +34,7 @@ _ATLAS_IMAGES = " --image image --pagerank similarity"
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "export")(export)
+    command(app, "export", "scan --to atlas -o atlas")(export)
 
 
 def export(

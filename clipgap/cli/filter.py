@@ -24,7 +24,11 @@ _STOPPING = "Stopping after the shards at hand; they and all finished ones are k
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "filter")(filter_shards)
+    command(
+        app,
+        "filter",
+        "'laion/{00000..00127}.tar' --keep pruned -o laion-pruned",
+    )(filter_shards)
 
 
 def filter_shards(

@@ -26,7 +26,6 @@ import typer
 
 from clipgap.cli import config, words
 from clipgap.cli.completion import completion, is_made
-from clipgap.cli.examples import EXAMPLES
 from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.errors import ShareDone, UsageError
 from clipgap.files.addresses import require_here, require_local
@@ -184,25 +183,28 @@ def _local(out: Path | None) -> Path | None:
     return out
 
 
+EXAMPLE = "\b\nExample:\n"
+"""Begins what a help ends with."""
+
 _NOT_ABOUT_THE_RESULT = {field.name for group in (Common, Dealt) for field in fields(group)}
 
 
 def command(
-    app: typer.Typer, name: str, settings: Mapping[str, Any] | None = None
+    app: typer.Typer, name: str, example: str, settings: Mapping[str, Any] | None = None
 ) -> Callable[[Body], Body]:
     """Register a function as a command of `app`, with its option groups spread out.
 
-    `settings` are for how Typer parses its call.
+    `example` is what follows its name in the call at the end of its help; `settings` are for how
+    Typer parses its call.
     """
 
     def register(body: Body) -> Body:
         wrapper = _Spread(body)
         help, more = inspect.getdoc(body), dict(settings or {})
         group = app.info.name  # of a command of its own it is no text
-        example = EXAMPLES.get(f"{group} {name}" if isinstance(group, str) else name)
+        full_name = f"{group} {name}" if isinstance(group, str) else name
         # The mark keeps lines as they are; without it a call would be wrapped like prose.
-        lines = words.command_line(f"clipgap {example}", 76)
-        epilog = f"\b\nExample:\n{lines}" if example else None
+        epilog = f"{EXAMPLE}{words.command_line(f'clipgap {full_name} {example}', 76)}"
         add = app.command(name, help=help, epilog=epilog, context_settings=more)
         add(wrapper.as_function())
         return body

@@ -15,7 +15,7 @@ from clipgap.options import REQUIRED, Only, argument, option
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "merge")(merge)
+    command(app, "merge", "scan.parts -o scan")(merge)
 
 
 def merge(

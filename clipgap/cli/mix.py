@@ -24,7 +24,7 @@ _STOPPING = "Stopping: nothing is kept, a mix starts again."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "mix")(mix)
+    command(app, "mix", "mixes.toml --labels laion-domains -o mix")(mix)
 
 
 def mix(

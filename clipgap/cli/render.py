@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "render")(render)
+    command(app, "render", "shapes -o shapes")(render)
 
 
 def render(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "report")(report)
+    command(app, "report", "--scan scan --reference gap --split pruned -o report")(report)
 
 
 def report(

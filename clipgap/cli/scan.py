@@ -46,8 +46,8 @@ class Moved(Options):
 
 def register(app: typer.Typer) -> None:
     """Add both commands to `app`."""
-    command(app, "scan")(scan)
-    command(app, "gap")(gap)
+    command(app, "scan", "laion400m --test val=val.npy --gap gap -o scan")(scan)
+    command(app, "gap", "imagenet-train --test val=val.npy -o gap")(gap)
 
 
 _TEST = "A test set: its name in the tables, and where its embeddings are. Repeatable."

@@ -24,7 +24,12 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
     # What follows the name of the inner command is that command's.
-    command(app, "slurm", {"allow_interspersed_args": False})(slurm)
+    command(
+        app,
+        "slurm",
+        "--tasks 64 --dry-run scan laion400m --test val=val.npy -o scan",
+        {"allow_interspersed_args": False},
+    )(slurm)
 
 
 def slurm(

@@ -30,7 +30,7 @@ _STOPPING = "Stopping: nothing is kept, a split starts again."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "split")(split)
+    command(app, "split", "scan --prune val -o pruned")(split)
 
 
 def split(

@@ -21,7 +21,7 @@ _SHOWN = 20
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "status")(status)
+    command(app, "status", "scan")(status)
 
 
 def status(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def register(app: typer.Typer) -> None:
     """Add the group and its commands to `app`."""
     group = typer.Typer(name="store", help="Look into stores of embeddings.", rich_markup_mode=None)
-    command(group, "info")(info)
+    command(group, "info", "laion400m")(info)
     app.add_typer(group)
 
 

@@ -24,7 +24,12 @@ _STOPPING = "Stopping after the step at hand; a checkpoint is kept."
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "train")(train)
+    command(
+        app,
+        "train",
+        "--train-data 'laion/{00000..00127}.tar' --keep pruned --recipe vit-b-32-paper "
+        "--logs logs --name pruned",
+    )(train)
 
 
 def train(

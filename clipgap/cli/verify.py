@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "verify")(verify)
+    command(app, "verify", "scan")(verify)
 
 
 def verify(

@@ -42,7 +42,7 @@ Device = Annotated[EmbedOptions, Only("device", "precision")]
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "check")(check)
+    command(app, "check", "photos/train --against val=photos/val -o out")(check)
 
 
 def check(

@@ -44,7 +44,7 @@ class Given(Options):
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "run")(run)
+    command(app, "run", "paper-table1 --dry-run")(run)
 
 
 def run(

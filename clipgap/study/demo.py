@@ -15,7 +15,7 @@ from clipgap.study.endings import ending_of
 
 def register(app: typer.Typer) -> None:
     """Add the command to `app`."""
-    command(app, "demo")(demo)
+    command(app, "demo", "-o demo")(demo)
 
 
 def demo(
