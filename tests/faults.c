@@ -5,7 +5,8 @@
 // negative error is a signal that the process gets in place of the call; an error of 0 is a lie: all
 // seems well, and one bit is another. Of files that were open for writing, closing counts as well.
 // Nothing is ever flushed, since no test here cuts the power. Calls that look for other machines
-// are counted, too. A fault of the kind `moment` comes after so many microseconds.
+// are counted, too. A fault of the kind `moment` comes after so many microseconds. Processes that
+// are forked off count with the first, so whichever makes the nth call is hit.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
@@ -27,7 +29,7 @@
 enum { kRead, kWrite, kFlush, kRename, kConnect, kClose, kMoment, kKinds };
 
 static char folder[PATH_MAX];
-static atomic_long counts[kKinds];
+static atomic_long before[kKinds], *counts = before;
 static int kind_of_fault = -1, error_of_fault, for_ever, is_short;
 static long nth;
 static _Thread_local int lies;  // in this call
@@ -36,7 +38,8 @@ static void end(int number) { kill(getpid(), number ? SIGKILL : 0); }
 
 void faults_begin(const char* below, int kind, long at, int error, int stays, int shorter) {
   snprintf(folder, sizeof folder, "%s/", below);
-  for (int i = 0; i < kKinds; ++i) counts[i] = 0;
+  counts = mmap(NULL, sizeof before, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (counts == MAP_FAILED) abort();
   kind_of_fault = kind, nth = at, error_of_fault = error, for_ever = stays, is_short = shorter;
   if (kind != kMoment) return;
   const struct itimerval after = {.it_value = {at / 1000000, at % 1000000}};

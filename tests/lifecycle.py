@@ -96,6 +96,7 @@ class House:
             number=number,
             limit=limit,
             fault=fault,
+            processes=case.processes,
             **dict(case.environment),
         )
 

@@ -91,6 +91,7 @@ class Case:
     every_write: bool = False
     loose: Sequence[str] = ()
     environment: Sequence[tuple[str, str]] = ()
+    processes: int = 0  # that do the units, where they can be dealt; 0: as the command thinks best
     flags: bool = True  # whether --resume and --overwrite are its
     has_children: bool = False  # processes of its own, which live on when it is killed
 

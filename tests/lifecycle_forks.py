@@ -9,6 +9,7 @@ import gc
 import importlib
 import itertools
 import json
+import multiprocessing
 import os
 import pkgutil
 import re
@@ -19,6 +20,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,6 +29,8 @@ import typer
 
 from clipgap.__main__ import app, main, run
 from clipgap.cli import consoles
+from clipgap.cli.frame import Dealt
+from clipgap.runs.executors import Processes
 from clipgap.study import process as stages
 from clipgap.study.server import serve as serve_stages
 from tests import faults
@@ -166,6 +170,8 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
         os.chdir(folder)
         os.environ |= request["env"]
+        if request["processes"]:
+            deal_to(request["processes"])
         time.monotonic = itertools.count(step=1e-6).__next__  # held or not, nothing comes of it
         if request["limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
@@ -185,6 +191,18 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
             with contextlib.suppress(Exception):
                 file.flush()
         os._exit(code)
+
+
+def deal_to(processes: int) -> None:
+    """Forks of this fork do the units: to start them anew would cost a hundred times as much."""
+    forking, how = multiprocessing.get_context("fork"), Dealt.how
+
+    def dealt(self: Dealt, watch: Any = None) -> Any:
+        asked = how(self, watch)
+        return replace(asked, executor=None if watch is None else Processes(["cpu"] * processes))
+
+    vars(multiprocessing)["get_context"] = lambda method: forking
+    Dealt.how = dealt  # type: ignore[method-assign]
 
 
 def watch(folder: Path, at_each: Sequence[int], number: int) -> Callable[[], list[str]]:

@@ -77,11 +77,12 @@ class Server:
         number: int = signal.SIGKILL,
         limit: int | None = None,
         fault: Fault | None = None,
+        processes: int = 0,
         **env: str,
     ) -> Ended:
         """Run a command; at its nth write it gets a signal. No file may grow beyond a limit."""
         at_each = [] if at is None else [at]
-        self._ask_to_run(arguments, at_each, number, limit, fault or Fault(), env)
+        self._ask_to_run(arguments, at_each, number, limit, fault or Fault(), env, processes)
         return self._answer()
 
     def prepare(self, arguments: Sequence[str]) -> None:
@@ -130,6 +131,7 @@ class Server:
         limit: int | None,
         fault: Fault,
         env: dict[str, str],
+        processes: int = 0,
     ) -> None:
         self._ask(
             arguments=list(arguments),
@@ -138,6 +140,7 @@ class Server:
             limit=limit,
             fault=asdict(fault),
             env=env,
+            processes=processes,
         )
 
     def _ask(self, **request: Any) -> None:
