@@ -76,10 +76,11 @@ class AtOnce(OneAtATime):
             TopK(np.full((len(t.rows), k), -np.inf), np.full((len(t.rows), k), NO_ID))
             for t in tests
         ]
-        random, shape = np.random.default_rng(0), (self.block_rows, len(tests))
-        self._scores = random.uniform(0.1, 0.9, shape)
+        # Set by set, as the results of a GPU come.
+        random, shape = np.random.default_rng(0), (len(tests), self.block_rows)
+        self._scores = random.uniform(0.1, 0.9, shape).T
         # As of large sets, whatever there is: what numbers cost depends on how many bits they have.
-        self._columns = random.integers(0, 50_000, shape, np.int32)
+        self._columns = random.integers(0, 50_000, shape, np.int32).T
 
     def scan(self, rows: Any, ids: Any) -> BlockResult:
         scores, columns = self._scores[: len(rows)], self._columns[: len(rows)]

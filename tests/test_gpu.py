@@ -184,6 +184,16 @@ def test_thresholds_at_the_ends_of_what_scores_can_be(device: torch.device) -> N
     assert_like_oracle(GpuScanner(tests, 3, device), tests, 3, [(rows, np.arange(50))])
 
 
+def test_results_come_as_tables_take_them(device: torch.device) -> None:
+    """Column by column: neither the device nor the host then jumps from row to row."""
+    tests = make_tests("clip-like", 24, (16, 5), "some")
+    rows = synthetic.clip_like(7, 24)
+    found = GpuScanner(tests, 6, device).scan(rows, np.arange(7))
+    for table in vars(found).values():
+        assert table.shape == (7, 2)
+        assert table[:, 1].flags.c_contiguous
+
+
 def test_blocks_in_flight(device: torch.device) -> None:
     tests = make_tests("clip-like", 32, (40,), "all")
     rows = synthetic.clip_like(150, 32)

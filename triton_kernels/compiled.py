@@ -120,7 +120,7 @@ def plans(capability: int, d: int, k: int) -> Iterator[Plan]:
         refine.leave_kernel, "i32 *i64 *i64 *i32 *i64 *i64 *i32", BEHIND=refine.BEHIND, **row_shape
     )
     yield plan("leave", source, refine.WARPS)
-    types = "i32 *i64 *i32 *i64 *i32 *fp64 *i32 *fp64 *i32 i32 fp32 i32"
+    types = "i32 *i64 *i32 *i64 *i32 *fp64 *i32 *fp64 *i32 fp32 i32"
     yield plan("write", _source(refine.write_kernel, types, **row_shape), refine.WARPS)
 
     shape = {"ENTRIES": triton.next_power_of_2(8 * k), "CHUNK": merge.CHUNK}

@@ -131,27 +131,26 @@ def write_kernel(
     nearest,
     margin,
     witness,
-    sim,  # (n, sets) float64, at its first row and set
-    nn,  # (n, sets) int32
+    sim,  # (n,) float64, of one set
+    nn,  # (n,) int32
     margins,
     witnesses,
-    sets,
     fixed_margin,
     fixed_witness,
     MARGIN: tl.constexpr,
     ROWS: tl.constexpr,
 ):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    inside, place = row < n, row.to(tl.int64) * sets
-    tl.store(sim + place, value_of(tl.load(best + row, mask=inside, other=0)), mask=inside)
-    tl.store(nn + place, tl.load(nearest + row, mask=inside, other=0), mask=inside)
+    inside = row < n
+    tl.store(sim + row, value_of(tl.load(best + row, mask=inside, other=0)), mask=inside)
+    tl.store(nn + row, tl.load(nearest + row, mask=inside, other=0), mask=inside)
     if MARGIN:
         room = value_of(tl.load(margin + row, mask=inside, other=0))
-        tl.store(margins + place, room, mask=inside)
-        tl.store(witnesses + place, tl.load(witness + row, mask=inside, other=0), mask=inside)
+        tl.store(margins + row, room, mask=inside)
+        tl.store(witnesses + row, tl.load(witness + row, mask=inside, other=0), mask=inside)
     else:
-        tl.store(margins + place, tl.zeros((ROWS,), tl.float64) + fixed_margin, mask=inside)
-        tl.store(witnesses + place, tl.zeros((ROWS,), tl.int32) + fixed_witness, mask=inside)
+        tl.store(margins + row, tl.zeros((ROWS,), tl.float64) + fixed_margin, mask=inside)
+        tl.store(witnesses + row, tl.zeros((ROWS,), tl.int32) + fixed_witness, mask=inside)
 
 
 @triton.jit
@@ -238,11 +237,11 @@ def write(
     tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
     fixed: tuple[float, int] | None,
 ) -> None:
-    """What rows have won, best, nearest, margin, witness, into a set's column of the tables (n,);
-    margin and witness are `fixed` where scores do not decide them."""
-    n, sets = len(winners[0]), tables[0].stride(0)
+    """What rows have won, best, nearest, margin, witness, into a set's columns of the tables (n,),
+    contiguous; margin and witness are `fixed` where scores do not decide them."""
+    n = len(winners[0])
     write_kernel[(triton.cdiv(n, ROWS),)](
-        n, *winners, *tables, sets, *(fixed or (0.0, 0)),
+        n, *winners, *tables, *(fixed or (0.0, 0)),
         MARGIN=fixed is None, ROWS=ROWS, num_warps=WARPS,
     )  # fmt: skip
 

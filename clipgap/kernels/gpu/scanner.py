@@ -44,7 +44,7 @@ SAMPLE_ROWS = 4096  # give the columns' bounds a start
 
 @dataclass(frozen=True)
 class _Tables:
-    """Results of a block on the device, (n, G) each."""
+    """Results of a block on the device, (n, G) each, set by set as tables take them."""
 
     sim: torch.Tensor
     nn: torch.Tensor
@@ -54,7 +54,7 @@ class _Tables:
     @classmethod
     def empty(cls, n: int, sets: int, device: torch.device, pinned: bool = False) -> _Tables:
         def make(dtype: torch.dtype) -> torch.Tensor:
-            return torch.empty((n, sets), dtype=dtype, device=device, pin_memory=pinned)
+            return torch.empty((sets, n), dtype=dtype, device=device, pin_memory=pinned).T
 
         return cls(make(torch.float64), make(torch.int32), make(torch.float64), make(torch.int32))
 
