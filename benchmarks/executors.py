@@ -298,6 +298,7 @@ def merging(folder: Path, options: argparse.Namespace) -> list[Row]:
             "part_bytes": options.part_bytes,
             "seconds": round(float(np.median(racer.seconds)), 2),
             "of_cp": paired_ratio(racers[0].seconds, racer.seconds),
+            "processor_of_cp": paired_ratio(racers[0].processor, racer.processor),
         }
         for racer in racers
     ]
@@ -333,6 +334,7 @@ def main() -> None:
         ("Ray's own, cores", lambda row: str(row.get("cores_of_ray", ""))),
         ("seconds", lambda row: str(row.get("whole_seconds", row.get("seconds", "")))),
         ("of cp", lambda row: str(row.get("of_cp", ""))),
+        ("by processor", lambda row: str(row.get("processor_of_cp", ""))),
     )
     publish(rows, options, columns)
 
