@@ -171,7 +171,8 @@ class Turns:
             with ThreadPoolExecutor(2) as pool:
                 found = list(pool.map(lambda i: _alone([*command, "", i], "1"), ("0", "1")))
         else:
-            found = [_alone([*command, RACERS[self.name], ""], "2")]
+            nodes = RACERS[self.name]
+            found = [_alone([*command, nodes, ""], nodes.partition(",")[0] or "2")]
         self.whole.append(watch.spent().seconds)
         self.rays.append(sum(each["rays"] / each["seconds"] for each in found))
         rate = sum(each["amount"] / each["seconds"] for each in found)

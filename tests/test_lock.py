@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ import pytest
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError
+from clipgap.runs import claim
 from clipgap.runs.how import How
 from clipgap.runs.lock import only_writer
 from clipgap.runs.output import open_output
@@ -86,6 +90,45 @@ def test_a_forked_worker_does_not_keep_the_lock(tmp_path: Path) -> None:
             pass
     finally:
         os.kill(child, signal.SIGKILL)
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(claim, "_SPEAKS_SECONDS", 0.2)
+    monkeypatch.setattr(claim, "_GONE_SECONDS", 2.0)
+
+
+def test_a_folder_that_cannot_be_locked_is_claimed(tmp_path: Path, no_locks: None) -> None:
+    out = tmp_path / "out"
+    with (
+        only_writer(out),
+        pytest.raises(InputError, match=rf"at work in {out}: process {os.getpid()} on"),
+        only_writer(out),
+    ):
+        pass
+    assert not list(tmp_path.glob("*claim*"))
+    (tmp_path / "out.claim-7").write_text("what a killed run leaves")
+    with only_writer(out):
+        (name,) = (path.name for path in tmp_path.glob("*claim*"))
+        assert int(name.removeprefix("out.claim-")) > 7
+
+
+def test_a_claim_that_is_lost_finishes_nothing(tmp_path: Path, no_locks: None) -> None:
+    out, place = tmp_path / "out", claim.Beside(tmp_path / "out")
+    with open_output(out, KIND, How()) as output:
+        output.begin({})
+        while place.put_if(b"another run", place.standing()) is None:
+            pass
+        with pytest.raises(InputError, match="another run has taken this place over"):
+            while output._check_ours() is None:  # until it has looked
+                time.sleep(0.05)
+        with pytest.raises(InputError, match="another run has taken this place over"):
+            output.finish({}, {})
+    assert not (out / "manifest.json").exists()
 
 
 def test_an_error_inside_frees_the_folder(tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from clipgap.cli.main import main
 from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
 from clipgap.files import bucket
 from clipgap.files.volumes import file_at, read_bytes
-from clipgap.runs import upload
+from clipgap.runs import claim
+from clipgap.runs.claim import Claim
 from clipgap.runs.how import Progress
 from clipgap.runs.shares import Share
-from clipgap.runs.upload import _Claim
+from clipgap.runs.upload import _Object
 from clipgap.shards.api import filter_shards
 from tests.s3 import (
     KEY,
@@ -287,13 +288,13 @@ def _uploads(s3: S3) -> int:
 
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upload, "_SPEAKS_SECONDS", 0.2)
-    monkeypatch.setattr(upload, "_GONE_SECONDS", 2.0)
+    monkeypatch.setattr(claim, "_SPEAKS_SECONDS", 0.2)
+    monkeypatch.setattr(claim, "_GONE_SECONDS", 2.0)
 
 
 def test_one_run_at_a_time(s3: S3, tmp_path: Path, fast: None) -> None:
     place = bucket.Bucket("s3://bucket/x")
-    first, second = (_Claim(place, tmp_path / name) for name in ("a", "b"))
+    first, second = (Claim(_Object(place), tmp_path / name) for name in ("a", "b"))
     first.take()
     with pytest.raises(
         InputError, match=r"another run is at work in s3://bucket/x: process \d+ on"
@@ -301,7 +302,7 @@ def test_one_run_at_a_time(s3: S3, tmp_path: Path, fast: None) -> None:
         second.take()
     first._over.set()  # as if it were killed, or its machine asleep
     first._speaker.join()
-    third = _Claim(place, tmp_path / "b")
+    third = Claim(_Object(place), tmp_path / "b")
     third.take()
     first._over.clear()
     first._speak()
@@ -310,7 +311,7 @@ def test_one_run_at_a_time(s3: S3, tmp_path: Path, fast: None) -> None:
     first.end()
     third.check()
     # In the same folder it cannot be but an earlier run.
-    fourth = _Claim(place, tmp_path / "b")
+    fourth = Claim(_Object(place), tmp_path / "b")
     third._over.set()
     fourth.take()
     fourth.end()

@@ -6,12 +6,13 @@ import fcntl
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from clipgap.errors import InputError
 from clipgap.files.folders import make_folder, remove
+from clipgap.runs.claim import Beside, Claim
 
 LOG = logging.getLogger("clipgap")
 
@@ -35,24 +36,35 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 @contextmanager
-def only_writer(folder: Path) -> Iterator[None]:
+def only_writer(folder: Path) -> Iterator[Callable[[], None]]:
     """Keep other runs from writing this folder as long as this takes; refuse if one is at it.
 
-    The lock is on the folder itself, so a killed run leaves nothing to clear away.
+    The lock is on the folder itself, so a killed run leaves nothing to clear away. Where nothing
+    can be locked, the folder is claimed; what is given refuses to go on once another run has it.
     """
     lock = _take(folder)
     if lock is None:
-        yield
+        claim = Claim(Beside(folder))
+        with cannot_make(folder):
+            claim.take()
+        try:
+            yield claim.check
+        finally:
+            claim.end()
         return
     _HELD.add(lock)
     try:
-        yield
+        yield _nothing
     finally:
         _HELD.discard(lock)
         try:
             remove(folder, [f"{PROGRESS}/{LOCK}"])
         finally:
             os.close(lock)
+
+
+def _nothing() -> None:
+    """What is locked stays ours."""
 
 
 def _take(folder: Path) -> int | None:

@@ -143,9 +143,9 @@ def open_output(path: str | Path, kind: Kind, how: How) -> Iterator[Output]:
     folder = _resolved(named)
     parts = _parts(kind, how)
     made = not folder.exists()
-    with only_writer(folder), _uploading(folder, kind, how) as upload:
+    with only_writer(folder) as check, _uploading(folder, kind, how) as upload:
         try:
-            output = Output(named, folder, kind, how, upload, parts)
+            output = Output(named, folder, kind, how, upload, parts, check)
             output.require_flag()
             yield output
         finally:
@@ -184,8 +184,9 @@ class Output:
         how: How,
         upload: Upload | None,
         parts: Whole | None,
+        check_ours: Callable[[], None],
     ) -> None:
-        self.path = path
+        self.path, self._check_ours = path, check_ours
         self.kind, self.how = kind, how
         self.progress = path / PROGRESS
         self.ledger = Ledger(self.progress / UNITS, kind.record)
@@ -301,6 +302,7 @@ class Output:
 
     def finish(self, entries: Mapping[str, Any], files: Mapping[str, AnySum]) -> dict[str, Any]:
         """The last two steps; a kill between them leaves a finished output to tidy."""
+        self._check_ours()
         sums = {name: asdict(entry) for name, entry in sorted(files.items())}
         manifest = write_document(self.path / MANIFEST, self.kind.form, {**entries, "files": sums})
         self.tidy()

@@ -8,24 +8,19 @@
 A run goes by its folder on this machine. The bucket is read by --resume alone, which brings back
 what the folder lacks, so that a run goes on on any machine.
 
-Buckets have no locks, so a run claims its place: by an object that only one can make, and that says
-something else every 20 seconds. Where it stays the same for a minute, its run is gone, and the next
-one takes over. No clocks are compared. Should the first one wake up after all, what it still puts
-up is found when everything is looked at before the manifest.
+Buckets have no locks, so a run claims its place (`runs.claim`). Should one that was taken for gone
+wake up after all, what it still puts up is found when everything is looked at before the manifest.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import secrets
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from os import getpid
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from clipgap.errors import InputError, Interrupted, ShareDone
 from clipgap.files.atomic import TEMPORARY_SUFFIX
 from clipgap.files.bucket import Bucket
-from clipgap.files.documents import MANIFEST, Form, encode
+from clipgap.files.documents import MANIFEST, Form
 from clipgap.files.folders import files_in, is_inside, make_folder
 from clipgap.files.sums import AnySum, ArchiveSum, LinkSum, damaged, sums_from_json
+from clipgap.runs.claim import Claim
 from clipgap.runs.lock import LOCK, PLAN, PROGRESS
 from clipgap.runs.units import UNITS, Made
 
@@ -49,8 +45,6 @@ _PLAN, _UNITS = f"{PROGRESS}/{PLAN}", f"{PROGRESS}/{UNITS}"
 _ARRIVING = f"{PROGRESS}/{MANIFEST}"
 """The manifest, as long as not all is there that it names."""
 
-_SPEAKS_SECONDS = 20.0
-_GONE_SECONDS = 60.0
 _NOTES_SECONDS = 60.0
 _THREADS = 8
 _MOST_WAITING = 4 * _THREADS
@@ -64,7 +58,7 @@ class Upload:
     ) -> None:
         self._bucket, self._folder, self._how = Bucket(address), folder, how
         self._form, self._owned_file = form, owned
-        self._claim = _Claim(self._bucket, folder)
+        self._claim = Claim(_Object(self._bucket), folder)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="clipgap-upload")
         self._under_way: list[Future[None]] = []
         self._noted: dict[str, tuple[int, int]] = {}
@@ -256,91 +250,24 @@ def _same_run(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     return all(said[0].get(name) == said[1].get(name) for name in names)
 
 
-class _Claim:
-    """That a place is this run's, said again and again by a thread of its own."""
+@dataclass(frozen=True)
+class _Object:
+    """The claim among the notes in a bucket."""
 
-    def __init__(self, bucket: Bucket, folder: Path) -> None:
-        self._bucket = bucket
-        self._says = {
-            "host": socket.gethostname(),
-            "folder": str(folder),
-            "process": getpid(),
-            "token": secrets.token_hex(8),
-        }
-        self._count, self._etag, self._lost = 0, "", False
-        self._over = threading.Event()
-        self._speaker = threading.Thread(target=self._speak, daemon=True, name="clipgap-claim")
+    bucket: Bucket
 
-    def take(self) -> None:
-        """Have the place, be it that of a run that is gone; refuse if one is at it."""
-        etag = self._say(None)
-        if etag is None and (there := self._bucket.standing(CLAIM)) is not None:
-            said = self._said()
-            # Whoever has the lock of this folder now is what has come of that run.
-            if any(said.get(key) != self._says[key] for key in ("host", "folder")):
-                self._require_gone(there.etag, said)
-            etag = self._say(there.etag)
-        if etag is None:
-            raise self._at_work(self._said())
-        self._etag = etag
-        self._speaker.start()
+    def __str__(self) -> str:
+        return str(self.bucket)
 
-    def check(self) -> None:
-        """Refuse to go on in a place that is no longer this run's."""
-        if self._lost:
-            raise InputError(
-                f"{self._bucket}: another run has taken this place over, since nothing had been "
-                f"heard of this one for {_GONE_SECONDS:g} seconds. What it has done is kept in its "
-                "folder here."
-            )
+    def standing(self) -> str | None:
+        there = self.bucket.standing(CLAIM)
+        return None if there is None else there.etag
 
-    def end(self) -> None:
-        self._over.set()
-        if self._speaker.ident is not None:
-            self._speaker.join()
-        if self._etag and not self._lost:
-            with suppress(InputError):
-                self._bucket.remove(CLAIM)
+    def read(self) -> bytes:
+        return self.bucket.read(CLAIM)
 
-    def _say(self, there: str | None) -> str | None:
-        self._count += 1
-        return self._bucket.put_if(CLAIM, encode({**self._says, "count": self._count}), there)
+    def put_if(self, content: bytes, there: str | None) -> str | None:
+        return self.bucket.put_if(CLAIM, content, there)
 
-    def _said(self) -> dict[str, Any]:
-        try:
-            said = json.loads(self._bucket.read(CLAIM))
-        except (InputError, ValueError):
-            said = None
-        return said if isinstance(said, dict) else {}
-
-    def _require_gone(self, etag: str, said: Mapping[str, Any]) -> None:
-        LOG.info("%s is claimed; waiting whether its run is still there", self._bucket)
-        until = time.monotonic() + _GONE_SECONDS
-        while time.monotonic() < until:
-            time.sleep(_SPEAKS_SECONDS / 10)
-            there = self._bucket.standing(CLAIM)
-            if there is not None and there.etag != etag:
-                raise self._at_work(said)
-
-    def _at_work(self, said: Mapping[str, Any]) -> InputError:
-        who = f": process {said.get('process')} on {said.get('host')}" if said else ""
-        return InputError(
-            f"another run is at work in {self._bucket}{who}. Wait for it, stop it, or name another "
-            "place for --upload."
-        )
-
-    def _speak(self) -> None:
-        while not self._over.wait(_SPEAKS_SECONDS):
-            try:
-                etag = self._say(self._etag)
-                if etag is None:
-                    # An answer may have been lost on its way, and the request repeated.
-                    there, said = self._bucket.standing(CLAIM), self._said()
-                    self._lost = there is None or said.get("token") != self._says["token"]
-                    etag = "" if there is None else there.etag
-            except InputError as error:
-                LOG.warning("%s", error)
-                continue
-            if self._lost:
-                return
-            self._etag = etag
+    def remove(self) -> None:
+        self.bucket.remove(CLAIM)
