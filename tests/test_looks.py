@@ -1,4 +1,4 @@
-"""A first look at heads saves work and nothing else: folders of scans are the same, byte for byte."""
+"""A first look at heads saves work and nothing else: folders of scans are the same bytes."""
 
 from __future__ import annotations
 

@@ -230,16 +230,20 @@ def _warn_of_missing_threads() -> None:
 def main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32]:
     """Orthonormal directions (count, d) in which rows differ most, the first ones most of all.
 
-    Found by a few steps of subspace iteration: near enough, and any directions are right.
+    Found by a few steps of subspace iteration: near enough, and any directions are right. In
+    float64 they need to be made orthonormal only once, for which a BLAS of many threads takes
+    seconds where others use the cores.
     """
     wide = rows.astype(np.float32)
     wide -= wide.mean(axis=0)
-    spread = wide.T @ wide  # once: a step through the rows themselves costs as much each time
-    found = np.random.default_rng(0).standard_normal((rows.shape[1], count), np.float32)
+    spread = (wide.T @ wide).astype(np.float64)
+    found = np.random.default_rng(0).standard_normal((rows.shape[1], count))
     for _ in range(4):
-        found = np.linalg.qr(spread @ found)[0]
+        found = spread @ found
+        found /= np.abs(found).max() or 1.0
+    found = np.linalg.qr(found)[0]
     turn = np.linalg.eigh(found.T @ (spread @ found))[1][:, ::-1]  # strongest first
-    return np.ascontiguousarray((found @ turn).T)
+    return np.ascontiguousarray((found @ turn).T, np.float32)
 
 
 class CpuScanner(OneAtATime):
@@ -283,8 +287,8 @@ class CpuScanner(OneAtATime):
         self._used = 0
         self._near: NDArray[np.int32] | None = None
         self.may_look_first = True
-        # Pairs until the filter is tried with a first look: a few times what trying costs.
-        self._look_at = 200_000_000 + 4_000 * len(columns)
+        # Pairs until the filter is tried with a first look, which costs about as much as they do.
+        self._look_at = 100_000_000 + 3_000 * len(columns)
         self._pairs_before = 0
 
     def __del__(self) -> None:
