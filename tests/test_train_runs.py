@@ -22,10 +22,10 @@ from clipgap.__main__ import main
 from clipgap.clip.eval.contenders import load_classifier
 from clipgap.clip.train import checkpoints, driver
 from clipgap.clip.train.api import how_to_train, run_train
-from clipgap.clip.train.labels import read_class_labels
+from clipgap.clip.train.labels import as_planned, read_class_labels
 from clipgap.clip.train.options import Place, TrainOptions
 from clipgap.clip.train.order import Position
-from clipgap.clip.train.plan import Ranks, as_planned, plan_train
+from clipgap.clip.train.plan import Ranks, plan_train
 from clipgap.errors import InputError, Interrupted, ResumeError, UsageError
 from clipgap.files.sums import FileSum
 from clipgap.runs.lock import PROGRESS

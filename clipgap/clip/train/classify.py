@@ -11,11 +11,11 @@ import torch
 
 from clipgap.clip.models import autocast
 from clipgap.clip.train import checkpoints
-from clipgap.clip.train.labels import read_class_labels
+from clipgap.clip.train.labels import as_planned, read_class_labels
 from clipgap.clip.train.options import TrainOptions
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import AnyDeviceParallel
-from clipgap.clip.train.plan import Ranks, TrainPlan, as_planned
+from clipgap.clip.train.plan import Ranks, TrainPlan
 from clipgap.clip.train.samples import WithClass
 from clipgap.clip.train.session import Session, Steps, StopAt
 

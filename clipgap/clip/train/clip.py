@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from clipgap.clip.images.decoding import Unusable
 from clipgap.clip.train import checkpoints
 from clipgap.clip.train.captions import read_captions
+from clipgap.clip.train.labels import as_planned
 from clipgap.clip.train.options import Place
 from clipgap.clip.train.order import Position
 from clipgap.clip.train.patches import LaterEpoch, Replacements, import_trainer, patched
-from clipgap.clip.train.plan import as_planned
 from clipgap.clip.train.samples import Encode, WithCaption
 from clipgap.clip.train.session import Session, Steps, StopAt
 from clipgap.errors import ClipgapError

@@ -6,9 +6,10 @@ the network, whatever is kept of the samples, so that trainings on mixes of one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from clipgap.errors import InputError
 from clipgap.select.labels import cite_labels, read_labels
@@ -41,3 +42,34 @@ def read_class_labels(path: Path) -> ClassLabels:
     place = {name: number for number, name in enumerate(names)}
     of = {key: place[name] for key, name in named.items()}
     return ClassLabels(path, of, names, cite_labels(str(path))["sha256"])
+
+
+class ByKey(Protocol):
+    """What is known of samples by their keys, as a file says it."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def sha256(self) -> str: ...
+
+
+Read = TypeVar("Read", bound=ByKey)
+
+
+def cite(file: ByKey) -> dict[str, str]:
+    """As a plan has it."""
+    return {"path": str(file.path), "sha256": file.sha256}
+
+
+def as_planned(cited: Mapping[str, str] | None, read: Callable[[Path], Read]) -> Read | None:
+    """What a plan cites, read again: it must say what it said then."""
+    if cited is None:
+        return None
+    file = read(Path(cited["path"]))
+    if file.sha256 != cited["sha256"]:
+        raise InputError(
+            f"{file.path}, or a table that it names, was changed since the run was begun; "
+            "put it back to go on, or begin another run (--overwrite)"
+        )
+    return file

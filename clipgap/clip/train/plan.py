@@ -6,18 +6,18 @@ import contextlib
 import difflib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from clipgap.clip.checkpoints import checkpoint_file, read_weights
 from clipgap.clip.images.reading import is_image_folder
 from clipgap.clip.models import identify, resolve_device
 from clipgap.clip.networks import register_config
-from clipgap.clip.train.captions import Captions, read_captions
-from clipgap.clip.train.labels import ClassLabels, read_class_labels
+from clipgap.clip.train.captions import read_captions
+from clipgap.clip.train.labels import cite, read_class_labels
 from clipgap.clip.train.options import BATCH_SIZE, LARGEST_BATCH, Place, TrainOptions
 from clipgap.clip.train.order import BatchPlan, Order, plan_batches, split_global_batch
 from clipgap.clip.train.shards import Counted, count_classes, count_folder, count_shards
@@ -267,8 +267,8 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         batches=_batches(options, samples, world),
         classes=classes if labels is None else labels.names,
         missing=missing,
-        captions=None if place.captions is None else _cite(read_captions(place.captions)),
-        labels=None if labels is None else _cite(labels),
+        captions=None if place.captions is None else cite(read_captions(place.captions)),
+        labels=None if labels is None else cite(labels),
     )
     if not classify:
         from clipgap.clip.train.patches import check_promises  # imports torch
@@ -276,26 +276,6 @@ def plan_train(place: Place, options: TrainOptions, ranks: Ranks | None = None) 
         check_promises()
         _check_arguments(plan, place)
     return plan
-
-
-Cited = TypeVar("Cited", Captions, ClassLabels)
-
-
-def _cite(file: Captions | ClassLabels) -> dict[str, str]:
-    return {"path": str(file.path), "sha256": file.sha256}
-
-
-def as_planned(cited: Mapping[str, str] | None, read: Callable[[Path], Cited]) -> Cited | None:
-    """What a plan cites, read again: it must say what it said then."""
-    if cited is None:
-        return None
-    file = read(Path(cited["path"]))
-    if file.sha256 != cited["sha256"]:
-        raise InputError(
-            f"{file.path}, or a table that it names, was changed since the run was begun; "
-            "put it back to go on, or begin another run (--overwrite)"
-        )
-    return file
 
 
 def _missing(keep: KeepSelector, findings: Findings, options: TrainOptions) -> int:
