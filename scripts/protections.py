@@ -118,6 +118,8 @@ def _run(code: Path, tests: Sequence[str]) -> int:
         )
     except subprocess.TimeoutExpired:  # a test that waits for ever has not passed either
         return FAILED
+    if ended.returncode < 0:  # a library has ended the process
+        return FAILED
     # What a test needs may not be there, such as a cluster that starts in time.
     return SKIPPED if ended.returncode == 0 and " passed" not in ended.stdout else ended.returncode
 

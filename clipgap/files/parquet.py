@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -160,6 +160,39 @@ def _advice(expected: FileSum | None) -> str:
     return _REPLACE if expected is None else _MEND
 
 
+class _Unread(Exception):
+    """Somebody wants to read what shall not be read."""
+
+
+class _NoData:
+    """A file as large as can be, of which only the footer, known already, shall be looked at."""
+
+    closed = False
+
+    def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
+        return to
+
+    def tell(self) -> int:
+        return 1 << 62
+
+    def read(self, size: int) -> bytes:
+        raise _Unread
+
+
+def chunks_of(metadata: Any, group: int) -> list[Any]:
+    """What a footer says of each column of a row group.
+
+    Where that makes no sense pyarrow ends the process, but for its readers, which raise. So one of
+    them goes first, as far as to where it would read data.
+    """
+    file = pq.ParquetFile(pa.PythonFile(_NoData(), "r"), metadata=metadata)
+    for name in file.schema_arrow.names:
+        with suppress(_Unread):
+            next(file.iter_batches(1, row_groups=[group], columns=[name], use_threads=False), None)
+    columns = metadata.row_group(group)
+    return [columns.column(index) for index in range(columns.num_columns)]
+
+
 class TableReader:
     """A parquet file whose bytes are hashed as they are read, and read only once.
 
@@ -208,7 +241,7 @@ class TableReader:
 
     def read_plain(self, group: int, column: str) -> NDArray[Any] | None:
         """The numbers of a column as they lie in the file; None where only pyarrow can tell."""
-        chunk = self.metadata.row_group(group).column(self.schema.get_field_index(column))
+        chunk = chunks_of(self.metadata, group)[self.schema.get_field_index(column)]
         return read_plain(self._window.read_at, chunk)
 
     def require(self, schema: Any) -> None:
@@ -230,10 +263,9 @@ class TableReader:
         return read_at(self._descriptor, size - start, start), start
 
     def _start(self, group: int) -> int:
-        columns = self.metadata.row_group(group)
         starts = (
             chunk.dictionary_page_offset or chunk.data_page_offset
-            for chunk in map(columns.column, range(columns.num_columns))
+            for chunk in chunks_of(self.metadata, group)
         )
         return int(min(starts))
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
 from clipgap.files.identity import digest_of
+from clipgap.files.parquet import chunks_of
 from clipgap.files.volumes import File, RangeReader, read_bytes
 from clipgap.store.rows import FileProof, Resting
 
@@ -260,9 +261,7 @@ def _require_strings(kind: pa.DataType, what: str) -> bool:
 
 def _size_of(metadata: Any, group: int, column: str) -> tuple[int, bool]:
     """Bytes that a column takes in a row group unpacked, and whether it has a dictionary."""
-    columns = metadata.row_group(group)
-    for index in range(columns.num_columns):
-        chunk = columns.column(index)
+    for chunk in chunks_of(metadata, group):
         if chunk.path_in_schema == column:
             return chunk.total_uncompressed_size, any("DICT" in e for e in chunk.encodings)
     return 0, False
