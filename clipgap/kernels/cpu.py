@@ -59,7 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "cg_pairs_among": (_Size, [_Pointer, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3]),
     "cg_add_to_sums": (
-        ctypes.c_int,
+        None,
         [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
     ),
     "cg_sums_of_words": (None, [ctypes.c_int, _Pointer, _Size, _Size, _Pointer, _Pointer]),
@@ -170,7 +170,7 @@ def add_to_sums(
 ) -> None:
     """Add rows (n, d) to the sums (groups, d) of their groups."""
     assert sums.flags.c_contiguous and rows.flags.c_contiguous and group.dtype == np.int32
-    if library().cg_add_to_sums(
+    library().cg_add_to_sums(
         thread_count(threads),
         _address(rows),
         _address(np.ascontiguousarray(group)),
@@ -178,8 +178,7 @@ def add_to_sums(
         rows.shape[1],
         len(sums),
         _address(sums),
-    ):
-        raise MemoryError("not enough memory for the sums of a block of rows")
+    )
     _tell_missing_threads(library())
 
 

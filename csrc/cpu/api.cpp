@@ -207,29 +207,22 @@ int64_t cg_pairs_among(cg_scanner* self, int set, double limit, int32_t* row, in
   }
 }
 
-int cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n, int64_t d,
-                   int64_t groups, double* sums) try {
+void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
+                    int64_t d, int64_t groups, double* sums) {
   const Kernels& kernels = *fastest();
-  std::vector<double> wide(threads * d);  // a row for each thread
   std::atomic<int> next{0};
   // Each part has groups of its own, so no two threads add to the same sum.
   const auto work = [&] {
     const clipgap::DefaultFloats floats;
     for (int part; (part = next++) < threads;) {
       const int64_t first = groups * part / threads, last = groups * (part + 1) / threads;
-      double* row = &wide[part * d];
       for (int64_t i = 0; i < n; ++i) {
         if (group_of[i] < first || group_of[i] >= last) continue;
-        kernels.widen(rows + i * d, 1, d, 1, row);
-        double* sum = sums + group_of[i] * d;
-        for (int64_t j = 0; j < d; ++j) sum[j] += row[j];
+        kernels.add_to(rows + i * d, d, sums + group_of[i] * d);
       }
     }
   };
   clipgap::run_on_threads(threads, work, work);
-  return 0;
-} catch (const std::exception&) {
-  return 1;
 }
 
 void cg_sums_of_words(int isa, const void* rows, int64_t n, int64_t width,

@@ -108,6 +108,8 @@ struct Kernels {
   // See cg_sums_of_words.
   void (*sums_of_words)(const void* rows, int64_t n, int64_t width, const uint64_t* factors,
                         uint64_t* sums);
+  // sum += vector, number by number.
+  void (*add_to)(const uint16_t* vector, int64_t d, double* sum);
   // Vectors (n <= width, d) to float64, transposed: [d][width].
   void (*widen)(const uint16_t* vectors, int64_t n, int64_t d, int64_t width, double* out);
   // Exact scores of kExactRows rows against a widened panel: [kExactRows][tile_columns].

@@ -533,6 +533,18 @@ void sums_of_words(const void* rows, int64_t n, int64_t width, const uint64_t* f
   }
 }
 
+template <class Isa>
+void add_to(const uint16_t* vector, int64_t d, double* sum) {
+  int64_t i = 0;
+  for (; i + 8 <= d; i += 8) {
+    const D8 values = __builtin_convertvector(Isa::halves(vector + i), D8);
+    store_as(sum + i, load_as<D8>(sum + i) + values);
+  }
+  if (i == d) return;
+  const F8 rest = halves_at<Isa>(vector, i, d);
+  for (int64_t j = i; j < d; ++j) sum[j] += double(rest[j - i]);
+}
+
 // Where nearly every pair of a panel survives, a small float64 matrix product is three times as fast as
 // one pair after another, and just as exact.
 template <class Isa>

@@ -31,6 +31,7 @@ constexpr Kernels table(const char* name, float max_limit, int32_t row_bias) {
           dot<Isa>,
           weigh<Isa>,
           sums_of_words<Isa>,
+          add_to<Isa>,
           widen<Isa>,
           exact<Isa>,
           column_max<Isa>,
