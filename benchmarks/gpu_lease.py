@@ -218,7 +218,7 @@ def machine(scale: Scale) -> Iterator[Row]:
     yield row
 
 
-def sums(scale: Scale) -> Iterator[Row]:
+def sums(scale: Scale, written_in: str = "triton") -> Iterator[Row]:
     """Every shape of every filter: the survivors against a plain integer product."""
     import torch
     from gpu_checks import ways
@@ -268,7 +268,7 @@ def sums(scale: Scale) -> Iterator[Row]:
                 "twice": twice,
             }
 
-    yield from by_filter(device, of_filter)
+    yield from by_filter(device, of_filter, written_in)
 
 
 def plain(operand: Any, layout: Any) -> Any:
@@ -286,7 +286,7 @@ def plain(operand: Any, layout: Any) -> Any:
     return rows.permute(0, 2, 1, 3, 4).reshape(places, depth).contiguous()
 
 
-def oracle(scale: Scale) -> Iterator[Row]:
+def oracle(scale: Scale, written_in: str = "triton") -> Iterator[Row]:
     """Every shape that tuning may pick, by equality with the oracle."""
     import gpu_checks
 
@@ -294,7 +294,7 @@ def oracle(scale: Scale) -> Iterator[Row]:
     dims = scale.dims[:1] + ((1000,) if scale is CARD else ())
     size = gpu_checks.Size(rows, (points, min(points, 70)), dims, scale.kinds)
     yield from by_filter(
-        device, lambda name, kind: gpu_checks.differences(device, size, {name: kind})
+        device, lambda name, kind: gpu_checks.differences(device, size, {name: kind}), written_in
     )
 
 
@@ -520,10 +520,13 @@ class Step:
 
 STEPS = {
     "machine": Step(machine, 40),  # PyTorch is read from the disk for the first time
-    "sums": Step(sums, 30, 15),
+    # By themselves, since these have no compiler to wait for, and a fault may end their process.
+    "cuda-sums": Step(partial(sums, written_in="cuda"), 20, 8),
+    "cuda-oracle": Step(partial(oracle, written_in="cuda"), 40, 15),
     "oracle": Step(oracle, 60, 25),
     "parts": Step(parts, 60, 40),
     "whole": Step(whole, 60, 50),
+    "sums": Step(sums, 30),
     "ablations": Step(ablations, 30),
     "profile": Step(profile, 45),
 }
@@ -533,12 +536,16 @@ STEPS = {
 # What they share.
 
 
-def by_filter(device: Any, find: Callable[[str, str], Iterator[Row]]) -> Iterator[Row]:
+def by_filter(
+    device: Any, find: Callable[[str, str], Iterator[Row]], written_in: str = ""
+) -> Iterator[Row]:
     """What is found of each filter by its name and kind; one that fails costs its own rows."""
     from gpu_checks import FILTERS, filters_here
 
     filters = FILTERS if device.type == "cuda" else filters_here(device)
     for name, kind in filters.items():
+        if not name.startswith(written_in):
+            continue
         try:
             for row in find(name, kind):
                 yield {"filter": name, **row}
