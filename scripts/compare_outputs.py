@@ -59,6 +59,7 @@ REPOSITORY = Path(__file__).parents[1]
 # after".
 MEANT: list[tuple[str, str, str]] = [
     ("*.toml", "order", "options stand in the order in which they are declared, once for all"),
+    ("*.toml", "+ # SHA-256 of the lines above: *", "settings beside a folder have a sum"),
     ("*.toml", "? allow-bad = *", "options stand in the order in which they are declared"),
     ("*.toml", "? out = *", "options stand in the order in which they are declared"),
     ("*.toml", "? workers = *", "options stand in the order in which they are declared"),
