@@ -172,7 +172,8 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
         os.environ |= request["env"]
         if request["processes"]:
             deal_to(request["processes"])
-        time.monotonic = itertools.count(step=1e-6).__next__  # held or not, nothing comes of it
+        if not request["processes"]:  # whose parent looks after them by the clock
+            time.monotonic = itertools.count(step=1e-6).__next__  # held or not, nothing comes of it
         if request["limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
         count = watch(folder, request["at_each"], request["number"])
