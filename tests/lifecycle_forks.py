@@ -171,8 +171,8 @@ def start(request: dict[str, Any], pipes: Pipes) -> int:
         os.chdir(folder)
         os.environ |= request["env"]
         if request["processes"]:
-            deal_to(request["processes"])
-        if not request["processes"]:  # whose parent looks after them by the clock
+            deal_to(request["processes"])  # which their parent looks after by the clock
+        else:
             time.monotonic = itertools.count(step=1e-6).__next__  # held or not, nothing comes of it
         if request["limit"] is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], resource.RLIM_INFINITY))
