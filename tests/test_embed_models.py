@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -81,6 +82,7 @@ def test_random_weights_are_always_the_same(
 def test_networks_that_load_side_by_side_leave_warnings_on(
     tiny: tuple[Path, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.WARNING)  # whatever a training before left
     one, other = networks._quiet(), networks._quiet()
     for step in (one.__enter__, other.__enter__):
         step()

@@ -12,6 +12,7 @@ import pytest
 import clipgap
 from clipgap.cli.main import main
 from clipgap.clip.train import driver
+from clipgap.clip.train.logs import LOSSES
 from clipgap.clip.train.plan import plan_train
 from clipgap.errors import Interrupted
 from tests.clip_worlds import pictures, write_config
@@ -134,7 +135,7 @@ def test_a_kill_before_the_manifest_forgets_no_bad_sample(
     world: TrainWorld, undisturbed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path) -> None:
-        if path.suffix == ".pt":
+        if path.name == LOSSES:
             raise KeyboardInterrupt
         original(path)
 

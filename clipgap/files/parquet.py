@@ -185,7 +185,8 @@ def chunks_of(metadata: Any, group: int) -> list[Any]:
     Where that makes no sense pyarrow ends the process, but for its readers, which raise. So one of
     them goes first, as far as to where it would read data.
     """
-    file = pq.ParquetFile(pa.PythonFile(_NoData(), "r"), metadata=metadata)
+    # Reading ahead would keep megabytes for each of them.
+    file = pq.ParquetFile(pa.PythonFile(_NoData(), "r"), metadata=metadata, pre_buffer=False)
     for name in file.schema_arrow.names:
         with suppress(_Unread):
             next(file.iter_batches(1, row_groups=[group], columns=[name], use_threads=False), None)
