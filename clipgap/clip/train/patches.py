@@ -92,6 +92,10 @@ def patched(ours: Replacements) -> Iterator[Callable[[Sequence[str]], Any]]:
     ]
     before = [getattr(module, name) for module, name, _ in replaced]
     levels = {logger: logger.level for logger in _loggers()}
+    aloud = logging.raiseExceptions
+    # A line of its log that the disk refuses would be a traceback, and training would go on. What
+    # has to last, losses and checkpoints, we write; that fails with an error.
+    logging.raiseExceptions = False
     for module, name, replacement in replaced:
         setattr(module, name, replacement)
     try:
@@ -100,6 +104,7 @@ def patched(ours: Replacements) -> Iterator[Callable[[Sequence[str]], Any]]:
     finally:
         for (module, name, _), original in zip(replaced, before, strict=True):
             setattr(module, name, original)
+        logging.raiseExceptions = aloud
         # open_clip has all loggers talk, and some of torch's do so when the process ends.
         for logger in _loggers():
             logger.setLevel(levels.get(logger, logging.NOTSET))
