@@ -27,6 +27,7 @@ constexpr int64_t kTrialPanels = 64;   // panels on which heads are tried
 constexpr double kCheck = 12;      // to compare it with its bounds
 constexpr double kLook = 600;      // to look at it again
 constexpr double kProject = 0.9;   // to project a row: a number and direction
+constexpr double kPrepare = 44;    // to pack it twice and find its place among the others: a number
 constexpr double kWorthIt = 0.85;  // what a head must cost at most, as a share of one full look
 
 int64_t rows_that_stay_in_cache(const Columns& columns) {
@@ -580,10 +581,10 @@ int64_t Scanner::best_head(const float* directions, int64_t count, const uint16_
   for (int64_t some = kDirections; some <= count; some += some < 128 ? kDirections : 64) {
     const Head head = make_head(columns_, project_columns(columns_, directions, some, sample));
     const double share = double(worker.survivors_of(head, rows, n, known)) / pairs;
-    const double projecting =
-        kProject * double(some) * double(columns_.d) / double(columns_.count);
+    const double preparing =
+        (kProject * double(some) + kPrepare) * double(columns_.d) / double(columns_.count);
     const double cost =
-        double(head.padded() / kernels.group) + kCheck + kLook * share + projecting;
+        double(head.padded() / kernels.group) + kCheck + kLook * share + preparing;
     if (cost < lowest) lowest = cost, best = some;
   }
   return best;
