@@ -223,6 +223,7 @@ class TableReader:
         self._window = _Window(descriptor)
         self._file = pq.ParquetFile(pa.PythonFile(self._window, "r"), metadata=self.metadata)
         self.schema = self._file.schema_arrow
+        self._group, self._chunks = -1, list[Any]()
 
     def groups(self) -> Iterator[int]:
         """The numbers of all row groups, each to be read before the next is asked for."""
@@ -242,7 +243,7 @@ class TableReader:
 
     def read_plain(self, group: int, column: str) -> NDArray[Any] | None:
         """The numbers of a column as they lie in the file; None where only pyarrow can tell."""
-        chunk = chunks_of(self.metadata, group)[self.schema.get_field_index(column)]
+        chunk = self._chunks_of(group)[self.schema.get_field_index(column)]
         return read_plain(self._window.read_at, chunk)
 
     def require(self, schema: Any) -> None:
@@ -266,9 +267,15 @@ class TableReader:
     def _start(self, group: int) -> int:
         starts = (
             chunk.dictionary_page_offset or chunk.data_page_offset
-            for chunk in chunks_of(self.metadata, group)
+            for chunk in self._chunks_of(group)
         )
         return int(min(starts))
+
+    def _chunks_of(self, group: int) -> list[Any]:
+        """Looked at once, not for each column that is wanted of them."""
+        if group != self._group:
+            self._group, self._chunks = group, chunks_of(self.metadata, group)
+        return self._chunks
 
     def _take(self, stop: int) -> None:
         """Bring what lies before `stop` into memory and into the sum."""

@@ -145,7 +145,7 @@ class Claim:
     def _said(self) -> dict[str, Any]:
         try:
             said = json.loads(self._place.read())
-        except (InputError, OSError, ValueError):
+        except (InputError, OSError, ValueError, RecursionError):
             said = None
         return said if isinstance(said, dict) else {}
 
