@@ -153,6 +153,12 @@ class TorchLoop(Runner):
         ids[at] = place.gather(1, order)
 
 
+def _nearest(sim: Any, nn: Any, best: Any, ids: Any, first_id: int) -> Answer:
+    """The first of what libraries list in both directions, in integers of whatever size."""
+    nn, ids = nn[:, 0].astype(np.int64), ids[:, 0].astype(np.int64) + first_id
+    return Answer(sim[:, 0], nn, best[:, 0], ids)
+
+
 class Faiss(Runner):
     """IndexFlatIP twice: training rows against the test points, test points against the rows."""
 
@@ -173,7 +179,7 @@ class Faiss(Runner):
 
     def answer(self, result: Any) -> Answer:
         (sim, nn), (best, ids), first_id = result
-        return Answer(sim[:, 0], nn[:, 0], best[:, 0], ids[:, 0] + first_id)
+        return _nearest(sim, nn, best, ids, first_id)
 
     def _index_of(self, rows: NDArray[np.float32]) -> Any:
         index = self.faiss.IndexFlatIP(rows.shape[1])
@@ -198,12 +204,8 @@ class Usearch(Runner):
 
     def answer(self, result: Any) -> Answer:
         by_row, by_test, first_id = result
-        return Answer(
-            1 - by_row.distances[:, 0],
-            by_row.keys[:, 0].astype(np.int64),
-            1 - by_test.distances[:, 0],
-            by_test.keys[:, 0].astype(np.int64) + first_id,
-        )
+        sim, best = 1 - by_row.distances, 1 - by_test.distances
+        return _nearest(sim, by_row.keys, best, by_test.keys, first_id)
 
     def _search(self, dataset: Any, queries: Any, k: int) -> Any:
         ip = self.usearch.MetricKind.IP
@@ -260,8 +262,7 @@ class Scann(Runner):
 
     def answer(self, result: Any) -> Answer:
         (nn, sim), (ids, best), first_id = result
-        nn, ids = nn[:, 0].astype(np.int64), ids[:, 0].astype(np.int64) + first_id
-        return Answer(sim[:, 0], nn, best[:, 0], ids)
+        return _nearest(sim, nn, best, ids, first_id)
 
     def _index_of(self, rows: NDArray[np.float32], k: int) -> Any:
         index = self.builder(rows, k, "dot_product").score_brute_force(False).build()
@@ -286,8 +287,7 @@ class Svs(Runner):
 
     def answer(self, result: Any) -> Answer:
         (nn, sim), (ids, best), first_id = result
-        nn, ids = nn[:, 0].astype(np.int64), ids[:, 0].astype(np.int64) + first_id
-        return Answer(sim[:, 0], nn, best[:, 0], ids)
+        return _nearest(sim, nn, best, ids, first_id)
 
     def _index_of(self, rows: NDArray[np.float16]) -> Any:
         return self.svs.Flat(rows, self.svs.DistanceType.MIP, num_threads=self.threads)
