@@ -200,15 +200,28 @@ class Chain:
         self.house.renew()
         if not all(self._ends(call) for call in self.plain.calls):
             # What is damaged was refused by name, with the advice to remove it.
-            for place in (self.house.out, self.house.folder / PARTS):
-                shutil.rmtree(place, ignore_errors=True)
-            self.house.out.with_name(f"{OUT}.toml").unlink(missing_ok=True)
-            for call in self.plain.calls:
-                ended = self.house.run(call.case)
-                assert ended.code == call.case.code, ended.said
+            self._start_again()
+        elif self.way.case.has_children and self.counts[LIE] and (others := self._others()):
+            # A study does not read again what its stages have finished; its proof does.
+            proof = self.house.run(replace(self.way.case, command=f"verify {OUT}"))
+            unseen = [name for name in others if Path(name).name not in proof.said]
+            assert proof.code == BAD_INPUT and not unseen, f"not seen: {unseen}; {proof.said}"
+            self._start_again()
+        others = self._others()
+        assert not others, f"not as in an undisturbed run: {others}"
+
+    def _start_again(self) -> None:
+        for place in (OUT, f"{OUT}.work", PARTS):
+            shutil.rmtree(self.house.folder / place, ignore_errors=True)
+        self.house.out.with_name(f"{OUT}.toml").unlink(missing_ok=True)
+        for call in self.plain.calls:
+            ended = self.house.run(call.case)
+            assert ended.code == call.case.code, ended.said
+
+    def _others(self) -> list[str]:
+        """What is not as an undisturbed run leaves it."""
         left = self.house.tree(self.way.case)
-        others = {name for name, _ in left.items() ^ self.plain.whole.items()}
-        assert not others, f"not as in an undisturbed run: {sorted(others)}"
+        return sorted({name for name, _ in left.items() ^ self.plain.whole.items()})
 
     def _ends(self, call: Call) -> bool:
         """One call, cut short and gone on with until it ends; False if it is refused for a lie."""

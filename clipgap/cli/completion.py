@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
+from clipgap.errors import InputError
 from clipgap.options import Option
 
 Complete = Callable[[str], list[str]]
@@ -69,7 +71,10 @@ def _made(form: str) -> Callable[[str], Iterator[str]]:
     def find(typed: str) -> Iterator[str]:
         from clipgap.files.documents import MANIFEST, format_of
 
-        return (word for word, path in _entries(typed) if format_of(path / MANIFEST) == form)
+        for word, path in _entries(typed):
+            with suppress(InputError):  # unreadable
+                if format_of(path / MANIFEST) == form:
+                    yield word
 
     return find
 

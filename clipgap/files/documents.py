@@ -16,7 +16,7 @@ from typing import Any
 
 from clipgap.errors import InputError
 from clipgap.files.addresses import require_here
-from clipgap.files.folders import is_inside, open_file
+from clipgap.files.folders import is_inside, open_file, read_if_there
 from clipgap.files.sums import FileSum, write_file
 
 MANIFEST = "manifest.json"
@@ -149,9 +149,12 @@ def read_manifest(folder: Path, form: Form, unfinished: str) -> dict[str, Any]:
 
 
 def format_of(path: Path) -> str | None:
-    """What the document at `path` says that it is; None if it is no document of ours."""
+    """What the document at `path` says that it is; None if no document of ours is there."""
+    content = read_if_there(path)
+    if content is None:
+        return None
     try:
-        document = _read(path)
+        document = _parsed(content, path)
     except InputError:
         return None
     found = document.get("format") if isinstance(document, dict) else None

@@ -44,6 +44,17 @@ def open_file(path: Path) -> FileIO:
     raise OSError(wrong, "Is a directory" if stat.S_ISDIR(kind) else "Is not a file", str(path))
 
 
+def read_if_there(path: Path) -> bytes | None:
+    """A file that need not be there; one that is, and cannot be read, must not pass for none."""
+    try:
+        with open_file(path) as file:
+            return file.readall()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
 def read_at(file: int, size: int, start: int) -> bytes:
     """So many bytes of an open file, fewer only where it ends; a system may give them in parts."""
     content = os.pread(file, size, start)

@@ -10,6 +10,7 @@ import hashlib
 from pathlib import Path
 
 from clipgap.files.addresses import public
+from clipgap.files.folders import read_if_there
 
 HEADER = "# Written by clipgap: the resolved configuration of"
 SUM = "# SHA-256 of the lines above: "
@@ -28,19 +29,17 @@ def summed(content: bytes) -> bytes:
 
 def is_changed(path: Path) -> bool:
     """Whether what clipgap wrote there is no longer as it was."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return False
+    content = read_if_there(path) or b""
     above, _, _ = content.rpartition(SUM.encode())
     return content.startswith(HEADER.encode()) and content != summed(above)
 
 
 def read_settings(out: Path) -> dict[str, str] | None:
-    """The command that filled a folder, and its settings as `--config` takes them."""
+    """The command that filled a folder, and its settings as `--config` takes them; None if no file
+    of clipgap's is there."""
     try:
-        text = settings_file(out).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        text = (read_if_there(settings_file(out)) or b"").decode()
+    except UnicodeDecodeError:
         return None
     if not text.startswith(HEADER):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -22,7 +22,15 @@ from clipgap.files.staging import Staging
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, takes_options
 from clipgap.report.page import Write, audit_page
-from clipgap.report.pictures import PACK, Picture, Thumbnails, Wanted, read_pictures, script
+from clipgap.report.pictures import (
+    PACK,
+    Picture,
+    Pictures,
+    Thumbnails,
+    Wanted,
+    read_pictures,
+    script,
+)
 from clipgap.report.sources import Images
 from clipgap.runs.how import How
 from clipgap.runs.lock import PROGRESS
@@ -112,11 +120,12 @@ def _make(
         pq.write_table(sample, sink)
         write(SAMPLE, sink.getvalue().to_pybytes())
         how.tell("reading pictures", works=True)
-        rows = _rows(said, images, sample, write)
+        rows, problems = _rows(said, images, sample, write)
         found = sum(row["picture"] is not None for row in rows)
         if images is not None and found < len(rows):
+            why = f": {public(problems[0])}" if problems else ""
             how.note(
-                f"{len(rows) - found:,} of {len(rows):,} rows have no picture in {images.path}"
+                f"{len(rows) - found:,} of {len(rows):,} rows have no picture in {images.path}{why}"
             )
         data = {"pack": PACK, "labels": list(DECISIONS), "rows": rows}
         write(DATA, script(DATA, data))
@@ -134,21 +143,21 @@ def _make(
 
 def _rows(
     said: Said, images: Images | None, sample: pa.Table, write: Write
-) -> list[dict[str, Any]]:
-    """What the page shows of each row, with the number of its thumbnail."""
+) -> tuple[list[dict[str, Any]], Sequence[str]]:
+    """What the page shows of each row, with its thumbnail's number; and why others have none."""
     shards = [shard["name"] for shard in said.store["shards"]]
     listed = sample.to_pylist()
     wanted: list[Wanted] = [(shards[row["shard"]], row["key"]) for row in listed if row["key"]]
-    found: dict[Wanted, Picture] = {}
+    pictures = Pictures(set(wanted))
     if images is not None:
         with TemporaryFile() as spool:
             thumbnails = Thumbnails([("", one) for one in wanted], spool)
-            found = read_pictures("", images, set(wanted), thumbnails, EDGE).found
+            pictures = read_pictures("", images, pictures.wanted, thumbnails, EDGE)
             thumbnails.write(write)
     nothing = Picture(None, "", "")
     rows = []
     for row in listed:
-        picture = found.get((shards[row["shard"]], row["key"]), nothing)
+        picture = pictures.found.get((shards[row["shard"]], row["key"]), nothing)
         words = {"caption": picture.caption, "url": public(picture.url)}
         rows.append({**row, "picture": picture.number, **words})
-    return rows
+    return rows, pictures.problems

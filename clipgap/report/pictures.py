@@ -14,7 +14,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -23,6 +22,7 @@ from typing import IO, Any
 
 from clipgap.clip.images.tables import ImageTable
 from clipgap.errors import MissingDependency
+from clipgap.files.folders import read_if_there
 from clipgap.machine import cores
 from clipgap.packages import installation
 from clipgap.report.sources import Images
@@ -232,8 +232,8 @@ def _in_folder(folder: Path, path: str) -> Sample:
     image = folder / path
     contents: dict[str, bytes] = {}
     for file in (image, image.with_suffix(".txt")):
-        with suppress(OSError):
-            contents[file.suffix[1:].lower()] = file.read_bytes()
+        if (content := read_if_there(file)) is not None:
+            contents[file.suffix[1:].lower()] = content
     return Sample(path, str(folder), contents)
 
 

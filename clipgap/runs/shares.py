@@ -36,7 +36,7 @@ from clipgap.files.documents import (
     read_document,
     write_document,
 )
-from clipgap.files.folders import files_in, link_in, make_folder
+from clipgap.files.folders import files_in, link_in, make_folder, read_if_there
 from clipgap.files.sums import are_whole, sums_from_json
 from clipgap.machine import versions
 from clipgap.runs.changes import changes, refuse_changes
@@ -174,10 +174,8 @@ class Part:
     @cached_property
     def plan(self) -> str:
         """A digest of what it was to make, by which equal plans are known without reading them."""
-        try:
-            return hashlib.sha256((self.notes / PLAN).read_bytes()).hexdigest()
-        except OSError:
-            return ""
+        plan = read_if_there(self.notes / PLAN)
+        return "" if plan is None else hashlib.sha256(plan).hexdigest()
 
     def __str__(self) -> str:
         return f"{self.folder} ({self.share})"

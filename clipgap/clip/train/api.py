@@ -22,7 +22,16 @@ from clipgap.clip.train.order import Position
 from clipgap.clip.train.plan import PARAMETERS, Ranks, TrainPlan, plan_train
 from clipgap.clip.train.worker import PLAN
 from clipgap.errors import InputError, UsageError
-from clipgap.files.documents import FILES, Form, is_count, is_number, read_manifest, write_json
+from clipgap.files.documents import (
+    FILES,
+    MANIFEST,
+    Form,
+    format_of,
+    is_count,
+    is_number,
+    read_manifest,
+    write_json,
+)
 from clipgap.files.folders import is_inside
 from clipgap.files.parquet import FileSum
 from clipgap.machine import machine, versions
@@ -176,10 +185,10 @@ def open_train(path: str | Path) -> TrainResult:
 def noted_of(checkpoint: Path) -> dict[str, Any]:
     """What a finished run of clipgap's noted of its checkpoint: samples of the keep-list that it
     was `missing`, if any, and how it was `trained`; nothing if none made it."""
-    try:
-        manifest = open_train(checkpoint.resolve().parent.parent).manifest
-    except InputError:
+    folder = checkpoint.resolve().parent.parent
+    if format_of(folder / MANIFEST) != KIND.form.name:
         return {}
+    manifest = open_train(folder).manifest
     missing = manifest["counts"].get("missing")
     noted: dict[str, Any] = {"missing": missing} if is_count(missing) and missing else {}
     if (here := manifest.get("machine")) is not None:
