@@ -11,7 +11,7 @@ import pytest
 
 import clipgap
 from clipgap.errors import MissingDependency
-from clipgap.kernels import cpu
+from clipgap.kernels import blas, cpu
 from clipgap.kernels.interface import BlockResult
 from clipgap.synthetic import rows as synthetic
 from tests.worlds import tree, write_store
@@ -64,3 +64,26 @@ def test_folders_of_one_and_of_two_looks_are_the_same(
                 patch.setattr(cpu.CpuScanner, "choose_looks", looking_first_at(directions, seen))
                 assert scan(f"{isa} {directions}", kernel="cpu", threads=2) == whole
             assert len(seen) > 5, "each block but the first had its first look"
+
+
+def test_directions_are_found_by_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = blas._openblas()
+    if found is None:
+        pytest.skip("NumPy has another BLAS")
+    read, change = found
+    seen: list[int] = []
+    whole = np.linalg.qr
+    rows = synthetic.clip_like(64, 128)
+
+    def counted(given: Any) -> Any:
+        seen.append(read())
+        return whole(given)
+
+    monkeypatch.setattr(np.linalg, "qr", counted)
+    before = read()
+    change(2)
+    try:
+        cpu.main_directions(rows, 32)
+        assert (seen, read()) == ([1], 2), "and as many as before when they are found"
+    finally:
+        change(before)

@@ -136,6 +136,9 @@ class Lowest:
         if len(self.keys) == self._room:
             able = keys <= self.keys[-1]
             keys, ids, rows = keys[able], ids[able], rows[able]
+        if len(keys) > self._room:  # sorting takes longer than to find where to cut
+            able = keys <= np.partition(keys, self._room - 1)[self._room - 1]
+            keys, ids, rows = keys[able], ids[able], rows[able]
         if not len(keys):
             return
         keys, ids = np.concatenate([self.keys, keys]), np.concatenate([self.ids, ids])

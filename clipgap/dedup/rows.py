@@ -18,6 +18,7 @@ from clipgap.scan.plan import ScanPlan
 from clipgap.store.base import Store
 
 BLOCK_ROWS = 16_384
+_HELD_ROWS = 65_536  # of a block that takes no memory of its own
 _READERS = 2
 
 Rows = NDArray[np.float16]
@@ -105,8 +106,11 @@ class RowSource:
 
     def read(self, suited: int = BLOCK_ROWS) -> Iterator[tuple[Rows, Ids, int]]:
         """All rows, block by block, with how many rows of the store come up to a block's end."""
-        blocks = self._held_blocks if self.held else self._read_blocks
-        for block in blocks(self.block_rows or suited):
+        if self.held:
+            blocks = self._held_blocks(self.block_rows or max(suited, _HELD_ROWS))
+        else:
+            blocks = self._read_blocks(self.block_rows or suited)
+        for block in blocks:
             self.watch.check()
             yield block
 

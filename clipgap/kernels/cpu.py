@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from clipgap.errors import MissingDependency, UsageError
+from clipgap.kernels import blas
 from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, Scanner, TestSet, TopK
 from clipgap.machine import number_from, thread_count
 
@@ -58,10 +59,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
         [_Pointer, _Pointer, _Size, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3],
     ),
     "cg_pairs_among": (_Size, [_Pointer, ctypes.c_int, ctypes.c_double, *[_Pointer] * 3]),
-    "cg_add_to_sums": (
-        None,
-        [ctypes.c_int, _Pointer, _Pointer, _Size, _Size, _Size, _Pointer],
-    ),
+    "cg_sum_groups": (None, [ctypes.c_int, *[_Pointer] * 3, _Size, _Size, _Pointer]),
     "cg_sums_of_words": (None, [ctypes.c_int, _Pointer, _Size, _Size, _Pointer, _Pointer]),
     "cg_weigh": (
         None,
@@ -170,13 +168,15 @@ def add_to_sums(
 ) -> None:
     """Add rows (n, d) to the sums (groups, d) of their groups."""
     assert sums.flags.c_contiguous and rows.flags.c_contiguous and group.dtype == np.int32
-    library().cg_add_to_sums(
+    group = np.ascontiguousarray(group)
+    order = np.argsort(group)  # a sum that is added to again and again stays in the cache
+    library().cg_sum_groups(
         thread_count(threads),
         _address(rows),
-        _address(np.ascontiguousarray(group)),
+        _address(group),
+        _address(order),
         len(rows),
         rows.shape[1],
-        len(sums),
         _address(sums),
     )
     _tell_missing_threads(library())
@@ -230,9 +230,13 @@ def main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32
     """Orthonormal directions (count, d) in which rows differ most, the first ones most of all.
 
     Found by a few steps of subspace iteration: near enough, and any directions are right. In
-    float64 they need to be made orthonormal only once, for which a BLAS of many threads takes
-    seconds where others use the cores.
+    float64 they need to be made orthonormal only once.
     """
+    with blas.one_thread():
+        return _main_directions(rows, count)
+
+
+def _main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32]:
     wide = rows.astype(np.float32)
     wide -= wide.mean(axis=0)
     spread = (wide.T @ wide).astype(np.float64)

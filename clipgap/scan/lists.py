@@ -31,6 +31,8 @@ def numbers_of(column: Any) -> NDArray[Any]:
 
 def take_strings(pieces: Sequence[Any], places: NDArray[np.int64]) -> Any:
     """Some of the strings in arrays that follow one another; those taken must fit into one."""
+    if len(pieces) == 1:
+        return pieces[0].take(pa.array(places))
     starts = np.cumsum([0, *(len(piece) for piece in pieces)])[:-1]
     order = np.argsort(places, kind="stable")
     ascending = places[order]

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "floats.h"
+#include "prefetch.h"
 #include "scan.h"
 #include "threads.h"
 
@@ -33,6 +34,7 @@ const Kernels* const kKernels[] = {
     &clipgap::kernels_portable,
 };
 constexpr int kKernelCount = sizeof kKernels / sizeof *kKernels;
+constexpr int64_t kRowsAhead = 2;  // that come from memory while one is added to a sum
 
 const Kernels* fastest() {
   for (int i = 0; i < kKernelCount; ++i) {
@@ -66,6 +68,11 @@ double peak(int threads, double seconds, double (*burn)(int64_t)) {
   };
   clipgap::run_on_threads(threads, work, work);
   return total / elapsed();
+}
+
+// A row that is needed soon.
+CG_PREFETCHING void prefetch(const uint16_t* row, int64_t d) {
+  for (int64_t i = 0; i < d; i += 32) __builtin_prefetch(row + i);
 }
 
 int64_t give(const std::vector<std::vector<clipgap::Pair>>& parts, int32_t* row, int32_t* column,
@@ -207,18 +214,24 @@ int64_t cg_pairs_among(cg_scanner* self, int set, double limit, int32_t* row, in
   }
 }
 
-void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
-                    int64_t d, int64_t groups, double* sums) {
+void cg_sum_groups(int threads, const uint16_t* rows, const int32_t* group_of,
+                   const int64_t* order, int64_t n, int64_t d, double* sums) {
   const Kernels& kernels = *fastest();
-  std::atomic<int> next{0};
   // Each part has groups of its own, so no two threads add to the same sum.
+  const int parts = 4 * threads;
+  const auto begin_of = [&](int part) {
+    int64_t i = n * part / parts;
+    while (i && i < n && group_of[order[i]] == group_of[order[i - 1]]) ++i;
+    return i;
+  };
+  std::atomic<int> next{0};
   const auto work = [&] {
     const clipgap::DefaultFloats floats;
-    for (int part; (part = next++) < threads;) {
-      const int64_t first = groups * part / threads, last = groups * (part + 1) / threads;
-      for (int64_t i = 0; i < n; ++i) {
-        if (group_of[i] < first || group_of[i] >= last) continue;
-        kernels.add_to(rows + i * d, d, sums + group_of[i] * d);
+    for (int part; (part = next++) < parts;) {
+      const int64_t end = begin_of(part + 1);
+      for (int64_t i = begin_of(part); i < end; ++i) {
+        if (i + kRowsAhead < end) prefetch(rows + order[i + kRowsAhead] * d, d);
+        kernels.add_to(rows + order[i] * d, d, sums + group_of[order[i]] * d);
       }
     }
   };

@@ -70,10 +70,10 @@ CG_API int64_t cg_pairs_among(cg_scanner*, int set, double limit, int32_t* row, 
                               double* score);
 
 // --- sums -------------------------------------------------------------------------------------
-// Adds each row to the sum (groups, d) of its group. Float16 values are multiples of 2^-24, so sums of
-// fewer than 2^28 rows are exact, whatever the order.
-CG_API void cg_add_to_sums(int threads, const uint16_t* rows, const int32_t* group_of, int64_t n,
-                           int64_t d, int64_t groups, double* sums);
+// Adds each row to the sum (groups, d) of its group; `order` are the rows, group after group. Float16
+// values are multiples of 2^-24, so sums of fewer than 2^28 rows are exact, whatever the order.
+CG_API void cg_sum_groups(int threads, const uint16_t* rows, const int32_t* group_of,
+                          const int64_t* order, int64_t n, int64_t d, double* sums);
 
 // Of each row of `width` bytes, its words of 64 bits (the last one filled up with zeros), each with its upper
 // half folded into the lower and multiplied by its factor, added up modulo 2^64.

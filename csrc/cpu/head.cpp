@@ -41,14 +41,24 @@ std::vector<float> mixed(const float* directions, int64_t count, int64_t d) {
   return out;
 }
 
+// In sums that do not wait for each other.
+double product_of(const float* a, const float* b, int64_t d) {
+  constexpr int64_t kSums = 8;
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= d; i += kSums) {
+    for (int64_t j = 0; j < kSums; ++j) sums[j] += double(a[i + j]) * b[i + j];
+  }
+  for (; i < d; ++i) sums[0] += double(a[i]) * b[i];
+  return std::accumulate(sums, sums + kSums, 0.0);
+}
+
 // The largest eigenvalue of (directions * transposed - 1), from above.
 double skew_of(const std::vector<float>& directions, int64_t count, int64_t d) {
   double total = 0;
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
-      double product = i == j ? -1.0 : 0.0;
-      const float *a = &directions[i * d], *b = &directions[j * d];
-      for (int64_t k = 0; k < d; ++k) product += double(a[k]) * b[k];
+      const double product = product_of(&directions[i * d], &directions[j * d], d) - (i == j);
       total += (i == j ? 1 : 2) * product * product;
     }
   }
@@ -64,11 +74,7 @@ std::vector<float> packed(const std::vector<float>& directions, int64_t count, i
   return out;
 }
 
-double squares(const float* y, int64_t n) {
-  double sum = 0;
-  for (int64_t i = 0; i < n; ++i) sum += double(y[i]) * y[i];
-  return sum;
-}
+double squares(const float* y, int64_t n) { return product_of(y, y, n); }
 
 }  // namespace
 

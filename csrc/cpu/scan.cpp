@@ -494,11 +494,12 @@ Scanner::Scanner(const Kernels* kernels, int threads, int64_t row_block, int64_t
   row_block_ = whole_panels(wanted, *kernels);
 }
 
-// Hands out blocks of rows to threads: task(worker, first row, rows). A thread that finds too little
-// memory leaves its block to this one, which has made its worker before the others could take any, and
-// does it again when they are gone; a task may therefore come twice.
+// Hands out blocks of rows, or whatever there are n of, to threads: task(worker, first, count). A worker
+// has room for a block, or for `capacity` rows. A thread that finds too little memory leaves its block to
+// this one, which has made its worker before the others could take any, and does it again when they are
+// gone; a task may therefore come twice.
 template <class Task>
-void Scanner::run(int64_t n, int64_t block, const Task& task) {
+void Scanner::run(int64_t n, int64_t block, const Task& task, int64_t capacity) {
   const int threads = int(std::min<int64_t>(threads_, (n + block - 1) / block));
   std::atomic<int64_t> next{0};
   std::mutex merging;
@@ -521,12 +522,13 @@ void Scanner::run(int64_t n, int64_t block, const Task& task) {
   };
 
   const DefaultFloats floats;
-  Worker mine(columns_, head(), &cells_, topk_, block);
+  if (!capacity) capacity = block;
+  Worker mine(columns_, head(), &cells_, topk_, capacity);
   run_on_threads(threads, [&] { take_blocks(mine); }, [&] {
     const DefaultFloats floats_of_this_thread;
     std::optional<Worker> worker;
     try {
-      worker.emplace(columns_, head(), &cells_, topk_, block);
+      worker.emplace(columns_, head(), &cells_, topk_, capacity);
     } catch (const std::bad_alloc&) {
       return;
     }
@@ -574,20 +576,26 @@ int64_t Scanner::best_head(const float* directions, int64_t count, const uint16_
       sample.push_back(columns_.given[place] < 0 ? -1 : place);
     }
   }
-  const double pairs = double(sample.size()) * double(n);
-  double lowest = kWorthIt * (double(columns_.lanes()) + kCheck);
-  int64_t best = 0;
-  Worker worker(columns_, nullptr, nullptr, topk_, n);
+  std::vector<int64_t> sizes;
   for (int64_t some = kDirections; some <= count; some += some < 128 ? kDirections : 64) {
+    sizes.push_back(some);
+  }
+  std::vector<double> costs(sizes.size());
+  const int64_t tried = int64_t(sizes.size());
+  const double pairs = double(sample.size()) * double(n);
+  const auto try_size = [&](Worker& worker, int64_t turn, int64_t) {
+    const int64_t which = tried - 1 - turn;  // the largest takes longest
+    const int64_t some = sizes[which];
     const Head head = make_head(columns_, project_columns(columns_, directions, some, sample));
     const double share = double(worker.survivors_of(head, rows, n, known)) / pairs;
     const double preparing =
         (kProject * double(some) + kPrepare) * double(columns_.d) / double(columns_.count);
-    const double cost =
-        double(head.padded() / kernels.group) + kCheck + kLook * share + preparing;
-    if (cost < lowest) lowest = cost, best = some;
-  }
-  return best;
+    costs[which] = double(head.padded() / kernels.group) + kCheck + kLook * share + preparing;
+  };
+  run(tried, 1, try_size, n);
+  const auto least = std::min_element(costs.begin(), costs.end());
+  const double full_look = double(columns_.lanes()) + kCheck;
+  return least == costs.end() || *least >= kWorthIt * full_look ? 0 : sizes[least - costs.begin()];
 }
 
 void Scanner::use_directions(const float* directions, int64_t count, const uint16_t* rows,

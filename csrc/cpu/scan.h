@@ -51,7 +51,7 @@ class Scanner {
 
  private:
   template <class Task>
-  void run(int64_t n, int64_t block, const Task& task);
+  void run(int64_t n, int64_t block, const Task& task, int64_t capacity = 0);
   int64_t share_of(int64_t n) const;
   void raise_column_bounds(const uint16_t* rows, int64_t n);
   int64_t best_head(const float* directions, int64_t count, const uint16_t* rows, int64_t n,
