@@ -21,7 +21,7 @@ help:
 	@echo "make demo-domains, make demo-compositional  two more papers in miniature"
 	@echo "make test    all tests, and the checks (lint, format, types) beside them"
 	@echo "make crash   kills every command, and breaks its disk, over and over (five minutes)"
-	@echo "make thorough  all tests, at every write and with many more examples (an hour)"
+	@echo "make thorough  the tests at every write and with many more examples, crash, sanitize (1.5 hours)"
 	@echo "make check   the checks alone"
 	@echo "make protections  takes each protection out and sees its tests fail (half an hour)"
 	@echo "make audit   the licences of all that is installed beside it, and holes that are known in that"
@@ -49,6 +49,7 @@ crash: $(VENV)/.installed-dev
 
 thorough: $(VENV)/.installed-dev
 	CLIPGAP_THOROUGH=1 $(PYTEST) $$(grep -lE "thorough|run_driver|hypothesis" tests/test_*.py)
+	$(MAKE) crash sanitize
 
 protections: $(VENV)/.installed-dev
 	$(BIN)/python scripts/protections.py
