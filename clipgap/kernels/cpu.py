@@ -13,13 +13,14 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from clipgap.errors import MissingDependency, UsageError
-from clipgap.kernels import blas
 from clipgap.kernels.interface import BlockResult, Counters, OneAtATime, Scanner, TestSet, TopK
 from clipgap.machine import number_from, thread_count
 
@@ -28,6 +29,7 @@ BUILD_RECORD = Path(__file__).with_name("_cpu_build.json")
 _DIRECTIONS = 32  # a head has a multiple of so many
 _SAMPLE, _TRIAL_ROWS = 4096, 512
 LOG = logging.getLogger(__name__)
+_BLAS = Lock()  # lest another thread take the one for the number there was before
 
 _Pointer = ctypes.c_void_p
 _Size = ctypes.c_int64
@@ -232,21 +234,19 @@ def main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32
     Found by a few steps of subspace iteration: near enough, and any directions are right. In
     float64 they need to be made orthonormal only once.
     """
-    with blas.one_thread():
-        return _main_directions(rows, count)
-
-
-def _main_directions(rows: NDArray[np.float16], count: int) -> NDArray[np.float32]:
     wide = rows.astype(np.float32)
     wide -= wide.mean(axis=0)
-    spread = (wide.T @ wide).astype(np.float64)
-    found = np.random.default_rng(0).standard_normal((rows.shape[1], count))
-    for _ in range(4):
-        found = spread @ found
-        found /= np.abs(found).max() or 1.0
-    found = np.linalg.qr(found)[0]
-    turn = np.linalg.eigh(found.T @ (spread @ found))[1][:, ::-1]  # strongest first
-    return np.ascontiguousarray((found @ turn).T, np.float32)
+    # Threads of a BLAS wait for each other by turning round: where a scan uses the cores as well,
+    # that takes up to twenty times as long as one thread needs for all.
+    with _BLAS, threadpool_limits(1, "blas"):
+        spread = (wide.T @ wide).astype(np.float64)
+        found = np.random.default_rng(0).standard_normal((rows.shape[1], count))
+        for _ in range(4):
+            found = spread @ found
+            found /= np.abs(found).max() or 1.0
+        found = np.linalg.qr(found)[0]
+        turn = np.linalg.eigh(found.T @ (spread @ found))[1][:, ::-1]  # strongest first
+        return np.ascontiguousarray((found @ turn).T, np.float32)
 
 
 class CpuScanner(OneAtATime):
