@@ -35,7 +35,7 @@ HOST_FIGURES: dict[What, str] = {
 class Sizes:
     """Training rows of the three parts."""
 
-    rate: int
+    rate: int  # and 4 times as many
     memory: int  # and 8 times as many
     growth: int  # and 2 and 4 times as many
     rounds: int
@@ -132,16 +132,23 @@ def _in_turns(workshop: Workshop, rounds: int, *jobs: tuple[What, int, int]) -> 
 
 
 def _rate(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:
-    scans, kernels = _in_turns(
+    n = sizes.rate
+    scans, kernels, long_scans, long_kernels = _in_turns(
         workshop,
         sizes.rounds,
-        ("scan", sizes.rate, KERNEL_M),
-        ("kernel", sizes.rate, KERNEL_M),
+        *((what, rows, KERNEL_M) for rows in (n, 4 * n) for what in ("scan", "kernel")),
     )
     whole, bare = (median(run.gflops for run in runs) for runs in (scans, kernels))
     yield Figure("files to tables", whole, "GFLOP/s", tuple(scans))
     yield Figure("the kernel alone, rows in memory", bare, "GFLOP/s", tuple(kernels))
     yield Figure("files to tables / kernel alone", whole / bare, "×", ())
+    # What a scan takes once, whatever its rows, is in both: test sets read, lists written.
+    more, more_bare = (
+        median(run.seconds for run in long) - median(run.seconds for run in short)
+        for long, short in ((long_scans, scans), (long_kernels, kernels))
+    )
+    name = "files to tables / kernel alone, of rows N to 4N"
+    yield Figure(name, more_bare / more, "×", (*long_scans, *long_kernels))
 
 
 def _memory(workshop: Workshop, sizes: Sizes) -> Iterable[Figure]:

@@ -28,6 +28,8 @@ from clipgap.scan.tables import TEST_SCHEMA
 _KEY_THREADS = 8
 _KEYS_AT_ONCE = 1 << 16
 """Keys that one look into a store asks for."""
+_KEYS_IN_ONE = 1 << 27
+"""Bytes of keys that lie twice in memory for a moment."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Winners:
         cuts = [cut for start, stop in runs(shards) for cut in range(start, stop, _KEYS_AT_ONCE)]
         with ThreadPoolExecutor(_KEY_THREADS) as pool:
             found = pool.map(plan.train.take_keys, shards[cuts].tolist(), np.split(rows, cuts[1:]))
-            return cls(ids, tuple(found) if cuts else ())
+            return cls(ids, _joined(list(found)) if cuts else ())
 
     @cached_property
     def _sizes(self) -> NDArray[np.int64]:
@@ -58,7 +60,10 @@ class Winners:
 
     def places(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where training rows stand among the winners."""
-        return np.searchsorted(self.ids, ids)
+        places = np.empty(len(ids), np.int64)
+        order = np.argsort(ids)  # those that are near each other are found in the cache
+        places[order] = np.searchsorted(self.ids, ids[order])
+        return places
 
     def size_at(self, places: NDArray[np.int64]) -> int:
         """The bytes of the keys there; one counts as often as it is named."""
@@ -67,6 +72,12 @@ class Winners:
     def keys_at(self, places: NDArray[np.int64]) -> Any:
         """The keys there, which together must fit into one array."""
         return take_strings(self.keys, places) if self.keys else pa.nulls(len(places), pa.string())
+
+
+def _joined(pieces: list[Any]) -> Sequence[Any]:
+    """As one array, of which strings are taken without sorting, unless it would be a large one."""
+    large = sum(piece.nbytes for piece in pieces) > _KEYS_IN_ONE
+    return pieces if large else [pa.concat_arrays(pieces)]
 
 
 def test_tables(plan: ScanPlan, test: LoadedTest, topk: TopK, winners: Winners) -> Iterator[Any]:
