@@ -32,6 +32,7 @@ from typing import Any
 
 from clipgap.errors import QUARANTINED
 from clipgap.files import lines
+from clipgap.files.settings import is_changed
 from scripts.protections import PAGE, ROOT, replace_part
 from tests.faults import Fault
 from tests.lifecycle import (
@@ -51,6 +52,7 @@ LEDGER = ROOT / "build" / "crash.jsonl"
 BEGIN, END = "<!-- crash -->", "<!-- end of crash -->"
 LONGEST = 8  # cuts in one chain
 PARTS = f"{OUT}.parts"
+STAGES = ("gap", "scan", "split")  # commands of the study
 
 LIE = "a lie"  # other bytes are written than were given, and nothing is said
 KILLS = ("at a write", "in a write", "at a time")
@@ -165,6 +167,9 @@ class Plain:
 
 
 def plain_run(house: House, way: Way) -> Plain:
+    if way.case.has_children:  # what its stages import, which are forks of forks, is imported once
+        for case in (case for case in CASES if case.name in STAGES):
+            house.known(case)
     whole, _ = house.known(way.case)
     inputs, calls = house.tree(way.case), []
     for case in way.calls:
@@ -202,10 +207,13 @@ class Chain:
             # What is damaged was refused by name, with the advice to remove it.
             self._start_again()
         elif self.way.case.has_children and self.counts[LIE] and (others := self._others()):
-            # A study does not read again what its stages have finished; its proof does.
+            # A study does not read again what its stages have finished; its proof does, and whoever
+            # takes settings is told that they were changed.
             proof = self.house.run(replace(self.way.case, command=f"verify {OUT}"))
+            others = [name for name in others if not is_changed(self.house.folder / name)]
             unseen = [name for name in others if Path(name).name not in proof.said]
-            assert proof.code == BAD_INPUT and not unseen, f"not seen: {unseen}; {proof.said}"
+            wrong = BAD_INPUT if others else 0
+            assert proof.code == wrong and not unseen, f"not seen: {unseen}; {proof.said}"
             self._start_again()
         others = self._others()
         assert not others, f"not as in an undisturbed run: {others}"
