@@ -557,9 +557,13 @@ void Scanner::raise_column_bounds(const uint16_t* rows, int64_t n) {
   for (int64_t place = 0; place < columns_.places(); ++place) topk_.raise(place, least[place]);
 }
 
-// Rows that a thread takes at a time: few enough for its cache, and for every thread to get some.
+// Rows that a thread takes at a time: few enough for its cache, and for every thread to get as many as
+// the others. Of 131,072 rows 64 threads would take 1,020 twice each, and wait for the one that has the
+// last 512.
 int64_t Scanner::share_of(int64_t n) const {
-  const int64_t shared = (n + threads_ - 1) / threads_;
+  const int64_t at_once = threads_ * row_block_;
+  const int64_t turns = std::max<int64_t>(1, (n + at_once - 1) / at_once);
+  const int64_t shared = (n + threads_ * turns - 1) / (threads_ * turns);
   return std::min(row_block_, whole_panels(shared + columns_.kernels->tile_rows - 1,
                                            *columns_.kernels));
 }
