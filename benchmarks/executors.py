@@ -25,13 +25,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ from clipgap.runs.on_ray import OWN, TOLD, Ray, agent_ports
 from clipgap.runs.output import Kind, open_output
 from clipgap.runs.run import run_units
 from clipgap.runs.shares import Share
-from clipgap.runs.units import Event, Made, Slot
+from clipgap.runs.units import Event, Made, Slot, Step, Work
 
 sys.path.append(str(Path(__file__).parents[1]))
 from tests import slurm_cluster
@@ -73,25 +73,47 @@ MARK = "CLIPGAP_BENCH_TURN"
 class Middle:
     """From a tenth to nine tenths of the rows: how many, how long, and who computed meanwhile."""
 
-    def __init__(self, part: float) -> None:
+    def __init__(self, part: float, folder: Path) -> None:
         self._part = part  # of all rows, that this process is told of
-        self._ends: list[tuple[float, float, dict[str, float]]] = []
+        self._folder = folder  # where workers leave when they did what
+        self._ends: list[tuple[float, dict[str, float]]] = []
 
     def __call__(self, now: Progress) -> None:
         if now.stage != "scanning" or not now.total or len(self._ends) == 2:
             return
         if now.done >= (0.1, 0.9)[len(self._ends)] * self._part * now.total:
-            self._ends.append((perf_counter(), now.done, _processor()))
+            self._ends.append((monotonic(), _processor()))
 
     def spent(self) -> dict[str, Any]:
-        (begin, before, earlier), (end, after, later) = self._ends
+        (begin, earlier), (end, later) = self._ends
         used = {name: later[name] - earlier.get(name, 0.0) for name in later}
+        amount = 0.0
+        for left in self._folder.iterdir():
+            moments, rows = zip(*json.loads(left.read_text()), strict=True)
+            amount += float(np.diff(np.interp([begin, end], moments, np.cumsum(rows)))[0])
         return {
             "seconds": end - begin,
-            "amount": after - before,
+            "amount": amount,
             "processor": sum(used.values()),
             "rays": used.get("ray", 0.0),
         }
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """Work of which each worker notes when it has done how many rows: a driver of Ray hears of that
+    twice a second, of many blocks at once."""
+
+    work: Work
+    folder: Path
+
+    def do(self, units: Iterable[Any], slot: Slot) -> Iterator[Event]:
+        steps = []
+        for event in self.work.do(units, slot):
+            if isinstance(event, Step):
+                steps.append((monotonic(), event.done))
+            yield event
+        (self.folder / f"{slot.number}.json").write_text(json.dumps(steps))
 
 
 def _processor() -> dict[str, float]:
@@ -111,16 +133,23 @@ def _processor() -> dict[str, float]:
 
 def child(folder: Path, out: Path, nodes: str, share: str) -> None:
     """One scan in a process of its own, by a cluster of so many cores a node, or by itself."""
-    middle, running = Middle(0.5 if share else 1.0), ExitStack()
+    moments = folder / f"out-moments{share}"  # cleared with what is made
+    moments.mkdir()
+    middle, running = Middle(0.5 if share else 1.0, moments), ExitStack()
+    threads = int(os.environ["CLIPGAP_THREADS"])
+
+    def dealt(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        executor = running.enter_context(_cluster(nodes)) if nodes else Here(threads)
+        return executor(Clocked(work, moments), units, stop)
+
     with running, suppress(ShareDone):
         clipgap.scan(
             folder / "train",
             {"test": folder / "test.npy"},
             out=out,
-            executor=running.enter_context(_cluster(nodes)) if nodes else None,
+            executor=dealt,
             share=Share([int(share)], 2) if share else None,
             on_progress=middle,
-            block_rows=1024,
         )
     print(json.dumps(middle.spent()))
 
