@@ -150,7 +150,8 @@ class Cluster:
 
     def nodes(self) -> list[dict[str, Any]]:
         node = {"Alive": True, "Resources": {"CPU": 1.0}}
-        return [{**node, "NodeID": f"{n:056x}"} for n in range(self.workers)]
+        names = [f"{n:056x}" for n in range(self.workers)]
+        return [{**node, "NodeID": name, "NodeManagerHostname": name} for name in names]
 
     def remote(self, actor: Any) -> Any:
         return SimpleNamespace(options=lambda **asked: Method(self._new_worker))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ class Marks:
                 file.write(f"{os.nice(0)}\n")
             if unit.name in self.wrong:
                 if unit.name == "deadly":
-                    os._exit(1)
+                    os.kill(os.getpid(), signal.SIGKILL)  # as a system does that lacks memory
                 raise ValueError("no such thing")
             yield Made({unit.name: {"files": {}}}, worker=slot.number)
 
@@ -58,9 +60,46 @@ class Unlucky:
         yield from self.work.do(units, slot)
 
 
-def wait_for(path: Path) -> None:
+@dataclass(frozen=True)
+class FullDisk:
+    """Work whose output folder lies, on one node, on a disk that is full; the others begin when
+    workers there have begun so many times."""
+
+    work: Any
+    node: str
+    out: Path
+    begun: Path
+    times: int
+
+    def do(self, units: Iterable[Any], slot: Slot) -> Iterator[Event]:
+        import ray
+
+        if ray.get_runtime_context().get_node_id() == self.node:
+            with self.begun.open("a") as file:
+                file.write(".")
+            _put_a_full_disk(self.out)
+        else:
+            wait_for(self.begun, self.times)
+        yield from self.work.do(units, slot)
+
+
+def _put_a_full_disk(at: Path) -> None:
+    """Seen by this thread, and those that it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    only_here, private, recursive = 0x20000, 1 << 18, 1 << 14  # CLONE_NEWNS, MS_PRIVATE, MS_REC
+    failed = (
+        libc.unshare(only_here)
+        or libc.mount(b"none", b"/", None, private | recursive, None)
+        or libc.mount(b"none", os.fsencode(at), b"tmpfs", 0, b"size=4k")
+    )
+    if failed:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    (at / "filling").write_bytes(bytes(4096))
+
+
+def wait_for(path: Path, size: int = 0) -> None:
     for _ in range(6000):
-        if path.exists():
+        if path.exists() and path.stat().st_size >= size:
             return
         time.sleep(0.05)
     raise TimeoutError(path)

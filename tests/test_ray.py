@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import sys
 import threading
 import warnings
@@ -24,7 +26,7 @@ from clipgap.runs.on_ray import Ray, agent_ports
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Event, Ledger, Work
 from tests.clip_worlds import CLASSES, write_checkpoint, write_config, write_shards
-from tests.ray_work import Marks, Unit, Unlucky, wait_for
+from tests.ray_work import FullDisk, Marks, Unit, Unlucky, wait_for
 from tests.shards import write_keep
 from tests.worlds import make_world, tree
 
@@ -85,8 +87,11 @@ def test_what_fails_again_and_again_is_named_and_what_is_done_is_not_done_again(
     work = Marks(begun, ("deadly", "odd"))
     with pytest.raises(InputError, match="2 failed 2 times each") as raised:
         list(run_units(work, units, ledger, Ray(tries=2), how))
-    assert "odd: a worker process failed: ValueError: no such thing" in str(raised.value)
-    assert "deadly: its worker was lost" in str(raised.value)
+    host = re.escape(socket.gethostname())
+    for unit, why in {"odd": "a worker process failed: ValueError: no such", "deadly": ""}.items():
+        node = rf"{host} \(Ray node [0-9a-f]{{8}}\)"
+        why = why or "its worker was lost: The actor died unexpectedly"
+        assert re.search(f"{unit}: on {node}: {why}", str(raised.value))
     assert ledger.records.keys() == set("abcd")
 
     again = Ledger(tmp_path / "units.jsonl")  # as a driver that was started anew reads it
@@ -114,6 +119,28 @@ def test_workers_of_other_versions_are_refused(
     monkeypatch.setattr(on_ray, "versions", lambda *names: {"numpy": "0.1"})
     with pytest.raises(InputError, match=r"has numpy .*, the driver 0\.1; all nodes need the same"):
         list(Ray()(Marks(tmp_path), [Unit("a")], lambda: False))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have a small disk")
+def test_a_node_whose_disk_is_full_is_done_without(
+    cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = make_world(Path("world"), shards=(4, 0, 2, 3, 5, 7), d=8)
+
+    def full(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+        bad = FullDisk(work, cluster.second, Path("there"), tmp_path / "begun", times=2)
+        yield from Ray(tries=2)(bad, units, stop)
+
+    clipgap.scan(world.train, world.test_paths, k=5, out="here")
+    clipgap.scan(world.train, world.test_paths, k=5, out="there", executor=full)
+    assert tree(Path("there")) == tree(Path("here"))
+    node = f"{socket.gethostname()} (Ray node {cluster.second[:8]})"
+    lost = [said for said in caplog.messages if "No space left on device" in said]
+    assert len(lost) == 2
+    for said in lost:
+        assert re.search(rf"train/part-0000\d.* in hand was lost on {re.escape(node)}: cannot", said)
+    assert f"{node} gets no other worker in this run" in caplog.messages
 
 
 # --- the cluster
@@ -183,7 +210,8 @@ def test_commands_make_the_same_folders_though_a_node_is_lost(
 
 def test_workers_for_the_room_that_there_is() -> None:
     def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
-        return {"NodeID": name, "Alive": alive, "Resources": resources}
+        names = {"NodeID": name, "NodeManagerHostname": name}
+        return {**names, "Alive": alive, "Resources": resources}
 
     def slots(work: Any, cores: int | None, *nodes: dict[str, Any]) -> list[tuple[str, int, int]]:
         found = on_ray._slots(SimpleNamespace(nodes=lambda: nodes), work, cores)

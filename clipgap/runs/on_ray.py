@@ -3,7 +3,8 @@
 A worker is an actor with a slot of its own: a GPU, a core, or all cores of a node. It holds the
 work, and whatever that loads for all units, and asks the driver for a unit whenever it has room for
 one. What a lost worker had in hand is dealt again, each unit alone, so that one that takes its
-worker down can be named; the others go on.
+worker down can be named; the others go on. Where one worker after the other is lost, as on a node
+whose disk is full, no other is put, as long as there are workers elsewhere.
 
 Workers write the files of their units themselves, so inputs and the output folder lie at the same
 paths on every node. The ledger is written here, by the driver, as in any run.
@@ -12,6 +13,7 @@ paths on every node. The ledger is written here, by the driver, as in any run.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import queue
 import secrets
@@ -32,6 +34,8 @@ from clipgap.packages import missing
 from clipgap.runs.executors import portable
 from clipgap.runs.shares import PACKAGES
 from clipgap.runs.units import Event, Made, Slot, Step, Work
+
+LOG = logging.getLogger("clipgap")
 
 _POLL_SECONDS = 0.5
 _TOGETHER_SECONDS = 0.5
@@ -90,6 +94,7 @@ class _Task:
 
     worker: Any
     place: int  # among the slots
+    node: str  # where it works, for people
     lives: bool  # it has been heard of; one that waits for a lost node may never be
     taken: dict[str, Any] = field(default_factory=dict)  # units in hand, by name
     dealt: int = 0
@@ -109,8 +114,9 @@ class _Run:
         self._ray, self._asked, self._stop = ray, asked, stop
         self._left = deque(units)
         self._suspects = Counter[str]()  # how often each was lost, alone; 0: in company
-        self._given_up: dict[str, Exception] = {}
+        self._given_up: dict[str, str] = {}
         self._in_a_row = 0
+        self._in_a_row_at = Counter[int]()  # the same of each place
         self._numbers = itertools.count()
         self._slots = _slots(ray, work, asked.cores)[: len(units)]
         # In a list a worker gets it as a reference, and reads it once it is where paths are meant.
@@ -132,7 +138,7 @@ class _Run:
             coming = sum(task.lives and not task.dealt for task in self._tasks.values())
             for _ in range(min(len(self._idle), len(self._left) - coming)):
                 idle = self._idle.pop()
-                self._begin(_Task(idle.worker, idle.place, lives=True))
+                self._begin(_Task(idle.worker, idle.place, idle.node, lives=True))
             ready, _ = self._ray.wait(list(self._tasks), num_returns=1, timeout=_POLL_SECONDS)
             for stream in ready:
                 yield from self._hear(stream)
@@ -140,7 +146,7 @@ class _Run:
             raise InputError.listing(
                 f"all others are done, but {len(self._given_up):,} failed {self._asked.tries} "
                 "times each, alone on a worker; --resume tries them again:",
-                [f"{name}: {error}" for name, error in sorted(self._given_up.items())],
+                [f"{name}: {said}" for name, said in sorted(self._given_up.items())],
             )
 
     def end(self) -> None:
@@ -162,7 +168,7 @@ class _Run:
             self._work, slot, len(self._slots), str(Path.cwd()), versions(*PACKAGES)
         )
         self._workers.add(worker)
-        self._begin(_Task(worker, place, lives=False))
+        self._begin(_Task(worker, place, slot.name, lives=False))
 
     def _begin(self, task: _Task) -> None:
         stream = task.worker.run.options(num_returns="streaming").remote(next(self._numbers))
@@ -184,12 +190,14 @@ class _Run:
                 self._deal(task)
             elif isinstance(each, _Unfit):
                 raise InputError(str(each))
+            elif isinstance(each, _Node):
+                task.node = str(each)
             elif isinstance(each, Exception):
                 self._lost(stream, each)
                 return
             else:
                 if isinstance(each, Made):
-                    self._in_a_row = 0
+                    self._in_a_row = self._in_a_row_at[task.place] = 0
                     for name in each.records:
                         task.taken.pop(name, None)
                         self._suspects.pop(name, None)
@@ -215,15 +223,30 @@ class _Run:
         self._ray.kill(task.worker)
         self._workers.discard(task.worker)
         self._in_a_row += 1
+        self._in_a_row_at[task.place] += 1
+        said = f"on {task.node}: {error}"
+        in_hand = ", ".join(task.taken) or "nothing"
+        LOG.warning("a worker that had %s in hand was lost %s", in_hand, said)
         if self._in_a_row > len(self._slots) + _FAILURES_IN_A_ROW:
             raise error
         for name, unit in task.taken.items():
             self._suspects[name] += len(task.taken) == 1
             if self._suspects[name] >= self._asked.tries:
-                self._given_up[name] = error
+                self._given_up[name] = said
             elif not self._stopping:
                 self._left.append(unit)  # those that nobody has tried come first
-        self._hire(task.place)
+        if not self._can_do_without(task.place):
+            self._hire(task.place)
+
+    def _can_do_without(self, place: int) -> bool:
+        """Whether others shall do what is left: they have nothing to do, or the place is bad."""
+        if len(self._idle) >= len(self._left):
+            return True
+        others = self._idle or any(task.lives for task in self._tasks.values())
+        if not others or self._in_a_row_at[place] < self._asked.tries:
+            return False
+        LOG.warning("%s gets no other worker in this run", self._slots[place].name)
+        return True
 
 
 @dataclass(frozen=True)
@@ -231,8 +254,21 @@ class _Slot:
     """Room for a worker."""
 
     node: str
+    host: str
     cores: int
     gpus: int
+
+    @property
+    def name(self) -> str:
+        return _Node.named(self.host, self.node)
+
+
+class _Node(str):
+    """A node as people know it."""
+
+    @classmethod
+    def named(cls, host: str, node: str) -> _Node:
+        return cls(f"{host} (Ray node {node[:8]})")
 
 
 def _slots(ray: Any, work: Work, cores: int | None) -> list[_Slot]:
@@ -242,13 +278,13 @@ def _slots(ray: Any, work: Work, cores: int | None) -> list[_Slot]:
     for node in ray.nodes():
         if not node["Alive"]:
             continue
-        have = node["Resources"]
+        have, names = node["Resources"], (node["NodeID"], node["NodeManagerHostname"])
         all_cores, gpus = int(have.get("CPU", 0)), int(have.get("GPU", 0))
         if gpus and not one_core:
             each = cores or max(1, all_cores // gpus)
-            found += [_Slot(node["NodeID"], each, 1)] * min(gpus, all_cores // each)
+            found += [_Slot(*names, each, 1)] * min(gpus, all_cores // each)
         elif each := cores or (1 if one_core else all_cores):
-            found += [_Slot(node["NodeID"], each, 0)] * (all_cores // each)
+            found += [_Slot(*names, each, 0)] * (all_cores // each)
     if not found:
         raise InputError(
             f"no node of the Ray cluster has room for a worker with {cores or 1:,} cores"
@@ -289,6 +325,9 @@ class _Worker:
         if unfit := self._unfit():
             yield [unfit]
             return
+        import ray
+
+        yield [_Node.named(socket.gethostname(), ray.get_runtime_context().get_node_id())]
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()
         threading.Thread(target=self._do, args=(number, said), daemon=True).start()
         while True:
