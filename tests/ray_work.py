@@ -62,25 +62,28 @@ class Unlucky:
 
 @dataclass(frozen=True)
 class FullDisk:
-    """Work whose output folder lies, on one node, on a disk that is full; the others begin when
-    workers there have begun so many times."""
+    """Work whose output folder lies, on one node, on a disk that is full; the others begin when so
+    many workers have met that."""
 
     work: Any
     node: str
     out: Path
-    begun: Path
+    met: Path
     times: int
 
     def do(self, units: Iterable[Any], slot: Slot) -> Iterator[Event]:
         import ray
 
-        if ray.get_runtime_context().get_node_id() == self.node:
-            with self.begun.open("a") as file:
+        if ray.get_runtime_context().get_node_id() != self.node:
+            wait_for(self.met, self.times)
+            yield from self.work.do(units, slot)
+            return
+        _put_a_full_disk(self.out)
+        try:
+            yield from self.work.do(units, slot)
+        finally:
+            with self.met.open("a") as file:
                 file.write(".")
-            _put_a_full_disk(self.out)
-        else:
-            wait_for(self.begun, self.times)
-        yield from self.work.do(units, slot)
 
 
 def _put_a_full_disk(at: Path) -> None:
