@@ -170,7 +170,7 @@ float centred(const uint16_t* vector, const float* centre, int64_t d, float* out
   return sum_of(norm);
 }
 
-// Some rows with kDirections directions: eight sums, whatever the width of a vector.
+// Some rows with kDirections directions.
 template <class Isa, int R>
 CG_INLINE void project_rows(const float* vectors, int64_t d, const float* directions, float* out,
                             int64_t count) {
@@ -211,7 +211,8 @@ template <class Isa>
 __attribute__((noinline)) void project(const float* vectors, int64_t n, int64_t d,
                                        const float* directions, int64_t count, float* out) {
   constexpr int W = sizeof(typename Isa::Fma) / sizeof(float);
-  constexpr int R = W >= kDirections / 8 ? 8 / (kDirections / W) : 1;
+  constexpr int kSums = W == 16 ? 12 : 8;  // which hide the latency of one, and fit the registers
+  constexpr int R = kSums * W >= kDirections ? kSums * W / kDirections : 1;
   for (int64_t first = 0; first < count; first += kDirections, directions += d * kDirections) {
     int64_t i = 0;
     for (; i + R <= n; i += R) {
@@ -443,10 +444,10 @@ __attribute__((noinline)) int64_t look_again(const int32_t* rows, const int32_t*
       const uint32_t pair = uint32_t(pairs[i]);
       const int32_t r = int32_t(pair / kPanelColumns<Isa>), c = int32_t(pair % kPanelColumns<Isa>);
       const int32_t bound = start[c] + dots[i];
+      // All three before a branch is taken, which few pairs take.
       const bool alive = (bound >= bounds.row[r]) | (bound + bounds.offset[r] >= bounds.column[c]) |
                          (bound >= bounds.margin[r] + bounds.tau[c]);
-      *next = {r, c, bound};
-      next += alive;
+      if (__builtin_expect(alive, 0)) *next++ = {r, c, bound};
     }
   }
   return next - queue;

@@ -266,31 +266,41 @@ class Worker {
                             ? bound
                             : bound_below(double(bound) * (columns_.unit / head_->unit));
     }
+    // What takes a division is found before the loop: a tile is over soon.
+    const int64_t panels = block_.panels(), height = kernels_.tile_rows;
+    const int32_t *rows = block_.head_panel(0), *columns = &head_->packed[p * width * lanes];
+    const int32_t *start = &head_->start[p * width], *tau = &head_->tau_floor[p * width];
+    Coming coming = columns_of_second_look(p, panels);
     int64_t left = 0;
-    for (int64_t q = 0; q < block_.panels(); ++q) {
-      bring_columns(p, q);
-      const int64_t row = q * kernels_.tile_rows;
+    for (int64_t q = 0; q < panels; ++q, rows += height * lanes) {
+      bring(coming);
+      const int64_t row = q * height;
       const TileBounds bounds{&block_.first.best[row], &block_.first.margin[row],
-                              &block_.first.offset[row], head_bounds_.data(),
-                              &head_->tau_floor[p * width]};
-      left += kernels_.sift(block_.head_panel(q), &head_->packed[p * width * lanes], lanes,
-                            &head_->start[p * width], bounds, int32_t(row),
+                              &block_.first.offset[row], head_bounds_.data(), tau};
+      left += kernels_.sift(rows, columns, lanes, start, bounds, int32_t(row),
                             block_.rows_in_panel(q), &pairs_[left]);
     }
     return left;
   }
 
-  // While panel p takes its first look, its columns for the second come from memory, some at each panel of
+  // What comes from memory for the second look of a panel while it takes its first, some at each panel of
   // rows. A head on trial has none.
-  CG_PREFETCHING void bring_columns(int64_t p, int64_t q) {
-    if (head_->units.empty()) return;
-    constexpr int64_t kLine = 64 / sizeof(int32_t);
+  struct Coming {
+    const int32_t *next, *end;
+    int64_t each;
+  };
+  static constexpr int64_t kLine = 64 / sizeof(int32_t);
+
+  Coming columns_of_second_look(int64_t p, int64_t row_panels) const {
+    if (head_->units.empty()) return {};
     const int64_t size = kernels_.tile_columns * columns_.lanes();
-    const int64_t each = (size / kLine / block_.panels() + 1) * kLine;
     const int32_t* const panel = &head_->units[p * size];
-    for (int64_t i = q * each; i < std::min((q + 1) * each, size); i += kLine) {
-      __builtin_prefetch(panel + i, 0, 1);
-    }
+    return {panel, panel + size, (size / kLine / row_panels + 1) * kLine};
+  }
+
+  static CG_PREFETCHING void bring(Coming& coming) {
+    const int32_t* const end = std::min(coming.next + coming.each, coming.end);
+    for (; coming.next < end; coming.next += kLine) __builtin_prefetch(coming.next, 0, 1);
   }
 
   // Heads first; whoever survives that is looked at in full.
