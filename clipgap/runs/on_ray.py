@@ -182,7 +182,10 @@ class _Run:
             self._idle.append(self._tasks.pop(stream))
             return
         except self._ray.exceptions.RayError as error:
-            self._lost(stream, ClipgapError(f"its worker was lost: {_first_line(error)}"))
+            said = f"its worker was lost: {_first_line(error)}"
+            if "died unexpectedly" in said:  # its process alone
+                said += " This is often a lack of memory: more --worker-cores are fewer workers."
+            self._lost(stream, ClipgapError(said))
             return
         task.lives = True
         for each in said:
