@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +14,8 @@ import pytest
 
 import clipgap
 from clipgap.dedup.options import MODES
-from clipgap.runs.executors import Processes
+from clipgap.errors import ClipgapError, InputError, OutOfResources
+from clipgap.runs.executors import Processes, portable
 from clipgap.runs.units import Event
 from tests.toy_executor import toy
 from tests.worlds import World, make_world, tree
@@ -76,3 +79,24 @@ def test_deduplications(world: World, tmp_path: Path, mode: str) -> None:
             executor=executor,
         )
     assert tree(tmp_path / "toy") == tree(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (MemoryError(), OutOfResources, "memory ran out"),
+        (OSError(errno.EMFILE, "Too many open files"), OutOfResources, "ulimit -n"),
+        (
+            OSError(errno.EIO, "Input/output error", "a.tar"),
+            InputError,
+            "Input/output error: 'a.tar'",
+        ),
+        (ValueError("no such thing"), ClipgapError, "ValueError: no such thing"),
+    ],
+)
+def test_what_ends_a_worker_process_is_told_as_it_is_here(
+    error: Exception, kind: type[ClipgapError], says: str
+) -> None:
+    told = portable(error)
+    assert type(told) is kind and says in str(told)
+    assert str(pickle.loads(pickle.dumps(told))) == str(told)

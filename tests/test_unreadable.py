@@ -12,6 +12,7 @@ import pytest
 from clipgap.cli.completion import _made
 from clipgap.clip.train.api import noted_of
 from clipgap.errors import InputError
+from clipgap.files.atomic import sha256_file
 from clipgap.files.documents import MANIFEST, format_of
 from clipgap.files.settings import is_changed, read_settings, settings_file
 from clipgap.report.pictures import find_samples
@@ -40,6 +41,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "training": lambda folder: noted_of(unreadable(folder / MANIFEST).parent / "checkpoints/a.pt"),
     "plan of a share": lambda folder: Part(unreadable(folder / PROGRESS / PLAN).parents[1]).plan,
     "caption": caption_of,
+    "sum of a checkpoint": lambda folder: sha256_file(unreadable(folder / "weights.pt")),
 }
 
 

@@ -73,9 +73,12 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) ->
 def sha256_file(path: str | os.PathLike[str]) -> str:
     """The hex SHA-256 of a file's content, read in pieces of bounded size."""
     digest = hashlib.sha256()
-    with Path(path).open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+    try:
+        with Path(path).open("rb", buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 

@@ -16,7 +16,7 @@ from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Any
 
-from clipgap.errors import ClipgapError, Interrupted
+from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
 from clipgap.runs.units import Event, Slot, Work
 
 _POLL_SECONDS = 0.5
@@ -191,9 +191,11 @@ def _work(
 
 def portable(error: BaseException) -> ClipgapError:
     """What a worker elsewhere says last: errors of others need not be ones that can be pickled."""
-    if isinstance(error, ClipgapError):
-        return error
-    return ClipgapError(f"a worker process failed: {type(error).__name__}: {error}")
+    told = OutOfResources.behind(error) or error
+    if isinstance(told, ClipgapError):
+        return told
+    kind = InputError if isinstance(told, OSError) else ClipgapError
+    return kind(f"a worker process failed: {type(told).__name__}: {told}")
 
 
 def _leave_with_parent() -> None:

@@ -139,10 +139,7 @@ def key_column(names: Sequence[str]) -> str | None:
 
 def cite_labels(path: str) -> dict[str, str]:
     """A table of labels as a manifest names it."""
-    try:
-        return {"path": path, "sha256": sha256_file(path)}
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    return {"path": path, "sha256": sha256_file(path)}
 
 
 def _as_text(path: Path) -> Any:
