@@ -92,6 +92,9 @@ class AtOnce(OneAtATime):
     def load_topk(self, lists: list[TopK]) -> None:
         raise AssertionError("no scan here goes on")
 
+    def raise_bounds(self, kth: list[Any]) -> None:
+        """There are none."""
+
 
 @dataclass(frozen=True)
 class FromMemory:

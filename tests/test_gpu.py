@@ -19,7 +19,7 @@ from clipgap.kernels import choose
 from clipgap.kernels.gpu import devices, order
 from clipgap.kernels.interface import MAX_SCORE, TestSet
 from clipgap.kernels.options import Compute
-from clipgap.kernels.oracle import exact_scores
+from clipgap.kernels.oracle import OracleScanner, exact_scores
 from clipgap.machine import thread_count
 from clipgap.runs.executors import Here, Processes
 from clipgap.scan import api
@@ -255,11 +255,35 @@ def test_several_devices_give_what_one_gives(device: torch.device) -> None:
     assert {block._index for block in begun} == {0, 1}, "blocks go to the device that is free"
     for block in begun:
         block.result()
-    again = SeveralGpus(tests, 6, [device, device])
+    again, told = (SeveralGpus(tests, 6, [device, device]) for _ in range(2))
     again.load_topk(half.topk())
+    told.raise_bounds([held.sim[:, -1] for held in half.topk()])
+    assert all((panel.kth > -1).all() for one in told._scanners for panel in one._panels())
     for block in blocks[3:]:
         again.scan(*block)
     assert_equal_topk(again.topk(), made.topk())
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+@pytest.mark.parametrize("at_home", [False, True])
+def test_bounds_of_other_workers_save_work_and_leave_what_all_have_together_as_it_is(
+    device: torch.device, kind: str, at_home: bool
+) -> None:
+    tests = make_tests("duplicates", 24, (40, 5), "none")
+    rows, ids = synthetic.rows("duplicates", 0, 240, 24, seed=1), np.arange(240)
+    oracle = OracleScanner(tests, 6)
+    oracle.scan(rows, ids)
+    first, told, alone = (GpuScanner(tests, 6, device, kind) for _ in range(3))
+    if at_home:
+        for found in told._sets:
+            found.panels[:] = [panel.at_home() for panel in found.panels]
+    first.scan(rows[80:], ids[80:])
+    told.raise_bounds([held.sim[:, -1] for held in first.topk()])
+    for one in (told, alone):
+        one.scan(rows[:80], ids[:80])
+        both = [mine.merge(other) for mine, other in zip(one.topk(), first.topk(), strict=True)]
+        assert_equal_topk(both, oracle.topk())
+    assert told.counters.refined < alone.counters.refined
 
 
 class OnItsWay:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import cpu
 from clipgap.kernels.admit import Status, admit
 from clipgap.kernels.choose import available_kernels, make_scanner
-from clipgap.kernels.interface import MAX_SCORE, TestSet
+from clipgap.kernels.interface import MAX_SCORE, Scanner, TestSet, TopK
 from clipgap.kernels.oracle import OracleScanner, exact_scores
 from clipgap.synthetic import rows as synthetic
 from tests.kernels import (
@@ -188,6 +188,53 @@ def test_goes_on_from_loaded_lists(name: str) -> None:
         second.load_topk(first.topk())
         second.scan(rows[150:], ids[150:])
         assert_equal_topk(second.topk(), whole.topk())
+
+
+@pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])
+@given(
+    kind=st.sampled_from(KINDS),
+    k=st.integers(1, 10),
+    workers=st.integers(2, 3),
+    random=st.randoms(use_true_random=False),
+)
+@examples(25)
+def test_bounds_of_others_leave_what_all_have_together_as_it_is(
+    name: str, kind: synthetic.Kind, k: int, workers: int, random: Any
+) -> None:
+    """Blocks in any order, one of them done twice: what ties may come with the smaller id later."""
+    tests = make_tests(kind, 64, (30, 11), "some")
+    rows = synthetic.rows(kind, 0, 60, 64, seed=1)
+    rows, ids = np.concatenate([rows, rows, rows]), np.arange(180)
+    blocks = [(rows[a : a + 30], ids[a : a + 30]) for a in range(0, 180, 30)]
+    blocks = random.sample([*blocks, random.choice(blocks)], 7)
+    oracle = OracleScanner(tests, k)
+    with kernel(name) as scanner:
+        each = [scanner(tests, k, 1) for _ in range(workers)]
+        for block in blocks:
+            worker = random.choice(each)
+            assert_equal_results(worker.scan(*block), oracle.scan(*block))
+            random.choice(each).raise_bounds([held.sim[:, -1] for held in merged(each)])
+        assert_equal_topk(merged(each), oracle.topk())
+
+
+def merged(scanners: list[Scanner]) -> list[TopK]:
+    lists = zip(*(scanner.topk() for scanner in scanners), strict=True)
+    return [reduce(TopK.merge, of_set) for of_set in lists]
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_bounds_of_others_save_work(name: str) -> None:
+    tests = [TestSet("t", synthetic.clip_like(500, 64, seed=1))]
+    rows, ids = synthetic.clip_like(6000, 64), np.arange(6000)
+    with kernel(name) as scanner:
+        first, told, alone = (scanner(tests, 10, 1) for _ in range(3))
+        first.scan(rows[:4000], ids[:4000])
+        told.raise_bounds([held.sim[:, -1] for held in first.topk()])
+        for one in (told, alone):
+            one.scan(rows[4000:5000], ids[4000:5000])
+            one.raise_bounds([np.full(500, -np.inf)])
+            one.scan(rows[5000:], ids[5000:])
+        assert told.counters.refined < 0.8 * alone.counters.refined
 
 
 @pytest.mark.parametrize("name", [*KERNELS, *TWO_LOOKS])

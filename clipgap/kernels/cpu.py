@@ -53,6 +53,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "cg_use_directions": (_Size, [_Pointer, _Pointer, _Size, _Pointer, _Size, *[_Pointer] * 4]),
     "cg_topk_get": (None, [_Pointer, _Pointer, _Pointer]),
     "cg_topk_set": (None, [_Pointer, _Pointer, _Pointer]),
+    "cg_topk_raise": (None, [_Pointer, _Pointer]),
     "cg_missing_threads": (ctypes.c_int, []),
     "cg_counters_get": (_Counters, [_Pointer]),
     "cg_row_block": (_Size, [_Pointer]),
@@ -431,6 +432,10 @@ class CpuScanner(OneAtATime):
         sim = np.ascontiguousarray(np.concatenate([held.sim for held in lists]))
         ids = np.ascontiguousarray(np.concatenate([held.id for held in lists]))
         self._library.cg_topk_set(self._handle, _address(sim), _address(ids))
+
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        scores = np.concatenate(kth)
+        self._library.cg_topk_raise(self._handle, _address(scores))
 
     def _checked(self, rows: NDArray[np.float16]) -> NDArray[np.float16]:
         if rows.dtype != np.float16 or rows.ndim != 2 or rows.shape[1] != self.d:

@@ -198,7 +198,16 @@ class Scanner(Protocol):
         ...
 
     def load_topk(self, lists: list[TopK]) -> None:
-        """Start from the lists of an earlier run."""
+        """Start from these lists."""
+        ...
+
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        """Take note, by test set, of a score for each point that k rows of the pass reach, here or
+        elsewhere; -inf where fewer are known.
+
+        What is lower belongs in no list of the whole pass, so `topk` may lack it from now on; what
+        is equal may have the smaller id. Merged with lists that hold those k rows it is complete.
+        """
         ...
 
 

@@ -99,3 +99,6 @@ class OracleScanner(OneAtATime):
 
     def load_topk(self, lists: list[TopK]) -> None:
         self._topk = list(lists)
+
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        """Nothing is filtered, so nothing would be saved."""

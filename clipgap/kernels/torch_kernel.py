@@ -77,6 +77,7 @@ class TorchScanner(OneAtATime):
             TopK(np.full((len(t.rows), k), -np.inf), np.full((len(t.rows), k), NO_ID, np.int64))
             for t in self.tests
         ]
+        self._told = [np.full(len(t.rows), -np.inf) for t in self.tests]  # k-th bests
 
     def scan(self, rows: NDArray[np.float16], ids: NDArray[np.int64]) -> BlockResult:
         shape = (len(rows), len(self.tests))
@@ -114,7 +115,10 @@ class TorchScanner(OneAtATime):
         for start in range(0, len(self.columns[g]), TILE_COLUMNS):
             columns = self.columns[g][start : start + TILE_COLUMNS]
             estimate = floats @ columns.float().T
-            bounds = torch.from_numpy(self._topk[g].sim[start : start + TILE_COLUMNS, -1].copy())
+            of_tile = slice(start, start + TILE_COLUMNS)
+            bounds = torch.from_numpy(
+                np.maximum(self._topk[g].sim[of_tile, -1], self._told[g][of_tile])
+            )
             # The tile's own best estimates are lower bounds too, before any score is exact.
             reach = torch.maximum(
                 torch.from_numpy(best.value), estimate.amax(1).double() - self.slack
@@ -185,6 +189,9 @@ class TorchScanner(OneAtATime):
 
     def load_topk(self, lists: list[TopK]) -> None:
         self._topk = [TopK(held.sim.copy(), held.id.copy()) for held in lists]
+
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        self._told = [np.maximum(*both) for both in zip(self._told, kth, strict=True)]
 
 
 @contextmanager

@@ -191,6 +191,14 @@ void cg_topk_set(cg_scanner* self, const double* sim, const int64_t* ids) {
   }
 }
 
+void cg_topk_raise(cg_scanner* self, const double* kth) {
+  const Columns& columns = self->scanner.columns();
+  auto& topk = self->scanner.topk();
+  for (int64_t place = 0; place < columns.places(); ++place) {
+    if (columns.given[place] >= 0) topk.raise(place, kth[columns.given[place]]);
+  }
+}
+
 int cg_missing_threads() { return clipgap::missing_threads; }
 
 cg_counters cg_counters_get(const cg_scanner* self) { return self->scanner.counters; }

@@ -55,6 +55,9 @@ CG_API int64_t cg_use_directions(cg_scanner*, const float* directions, int64_t c
 // (columns, k) in the order the columns were given; unfilled slots are -inf and -1.
 CG_API void cg_topk_get(const cg_scanner*, double* sim, int64_t* ids);
 CG_API void cg_topk_set(cg_scanner*, const double* sim, const int64_t* ids);
+// A score for each column that k rows of the pass reach, here or elsewhere, or -inf. What is lower may be
+// missing from the lists from now on; what is equal is not.
+CG_API void cg_topk_raise(cg_scanner*, const double* kth);
 CG_API cg_counters cg_counters_get(const cg_scanner*);
 CG_API int64_t cg_row_block(const cg_scanner*);
 

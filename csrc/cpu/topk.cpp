@@ -46,8 +46,10 @@ void TopK::offer(int64_t column, double score, int64_t id) {
 
 void TopK::raise(int64_t column, int32_t bound) {
   publish(column, bound);
-  filled_ = true;
+  filled_ |= bound > kAlways;
 }
+
+void TopK::raise(int64_t column, double score) { raise(column, bound_below(score / unit_)); }
 
 void TopK::load(int64_t column, const double* scores, const int64_t* ids) {
   std::copy(scores, scores + k_, &scores_[column * k_]);

@@ -35,8 +35,10 @@ class TopK {
     __builtin_prefetch(&locks_[column]);
   }
 
-  // Starts a column's bound at `bound`, if that is higher; for bounds known before any score is.
+  // Raises a column's bound, for what is known from elsewhere: that k rows reach `bound`, or `score`. Rows
+  // below it are then missing from the list, however few it holds.
   void raise(int64_t column, int32_t bound);
+  void raise(int64_t column, double score);
 
   void load(int64_t column, const double* scores, const int64_t* ids);
   const double* scores(int64_t column) const { return &scores_[column * k_]; }

@@ -149,6 +149,12 @@ def load_lists(found: DeviceSet, bounds: Bounds, lists: TopK) -> None:
         panel.raise_kth(bounds, panel.list_score[:, -1])
 
 
+def raise_bounds(found: DeviceSet, bounds: Bounds, kth: torch.Tensor) -> None:
+    """Take note of better lower bounds of the k-th bests, (size,) in the order of the set."""
+    for panel in found.panels:
+        panel.raise_kth(bounds, kth.to(panel.kth.device)[panel.given])
+
+
 def _panel(
     bounds: Bounds,
     test: TestSet,

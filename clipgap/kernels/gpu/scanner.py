@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from clipgap.kernels.gpu import dense
 from clipgap.kernels.gpu.bounds import Bounds, Grid, Half, Rows
 from clipgap.kernels.gpu.devices import free_bytes, lock_pages, telling
-from clipgap.kernels.gpu.panels import Panel, cut, lists_of, load_lists, prepare
+from clipgap.kernels.gpu.panels import Panel, cut, lists_of, load_lists, prepare, raise_bounds
 from clipgap.kernels.gpu.steps import Steps, Survivors, Winners
 from clipgap.kernels.interface import (
     BlockResult,
@@ -158,6 +158,11 @@ class GpuScanner(SomeAhead):
         with telling(self.device):
             for found, held in zip(self._sets, lists, strict=True):
                 load_lists(found, self.bounds, held)
+
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        with telling(self.device):
+            for found, bound in zip(self._sets, kth, strict=True):
+                raise_bounds(found, self.bounds, self.upload(np.array(bound)))
 
     def kth(self) -> list[torch.Tensor]:
         """Lower bounds of the k-th best, panel by panel; for other devices to take note of."""

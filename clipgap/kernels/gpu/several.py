@@ -94,6 +94,10 @@ class SeveralGpus(SomeAhead):
         for scanner in self._scanners:
             scanner.load_topk(lists)
 
+    def raise_bounds(self, kth: list[NDArray[np.float64]]) -> None:
+        for scanner in self._scanners:
+            scanner.raise_bounds(kth)
+
     def _share_bounds(self) -> None:
         # Going round once tells the last what all others know; the next talk spreads it. A copy
         # between devices waits for the streams of both, and lets the host go on.
