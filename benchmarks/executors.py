@@ -25,7 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -138,9 +138,9 @@ def child(folder: Path, out: Path, nodes: str, share: str) -> None:
     middle, running = Middle(0.5 if share else 1.0, moments), ExitStack()
     threads = int(os.environ["CLIPGAP_THREADS"])
 
-    def dealt(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+    def dealt(work: Work, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
         executor = running.enter_context(_cluster(nodes)) if nodes else Here(threads)
-        return executor(Clocked(work, moments), units, stop)
+        return executor(Clocked(work, moments), units, *asked)
 
     with running, suppress(ShareDone):
         clipgap.scan(

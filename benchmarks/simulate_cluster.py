@@ -98,7 +98,7 @@ class Worker:
         self.run, self.give = Method(self._run), Method(self._give)
         self.stop = Method(lambda: None)
 
-    def _run(self, number: int) -> Stream:
+    def _run(self, number: int, news: Any) -> Stream:
         stream = self.current = Stream()
         self.cluster.later(max(self.begins, self.cluster.now), stream, [None])
         return stream
@@ -184,8 +184,8 @@ class Cluster:
 def on_a_cluster(out: Path, units: Sequence[Unit], workers: int) -> Row:
     cluster = Cluster(workers)
 
-    def executor(work: Any, units: Sequence[Any], stop: Any) -> Iterator[Event]:
-        yield from _Run(cluster, work, units, Ray(), stop).events()
+    def executor(work: Any, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
+        yield from _Run(cluster, work, units, Ray(), *asked).events()
 
     (out / PROGRESS).mkdir(parents=True)
     ledger = Ledger(out / PROGRESS / UNITS)

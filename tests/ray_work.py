@@ -42,6 +42,32 @@ class Marks:
 
 
 @dataclass(frozen=True)
+class Hears:
+    """Hands over the name of each unit, and does it once it has been told of it in return. On
+    record is what its worker knew when it began. The first worker of a deadly unit dies there."""
+
+    folder: Path
+    one_core: ClassVar = True
+
+    def do(self, units: Iterable[Unit], slot: Slot) -> Iterator[Event]:
+        began, mine = slot.news(), frozenset[str]()
+        for unit in units:
+            mine |= {unit.name}
+            yield Made({}, mine, slot.number)
+            for _ in range(6000):
+                if unit.name in (slot.news() or ()):
+                    break
+                time.sleep(0.01)
+            else:
+                raise TimeoutError("nothing was told in return")
+            died = self.folder / "died"
+            if unit.name == "deadly" and not died.exists():
+                died.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield Made({unit.name: {"files": {}, "began": began}}, worker=slot.number)
+
+
+@dataclass(frozen=True)
 class Unlucky:
     """Work of which one node has a unit in hand for good, before the others begin."""
 

@@ -230,16 +230,16 @@ def test_units_that_are_done_stay_done(store: Path, tmp_path: Path) -> None:
     clipgap.dedup(store, 0.05, out=tmp_path / "whole", **options)
     begun: list[range] = []
 
-    def some(work: Any, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+    def some(work: Any, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
         """Two units, from the middle on."""
         middle = units[len(units) // 2 :][:2]
         begun.extend(range(unit.start, unit.stop) for unit in middle)
-        yield from Here()(work, middle, stop)
+        yield from Here()(work, middle, *asked)
 
-    def others(work: Any, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+    def others(work: Any, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
         clusters = [range(unit.start, unit.stop) for unit in units]
         assert sorted(chain(*clusters, *begun)) == list(range(12))
-        yield from Here()(work, units, stop)
+        yield from Here()(work, units, *asked)
 
     for memory in (1, 9_000, 1 << 30):
         begun.clear()

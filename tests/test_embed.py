@@ -415,9 +415,9 @@ def test_finished_shards_are_not_embedded_again(world: World, whole: Path, tmp_p
         world.embed(world.shards, tmp_path / "out", batch_size=4, captions=True, stop=Stop(4))
     seen: list[str] = []
 
-    def watched(work: Work, units: Sequence[Any], stop: Any) -> Iterator[Event]:
+    def watched(work: Work, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
         seen.extend(unit.name for unit in units)
-        return Here()(work, units, stop)
+        return Here()(work, units, *asked)
 
     options: dict[str, Any] = {"batch_size": 4, "captions": True, "executor": watched}
     world.embed(world.shards, tmp_path / "out", resume=True, **options)

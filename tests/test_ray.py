@@ -27,7 +27,7 @@ from clipgap.runs.on_ray import Ray, agent_ports
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Event, Ledger, Work
 from tests.clip_worlds import CLASSES, write_checkpoint, write_config, write_shards
-from tests.ray_work import FullDisk, Marks, Unit, Unlucky, wait_for
+from tests.ray_work import FullDisk, Hears, Marks, Unit, Unlucky, wait_for
 from tests.shards import write_keep
 from tests.worlds import make_world, tree
 
@@ -107,6 +107,15 @@ def test_what_fails_again_and_again_is_named_and_what_is_done_is_not_done_again(
     assert said == {f"{os.nice(0)}\n"}, "as fast as we are where others compute, too"
 
 
+def test_workers_are_told_what_all_have_gathered_also_one_in_place_of_a_lost_one(
+    cluster: Two, tmp_path: Path
+) -> None:
+    ledger = Ledger(None)
+    ledger.gather(frozenset.union, tell=sorted)
+    list(run_units(Hears(tmp_path), [Unit("deadly"), Unit("a")], ledger, Ray(tries=2), How()))
+    assert "deadly" in ledger.records["deadly"]["began"]
+
+
 def test_a_run_that_is_stopped_finishes_what_is_at_hand(cluster: Two, tmp_path: Path) -> None:
     units, how = [Unit(f"{n:02d}") for n in range(40)], How(stop=threading.Event())
     ledger = Ledger(tmp_path / "units.jsonl")
@@ -121,7 +130,7 @@ def test_workers_of_other_versions_are_refused(
 ) -> None:
     monkeypatch.setattr(on_ray, "versions", lambda *names: {"numpy": "0.1"})
     with pytest.raises(InputError, match=r"has numpy .*, the driver 0\.1; all nodes need the same"):
-        list(Ray()(Marks(tmp_path), [Unit("a")], lambda: False))
+        list(Ray()(Marks(tmp_path), [Unit("a")], lambda: False, lambda: None))
 
 
 def test_a_node_whose_disk_is_full_is_done_without(
@@ -132,9 +141,9 @@ def test_a_node_whose_disk_is_full_is_done_without(
     monkeypatch.chdir(tmp_path)
     world = make_world(Path("world"), shards=(4, 0, 2, 3, 5, 7), d=8)
 
-    def full(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+    def full(work: Work, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
         bad = FullDisk(work, cluster.second, Path("there"), tmp_path / "met", times=2)
-        yield from Ray(tries=2)(bad, units, stop)
+        yield from Ray(tries=2)(bad, units, *asked)
 
     clipgap.scan(world.train, world.test_paths, k=5, out="here")
     clipgap.scan(world.train, world.test_paths, k=5, out="there", executor=full)
@@ -198,8 +207,8 @@ def test_commands_make_the_same_folders_though_a_node_is_lost(
     killer = threading.Thread(target=lambda: (wait_for(held), cluster.kill()))
     killer.start()
 
-    def losing(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
-        yield from Ray()(Unlucky(work, cluster.second, held), units, stop)
+    def losing(work: Work, units: Sequence[Any], *asked: Any) -> Iterator[Event]:
+        yield from Ray()(Unlucky(work, cluster.second, held), units, *asked)
 
     clipgap.scan(world.train, world.test_paths, k=5, out="here/scan")
     clipgap.scan(world.train, world.test_paths, k=5, out="there/scan", executor=losing)

@@ -17,7 +17,9 @@ from clipgap.runs.lock import PROGRESS
 from clipgap.runs.output import Complete, Damaged, GoesOn, New, open_output, spare
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Ledger, Made
-from tests.squares import KIND, Number, Squares, fill, tree
+from tests.ray_work import Hears, Unit
+from tests.squares import KIND, SEEN, Number, Squares, fill, tree
+from tests.turns import Turns
 
 
 def interrupted(out: Path, stop_after: int = 2) -> None:
@@ -273,6 +275,19 @@ def test_states_of_workers_are_merged(tmp_path: Path) -> None:
     for _ in run_units(Squares(tmp_path), units, ledger, Threads(3), How()):
         pass
     assert ledger.state == frozenset(range(6))
+
+
+@pytest.mark.parametrize("executor", [Here(), Threads(2), Processes(["cpu"] * 2), Turns(2)])
+def test_workers_are_told_what_all_have_gathered(tmp_path: Path, executor: Any) -> None:
+    """In return for what they have, and when they begin; also what earlier runs had."""
+    path = tmp_path / "units.jsonl"
+    for name in ("a", "b"):
+        ledger = Ledger(path)
+        ledger.gather(frozenset.union, SEEN, tell=sorted)
+        ledger.load()
+        units = [Unit(f"{name}{n}") for n in range(2)]
+        list(run_units(Hears(tmp_path), units, ledger, executor, How()))
+    assert all({"a0", "a1"} <= set(ledger.records[f"b{n}"]["began"]) for n in range(2))
 
 
 def test_states_of_many_workers_take_no_more_memory_than_those_of_two(tmp_path: Path) -> None:

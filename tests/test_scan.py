@@ -187,7 +187,7 @@ def test_the_order_in_which_shards_are_scanned_does_not_show(world: World) -> No
     for order in (shards, reversed(shards), [2, 0, 4, 1, 3]):
 
         def shuffled(
-            work: ScanWork, units: Sequence[ShardUnit], stop: Any, order: Any = order
+            work: ScanWork, units: Sequence[ShardUnit], *asked: Any, order: Any = order
         ) -> Iterator[Event]:
             return work.do([units[shard] for shard in order], Slot())
 

@@ -350,7 +350,7 @@ def look(seen: list[Status], out: Path, events: Iterator[Event]) -> Iterator[Eve
         yield event
 
 
-def fail(work: Any, units: Any, stop: Any) -> Iterator[Event]:
+def fail(work: Any, units: Any, stop: Any, news: Any) -> Iterator[Event]:
     raise InputError("row 7 is not finite")
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from clipgap.runs.units import Event, Made, Slot, Work
+from clipgap.runs.units import Event, Made, News, Slot, Work
 
 # What this process can import a worker can, in whichever folder it starts.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -33,7 +33,7 @@ def forking() -> Any:
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=ENVIRONMENT)
 
 
-def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[Event]:
+def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News) -> Iterator[Event]:
     """An `Executor`."""
     left = [*units, *units]
     random.Random(0).shuffle(left)
@@ -42,7 +42,7 @@ def toy(work: Work, units: Sequence[Any], stop: Callable[[], bool]) -> Iterator[
             if stop():
                 return
             call = Path(folder) / f"{number}.pickle"
-            call.write_bytes(pickle.dumps((Path.cwd(), work, unit)))
+            call.write_bytes(pickle.dumps((Path.cwd(), work, unit, news())))
             print(call, file=forking().stdin, flush=True)
             assert forking().stdout.readline() == "0\n"
             for event in pickle.loads(call.read_bytes()):
@@ -55,9 +55,10 @@ def main() -> None:
         call = Path(line[:-1])
         if (worker := os.fork()) == 0:
             there = set(sys.modules)
-            place, work, unit = pickle.loads(call.read_bytes())
+            place, work, unit, news = pickle.loads(call.read_bytes())
             os.chdir(place)
-            call.write_bytes(pickle.dumps(list(work.do([unit], Slot()))))
+            slot = Slot(news=lambda told=news: told)
+            call.write_bytes(pickle.dumps(list(work.do([unit], slot))))
             call.with_suffix(".imports").write_text(" ".join(sys.modules.keys() - there))
             os._exit(0)
         status = os.waitpid(worker, 0)[1]

@@ -10,14 +10,14 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from types import ModuleType
 from typing import Any
 
 from clipgap.errors import ClipgapError, InputError, Interrupted, OutOfResources
-from clipgap.runs.units import Event, Slot, Work
+from clipgap.runs.units import Event, Made, News, Slot, Work
 
 _POLL_SECONDS = 0.5
 
@@ -30,9 +30,9 @@ class Here:
     device: str = "cpu"
 
     def __call__(
-        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
-        yield from work.do(iter(units), Slot(0, self.cores, self.device, stop))
+        yield from work.do(iter(units), Slot(0, self.cores, self.device, stop, news=news))
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Threads:
     count: int
 
     def __call__(
-        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
         left = iter(units)
         taking = threading.Lock()
@@ -59,7 +59,7 @@ class Threads:
 
         def run(number: int) -> None:
             try:
-                for event in work.do(take(), Slot(number, 1, "cpu", stop)):
+                for event in work.do(take(), Slot(number, 1, "cpu", stop, count, news)):
                     events.put(event)
                 events.put(None)
             except BaseException as error:
@@ -101,28 +101,40 @@ class Processes:
     cores: int = 1  # for each
 
     def __call__(
-        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
         context = multiprocessing.get_context("spawn")
         tasks: Any = context.Queue()
         events: Any = context.Queue()
         stopping = context.Event()
         devices = self.devices[: len(units)]
+        pipes = [context.Pipe(duplex=False) for _ in devices]
         for unit in [*units, *[None] * len(devices)]:
             tasks.put(unit)
         workers = [
             context.Process(
                 target=_work,
-                args=(work, number, self.cores, device, tasks, events, stopping),
+                args=(
+                    work,
+                    Slot(number, self.cores, device, of=len(devices)),
+                    *(tasks, events, stopping, news(), hears),
+                ),
                 daemon=True,
             )
-            for number, device in enumerate(devices)
+            for number, (device, (hears, _)) in enumerate(zip(devices, pipes, strict=True))
         ]
+
+        def tell(number: int) -> None:
+            if (latest := news()) is not None:
+                with suppress(OSError):  # it has ended
+                    pipes[number][1].send(latest)
+
         working = 0
         try:
             with _main_left_alone():
-                for worker in workers:
+                for number, worker in enumerate(workers):
                     worker.start()
+                    pipes[number][0].close()  # the worker's end is its alone
                     working += 1
             while working:
                 if stop():
@@ -134,12 +146,16 @@ class Processes:
                     raise event
                 elif event is not _NOTHING:
                     yield event
+                    if isinstance(event, Made) and event.state is not None:
+                        tell(event.worker)
         finally:
             for worker in workers:
                 if working and worker.pid is not None:
                     worker.kill()  # what it was writing stays under a temporary name
                 if worker.pid is not None:
                     worker.join()
+            for _, tells in pipes:
+                tells.close()
 
 
 @contextmanager
@@ -172,21 +188,35 @@ def _next(events: Any, workers: Sequence[Any]) -> Any:
         return _NOTHING
 
 
-def _work(
-    work: Work, number: int, cores: int, device: str, tasks: Any, events: Any, stopping: Any
-) -> None:
+def _work(work: Work, slot: Slot, tasks: Any, events: Any, stopping: Any, *news: Any) -> None:
     """The life of a worker process; an exception is its last word."""
     for asking in (signal.SIGINT, signal.SIGTERM):
         signal.signal(asking, signal.SIG_IGN)  # the parent says when to stop
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     logging.getLogger("clipgap").setLevel(logging.ERROR)
     try:
-        slot = Slot(number, cores, device, stopping.is_set)
+        slot = replace(slot, stop=stopping.is_set, news=_Heard(*news))
         for event in work.do(iter(tasks.get, None), slot):
             events.put(event)
         events.put(None)
     except Exception as error:
         events.put(portable(error))
+
+
+class _Heard:
+    """The last that the parent has told. Read as it comes: the parent waits until it is."""
+
+    def __init__(self, first: Any, pipe: Any) -> None:
+        self._last = first
+        threading.Thread(target=self._listen, args=(pipe,), daemon=True).start()
+
+    def __call__(self) -> Any:
+        return self._last
+
+    def _listen(self, pipe: Any) -> None:
+        with suppress(EOFError, OSError):  # the parent is gone, or going
+            while True:
+                self._last = pipe.recv()
 
 
 def portable(error: BaseException) -> ClipgapError:

@@ -33,7 +33,7 @@ from clipgap.machine import cores, versions
 from clipgap.packages import missing
 from clipgap.runs.executors import portable
 from clipgap.runs.shares import PACKAGES
-from clipgap.runs.units import Event, Made, Slot, Step, Work
+from clipgap.runs.units import Event, Made, News, Slot, Step, Work
 
 LOG = logging.getLogger("clipgap")
 
@@ -75,10 +75,10 @@ class Ray:
     tries: int = 3  # of a unit, alone
 
     def __call__(
-        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
         ray = _connect(self.address)
-        run = _Run(ray, work, units, self, stop)
+        run = _Run(ray, work, units, self, stop, news)
         try:
             yield from run.events()
         finally:
@@ -110,8 +110,10 @@ class _Run:
         units: Sequence[Any],
         asked: Ray,
         stop: Callable[[], bool],
+        news: News,
     ) -> None:
-        self._ray, self._asked, self._stop = ray, asked, stop
+        self._ray, self._asked, self._stop, self._news = ray, asked, stop, news
+        self._shared: tuple[Any, Any] = (None, None)  # the last news, and a reference to them
         self._left = deque(units)
         self._suspects = Counter[str]()  # how often each was lost, alone; 0: in company
         self._given_up: dict[str, str] = {}
@@ -171,8 +173,15 @@ class _Run:
         self._begin(_Task(worker, place, slot.name, lives=False))
 
     def _begin(self, task: _Task) -> None:
-        stream = task.worker.run.options(num_returns="streaming").remote(next(self._numbers))
-        self._tasks[stream] = task
+        run = task.worker.run.options(num_returns="streaming")
+        self._tasks[run.remote(next(self._numbers), self._latest())] = task
+
+    def _latest(self) -> Any:
+        """The news, where many workers can fetch them."""
+        latest = self._news()
+        if latest is not self._shared[0]:
+            self._shared = latest, self._ray.put(latest)
+        return self._shared[1]
 
     def _hear(self, stream: Any) -> Iterator[Event]:
         task = self._tasks[stream]
@@ -205,6 +214,8 @@ class _Run:
                         task.taken.pop(name, None)
                         self._suspects.pop(name, None)
                 yield each
+                if isinstance(each, Made) and each.state is not None:
+                    task.worker.hear.remote(self._latest())
 
     def _deal(self, task: _Task) -> None:
         """A unit for a worker that has asked, or None: it shall finish what it has, and end."""
@@ -315,16 +326,21 @@ class _Worker:
         self._work, self._slot, self._of = work, slot, of
         self._place, self._wanted = place, wanted
         self._given: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._news: Any = None
         self._stopping = threading.Event()
 
     def give(self, unit: Any) -> None:
         self._given.put(unit)
 
+    def hear(self, news: Any) -> None:
+        self._news = news
+
     def stop(self) -> None:
         self._stopping.set()
 
-    def run(self, number: int) -> Iterator[list[Any]]:
+    def run(self, number: int, news: Any) -> Iterator[list[Any]]:
         """Work, and say what happens: events, and None for each unit that is asked for."""
+        self._news = news
         if unfit := self._unfit():
             yield [unfit]
             return
@@ -354,7 +370,10 @@ class _Worker:
                 said.put(None)
 
         device = "cuda:0" if self._slot.gpus else "cpu"
-        slot = Slot(number, self._slot.cores, device, self._stopping.is_set, self._of)
+        slot = Slot(
+            *(number, self._slot.cores, device, self._stopping.is_set, self._of),
+            news=lambda: self._news,
+        )
         try:
             import ray
 

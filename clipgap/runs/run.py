@@ -48,7 +48,7 @@ def run_units(
         )
     if left:
         with ledger.writing(), _Board(notes, units, ledger.records, noun, steps) as board:
-            for event in executor(work, left, how.is_asked_to_stop):
+            for event in executor(work, left, how.is_asked_to_stop, ledger.news):
                 if isinstance(event, Made):
                     ledger.add(event)
                 board.add(event)

@@ -46,7 +46,8 @@ class Made:
     """Units that are done, each with a record of plain data; `files` in it are its files' sums.
 
     `state` is what the worker has gathered over all of its units so far, these included. It may
-    know of other units too: states are merged so that what is in two of them counts once.
+    know of other units too: states are merged so that what is in two of them counts once. What
+    `Slot.news` has told it of others it may leave out: their states are merged with its own.
     """
 
     records: Mapping[str, Mapping[str, Any]]
@@ -56,6 +57,18 @@ class Made:
 
 Event = Step | Made
 
+News = Callable[[], Any]
+"""What there is to tell a worker of what all have gathered; None if nothing. Another object each
+time that there is more."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _nothing() -> None:
+    return None
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -64,8 +77,9 @@ class Slot:
     number: int = 0
     cores: int = 1
     device: str = "cpu"
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] = _never
     of: int = 1  # workers at the same time, all of whom say what they have made to one
+    news: News = _nothing  # the last that this worker was told; it may only save time
 
 
 class Work(Protocol):
@@ -85,9 +99,14 @@ class Work(Protocol):
 
 class Executor(Protocol):
     def __call__(
-        self, work: Work, units: Sequence[Any], stop: Callable[[], bool]
+        self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
-        """All events of all units, as they come; fewer only if `stop()` became true."""
+        """All events of all units, as they come; fewer only if `stop()` became true.
+
+        When an event is taken from here its state is part of `news()`. To tell workers of it when
+        they begin, and each in return for a state of its own, costs less than their states do; not
+        to tell them is as right.
+        """
         ...
 
 
@@ -129,16 +148,25 @@ class Ledger:
         self.records: dict[str, dict[str, Any]] = {}
         self._others: Any = None  # what all workers have gathered but the one that told it last
         self._latest: tuple[int, Any] = (_NOBODY, None)
+        self._whole: Any = None  # both together, once it has been asked for
+        self._news: Any = None
         self._unread: Path | None = None  # where earlier runs' state lies, until it is asked for
         self._merge: Callable[[Any, Any], Any] | None = None
         self._state_file: StateFile | None = None
+        self._tell: Callable[[Any], Any] | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._saving: Future[None] | None = None
         self.beside: Beside | None = None
 
-    def gather(self, merge: Callable[[Any, Any], Any], file: StateFile | None = None) -> None:
-        """How the states of two workers become one, and the file beside the ledger for it."""
-        self._merge, self._state_file = merge, file
+    def gather(
+        self,
+        merge: Callable[[Any, Any], Any],
+        file: StateFile | None = None,
+        tell: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """How the states of two workers become one, the file beside the ledger for it, and what of
+        it workers are told."""
+        self._merge, self._state_file, self._tell = merge, file, tell
 
     def at(self, path: Path | None) -> Ledger:
         """Another of the same kind."""
@@ -148,7 +176,7 @@ class Ledger:
 
     def gather_like(self, other: Ledger) -> None:
         """Keep states as another does."""
-        self._merge, self._state_file = other._merge, other._state_file
+        self._merge, self._state_file, self._tell = other._merge, other._state_file, other._tell
 
     @property
     def files(self) -> list[str]:
@@ -172,6 +200,7 @@ class Ledger:
         """Nothing has been done."""
         self.records.clear()
         self._others, self._latest, self._unread = None, (_NOBODY, None), None
+        self._whole = self._news = None
 
     def _parse(self, line: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         if line[SUM] != checksum(line):
@@ -192,8 +221,18 @@ class Ledger:
         if self._unread is not None and self._state_file is not None:
             unread, self._unread = self._unread, None
             earlier = self._state_file.load(unread / self._state_file.name)
-            self._others = self._together(earlier, self._others)
-        return self._together(self._others, self._latest[1])
+            self._others, self._whole = self._together(earlier, self._others), None
+        if self._whole is None:
+            self._whole = self._together(self._others, self._latest[1])
+        return self._whole
+
+    def news(self) -> Any:
+        """What workers are told of that state; None if nothing."""
+        return self._news
+
+    def _gathered(self) -> None:
+        if self._tell is not None and self.state is not None:
+            self._news = self._tell(self.state)
 
     def _together(self, ours: Any, theirs: Any) -> Any:
         if ours is None or theirs is None:
@@ -208,8 +247,9 @@ class Ledger:
             # Of each worker the last state holds all that it said before; a state is as large as
             # all test sets, and there may be hundreds of workers.
             if made.worker != self._latest[0]:
-                self._others = self._together(self._others, self._latest[1])
-            self._latest = made.worker, made.state
+                self._others = self.state
+            self._latest, self._whole = (made.worker, made.state), None
+            self._gathered()
         if self.path is None or not (made.records or made.state is not None):
             return
         noted = [_line(name, record) for name, record in made.records.items()]
@@ -226,6 +266,7 @@ class Ledger:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """While this lasts, a thread of its own does the writing."""
+        self._gathered()  # by earlier runs
         with ThreadPoolExecutor(1, thread_name_prefix="clipgap-ledger") as pool:
             self._pool = pool
             try:

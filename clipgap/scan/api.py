@@ -38,7 +38,7 @@ from clipgap.scan.plan import ScanPlan, make_plan
 from clipgap.scan.result import ScanResult, open_scan
 from clipgap.scan.sinks import HIST, QUARANTINE, FolderSink, MemorySink, part_name, test_name
 from clipgap.scan.tables import HIST_SCHEMA, QUARANTINE_SCHEMA, TEST_SCHEMA
-from clipgap.scan.work import ScanWork, ShardUnit, add_up
+from clipgap.scan.work import ScanWork, ShardUnit, add_up, bounds
 from clipgap.store.options import Gaps, Mixing
 
 
@@ -142,7 +142,7 @@ def run_plan(
 def scan_into(work: ScanWork, how: How) -> dict[str, Any]:
     """Put all tables into the sink of `work`; what a manifest would say of them."""
     described, ledger = _describe(work, how), Ledger(None)
-    ledger.gather(_merge)
+    ledger.gather(_merge, tell=bounds)
     now = _scan(work, ledger, how, how.executor or Here())
     entries, _ = _finish(work, ledger, how, now)
     return {**described, **entries, "files": {}}
@@ -151,9 +151,8 @@ def scan_into(work: ScanWork, how: How) -> dict[str, Any]:
 def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
     described = _describe(work, how)
     sets = len(work.tests)
-    output.ledger.gather(
-        _merge, StateFile("lists.npz", _save_lists, lambda path: _load_lists(path, sets))
-    )
+    kept = StateFile("lists.npz", _save_lists, lambda path: _load_lists(path, sets))
+    output.ledger.gather(_merge, kept, tell=bounds)
     answer = output.begin(described, marks=marks(work.plan), may_change=may_change)
     if isinstance(answer, Complete):
         doubt = sampled_since(work.plan.train.files(), output.path / MANIFEST)
@@ -168,8 +167,6 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
         if _mend(work, output, answer, how):
             return ScanResult(answer.manifest, output.path, repaired=answer.files)
         output.start()
-    if (seed := output.ledger.state) is not None:
-        work = replace(work, seed=seed)  # which loads test sets again
     now = _scan(work, output.ledger, how, how.executor or _executor(work))
     entries, files = _finish(work, output.ledger, how, now)
     manifest = output.finish({**described, **entries}, files)

@@ -17,6 +17,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.parquet import Put
@@ -60,14 +61,13 @@ class ScanWork:
     """Scans shards of a plan into a sink.
 
     Each shard's record holds the sums of its files and its `Totals`; the state of a worker are the
-    lists of all test sets. `seed` are lists to begin with, which only save time, and `given` are
-    test sets that are in memory already.
+    lists of all test sets, of which other workers are told the `bounds`. `given` are test sets that
+    are in memory already.
     """
 
     plan: ScanPlan
     compute: Compute
     sink: Sink
-    seed: list[TopK] | None = None
     given: list[LoadedTest] | None = None
     caching: Caching = field(default_factory=Caching)
 
@@ -93,7 +93,7 @@ class ScanWork:
 
     def new_scanner(self, device: str = "cpu") -> Scanner:
         """Where it runs on GPUs: on one of them, or on all."""
-        scanner = make_scanner(
+        return make_scanner(
             [test.columns() for test in self.tests],
             self.plan.settings.k,
             gpu=device if device.startswith("cuda") else None,
@@ -101,9 +101,6 @@ class ScanWork:
             device=self.compute.device,
             threads=self.compute.threads,
         )
-        if self.seed is not None:
-            scanner.load_topk(self.seed)
-        return scanner
 
     def do(self, units: Iterable[ShardUnit], slot: Slot) -> Iterator[Event]:
         """Scan these shards, in this order; any order gives the same tables and lists."""
@@ -119,7 +116,7 @@ class ScanWork:
             _Writer(self, scanner, slot) as writer,
         ):
             try:
-                for block, last, found in self._results(scanner, reader.blocks(shards), slot.stop):
+                for block, last, found in self._results(scanner, reader.blocks(shards), slot):
                     writer.add(block, found, last)
                     yield counted.step(len(block.status), last)
                     yield from writer.made()
@@ -129,13 +126,17 @@ class ScanWork:
             yield from writer.made_at_last()
 
     def _results(
-        self, scanner: Scanner, blocks: Iterable[tuple[Block, bool]], stop: Callable[[], bool]
+        self, scanner: Scanner, blocks: Iterable[tuple[Block, bool]], slot: Slot
     ) -> Iterator[tuple[Block, bool, Found]]:
         """Blocks and whether they are the last of their shard, with their results."""
         begun: deque[tuple[Block, bool, Scoring]] = deque()
+        told = None
         for block, last in blocks:
-            if stop():
+            if slot.stop():
                 return
+            if (news := slot.news()) is not told:
+                scanner.raise_bounds(news)
+                told = news
             pending = scanner.start(block.rows, block.ids)
             scoring = Scoring(pending, self.layout.alone(block.rows))
             begun.append((block.without_rows(), last, scoring))
@@ -312,6 +313,11 @@ class _OpenUnit:
     def _write(self, group: Any) -> None:
         if self._put is not None:
             self._put(group)
+
+
+def bounds(lists: list[TopK]) -> list[NDArray[np.float64]]:
+    """The k-th best score of each point. With k = 10 lists are twenty times as large."""
+    return [held.sim[:, -1].copy() for held in lists]
 
 
 def add_up(table: TrainTable, records: Iterable[dict[str, Any]]) -> Totals:
