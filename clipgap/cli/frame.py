@@ -28,7 +28,8 @@ from clipgap.cli import config, words
 from clipgap.cli.completion import completion, is_made
 from clipgap.cli.shell import Shell, set_up_logging
 from clipgap.errors import ShareDone, UsageError
-from clipgap.files.addresses import require_here, require_local
+from clipgap.files.addresses import require_local
+from clipgap.files.remote import path_of
 from clipgap.options import (
     REQUIRED,
     Option,
@@ -236,7 +237,8 @@ class _Spread:
         }
 
     def as_function(self) -> Callable[..., int | None]:
-        def run(context: typer.Context, **values: Any) -> int | None:
+        def run(context: typer.Context, **given: Any) -> int | None:
+            values = {name: _placed(value) for name, value in given.items()}
             shell = self._shell(context, values)
             require_for(shell.command.partition(" ")[2])
             try:
@@ -293,6 +295,13 @@ class _Spread:
             is_share=values.get("num_shards") is not None,
             is_dry=bool(values.get("dry_run")),
         )
+
+
+def _placed(value: Any) -> Any:
+    """A path as it is read: in a bucket, if that is what it says."""
+    if isinstance(value, list):
+        return [_placed(each) for each in value]
+    return path_of(value) if isinstance(value, Path) else value
 
 
 def _describe_share(done: ShareDone, out: Path | str) -> Iterator[str]:
@@ -359,8 +368,8 @@ def _checked(name: str, said: Option) -> Callable[[Any], Any] | None:
     def check(value: Any) -> Any:
         if made:
             for each in value if isinstance(value, (list, tuple)) else [value]:
-                require_here(str(each))
-                require_here(str(each).partition("=")[2])
+                path_of(str(each))
+                path_of(str(each).partition("=")[2])
         if refusal := said.refusal(name, value):
             raise typer.BadParameter(refusal)
         return value

@@ -25,6 +25,7 @@ from clipgap.errors import InputError
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.naming import Given
 from clipgap.files.parquet import FileSum, read_row_groups, read_table
+from clipgap.files.remote import path_of
 from clipgap.heads.heads import DOMAIN_COLUMNS, LABELS
 from clipgap.intervals import Interval, clopper_pearson, lower_bound
 from clipgap.runs.how import How
@@ -144,11 +145,11 @@ def audited(audit: Given, labels: Given) -> Audited:
     ambiguous, rendition, and unseen, which counts as wrong. Every row of the sample must have one,
     and no other row.
     """
-    folder = Path(audit)
+    folder = path_of(audit)
     manifest = read_manifest(folder, KIND.form, "Run the same command with --resume.")
     settings = manifest["settings"]
     sample = read_table(folder / SAMPLE, FileSum(**manifest["files"][SAMPLE]))
-    counts = Counter(_decisions(Path(labels), sample))
+    counts = Counter(_decisions(path_of(labels), sample))
     right, n = counts[settings["domain"]], sample.num_rows
     return Audited(
         settings["domain"],

@@ -20,6 +20,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.documents import MANIFEST, format_of, read_manifest
 from clipgap.files.naming import Named, named
 from clipgap.files.parquet import FileSum, read_row_groups
+from clipgap.files.remote import path_of
 from clipgap.heads.heads import DOMAIN_COLUMNS, LABELS
 from clipgap.intervals import Interval
 from clipgap.keep.lists import KeepList, open_keep
@@ -75,7 +76,7 @@ def composition(
     their stores. Both may be mappings of names to paths. All must have been labelled by the same
     heads.
     """
-    folders = {name: open_said(Path(path)) for name, path in named(domains, "folder").items()}
+    folders = {name: open_said(path_of(path)) for name, path in named(domains, "folder").items()}
     if not folders:
         raise UsageError("name at least one folder that `clipgap domains label` made, or a scan")
     _require_same_heads(folders)

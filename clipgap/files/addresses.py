@@ -19,7 +19,8 @@ SETTINGS = ("array", "dim", "paths", "missing")
 _HIDDEN = "***"
 _REMOTE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")  # a Path has one slash less
 _ADDRESS = re.compile(r"\S*[A-Za-z0-9+.-]{2}:/\S*")
-_SLASHES = re.compile(r":/+")
+SLASHES = re.compile(r":/+")
+"""Behind a scheme; a Path has one fewer."""
 _USER = re.compile(r"(:/{1,2})[^/?#\s]*@")
 _OURS = "|".join(SETTINGS)
 # A value ends at the next one, at a join, at a setting of ours, or with the sentence around it.
@@ -51,15 +52,9 @@ def require_local(output: str | Path) -> None:
         )
 
 
-def require_here(folder: str | Path) -> None:
-    """Refuse a remote store where a folder is read that clipgap has filled."""
-    if _REMOTE.match(str(folder)):
-        address = public(_SLASHES.sub("://", str(folder), count=1))
-        how = f"`aws s3 sync {address} FOLDER`" if address.startswith("s3:") else "copying it"
-        raise UsageError(
-            f"{address}: what clipgap has made is read from a disk of this machine, and only "
-            f"stores and shards from remote ones. Bring it here by {how}, and name that folder"
-        )
+def is_remote(place: str | Path) -> bool:
+    """Whether this is an address, not a path of this machine."""
+    return _REMOTE.match(str(place)) is not None
 
 
 def public(text: str) -> str:

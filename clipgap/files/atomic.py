@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from clipgap.errors import InputError
+from clipgap.files.remote import path_of
 
 TEMPORARY_SUFFIX = ".clipgap-tmp"
 _CHUNK = 1 << 20
@@ -70,11 +71,11 @@ def remove_leftovers(folder: str | os.PathLike[str], name: str | None = None) ->
     return len(leftovers)
 
 
-def sha256_file(path: str | os.PathLike[str]) -> str:
+def sha256_file(path: str | Path) -> str:
     """The hex SHA-256 of a file's content, read in pieces of bounded size."""
     digest = hashlib.sha256()
     try:
-        with Path(path).open("rb", buffering=0) as file:
+        with path_of(path).open("rb", buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
     except OSError as error:

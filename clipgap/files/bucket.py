@@ -13,12 +13,12 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.files.addresses import BUCKET
 from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import open_file
 from clipgap.files.volumes import RemoteVolume, read_bytes, unreachable
@@ -61,16 +61,12 @@ class Bucket:
 
     @property
     def _place(self) -> tuple[str, str]:
-        found = BUCKET.fullmatch(self.address)
-        assert found is not None
-        return found["bucket"], f"{found['prefix']}/"
+        bucket, _, prefix = str(self).removeprefix("s3://").partition("/")
+        return bucket, prefix and f"{prefix}/"
 
     def names(self) -> list[str]:
         """Of all objects here."""
-        bucket, prefix = self._place
-        with self._asked(""):
-            found = self._volume.filesystem.find(f"{bucket}/{prefix}", refresh=True)
-        return sorted(name.removeprefix(f"{bucket}/{prefix}") for name in found)
+        return self._volume.names(str(self))
 
     def standing(self, name: str) -> Standing | None:
         """What is there under a name; None if nothing is."""
@@ -79,6 +75,12 @@ class Bucket:
         except _Missing:
             return None
         return Standing(head["ContentLength"], head["Metadata"].get(_MARK, ""), head["ETag"])
+
+    def age(self, name: str) -> float:
+        """Seconds since an object was written, by the clock of the server."""
+        head = self._call("head_object", name)
+        now = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return max(0.0, float((now - head["LastModified"]).total_seconds()))
 
     def read(self, name: str) -> bytes:
         """All of a small object."""

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
-from clipgap.files.addresses import require_here
 from clipgap.files.folders import is_inside, open_file, read_if_there
 from clipgap.files.sums import FileSum, write_file
 
@@ -135,7 +134,6 @@ def _checked(document: Any, path: str | Path, form: Form) -> dict[str, Any]:
 
 def read_manifest(folder: Path, form: Form, unfinished: str) -> dict[str, Any]:
     """The manifest of a finished output; `unfinished` says what to do if there is none."""
-    require_here(folder)
     path = folder / MANIFEST
     try:
         is_there = path.is_file()

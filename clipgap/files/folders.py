@@ -16,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from clipgap.errors import InputError
+from clipgap.files.remote import RemotePath, RemoteReader
 
 _FOLDER = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -33,8 +34,10 @@ def is_inside(name: object) -> bool:
     return all(part not in ("", ".", "..") for part in name.split("/"))
 
 
-def open_file(path: Path) -> FileIO:
+def open_file(path: Path) -> FileIO | RemoteReader:
     """A file to be read; a pipe of that name, on which one could wait for ever, is an `OSError`."""
+    if isinstance(path, RemotePath):
+        return path.opened()
     file = FileIO(os.open(path, _FILE))
     kind = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(kind):
@@ -55,8 +58,10 @@ def read_if_there(path: Path) -> bytes | None:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
-def read_at(file: int, size: int, start: int) -> bytes:
+def read_at(file: int | RemoteReader, size: int, start: int) -> bytes:
     """So many bytes of an open file, fewer only where it ends; a system may give them in parts."""
+    if isinstance(file, RemoteReader):
+        return file.read_at(size, start)
     content = os.pread(file, size, start)
     while len(content) < size:
         more = os.pread(file, size - len(content), start + len(content))
@@ -68,12 +73,17 @@ def read_at(file: int, size: int, start: int) -> bytes:
 
 def files_in(folder: Path) -> Iterator[str]:
     """The names of all that is in a folder and not itself a folder; links are not followed."""
+    if isinstance(folder, RemotePath):
+        yield from folder.names()
+        return
     for inner, _, names in _walk(folder):
         yield from (f"{inner}{name}" for name in names)
 
 
 def require_files(folder: Path) -> None:
     """Refuse a folder with pipes or devices in it, on which a reader could wait for ever."""
+    if isinstance(folder, RemotePath):
+        return
     for name in files_in(folder):
         path = folder / name
         if not path.is_file() and path.exists() and not path.is_dir():

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from clipgap.errors import InputError
 from clipgap.files.atomic import sync_folder
 from clipgap.files.folders import open_file, read_at
+from clipgap.files.remote import RemoteReader
 
 T = TypeVar("T")
 
@@ -54,9 +55,10 @@ def last(path: Path, make: Callable[[dict[str, Any]], T]) -> T | None:
     """What `make` makes of the last record, without reading those before; None if there is none."""
     try:
         with open_file(path) as log:
-            end = _end_of_lines(log.fileno(), os.fstat(log.fileno()).st_size)
-            start = _end_of_lines(log.fileno(), end - 1)
-            line = read_at(log.fileno(), end - start, start)
+            source = log if isinstance(log, RemoteReader) else log.fileno()
+            end = _end_of_lines(source, log.seek(0, os.SEEK_END))
+            start = _end_of_lines(source, end - 1)
+            line = read_at(source, end - start, start)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -133,7 +135,7 @@ def _writing(path: Path) -> Iterator[int]:
         ) from error
 
 
-def _end_of_lines(log: int, size: int) -> int:
+def _end_of_lines(log: int | RemoteReader, size: int) -> int:
     """Where the last line that is whole within the first `size` bytes ends."""
     while size > 0:
         start = max(0, size - _CHUNK)

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +19,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.folders import open_file, read_at
 from clipgap.files.pages import read_plain
+from clipgap.files.remote import RemoteReader
 from clipgap.files.sums import FileSum as FileSum
 from clipgap.files.sums import Hashed
 
@@ -150,7 +152,7 @@ def open_table(path: Path, expected: FileSum | None) -> Iterator[TableReader]:
     """
     try:
         with open_file(path) as file:
-            yield TableReader(path, file.fileno(), expected)
+            yield TableReader(path, file, expected)
     except (OSError, pa.ArrowException, IndexError, KeyError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split()).rstrip(".")
         raise InputError(f"cannot read {path}: {words}. {_advice(expected)}") from error
@@ -202,25 +204,19 @@ class TableReader:
     before it gives the last row group. So nobody can have taken all of a wrong table.
     """
 
-    def __init__(self, path: Path, descriptor: int, expected: FileSum | None) -> None:
-        self._path, self._descriptor, self._expected = path, descriptor, expected
-        found = os.fstat(descriptor)
-        self._mark = (
-            found.st_dev,
-            found.st_ino,
-            found.st_size,
-            found.st_mtime_ns,
-            found.st_ctime_ns,
-        )
-        if expected is not None and found.st_size != expected.size:
-            raise self._damaged(f"it has {found.st_size:,} bytes, not {expected.size:,}")
+    def __init__(self, path: Path, file: FileIO | RemoteReader, expected: FileSum | None) -> None:
+        self._path, self._expected = path, expected
+        self._source = file if isinstance(file, RemoteReader) else file.fileno()
+        size, self._mark = _size_and_mark(file)
+        if expected is not None and size != expected.size:
+            raise self._damaged(f"it has {size:,} bytes, not {expected.size:,}")
         self._is_checked = expected is None or _found_right.get(self._mark) == expected.sha256
         self._digest = hashlib.sha256()
         self._at = 0
-        footer, self._data = self._read_footer(found.st_size)
+        footer, self._data = self._read_footer(size)
         self.metadata = pq.read_metadata(pa.BufferReader(_MAGIC + footer))
         self._footer = footer
-        self._window = _Window(descriptor)
+        self._window = _Window(self._source, size)
         self._file = pq.ParquetFile(pa.PythonFile(self._window, "r"), metadata=self.metadata)
         self.schema = self._file.schema_arrow
         self._group, self._chunks = -1, list[Any]()
@@ -258,11 +254,11 @@ class TableReader:
 
     def _read_footer(self, size: int) -> tuple[bytes, int]:
         """The end of the file that says what is in it, and where that begins."""
-        end = read_at(self._descriptor, 8, max(0, size - 8))
+        end = read_at(self._source, 8, max(0, size - 8))
         start = size - 8 - int.from_bytes(end[:4], "little")
         if end[4:] != _MAGIC or start < len(_MAGIC):
             raise self._damaged("it does not end like a parquet file")
-        return read_at(self._descriptor, size - start, start), start
+        return read_at(self._source, size - start, start), start
 
     def _start(self, group: int) -> int:
         starts = (
@@ -283,7 +279,7 @@ class TableReader:
             return
         if not self._at <= stop <= self._data:
             raise self._damaged("its row groups do not follow one another")
-        content = read_at(self._descriptor, stop - self._at, self._at)
+        content = read_at(self._source, stop - self._at, self._at)
         self._digest.update(content)
         self._window.hold(self._at, content)
         self._at = stop
@@ -295,11 +291,23 @@ class TableReader:
         self._digest.update(self._footer)
         if self._digest.hexdigest() != self._expected.sha256:
             raise self._damaged("its SHA-256 is not the one in its manifest")
-        if time.time_ns() - max(self._mark[-2:]) > _YOUNG:
+        if self._mark and time.time_ns() - max(self._mark[-2:]) > _YOUNG:
             _found_right[self._mark] = self._expected.sha256
 
     def _damaged(self, what: str) -> InputError:
         return InputError(f"{self._path} is damaged: {what}. {_advice(self._expected)}")
+
+
+def _size_and_mark(file: FileIO | RemoteReader) -> tuple[int, tuple[int, ...]]:
+    """How large an open file is, and what it is known again by; nothing where that takes trust.
+
+    What a bucket holds may change between two requests, so there every byte is hashed each time.
+    """
+    if isinstance(file, RemoteReader):
+        return file.seek(0, os.SEEK_END), ()
+    found = os.fstat(file.fileno())
+    mark = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return found.st_size, mark
 
 
 class _Window:
@@ -307,8 +315,8 @@ class _Window:
 
     closed = False
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, source: int | RemoteReader, size: int) -> None:
+        self._source, self._size = source, size
         self._start, self._content = 0, b""
         self._at = 0
 
@@ -317,7 +325,7 @@ class _Window:
 
     def read_at(self, start: int, size: int) -> bytes:
         if not self._content:
-            return read_at(self._descriptor, size, start)
+            return read_at(self._source, size, start)
         inside = start - self._start
         if inside < 0 or inside + size > len(self._content):
             raise OSError(f"bytes {start:,} to {start + size:,} are not of this row group")
@@ -329,7 +337,7 @@ class _Window:
 
     def seek(self, to: int, whence: int = os.SEEK_SET) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._at}
-        self._at = to + (base[whence] if whence in base else os.fstat(self._descriptor).st_size)
+        self._at = to + base.get(whence, self._size)
         return self._at
 
     def tell(self) -> int:

@@ -299,6 +299,15 @@ class RemoteVolume:
                 files[name] = self._file(entry)
         return Listing(files, frozenset(folders))
 
+    def names(self, path: str) -> list[str]:
+        """Of all files in a folder and those inside it, as they are called in it."""
+        try:
+            found = self.filesystem.find(path, refresh=True)
+        except Exception as error:
+            raise unreachable(path, error) from error
+        inside = f"{self.filesystem._strip_protocol(path)}/"
+        return sorted(str(name).removeprefix(inside) for name in found)
+
     def glob(self, pattern: str) -> list[File]:
         try:
             found = self.filesystem.glob(pattern, detail=True)

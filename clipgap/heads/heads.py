@@ -35,6 +35,7 @@ from clipgap.files.documents import (
     is_number,
     read_manifest,
 )
+from clipgap.files.remote import path_of
 from clipgap.files.sums import FileSum
 from clipgap.kernels.sums import weigh
 from clipgap.runs.output import Kind
@@ -254,7 +255,7 @@ def open_heads(path: str | Path | Heads) -> Heads:
     """Read heads, and refuse those that are not what they were when they were written."""
     if isinstance(path, Heads):
         return path
-    folder = Path(path)
+    folder = path_of(path)
     manifest = read_manifest(
         folder, KIND.form, "If fitting was interrupted, run the same command with --resume."
     )

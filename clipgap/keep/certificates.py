@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from clipgap.errors import InputError
+from clipgap.files.bucket import Bucket
 from clipgap.files.documents import (
     Each,
     Form,
@@ -18,6 +19,7 @@ from clipgap.files.documents import (
     write_document,
 )
 from clipgap.files.folders import remove
+from clipgap.files.remote import RemotePath, path_of
 from clipgap.keep.lists import KeepList
 
 FORM = Form(
@@ -34,12 +36,12 @@ FORM = Form(
 
 def certificate_file(keep: Path) -> Path:
     """Where the certificate of a keep-list lies if nobody says otherwise."""
-    return Path(f"{keep}.certificate.json")
+    return path_of(f"{keep}.certificate.json")
 
 
 def require_certificate_place(path: Path, keep: Path) -> None:
     """Refuse a place where a certificate would replace what is none, before any work."""
-    if path.is_symlink() or (os.path.lexists(path) and format_of(path) != FORM.name):
+    if path.is_symlink() or (path.exists() and format_of(path) != FORM.name):
         raise InputError(
             f"{path} is there, and is no certificate of clipgap's; it is not replaced. Name "
             "another file with --certificate."
@@ -51,7 +53,19 @@ def require_certificate_place(path: Path, keep: Path) -> None:
 
 
 def write_certificate(path: Path, entries: Mapping[str, Any]) -> None:
-    write_document(path, FORM, entries)
+    if not isinstance(path, RemotePath):
+        write_document(path, FORM, entries)
+        return
+    with TemporaryDirectory(prefix="clipgap-") as folder:
+        made = Path(folder, "certificate")
+        write_document(made, FORM, entries)
+        try:
+            Bucket(str(path.parent)).put(path.name, made)
+        except InputError as error:
+            raise InputError(
+                f"{error}. All of the keep-list is right. Name a file of this machine with "
+                "--certificate, if that bucket is not yours to write to"
+            ) from error
 
 
 def withdraw_certificate(path: Path, keep: KeepList) -> None:
@@ -59,7 +73,10 @@ def withdraw_certificate(path: Path, keep: KeepList) -> None:
     if format_of(path) == FORM.name and not path.is_symlink():
         said = read_document(path, FORM)["keep"]["manifest_sha256"]
         if said == checksum(keep.manifest):
-            remove(path.parent, [path.name])
+            if isinstance(path, RemotePath):
+                Bucket(str(path.parent)).remove(path.name)
+            else:
+                remove(path.parent, [path.name])
 
 
 def read_certificate(keep: KeepList) -> dict[str, Any] | None:

@@ -13,7 +13,6 @@ is unfinished. Nothing in it depends on the time, the machine or the number of t
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -38,7 +37,9 @@ from clipgap.files.documents import (
 )
 from clipgap.files.folders import open_file
 from clipgap.files.parquet import FileSum, open_table
+from clipgap.files.remote import path_of
 from clipgap.files.sums import damaged, sums_from_json
+from clipgap.files.volumes import File, volume_of
 from clipgap.runs.output import Kind
 
 DATACOMP = "datacomp.npy"
@@ -235,9 +236,9 @@ def open_keep(path: str | Path | KeepList) -> KeepList:
         return path
     keep = read_keep(path)
     sizes = {
-        f"{inner}{entry.name}": entry.stat().st_size
+        f"{inner}{name}": file.size
         for inner in ("", f"{_KEEP}/", f"{_BITMAP}/")
-        for entry in _entries(keep.path / inner)
+        for name, file in _files(f"{keep.path}/{inner}").items()
     }
     problems = [
         f"{name} is {'missing' if name not in sizes else 'damaged'}"
@@ -253,7 +254,7 @@ def open_keep(path: str | Path | KeepList) -> KeepList:
 
 def read_keep(path: str | Path) -> KeepList:
     """The keep-list that a manifest tells of, whatever became of its files since."""
-    folder = Path(path)
+    folder = path_of(path)
     manifest = read_manifest(
         folder, KIND.form, "If its making was interrupted, make it again with --resume."
     )
@@ -274,9 +275,7 @@ def read_keep(path: str | Path) -> KeepList:
     return KeepList(folder, manifest)
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if entry.is_file()]
-    except OSError:
-        return []
+def _files(folder: str) -> Mapping[str, File]:
+    volume, named = volume_of(folder)
+    found = volume.listing(named)
+    return {} if found is None else found.files

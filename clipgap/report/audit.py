@@ -18,6 +18,7 @@ from clipgap.files.addresses import public
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.identity import sampled_since
 from clipgap.files.naming import Given
+from clipgap.files.remote import path_of
 from clipgap.files.staging import Staging
 from clipgap.kernels.options import Compute
 from clipgap.options import Only, takes_options
@@ -71,7 +72,7 @@ def audit_domains(
     not say what heads said; `audited` turns the answers that it downloads into a precision.
     """
     how.tell("reading headers")
-    said, shown = open_said(Path(domains)), None if images is None else Images(str(images))
+    said, shown = open_said(path_of(domains)), None if images is None else Images(str(images))
     described = {
         "kind": "audit",
         "inputs": {
@@ -99,7 +100,7 @@ def audit_domains(
 @takes_options
 def plan_audit(domains: Given, *, options: AuditOptions) -> int:
     """How many rows `audit_domains` would draw from; refuses a sample that is larger."""
-    return accepted_rows(open_said(Path(domains)), options)
+    return accepted_rows(open_said(path_of(domains)), options)
 
 
 def _make(

@@ -105,9 +105,10 @@ class Evaluation:
         return table
 
 
-def open_evaluation(folder: Path) -> Evaluation:
+def open_evaluation(path: str | Path) -> Evaluation:
     """Open a finished evaluation folder."""
-    manifest = open_result(folder).manifest
+    result = open_result(path)
+    folder, manifest = result.path, result.manifest
     if not isinstance(manifest.get("files"), dict) or not isinstance(manifest.get("sets"), list):
         raise InputError(f"{folder}/manifest.json is damaged: it lists no files or no sets")
     return Evaluation(folder, manifest)

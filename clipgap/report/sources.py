@@ -23,6 +23,7 @@ from clipgap.files.documents import checksum
 from clipgap.files.identity import digest_of_group
 from clipgap.files.naming import Given, Named, named
 from clipgap.files.parquet import FileSum
+from clipgap.files.remote import path_of
 from clipgap.files.settings import is_changed, read_settings, settings_file
 from clipgap.files.volumes import File, LocalFile
 from clipgap.heads.heads import Heads, open_heads
@@ -271,16 +272,16 @@ def open_sources(
         scans=tuple(large),
         reference=opened[0] if opened else None,
         splits={name: open_keep(path) for name, path in named(splits, "split").items()},
-        evaluations=tuple(open_evaluation(Path(path)) for path in _listed(evaluations)),
+        evaluations=tuple(open_evaluation(path) for path in _listed(evaluations)),
         images={name: Images(str(path)) for name, path in (images or {}).items()},
-        paper=None if paper is None else read_paper(Path(paper)),
+        paper=None if paper is None else read_paper(path_of(paper)),
         embeddings=tuple(
             TrainingSet(name, open_scan(path))
             for name, path in named(embeddings, "embedding").items()
         ),
         analyses=tuple(open_analysis(path) for path in _listed(analyses)),
         domains={
-            name: open_said(Path(path))
+            name: open_said(path_of(path))
             for name, path in named(domains, "folder of domains").items()
         },
         heads={name: open_heads(path) for name, path in named(heads, "folder of heads").items()},

@@ -41,6 +41,7 @@ from clipgap.files.documents import (
     write_document,
 )
 from clipgap.files.folders import files_in, is_inside, make_folder, refuse_link, remove
+from clipgap.files.remote import RemotePath
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
@@ -126,7 +127,9 @@ def is_unfinished(folder: Path) -> bool:
 def spare(out: Path, inputs: Iterable[Path | None]) -> None:
     """Refuse an output folder that is, or holds, one of the inputs; before it is opened."""
     for path in inputs:
-        if path is not None and _resolved(path).is_relative_to(_resolved(out)):
+        if path is None or isinstance(path, RemotePath):
+            continue
+        if _resolved(path).is_relative_to(_resolved(out)):
             where = "is both input and output" if path == out else "lies in the output"
             raise UsageError(f"{path} {where}; name another output folder")
 

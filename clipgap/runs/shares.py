@@ -37,6 +37,7 @@ from clipgap.files.documents import (
     write_document,
 )
 from clipgap.files.folders import files_in, link_in, make_folder, read_if_there
+from clipgap.files.remote import RemotePath, path_of
 from clipgap.files.sums import are_whole, sums_from_json
 from clipgap.machine import versions
 from clipgap.runs.changes import changes, refuse_changes
@@ -48,6 +49,7 @@ MOST = 1_000_000
 """Shares of a run; every one of them may have to be named."""
 
 _LONGEST = 40
+_CHUNK = 1 << 20
 
 _FORM = Form(
     "clipgap-share",
@@ -184,7 +186,7 @@ class Part:
 def find_parts(places: Sequence[str | Path]) -> list[Part]:
     """The parts at some places, each a part itself or a folder of parts."""
     found = []
-    for place in map(Path, places):
+    for place in map(path_of, places):
         inside = [place, *(sorted(place.iterdir()) if place.is_dir() else ())]
         parts = [Part(folder) for folder in inside if (folder / PROGRESS / SHARE).is_file()]
         if not parts:
@@ -329,6 +331,11 @@ def bring(part: Part, names: Iterable[str], out: Path) -> set[Path]:
         if inner:
             make_folder(out, "/".join(inner))
         source, target = part.folder / name, out / name
+        if isinstance(source, RemotePath):
+            with write_atomic(target) as temporary, temporary.open("wb") as file:
+                shutil.copyfileobj(source.opened(), file, _CHUNK)
+            linked.add(target.parent)
+            continue
         try:
             os.link(source, target)
             linked.add(target.parent)

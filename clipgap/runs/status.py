@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from clipgap.errors import InputError
+from clipgap.files.bucket import Bucket
 from clipgap.files.documents import MANIFEST, is_count, is_number, misfits
+from clipgap.files.remote import RemotePath
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.run import BOARD
 from clipgap.runs.shares import Share, find_parts, parts_folder
@@ -156,6 +158,8 @@ def _read(notes: Path) -> tuple[Mapping[str, Any], float | None]:
         board = json.loads(path.read_bytes())
         if any(misfits(board, _BOARD)):
             return {}, None
+        if isinstance(notes, RemotePath):
+            return board, Bucket(str(notes)).age(BOARD)
         return board, max(0.0, _now(notes) - path.stat().st_mtime)
     except (OSError, ValueError, RecursionError):
         return {}, None

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.parquet import FileSum, check_file, read_table
+from clipgap.files.remote import RemotePath, path_of
 from clipgap.scan.manifest import read_manifest
 from clipgap.scan.outputs.domain import Domain
 from clipgap.scan.sinks import HIST, QUARANTINE, part_name, test_name
@@ -130,8 +131,10 @@ class ScanResult:
             return TrainingRows(ds.dataset(whole))
         for name in names:
             check_file(self.path / name, self.sum_of(name), self.train_schema)
-        files = [str(self.path / name) for name in names]
-        return TrainingRows(ds.dataset(files, schema=self.train_schema, format="parquet"))
+        disk, files = None, [str(self.path / name) for name in names]
+        if isinstance(self.path, RemotePath):
+            disk, files = self.path.arrow(), [file.removeprefix("s3://") for file in files]
+        return TrainingRows(ds.dataset(files, self.train_schema, "parquet", filesystem=disk))
 
     def pruned(self, name: str) -> Any:
         """The training rows that a test set prunes, with their margins and witnesses."""
@@ -201,4 +204,5 @@ def _highest(lists: Any) -> NDArray[np.float64]:
 
 def open_scan(path: str | Path) -> ScanResult:
     """Open a finished scan folder."""
-    return ScanResult(read_manifest(Path(path)), Path(path))
+    folder = path_of(path)
+    return ScanResult(read_manifest(folder), folder)

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from clipgap.errors import InputError
+from clipgap.files.remote import path_of, source_of
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.runs.how import How
 from clipgap.select.columns import require_same_store
@@ -112,7 +113,7 @@ def open_pool(
         require_same_store(opened.identity(), opened.path, keep)
     how.tell("reading labels")
     workers = Workers([shard.rows for shard in opened.shards], threads, how)
-    tables = tuple(file for path in labels for file in _files(Path(path)))
+    tables = tuple(file for path in labels for file in _files(path_of(path)))
     codes: Codes = np.zeros(opened.rows, np.uint32)
     return _Labels(Pool(opened, keep, tables, (), codes, workers), domain).filled()
 
@@ -309,7 +310,7 @@ class _Labels:
 def _row_groups(path: Path, columns: Sequence[str]) -> Iterator[pa.Table]:
     """The columns that count of a parquet file, a row group at a time."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source_of(path)) as file:
             names = file.schema_arrow.names
             wanted = [*_PLACE] if set(_PLACE) <= set(names) else list(KEY_NAMES)
             wanted = [name for name in (*wanted, *columns) if name in names] or names

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import sha256_file
+from clipgap.files.remote import path_of
 from clipgap.select.columns import Block, ScanTables
 from clipgap.select.rules import Choose, Decision
 from clipgap.select.sizes import Sizes
@@ -64,7 +65,9 @@ class Where:
     def ready(self, tables: ScanTables, workers: Workers) -> Decision:
         if not self.conditions:
             raise UsageError("no condition is given; write at least one COLUMN=VALUE")
-        table = read_labels(Path(self.labels), [condition.column for condition in self.conditions])
+        table = read_labels(
+            path_of(self.labels), [condition.column for condition in self.conditions]
+        )
         met = np.logical_and.reduce([condition.holds(table) for condition in self.conditions])
         keys, met = _once(self.labels, table["key"].combine_chunks(), met)
         self._require_likeness(tables, keys)
@@ -123,11 +126,13 @@ def read_labels(path: Path, columns: Sequence[str]) -> pa.Table:
 def read_any(path: Path) -> pa.Table:
     """A table as it lies in a parquet, CSV or TSV file; all that is text stays text."""
     try:
-        if path.suffix == ".parquet":
-            return pq.read_table(path, partitioning=None)
-        delimiter = "\t" if path.suffix == ".tsv" else ","
-        options = pyarrow.csv.ParseOptions(delimiter=delimiter)
-        return pyarrow.csv.read_csv(path, parse_options=options, convert_options=_as_text(path))
+        with path.open("rb") as file:
+            if path.suffix == ".parquet":
+                return pq.read_table(file, partitioning=None)
+            delimiter = "\t" if path.suffix == ".tsv" else ","
+            options = pyarrow.csv.ParseOptions(delimiter=delimiter)
+            as_text = _as_text(path)
+            return pyarrow.csv.read_csv(file, parse_options=options, convert_options=as_text)
     except (OSError, ValueError, pa.ArrowException) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from clipgap.errors import InputError, UsageError
+from clipgap.files.remote import path_of
 from clipgap.keep.lists import REFERENCE_SCHEMA
 from clipgap.keep.writing import KeepWriter
 from clipgap.select.labels import cite_labels, read_labels
@@ -88,7 +88,7 @@ class Reference:
                 )
 
     def _labels(self) -> pa.Table | None:
-        return None if self.classes is None else read_labels(Path(self.classes), [CLASS])
+        return None if self.classes is None else read_labels(path_of(self.classes), [CLASS])
 
     def _captions(self, rows: int, keys: pa.Array | None, labels: pa.Table | None) -> pa.Array:
         if labels is None or keys is None:

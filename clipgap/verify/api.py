@@ -17,6 +17,7 @@ from typing import Any
 from clipgap.errors import QUARANTINED, InputError, UsageError
 from clipgap.files.documents import MANIFEST, format_of
 from clipgap.files.folders import require_files
+from clipgap.files.remote import path_of
 from clipgap.keep.certificates import require_certificate_place
 from clipgap.kernels.options import Compute
 from clipgap.options import Options, takes_options
@@ -105,7 +106,7 @@ def verify(
         folder,
         train,
         tests or {},
-        None if certify is None else Path(certify),
+        None if certify is None else path_of(certify),
         options,
         compute,
         on_progress or ignore,
@@ -130,14 +131,14 @@ def verify(
 def _folder_of(made: Any) -> Path:
     """The folder of a result, or a path as it is."""
     if isinstance(made, str | Path):
-        return Path(made)
+        return path_of(made)
     made = getattr(made, "keep", made)  # of a split
     path = getattr(made, "path", None)
     if not isinstance(path, str | Path):
         raise UsageError(
             f"{made!r} lies in no folder that could be verified; give a path, or what was written"
         )
-    return Path(path)
+    return path_of(path)
 
 
 def noun_of(folder: Path) -> str:

@@ -126,7 +126,7 @@ def emulate(
     emulated = load_emulated(result, evidence, [names.name for names in sets], numbers)
     unfilled = 0
     if options.undefined:
-        gap = open_scan(Path(result.manifest["inputs"]["gap"]["path"]))
+        gap = open_scan(result.manifest["inputs"]["gap"]["path"])
         files = len(gap.manifest["inputs"]["train"]["shards"])
         unfilled = options.candidates * unfilled_lists(files)
     run = _Run(tables, evidence, sets, emulated, numbers, options.candidates, unfilled)

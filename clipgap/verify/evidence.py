@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import is_masked
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import ROW_GROUP
+from clipgap.files.remote import path_of, source_of
 from clipgap.heads.heads import open_heads
 from clipgap.heads.options import ByHeads
 from clipgap.kernels.admit import admit
@@ -55,7 +55,7 @@ def check_schemas(result: ScanResult, problems: Problems) -> str:
         expected[QUARANTINE] = (QUARANTINE_SCHEMA, result.quarantined)
     for name, (schema, rows) in expected.items():
         try:
-            file = pq.ParquetFile(result.path / name)
+            file = pq.ParquetFile(source_of(result.path / name))
         except (OSError, pa.ArrowException) as error:
             problems.add(f"{name} cannot be read as parquet: {error}")
             continue
@@ -89,7 +89,7 @@ def check_counts(result: ScanResult, count: Count, problems: Problems) -> str:
     totals.of("rows")[1] = result.manifest["counts"]["normalised"]
     read = count(result.manifest["counts"]["rows"], "rows")
     for index in range(len(result.manifest["inputs"]["train"]["shards"])):
-        file = pq.ParquetFile(result.path / part_name(index))
+        file = pq.ParquetFile(source_of(result.path / part_name(index)))
         start = 0
         for batch in file.iter_batches(ROW_GROUP):
             _count(result, index, start, batch, totals, problems)
@@ -255,7 +255,7 @@ def check_gap(result: ScanResult, problems: Problems) -> str:
     gap = result.manifest["inputs"]["gap"]
     if gap is None:
         return "scanned without a gap"
-    path = Path(gap["path"])
+    path = path_of(gap["path"])
     if not (path / MANIFEST).exists():
         return f"the gap {path} is not there; thresholds as stated in test/"
     try:

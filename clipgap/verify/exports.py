@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST, checksum
+from clipgap.files.remote import path_of, source_of
 from clipgap.scan.result import open_scan
 from clipgap.verify.checks import Asked, Checks, Problems, json_of, read_checked
 from clipgap.verify.evidence import Evidence, check_inputs
@@ -41,7 +42,7 @@ def prove_export(asked: Asked, checks: Checks) -> None:
 def _items_in(folder: Path, manifest: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The columns of the table, by our names of them, whatever form it has."""
     if SAMPLES not in manifest["files"]:
-        found: dict[str, list[Any]] = pq.read_table(folder / TABLE).to_pydict()
+        found: dict[str, list[Any]] = pq.read_table(source_of(folder / TABLE)).to_pydict()
         if "neighbors" in found:
             for name in ("ids", "distances"):
                 found[f"neighbor_{name}"] = [each[name] for each in found["neighbors"]]
@@ -68,7 +69,7 @@ def _check_counts(items: Mapping[str, Any], manifest: Mapping[str, Any], problem
 
 def _check_items(items: Mapping[str, Any], manifest: Mapping[str, Any], problems: Problems) -> str:
     said, most = manifest["inputs"]["scan"], manifest["settings"]["most"]
-    if not (Path(said["path"]) / MANIFEST).exists():
+    if not (path_of(said["path"]) / MANIFEST).exists():
         return f"the scan {said['path']!r} is not there, so the items are as stated"
     scan = open_scan(said["path"])
     if checksum(scan.manifest) != said["manifest_sha256"]:

@@ -17,6 +17,7 @@ from clipgap.clip.embed.api import KIND as EMBED
 from clipgap.errors import MissingDependency
 from clipgap.files.documents import MANIFEST, checksum, encode
 from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.remote import path_of, source_of
 from clipgap.keep.lists import KeepList, open_keep
 from clipgap.kernels.admit import Status, admit
 from clipgap.shards.api import KIND as SHARDS
@@ -81,7 +82,9 @@ def _check_samples(
         if stats != statistics(len(keys[tar])):
             problems.add(f"{unit.stats} does not count the {len(keys[tar]):,} samples of {tar}")
         if unit.parquet in files:
-            listed = pq.read_table(folder / unit.parquet, partitioning=None)["key"].to_pylist()
+            listed = pq.read_table(source_of(folder / unit.parquet), partitioning=None)[
+                "key"
+            ].to_pylist()
             if strangers := set(map(str, listed)) - set(keys[tar]):
                 problems.add(f"{unit.parquet} has {min(strangers)!r}, which {tar} has not")
         read_tars.add(1)
@@ -119,7 +122,7 @@ def _check_kept(
 ) -> str:
     """If the keep-list is there: what is kept is what it keeps, and what lacks is said to."""
     said, counts = manifest["inputs"]["keep"], manifest["counts"]
-    if not (Path(said["path"]) / MANIFEST).exists():
+    if not (path_of(said["path"]) / MANIFEST).exists():
         return f"{said['path']} is not there, so which samples are kept is as stated"
     keep = open_keep(said["path"])
     if checksum(keep.manifest) != said["manifest_sha256"]:

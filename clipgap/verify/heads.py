@@ -24,6 +24,7 @@ from clipgap.domains.options import AuditOptions
 from clipgap.errors import InputError
 from clipgap.files.documents import checksum
 from clipgap.files.parquet import FileSum, read_row_groups, read_table
+from clipgap.files.remote import path_of
 from clipgap.heads.heads import CURVE, CURVE_SCHEMA, HEADS, KIND, Heads, model_of, open_heads
 from clipgap.intervals import lower_bound
 from clipgap.report.audit import DATA
@@ -193,7 +194,7 @@ def _check_page(folder: Path, manifest: Mapping[str, Any], problems: Problems) -
 
 def _check_sample(folder: Path, manifest: Mapping[str, Any], problems: Problems) -> str:
     """Drawn again, from the same domains, it has the same rows."""
-    said = open_said(Path(named(manifest["inputs"]["domains"]["path"])))
+    said = open_said(path_of(named(manifest["inputs"]["domains"]["path"])))
     if checksum(said.manifest) != manifest["inputs"]["domains"]["manifest_sha256"]:
         problems.add(f"{said.path} are no longer the domains that the sample was drawn from")
         return ""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from clipgap.errors import InputError
 from clipgap.files.documents import MANIFEST
+from clipgap.files.remote import source_of
 from clipgap.keep.lists import DATACOMP, REFERENCE, KeepList, bitmap_name, keep_name
 from clipgap.keep.uids import UID, parse_uids
 from clipgap.scan.manifest import differences
@@ -44,7 +45,7 @@ def check_bitmaps(keep: KeepList, problems: Problems) -> str:
 def check_uids(keep: KeepList, problems: Problems) -> str:
     """DataComp's file of uids, if all keys are uids, lists just those of the kept rows."""
     listed = DATACOMP in keep.manifest["files"]
-    held = np.load(keep.path / DATACOMP) if listed else np.zeros(0, UID)
+    held = np.load(source_of(keep.path / DATACOMP)) if listed else np.zeros(0, UID)
     uids = _comparable(np.stack([held["f0"], held["f1"]]))
     if (uids[1:] <= uids[:-1]).any():
         problems.add(f"{DATACOMP} is no ascending list of uids")

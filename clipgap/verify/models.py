@@ -40,6 +40,7 @@ from clipgap.errors import InputError, MissingDependency
 from clipgap.files import lines
 from clipgap.files.documents import MANIFEST, checksum
 from clipgap.files.parquet import FileSum, read_table
+from clipgap.files.remote import path_of
 from clipgap.keep.lists import open_keep
 from clipgap.packages import missing
 from clipgap.shards.finding import find_shards
@@ -202,7 +203,7 @@ def _check_counts(folder: Path, manifest: Mapping[str, Any], problems: Problems)
         problems.differ("samples", plan.samples, sum(shard.samples for shard in plan.shards))
     said = None if plan.keep is None else {"path": plan.keep, "manifest_sha256": plan.keep_sha256}
     problems.differ("keep-list", manifest["keep"], said)
-    keep = plan.keep and Path(plan.keep)
+    keep = plan.keep and path_of(plan.keep)
     is_there = keep and (keep / MANIFEST).exists()
     if keep and is_there and checksum(open_keep(keep).manifest) != plan.keep_sha256:
         problems.add(f"{keep} is no longer the keep-list that was trained on")
@@ -297,7 +298,7 @@ def _absent(plan: TrainPlan) -> str | None:
     files += [] if plan.keep is None else [plan.keep]
     files += [said["path"] for said in (plan.captions, plan.labels) if said is not None]
     files += [model] if model.endswith(".json") else []
-    return next((file for file in files if not Path(file).exists()), None)
+    return next((file for file in files if not path_of(file).exists()), None)
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

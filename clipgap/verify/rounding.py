@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,7 +108,7 @@ def load_emulated(
 ) -> dict[str, EmulatedTest]:
     """Read test points and reference rows as they are stored, and find the rounded thresholds."""
     made_with = scan.manifest["inputs"]["gap"]
-    gap = open_scan(Path(made_with["path"]))
+    gap = open_scan(made_with["path"])
     if checksum(gap.manifest) != made_with["manifest_sha256"]:
         raise InputError(f"{gap.label} is no longer the gap that {scan.label} was made with")
     reference = open_store(gap.manifest["inputs"]["train"]["path"])

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from clipgap.files.documents import MANIFEST
 from clipgap.files.parquet import ROW_GROUP, FileSum, Put, read_row_groups, row_groups
+from clipgap.files.remote import source_of
 from clipgap.kernels.admit import admit
 from clipgap.kernels.options import MAX_BLOCK_ROWS, Compute
 from clipgap.kernels.oracle import exact_scores
@@ -207,7 +208,7 @@ def _compare(
     problems: Problems,
 ) -> None:
     assert result.path is not None
-    file = pq.ParquetFile(result.path / part_name(shard))
+    file = pq.ParquetFile(source_of(result.path / part_name(shard)))
     for group in np.unique(rows // ROW_GROUP):
         inside = np.flatnonzero(rows // ROW_GROUP == group)
         table = file.read_row_group(int(group), columns=list(expected))

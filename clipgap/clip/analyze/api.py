@@ -50,6 +50,7 @@ from clipgap.clip.passes import do_passes
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import remove
 from clipgap.files.parquet import read_table, write_tables
+from clipgap.files.remote import path_of
 from clipgap.files.sums import FileSum
 from clipgap.machine import versions
 from clipgap.options import takes_options
@@ -139,7 +140,8 @@ class Analysis:
 def open_analysis(path: str | Path) -> Analysis:
     """A finished analysis."""
     unfinished = "Run the same command again with --resume."
-    return Analysis(Path(path), read_manifest(Path(path), KIND.form, unfinished))
+    folder = path_of(path)
+    return Analysis(folder, read_manifest(folder, KIND.form, unfinished))
 
 
 @takes_options

@@ -35,6 +35,7 @@ from clipgap.errors import UsageError
 from clipgap.files.documents import FILES, Each, Form, is_count, read_manifest
 from clipgap.files.folders import is_inside, remove
 from clipgap.files.parquet import read_table, write_tables
+from clipgap.files.remote import path_of
 from clipgap.files.sums import FileSum
 from clipgap.options import takes_options
 from clipgap.runs.how import How
@@ -145,7 +146,8 @@ class EvalResult:
 def open_evaluation(path: str | Path) -> EvalResult:
     """A finished evaluation."""
     unfinished = "Run the same command again with --resume."
-    return EvalResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
+    folder = path_of(path)
+    return EvalResult(folder, read_manifest(folder, KIND.form, unfinished))
 
 
 @takes_options

@@ -34,6 +34,7 @@ from clipgap.files.documents import (
 )
 from clipgap.files.folders import is_inside
 from clipgap.files.parquet import FileSum
+from clipgap.files.remote import path_of
 from clipgap.machine import machine, versions
 from clipgap.options import takes_options
 from clipgap.runs.how import How, OnProgress
@@ -179,7 +180,8 @@ def begin(output: Output, plan: TrainPlan) -> Answer:
 def open_train(path: str | Path) -> TrainResult:
     """A finished run."""
     unfinished = "Go on with it: `clipgap train … --resume latest`."
-    return TrainResult(Path(path), read_manifest(Path(path), KIND.form, unfinished))
+    folder = path_of(path)
+    return TrainResult(folder, read_manifest(folder, KIND.form, unfinished))
 
 
 def noted_of(checkpoint: Path) -> dict[str, Any]:
