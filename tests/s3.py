@@ -71,6 +71,12 @@ def slow_down(environ: Any) -> Any:
     return "503 Slow Down", [("Content-Length", str(len(body)))], body
 
 
+def forbidden(environ: Any) -> Any:
+    """A server that does not let us."""
+    body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+    return "403 Forbidden", [], b"" if environ["REQUEST_METHOD"] == "HEAD" else body
+
+
 def cut_short(environ: Any) -> Any:
     """A connection that ends in the middle of an answer."""
     return "206 Partial Content", [("Content-Length", "4096")], b"x" * 100

@@ -243,8 +243,8 @@ def test_nothing_stays_of_a_folder_that_was_refused(tmp_path: Path) -> None:
 def test_an_output_that_holds_an_input(tmp_path: Path) -> None:
     for inside in (tmp_path / "out", tmp_path / "out" / "inner"):
         with pytest.raises(UsageError, match="name another output folder"):
-            spare(tmp_path / "out", [None, tmp_path, inside])
-    spare(tmp_path / "out", [None, tmp_path])
+            spare(tmp_path / "out", [None, tmp_path, inside], How())
+    spare(tmp_path / "out", [None, tmp_path], How())
 
 
 # --- units

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import pickle
 import re
 import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +20,16 @@ import clipgap
 from clipgap.cli.main import main
 from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
 from clipgap.files import bucket
+from clipgap.files.remote import RemotePath, path_of
 from clipgap.files.volumes import file_at, read_bytes
+from clipgap.keep.lists import open_keep
 from clipgap.runs import claim
 from clipgap.runs.claim import Claim
 from clipgap.runs.how import Progress
+from clipgap.runs.lock import PROGRESS
+from clipgap.runs.run import BOARD
 from clipgap.runs.shares import Share
+from clipgap.runs.status import status_of
 from clipgap.runs.upload import _Object
 from clipgap.shards.api import filter_shards
 from tests.clip_worlds import write_checkpoint, write_config, write_shards
@@ -30,6 +38,7 @@ from tests.s3 import (
     S3,
     SECRET,
     cut_short,
+    forbidden,
     now_and_then,
     s3,
     s3_server,
@@ -86,7 +95,9 @@ def test_what_passes_is_tried_again(
 def test_what_does_not_pass_is_said(s3: S3, world: World, fault: object) -> None:
     file = file_at(s3.put(world.paths["a"], "a.npy"))
     s3.faults.append(now_and_then(fault, "GET", every=1))  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=r"^s3://bucket/a.npy: cannot be read: [^\n]*$"):
+    with pytest.raises(
+        InputError, match=r"^s3://bucket/a.npy: cannot be read: [^\n]*AWS_MAX_ATTEMPTS\)$"
+    ):
         read_bytes(file, 0, 64)
     assert len(s3.requests) < 30
 
@@ -182,6 +193,81 @@ def _known(files: dict[str, bytes]) -> dict[str, bytes]:
         else content
         for name, content in files.items()
     }
+
+
+@pytest.fixture(scope="module")
+def keep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a keep-list and its shards, of which the second has all that is kept."""
+    folder = tmp_path_factory.mktemp("kept")
+    keys = {"0": ["a", "b", "c"], "1": ["d"]}
+    (folder / "in").mkdir()
+    for name, members in keys.items():
+        write_shard(folder / "in" / f"{name}.tar", members)
+    write_keep(folder / "keep", keys, {("0", 0), ("1", 0)})
+    return folder
+
+
+def test_an_input_whose_server_fails_now_and_then(s3: S3, keep: Path, tmp_path: Path) -> None:
+    filter_shards(keep / "in", keep / "keep", tmp_path / "near")
+    address = s3.put(keep / "keep", "keep")
+    for fault in (slow_down, cut_short):
+        fails = now_and_then(fault, "GET", every=2)
+        s3.faults[:] = [lambda it, fails=fails: fails(it) if "part-" in it["PATH_INFO"] else None]
+        filter_shards(keep / "in", address, tmp_path / fault.__name__)
+        assert _tables(tmp_path / fault.__name__) == _tables(tmp_path / "near")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "said"),
+    [
+        ("manifest.json", forbidden, "cannot be read: PermissionError: .*AWS_PROFILE"),
+        ("keep/part-00000.parquet", forbidden, "cannot be read: PermissionError: .*AWS_PROFILE"),
+        ("keep/part-00000.parquet", "gone", "is missing"),
+        ("keep/part-00000.parquet", "shorter", "is damaged"),
+        ("keep/part-00000.parquet", "changed", "is damaged: its SHA-256 is not the one in"),
+        ("manifest.json", "gone", "is not a finished keep-list: it has no manifest.json"),
+    ],
+)
+def test_an_input_that_cannot_be_had(
+    s3: S3, keep: Path, tmp_path: Path, name: str, fault: Any, said: str
+) -> None:
+    address, key = s3.put(keep / "keep", "keep"), f"bucket/keep/{name}"
+    content = s3.files.cat(key)
+    if callable(fault):
+        asked = f"GET /{key}"
+        s3.faults.append(lambda it: fault(it) if s3.requests[-1] == asked else None)
+    elif fault == "gone":
+        s3.files.rm(key)
+    elif fault == "shorter":
+        s3.files.pipe(key, content[:-1])
+    else:
+        s3.files.pipe(key, content[:9] + bytes([content[9] ^ 1]) + content[10:])
+    s3.requests.clear()
+    with pytest.raises(InputError, match=said) as error:
+        open_keep(address).table(0)
+    assert "s3://bucket/keep" in str(error.value)
+    assert len(s3.requests) < 30
+
+
+def test_an_input_is_not_the_place_of_an_output(
+    s3: S3, world: World, local: dict[str, str], tmp_path: Path
+) -> None:
+    scan = clipgap.open_scan(world.folder / "scan")
+    address = s3.put(world.folder / "scan", "in/scan")
+    for place in (address, "s3://bucket/in"):
+        with pytest.raises(UsageError, match=f"^{address} (is both|lies in)"):
+            clipgap.split(address, rand=3, out=tmp_path / "out", upload=place, overwrite=True)
+    assert clipgap.open_scan(address).manifest == scan.manifest
+    assert clipgap.open_scan(address).train().to_table() == scan.train().to_table()
+
+
+def test_what_needs_a_file_of_this_machine_says_so(s3: S3) -> None:
+    path = path_of("s3://bucket/x")
+    for use in (os.fspath, os.stat, path.unlink, path.mkdir, lambda it=path: it.open("w")):
+        with pytest.raises(UsageError, match=r"^s3://bucket/x can only .*`aws s3 sync s3://buck"):
+            use(path) if use in (os.fspath, os.stat) else use()
+    assert pickle.loads(pickle.dumps(path)) == path == path_of(Path("s3://bucket/x"))
+    assert str(path / "y") == "s3://bucket/x/y" and isinstance(path.parent, RemotePath)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +380,13 @@ def test_a_bucket_that_fails(s3: S3, world: World, local: dict[str, str], tmp_pa
     assert _tables(tmp_path / "scan") == local and _same(s3, "scan", tmp_path / "scan")
 
 
-def test_shares(s3: S3, world: World, local: dict[str, str], tmp_path: Path) -> None:
+def test_shares(
+    s3: S3,
+    world: World,
+    local: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = tmp_path / "scan"
     for index in (1, 0):
         with pytest.raises(ShareDone):
@@ -302,10 +394,30 @@ def test_shares(s3: S3, world: World, local: dict[str, str], tmp_path: Path) -> 
     place = "scan.parts/0-of-2"
     units = Path(f"{out}.parts/0-of-2/.progress/units.jsonl").read_bytes()
     assert s3.tree(place)[".progress/units.jsonl"] == units
-    # The parts as another machine gets them.
-    s3.files.get("bucket/scan.parts", str(tmp_path / "parts"), recursive=True)
-    _scan(world, out, s3, parts=[tmp_path / "parts"])
+    shutil.rmtree(f"{out}.parts")
+    assert main(["status", SCAN]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{SCAN}: 2 shares, 2 done",
+        f"All shares are done: clipgap merge {SCAN}.parts -o scan --upload {SCAN}",
+    ]
+    _scan(world, out, s3, parts=[f"{SCAN}.parts"])
     assert _tables(out) == local and _same(s3, "scan", out)
+    assert main(["status", SCAN]) == 0
+    name = "bucket/scan.parts/0-of-2/train/part-00000.parquet"
+    s3.files.pipe(name, s3.files.cat(name)[:-1])
+    with pytest.raises(InputError, match=r"part-00000\.parquet of s3://bucket/scan\.parts/0-of"):
+        _scan(world, tmp_path / "damaged", parts=[f"{SCAN}.parts"])
+
+
+def test_how_far_a_run_is_by_the_clock_of_the_server(s3: S3, tmp_path: Path) -> None:
+    words = dict.fromkeys(("said", "noun", "counted", "host"), "")
+    counts = dict.fromkeys(("units", "done", "size", "size_done", "size_new", "new", "seconds"), 0)
+    (tmp_path / "board").write_text(json.dumps({"state": "running", **words, **counts}))
+    s3.put(tmp_path / "board", f"scan/{PROGRESS}/{BOARD}")
+    (run,) = status_of(path_of(SCAN)).runs
+    assert run.silent_seconds is not None and run.silent_seconds < 60
+    s3.faults.append(tells(("Date", "Sat, 28 Nov 2026 15:38:20 GMT")))
+    assert bucket.Bucket(SCAN).age(f"{PROGRESS}/{BOARD}") == 600
 
 
 def test_what_is_in_the_way(s3: S3, world: World, tmp_path: Path) -> None:

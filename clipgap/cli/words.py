@@ -7,6 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from clipgap.files.remote import RemotePath
+
 _SECOND_STEPS = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
 
 
@@ -86,7 +88,10 @@ def complete(folder: object) -> str:
 
 def to_merge(parts: object, out: object) -> str:
     """The call that makes one output of its parts."""
-    return shlex.join(["clipgap", "merge", str(parts), "-o", str(out)])
+    where = ["-o", str(out)]
+    if isinstance(out, RemotePath):
+        where = ["-o", out.name, "--upload", str(out)]
+    return shlex.join(["clipgap", "merge", str(parts), *where])
 
 
 def to_prove(folder: object) -> str:

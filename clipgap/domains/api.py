@@ -83,7 +83,7 @@ def fit_heads(
         how.without_folder()
         found = load(pool, options.train_share, options.seed)
         return Fitted(None, {**described, "parts": found.counts()})
-    spare(Path(out), [Path(pool.store.path), *pool.tables])
+    spare(Path(out), [Path(pool.store.path), *pool.tables], how)
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):

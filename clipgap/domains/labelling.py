@@ -122,7 +122,7 @@ def label_domains(
     """
     opened, loaded = open_store(store), open_heads(heads)
     require_model(loaded, opened, options.model)
-    spare(Path(out), [Path(opened.path), loaded.path])
+    spare(Path(out), [Path(opened.path), loaded.path], how)
     described = {
         "kind": "domains",
         "inputs": {

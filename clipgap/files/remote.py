@@ -129,6 +129,8 @@ class RemotePath(PosixPath):
         return RemoteReader(file)
 
     def open(self, mode: str = "r", *_: Any, **how: Any) -> Any:
+        if not set(mode) <= set("rbt"):
+            return self.__fspath__()
         if mode == "rb":
             return io.BufferedReader(self.opened())
         return io.TextIOWrapper(io.BufferedReader(self.opened()), encoding=how.get("encoding"))

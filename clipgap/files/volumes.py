@@ -361,5 +361,15 @@ class RangeReader(io.RawIOBase):
 
 def unreachable(path: str, error: Exception, wanted: str = "read") -> InputError:
     """What a backend says, in one sentence."""
-    said = " ".join(str(error).split())
-    return InputError(public(f"{path}: cannot be {wanted}: {type(error).__name__}: {said}"))
+    said = " ".join(str(error).split()).rstrip(".")
+    advice = _advice(error) if path.startswith("s3:") else ""
+    return InputError(public(f"{path}: cannot be {wanted}: {type(error).__name__}: {said}{advice}"))
+
+
+def _advice(error: Exception) -> str:
+    """What can be done where S3 did not serve a request."""
+    if isinstance(error, PermissionError):
+        return ". Ask its owner, or be somebody else (AWS_PROFILE, or AWS_ACCESS_KEY_ID)"
+    if type(error).__name__.endswith("CredentialsError"):
+        return ". Say who you are: AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return ". Try again later, or more often at once (AWS_MAX_ATTEMPTS)"

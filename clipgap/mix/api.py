@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from clipgap.files.remote import path_of
 from clipgap.keep.writing import KeepWriter, Piece
 from clipgap.kernels.options import Compute
 from clipgap.mix.options import MixOptions
@@ -45,8 +46,8 @@ def mix(
     """
     said = read_recipe(Path(recipe), options)
     if out is not None:
-        inputs = [recipe, said.store, *said.labels, *([] if said.within is None else [said.within])]
-        spare(Path(out), map(Path, inputs))
+        within = None if said.within is None else path_of(said.within)
+        spare(Path(out), [Path(recipe), Path(said.store), *map(path_of, said.labels), within], how)
     else:
         how.without_folder()
     plan, threads = said.plan, compute.threads

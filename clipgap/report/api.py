@@ -144,7 +144,7 @@ def report(
     for note in sources.met.notes:
         how.note(note)
     described = {"settings": asdict(options), "inputs": sources.identity()}
-    spare(Path(out), sources.folders())
+    spare(Path(out), sources.folders(), how)
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):

@@ -81,7 +81,7 @@ def audit_domains(
         },
         "settings": asdict(options),
     }
-    spare(Path(out), [said.path])
+    spare(Path(out), [said.path], how)
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):

@@ -41,7 +41,7 @@ from clipgap.files.documents import (
     write_document,
 )
 from clipgap.files.folders import files_in, is_inside, make_folder, refuse_link, remove
-from clipgap.files.remote import RemotePath
+from clipgap.files.remote import RemotePath, path_of
 from clipgap.files.sums import AnySum, damaged, sums_from_json
 from clipgap.runs.changes import Change, changes, refuse_changes
 from clipgap.runs.how import How
@@ -124,13 +124,15 @@ def is_unfinished(folder: Path) -> bool:
     return (folder / PROGRESS / PLAN).is_file()
 
 
-def spare(out: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse an output folder that is, or holds, one of the inputs; before it is opened."""
+def spare(out: Path, inputs: Iterable[Path | None], how: How) -> None:
+    """Refuse an output that is, or holds, one of the inputs; before it is opened."""
+    place = None if how.upload is None else path_of(how.upload)
     for path in inputs:
-        if path is None or isinstance(path, RemotePath):
+        made = place if isinstance(path, RemotePath) else out
+        if path is None or made is None:
             continue
-        if _resolved(path).is_relative_to(_resolved(out)):
-            where = "is both input and output" if path == out else "lies in the output"
+        if _resolved(path).is_relative_to(_resolved(made)):
+            where = "is both input and output" if path == made else "lies in the output"
             raise UsageError(f"{path} {where}; name another output folder")
 
 
@@ -476,6 +478,8 @@ def _is_leftover(name: str) -> bool:
 
 
 def _resolved(path: Path) -> Path:
+    if isinstance(path, RemotePath):
+        return path
     try:
         found = path.resolve()
         os.fsencode(found).decode()

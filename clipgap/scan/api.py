@@ -14,6 +14,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import MANIFEST
 from clipgap.files.identity import sampled_since
+from clipgap.files.remote import source_of
 from clipgap.files.sums import FileSum
 from clipgap.heads.options import ByHeads
 from clipgap.kernels.choose import fallback_note, gpus
@@ -133,7 +134,7 @@ def run_plan(
         entries = scan_into(ScanWork(plan, compute, sink, caching=caching), how)
         return ScanResult({"format": FORMAT, "version": 1, **entries}, None, sink.tables)
     gap = None if plan.gap is None else plan.gap.path
-    spare(Path(out), [gap, None if plan.heads is None else plan.heads.path])
+    spare(Path(out), [gap, None if plan.heads is None else plan.heads.path], how)
     with open_output(out, KIND, how) as output:
         work = ScanWork(plan, compute, FolderSink(output.path), caching=caching)
         return _run_in_folder(work, output, how)
@@ -309,9 +310,9 @@ def _save_lists(path: Path, topk: list[TopK]) -> None:
 def _load_lists(path: Path, sets: int) -> list[TopK]:
     """What `_save_lists` wrote; the archive's own checksums tell a damaged file."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(source_of(path), allow_pickle=False) as arrays:
             return [TopK(arrays[f"sim_{i}"], arrays[f"id_{i}"]) for i in range(sets)]
-    except MemoryError:
+    except (MemoryError, InputError):
         raise
     except Exception as error:  # of damage the parsers of archives and headers raise what they will
         raise InputError(

@@ -64,7 +64,7 @@ def combine(
         how.without_folder()
         kept = sum(workers.each("counting", lambda shard: int(np.count_nonzero(mask(shard)))))
         return Split(rule, _sizes(first.rows, kept), None, mask=mask)
-    spare(Path(out), [keep.path for keep in opened])
+    spare(Path(out), [keep.path for keep in opened], how)
 
     def write(writer: KeepWriter) -> dict[str, int]:
         writer.begin()

@@ -109,7 +109,7 @@ def split(
         work = _Work(tables, rule.ready(tables, workers), workers)
         return Split(described, work.count(), None, mask=work.mask)
     narrowed = None if tables.within is None else tables.within.path
-    spare(Path(out), [*(scan.path for scan in tables.scans), narrowed])
+    spare(Path(out), [*(scan.path for scan in tables.scans), narrowed], how)
 
     def write(writer: KeepWriter) -> Mapping[str, Any]:
         sizes = _Work(tables, rule.ready(tables, workers), workers).write(writer)

@@ -125,7 +125,7 @@ def filter_shards(
 def run_filter(plan: FilterPlan, out: str | Path, *, how: How) -> FilterResult:
     """Carry out what `plan_filter` has planned; see `filter_shards`."""
     how.tell("reading headers")
-    spare(Path(out), plan.local_files())
+    spare(Path(out), plan.local_files(), how)
     # One more than cores, since a shard that is being flushed to the disk needs none.
     executor = how.executor or Threads(plan.options.workers or thread_count() + 1)
     with open_output(out, KIND, how) as output:

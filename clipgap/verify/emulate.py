@@ -133,7 +133,7 @@ def emulate(
     if out is None:
         how.without_folder()
         return run.all(how)
-    spare(Path(out), [result.path])
+    spare(Path(out), [result.path], how)
     rule = {
         "name": RULE,
         "sets": [names.name for names in sets],

@@ -134,7 +134,7 @@ def export(
             "images": {name: one.identity() for name, one in given.items()},
         },
     }
-    spare(Path(out), [result.path])
+    spare(Path(out), [result.path], how)
     with open_output(out, KIND, how) as output:
         answer = output.begin(described)
         if isinstance(answer, Complete):

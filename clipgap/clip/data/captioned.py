@@ -245,7 +245,7 @@ def caption_folder(
 def run_captions(plan: CaptionPlan, out: str | Path, *, how: How) -> Captioned:
     """Carry out what `plan_captions` has planned; see `caption_folder`."""
     how.tell("reading headers")
-    spare(Path(out), [plan.root])
+    spare(Path(out), [plan.root], how)
     shards, described = plan.shards, plan.describe()
     made = Captioned(Path(out), len(plan.files), len(shards), len(plan.names))
     with open_output(out, KIND, how) as output:

@@ -53,7 +53,7 @@ def link_part(
         "where": list(where),
         "links": hashlib.sha256(encode(wanted)).hexdigest(),
     }
-    spare(Path(out), [Path(path)])
+    spare(Path(out), [Path(path)], how)
     with open_output(out, KIND, how) as output:
         for link in wanted:
             at = output.path / link
