@@ -46,8 +46,9 @@ from clipgap.files.documents import Form
 from clipgap.files.sums import FileSum
 from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress
-from clipgap.runs.on_ray import OWN, TOLD, Ray, agent_ports
+from clipgap.runs.on_ray import Ray
 from clipgap.runs.output import Kind, open_output
+from clipgap.runs.ray_cluster import OWN, TOLD, agent_ports
 from clipgap.runs.run import run_units
 from clipgap.runs.shares import Share
 from clipgap.runs.units import Event, Made, Slot, Step, Work

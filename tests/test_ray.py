@@ -21,9 +21,10 @@ import pytest
 import clipgap
 from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, UsageError
-from clipgap.runs import on_ray
+from clipgap.runs import on_ray, ray_cluster
 from clipgap.runs.how import How
-from clipgap.runs.on_ray import Ray, agent_ports
+from clipgap.runs.on_ray import Ray
+from clipgap.runs.ray_cluster import agent_ports
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Event, Ledger, Work
 from tests.clip_worlds import CLASSES, write_checkpoint, write_config, write_shards
@@ -39,6 +40,7 @@ if find_spec("ray") is None:  # looked for, not imported: what it is told is rea
 class Two:
     """A cluster of two nodes, of which the second can be killed."""
 
+    address: str
     second: str  # its id
     kill: Callable[[], None]
 
@@ -47,8 +49,8 @@ class Two:
 def cluster() -> Iterator[Two]:
     told = {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # of workers
-        **on_ray.TOLD,
-        **on_ray.OWN,
+        **ray_cluster.TOLD,
+        **ray_cluster.OWN,
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": 48 * "a",
     }
@@ -69,7 +71,9 @@ def cluster() -> Iterator[Two]:
             warnings.warn(f"NOT TESTED ON RAY, which does not start here: {error}", stacklevel=1)
             pytest.skip("Ray does not start here")
         try:
-            yield Two(second.node_id, lambda: two.remove_node(second, allow_graceful=False))
+            yield Two(
+                two.address, second.node_id, lambda: two.remove_node(second, allow_graceful=False)
+            )
         finally:
             ray.shutdown()
             two.shutdown()
@@ -218,6 +222,22 @@ def test_commands_make_the_same_folders_though_a_node_is_lost(
         assert tree(Path("there", folder)) == tree(Path("here", folder))
 
 
+@pytest.mark.parametrize(
+    ("tells", "said"),
+    [
+        ({"RAY_AUTH_TOKEN": 48 * "b"}, "has another token than that of RAY_AUTH_TOKEN"),
+        ({}, "asks for a token. One is sent if RAY_AUTH_TOKEN is it, or"),
+    ],
+)
+def test_who_has_not_its_token_is_told_so(
+    cluster: Two, tells: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    told = {k: v for k, v in os.environ.items() if not k.startswith("RAY_AUTH_")}
+    told |= {"HOME": str(tmp_path)} | tells
+    done = _connect(cluster.address, env=told)
+    assert f"InputError: the Ray cluster at {cluster.address} {said}" in done.stderr
+
+
 # --- without one
 
 
@@ -243,15 +263,22 @@ def test_workers_for_the_room_that_there_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "mode"),
-    [(None, False, "token"), ("10.0.0.1:6379", False, "disabled"), ("auto", True, "token")],
+    ("at", "token", "asks", "mode"),
+    [
+        (None, False, True, "token"),
+        ("a port", False, False, "disabled"),
+        ("a port", True, False, "disabled"),
+        ("auto", True, True, "token"),
+    ],
 )
 def test_tokens_are_asked_for_whatever_ray_does_unless_told(
-    address: str | None,
+    at: str | None,
     token: bool,
+    asks: bool,
     mode: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "ray"]:
         monkeypatch.delitem(sys.modules, name)
@@ -262,25 +289,29 @@ def test_tokens_are_asked_for_whatever_ray_does_unless_told(
     (fake / "__init__.py").write_text(
         "import os\ntold = []\n"
         "def init(at, **options):\n    told.append((at, dict(os.environ)))\n"
+        f"    assert os.environ['RAY_AUTH_MODE'] == 'token' or not {asks}\n"
         "def is_initialized():\n    return False\n"
     )
     monkeypatch.syspath_prepend(fake.parent)
-    monkeypatch.setattr(on_ray, "_own_cluster", lambda: "its own")
+    monkeypatch.setattr(ray_cluster, "_own_cluster", lambda: "its own")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.setattr(os, "environ", environment | {"PYTHONPATH": str(fake.parent)})
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     if token:
         (tmp_path / ".ray").mkdir()
         (tmp_path / ".ray" / "auth_token").write_text("secret")
-    ((at, seen),) = on_ray._connect(address).told
-    assert at == (address or "its own")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}" if at == "a port" else at
+        ((to, seen),) = ray_cluster.connect(address).told
+    assert to == (address or "its own")
     assert seen["RAY_AUTH_MODE"] == mode
     assert seen["RAY_USAGE_STATS_ENABLED"] == "0"
     assert (len(seen.get("RAY_AUTH_TOKEN", "")) == 64) == (address is None)
-    for name, value in on_ray.OWN.items():
+    for name, value in ray_cluster.OWN.items():
         assert seen.get(name) == (value if address is None else None)
+    assert ("asks for no token" in caplog.text) == (token and not asks)
     with pytest.raises(UsageError, match="Ray was imported before"):
-        on_ray._connect(address)
+        ray_cluster.connect(address)
 
 
 def test_what_only_ray_takes_is_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,3 +319,17 @@ def test_what_only_ray_takes_is_refused_without_it(capsys: pytest.CaptureFixture
     for option in (["--address", "auto"], ["--worker-cores", "2"]):
         assert main([*call, *option]) == 2
         assert f"{option[0]} goes with --engine ray" in capsys.readouterr().err
+
+
+def test_where_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    done = _connect(address)
+    assert f"InputError: no Ray cluster at {address}: Connection refused" in done.stderr
+
+
+def _connect(address: str, **how: Any) -> subprocess.CompletedProcess[str]:
+    """In another process, since what Ray is told is read when it is imported."""
+    code = "import sys; from clipgap.runs.ray_cluster import connect; connect(sys.argv[1])"
+    call = [sys.executable, "-c", code, address]
+    return subprocess.run(call, capture_output=True, text=True, **how)

@@ -1,4 +1,4 @@
-"""Units done by a Ray cluster; the one place that imports Ray.
+"""Units done by a Ray cluster, which `ray_cluster` finds or starts.
 
 A worker is an actor with a slot of its own: a GPU, a core, or all cores of a node. It holds the
 work, and whatever that loads for all units, and asks the driver for a unit whenever it has room for
@@ -16,10 +16,7 @@ import itertools
 import logging
 import os
 import queue
-import secrets
-import signal
 import socket
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -28,10 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from clipgap.errors import ClipgapError, InputError, UsageError
-from clipgap.machine import cores, versions
-from clipgap.packages import missing
+from clipgap.errors import ClipgapError, InputError
+from clipgap.machine import versions
 from clipgap.runs.executors import portable
+from clipgap.runs.ray_cluster import connect
 from clipgap.runs.shares import PACKAGES
 from clipgap.runs.units import Event, Made, News, Slot, Step, Work
 
@@ -43,25 +40,6 @@ _TOGETHER_SECONDS = 0.5
 
 _FAILURES_IN_A_ROW = 10
 """So many more than there are workers, with nothing made in between: it is not the units' fault."""
-
-TOLD = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "^",
-}
-"""What the environment says unless it says otherwise. Ray prints to stdout, where results go, how
-the log of a lost node ended; by the second none of its lines is printed."""
-
-OWN = {
-    # Read when Ray is imported: the cluster takes the loopback address for its own. Given as an
-    # address, Ray would replace it by one that others can reach.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Ray's workers give way to whatever else runs (15), which nobody asks of a run without Ray.
-    "RAY_worker_niceness": "0",
-}
-"""The same of a cluster of our own."""
-
-_STORE_BYTES = 1 << 30
-"""Of a cluster of our own, for what workers say; lists of all test sets are the largest."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +55,7 @@ class Ray:
     def __call__(
         self, work: Work, units: Sequence[Any], stop: Callable[[], bool], news: News
     ) -> Iterator[Event]:
-        ray = _connect(self.address)
+        ray = connect(self.address)
         run = _Run(ray, work, units, self, stop, news)
         try:
             yield from run.events()
@@ -405,70 +383,3 @@ class _Worker:
 
 
 _ENDED = "ended"
-
-
-# --- the cluster
-
-
-def _connect(address: str | None) -> Any:
-    """Ray, connected. Nothing is reported to its makers, and whether tokens are asked for never
-    depends on what a version of Ray does unless told."""
-    if known := sys.modules.get("ray"):
-        if known.is_initialized():
-            return known
-        raise UsageError(
-            "Ray was imported before, when it read what it is told by the environment. Call "
-            "ray.init(…) yourself, or leave the import to clipgap."
-        )
-    for name, value in (TOLD | (OWN if address is None else {})).items():
-        os.environ.setdefault(name, value)
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token" if _has_token() else "disabled")
-    try:
-        import ray
-        import ray.exceptions
-        import ray.util.scheduling_strategies
-    except ModuleNotFoundError as error:
-        raise missing("ray") from error
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        ray.init(address or _own_cluster(), log_to_driver=False, configure_logging=False)
-    except Exception as error:  # of many kinds, RuntimeError and plain Exception among them
-        where = "could be started on this machine" if address is None else f"at {address}"
-        raise InputError(f"no Ray cluster {where}: {_first_line(error)}") from error
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in before.items():
-                signal.signal(number, handler)
-    return ray
-
-
-def _own_cluster() -> str:
-    """The address of a cluster on this machine that ends with this process."""
-    from ray.cluster_utils import Cluster
-
-    head = {"num_cpus": cores(), "object_store_memory": _STORE_BYTES}
-    # Nobody looks at the dashboard, and nobody is sent the logs.
-    head |= {"include_dashboard": False, "include_log_monitor": False, **agent_ports()}
-    started: str = Cluster(initialize_head=True, head_node_args=head).address
-    return started
-
-
-def agent_ports() -> dict[str, int]:
-    """Free ports for the processes beside a node. One that has to wait until they have found ports
-    themselves gives up after 15 seconds, which is not enough on a busy machine."""
-    names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return dict(zip(names, ports, strict=True))
-
-
-def _has_token() -> bool:
-    """Where Ray looks for one."""
-    told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    return told or (Path.home() / ".ray" / "auth_token").is_file()
