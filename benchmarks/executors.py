@@ -9,7 +9,8 @@ tasks of an array, on a Slurm of two nodes on this machine where it can be start
 Starting a cluster or a process is paid once, however long a run is. So rates are those of the
 middle of a run, from a tenth of its rows to nine tenths; beside them stand the seconds of all.
 Processor time is that of the middle, of all processes that took part, for each row: where others
-have work as well, it tells more than the clock. Of Ray's own processes it is told apart.
+have work as well, it tells more than the clock. Of Ray's own processes it is told apart. And so are
+the pairs whose score was computed: workers who know less of each other compute more.
 
 Merging is that of parts with one file each, whose checksums are held against their bytes; `cp -r`
 copies the same files. Both come from and go to the page cache and the disk of --folder.
@@ -25,7 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
@@ -78,8 +79,10 @@ class Middle:
         self._part = part  # of all rows, that this process is told of
         self._folder = folder  # where workers leave when they did what
         self._ends: list[tuple[float, dict[str, float]]] = []
+        self._figures: Mapping[str, float] = {}
 
     def __call__(self, now: Progress) -> None:
+        self._figures = now.figures or self._figures
         if now.stage != "scanning" or not now.total or len(self._ends) == 2:
             return
         if now.done >= (0.1, 0.9)[len(self._ends)] * self._part * now.total:
@@ -97,6 +100,7 @@ class Middle:
             "amount": amount,
             "processor": sum(used.values()),
             "rays": used.get("ray", 0.0),
+            "refined": self._figures["refined/row"],
         }
 
 
@@ -187,6 +191,7 @@ class Turns:
     name: str
     whole: list[float] = field(default_factory=list)  # seconds
     rays: list[float] = field(default_factory=list)  # cores, on the average
+    refined: list[float] = field(default_factory=list)  # pairs a row, of the whole run
 
     def __call__(self) -> Spent:
         """For one row."""
@@ -205,6 +210,7 @@ class Turns:
             found = [_alone([*command, nodes, ""], nodes.partition(",")[0] or "2")]
         self.whole.append(watch.spent().seconds)
         self.rays.append(sum(each["rays"] / each["seconds"] for each in found))
+        self.refined.append(sum(each["refined"] for each in found) / len(found))
         rate = sum(each["amount"] / each["seconds"] for each in found)
         # Each of two that work at the same time sees the processor time of both.
         processor = sum(each["processor"] / each["seconds"] for each in found) / len(found)
@@ -256,6 +262,7 @@ def scans(folder: Path, options: argparse.Namespace) -> list[Row]:
             "of_local": paired_ratio(racer.rates, base.rates),
             "processor_of_local": paired_ratio(racer.processor, base.processor),
             "cores_of_ray": round(float(np.median(turns[name].rays)), 4),
+            "refined_per_row": round(float(np.median(turns[name].refined)), 1),
             "whole_seconds": round(float(np.median(turns[name].whole)), 2),
         }
         for name, racer in racers.items()
@@ -363,6 +370,7 @@ def main() -> None:
         ("of local", lambda row: str(row.get("of_local", ""))),
         ("processor", lambda row: str(row.get("processor_of_local", ""))),
         ("Ray's own, cores", lambda row: str(row.get("cores_of_ray", ""))),
+        ("refined a row", lambda row: str(row.get("refined_per_row", ""))),
         ("seconds", lambda row: str(row.get("whole_seconds", row.get("seconds", "")))),
         ("of cp", lambda row: str(row.get("of_cp", ""))),
         ("by processor", lambda row: str(row.get("processor_of_cp", ""))),

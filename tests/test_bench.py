@@ -322,6 +322,7 @@ DRY = (
     "levels",
     "long_scan",
     "report",
+    "shared_bounds",
     "simulate_cluster",
     "split",
     "train",

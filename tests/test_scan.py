@@ -384,3 +384,15 @@ def test_checkpoints_that_cost_too_much_are_left_out(
     monkeypatch.setattr(work, "_PATIENCE", 1e12)
     clipgap.scan(world.train, world.tests, k=1, out=tmp_path / "scan")
     assert len(made) == 1, "when all is scanned"
+
+
+def test_workers_hand_over_one_after_the_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those in the place of lost ones, whose numbers go on."""
+    monkeypatch.setattr(work.time, "monotonic", lambda: 0.0)
+    of_scan = ScanWork(plan_scan(world.train, world.tests, k=6), Compute(), MemorySink())
+    scanner = of_scan.new_scanner()
+    writers = [work._Writer(of_scan, scanner, Slot(number, of=4)) for number in range(6)]
+    shares = [1 + writer._handed_over / writer._between for writer in writers]
+    assert shares == [0.25, 0.5, 0.75, 1.0, 0.25, 0.5]

@@ -183,10 +183,11 @@ class _Writer:
         self._finished: list[Future[_Record | None]] = []  # and not yet handed over
         self._making: deque[Future[Made]] = deque()
         self._failed = False
-        lists = sum(len(test.rows) for test in work.tests) * work.plan.settings.k * 16
-        # Of many workers one driver has to keep up with the lists.
-        self._between = (_FLUSH + lists / _DISK) * max(_PATIENCE, 2 * slot.of)
-        self._handed_over = time.monotonic()
+        points = sum(len(test.rows) for test in work.tests)
+        self._between = seconds_between(points, work.plan.settings.k, slot.of)
+        # In turn: the driver never has to deal with all at once, and each hears of others early.
+        turn = (slot.number % slot.of + 1) / slot.of
+        self._handed_over = time.monotonic() - (1 - turn) * self._between
 
     def __enter__(self) -> _Writer:
         return self
@@ -313,6 +314,11 @@ class _OpenUnit:
     def _write(self, group: Any) -> None:
         if self._put is not None:
             self._put(group)
+
+
+def seconds_between(points: int, k: int, workers: int) -> float:
+    """How often a worker hands its lists over: of many one driver has to keep up with them."""
+    return (_FLUSH + points * k * 16 / _DISK) * max(_PATIENCE, 2 * workers)
 
 
 def bounds(lists: list[TopK]) -> list[NDArray[np.float64]]:
