@@ -163,7 +163,7 @@ def test_a_node_whose_disk_is_full_is_done_without(
 # --- the cluster
 
 
-def test_deduplications_and_evaluations(
+def test_what_else_is_dealt_makes_the_same_folders(
     cluster: Two, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -176,8 +176,15 @@ def test_deduplications_and_evaluations(
     Path("prompts.txt").write_text("a picture of a {}\n")
     judged = ["eval", "a=0.pt", "b=1.pt", "--model", str(config), "--device", "cpu"]
     judged += ["--classnames", "names.txt", "--templates", "prompts.txt"]
+    train = str(world.train)
+    labels = [f"0,{row},{'rendition' if row % 3 else 'natural'}" for row in range(40)]
+    Path("labels.csv").write_text("\n".join(["shard,row,domain", *labels]))
+    fit = ["domains", "fit", train, "--labels", "labels.csv", "--model", "m", "--precision", "0.1"]
+    assert main([*fit, "-o", "heads"]) == 0
     calls = {
-        "deduped": ["dedup", str(world.train), "--epsilon", "0.1", "--clusters", "3"],
+        "gap": ["gap", str(world.folder / "reference.npy"), "--test", f"a={world.test_paths['a']}"],
+        "labelled": ["domains", "label", train, "--heads", "heads", "--model", "m"],
+        "deduped": ["dedup", train, "--epsilon", "0.1", "--clusters", "3"],
         "judged": [*judged, "--data", "pics=tars/{00000..00001}.tar"],
     }
     for folder, call in calls.items():

@@ -320,7 +320,7 @@ def test_how_far_shares_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError, match="no run has begun there"):
         status_of(out)
     done = part(out, 3, 4, upto=8)
-    assert states(out) == [("waiting", 0)] * 3 + [("done", 2)]
+    assert states(out) == states(done.parent) == [("waiting", 0)] * 3 + [("done", 2)]
     with pytest.raises(Interrupted):
         fill(out, 8, share=Share([0], 4), stop_after=1)
     with pytest.raises(InputError):

@@ -90,6 +90,8 @@ class Status:
 
 def status_of(out: Path) -> Status:
     """How far it is; nothing is written, and whoever is at work is not disturbed."""
+    if out.suffix == ".parts" and out.is_dir():  # as whoever merges calls it
+        out = out.with_name(out.stem)
     finished = (out / MANIFEST).is_file()
     parts = parts_folder(out)
     if parts.is_dir():
