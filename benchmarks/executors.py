@@ -49,7 +49,7 @@ from clipgap.runs.executors import Here
 from clipgap.runs.how import How, Progress
 from clipgap.runs.on_ray import Ray
 from clipgap.runs.output import Kind, open_output
-from clipgap.runs.ray_cluster import OWN, TOLD, agent_ports
+from clipgap.runs.ray_cluster import OWN, TOLD, beside_a_node
 from clipgap.runs.run import run_units
 from clipgap.runs.shares import Share
 from clipgap.runs.units import Event, Made, Slot, Step, Work
@@ -107,7 +107,7 @@ class Middle:
 @dataclass(frozen=True)
 class Clocked:
     """Work of which each worker notes when it has done how many rows: a driver of Ray hears of that
-    twice a second, of many blocks at once."""
+    once a second, of many blocks at once."""
 
     work: Work
     folder: Path
@@ -117,8 +117,9 @@ class Clocked:
         for event in self.work.do(units, slot):
             if isinstance(event, Step):
                 steps.append((monotonic(), event.done))
+            else:  # the last one may be the last that is heard of this worker
+                (self.folder / f"{slot.number}.json").write_text(json.dumps(steps))
             yield event
-        (self.folder / f"{slot.number}.json").write_text(json.dumps(steps))
 
 
 def _processor() -> dict[str, float]:
@@ -175,7 +176,7 @@ def _cluster(nodes: str) -> Iterator[Ray]:
     cluster = Cluster()
     try:
         for cores in nodes.split(","):
-            cluster.add_node(num_cpus=int(cores), include_dashboard=False, **agent_ports())
+            cluster.add_node(num_cpus=int(cores), **beside_a_node())
         ray.init(cluster.address, log_to_driver=False, configure_logging=False)
         yield Ray()
     finally:

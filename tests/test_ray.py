@@ -24,7 +24,7 @@ from clipgap.errors import InputError, Interrupted, UsageError
 from clipgap.runs import on_ray, ray_cluster
 from clipgap.runs.how import How
 from clipgap.runs.on_ray import Ray
-from clipgap.runs.ray_cluster import agent_ports
+from clipgap.runs.ray_cluster import beside_a_node
 from clipgap.runs.run import run_units
 from clipgap.runs.units import Event, Ledger, Work
 from tests.clip_worlds import CLASSES, write_checkpoint, write_config, write_shards
@@ -60,11 +60,10 @@ def cluster() -> Iterator[Two]:
         import ray
         from ray.cluster_utils import Cluster
 
-        more = {"num_cpus": 1, "include_log_monitor": False, "include_dashboard": False}
         two = Cluster()
         try:
-            two.add_node(**more, **agent_ports())
-            second = two.add_node(num_cpus=1, **agent_ports())
+            two.add_node(num_cpus=1, **beside_a_node())
+            second = two.add_node(num_cpus=1, **beside_a_node())
             ray.init(address=two.address, log_to_driver=False, logging_level="error")
         except Exception as error:  # its processes have half a minute, on however busy a machine
             two.shutdown()

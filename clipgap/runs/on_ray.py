@@ -35,7 +35,7 @@ from clipgap.runs.units import Event, Made, News, Slot, Step, Work
 LOG = logging.getLogger("clipgap")
 
 _POLL_SECONDS = 0.5
-_TOGETHER_SECONDS = 0.5
+_TOGETHER_SECONDS = 1.0
 """Steps that come within this time are told together."""
 
 _FAILURES_IN_A_ROW = 10

@@ -34,6 +34,13 @@ OWN = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Ray's workers give way to whatever else runs (15), which nobody asks of a run without Ray.
     "RAY_worker_niceness": "0",
+    # Ray's own processes take a core's time from those that work: nobody looks at metrics and lists
+    # of tasks, or has to be told ten times a second what else the one node could do. Nor does a run
+    # need a process for each core that waits for work.
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_raylet_report_resources_period_milliseconds": "1000",
+    "RAY_prestart_worker_first_driver": "0",
 }
 """The same of a cluster of our own."""
 
@@ -93,21 +100,21 @@ def _own_cluster() -> str:
     from ray.cluster_utils import Cluster
 
     head = {"num_cpus": cores(), "object_store_memory": _STORE_BYTES}
-    # Nobody looks at the dashboard, and nobody is sent the logs.
-    head |= {"include_dashboard": False, "include_log_monitor": False, **agent_ports()}
-    started: str = Cluster(initialize_head=True, head_node_args=head).address
+    started: str = Cluster(initialize_head=True, head_node_args=head | beside_a_node()).address
     return started
 
 
-def agent_ports() -> dict[str, int]:
-    """Free ports for the processes beside a node. One that has to wait until they have found ports
-    themselves gives up after 15 seconds, which is not enough on a busy machine."""
+def beside_a_node() -> dict[str, Any]:
+    """The processes that start with a node: no dashboard, at which nobody looks, and no monitor of
+    logs, which nobody is sent. The others get free ports: a node that has to wait until they have
+    found some themselves gives up after 15 seconds, which is not enough on a busy machine."""
     names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in names]
     ports = [each.getsockname()[1] for each in sockets]
     for each in sockets:
         each.close()
-    return dict(zip(names, ports, strict=True))
+    found = dict(zip(names, ports, strict=True))
+    return {"include_dashboard": False, "include_log_monitor": False, **found}
 
 
 # --- one at an address
