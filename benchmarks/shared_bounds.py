@@ -23,7 +23,7 @@ import numpy as np
 from clipgap.bench.case import Case
 from clipgap.bench.results import Columns, Row
 from clipgap.bench.script import publish, read_options
-from clipgap.kernels.choose import make_scanner
+from clipgap.kernels.cpu import CpuScanner
 from clipgap.kernels.interface import TopK
 from clipgap.scan.work import bounds
 
@@ -32,7 +32,9 @@ PARTS = 8
 
 def scan(case: Case, workers: int, every: int, options: argparse.Namespace) -> Row:
     """By so many workers, who hand over after `every` blocks, or never."""
-    scanners = [make_scanner(case.test_sets(), options.k) for _ in range(workers)]
+    scanners = [CpuScanner(case.test_sets(), options.k) for _ in range(workers)]
+    for scanner in scanners:
+        scanner.may_look_first = False  # which one worker would do long before any of many
     known: list[TopK] = []
     counted: list[tuple[int, int]] = [(0, 0)]
     turns = options.rows // options.block

@@ -322,7 +322,11 @@ def seconds_between(points: int, k: int, workers: int) -> float:
 
 
 def bounds(lists: list[TopK]) -> list[NDArray[np.float64]]:
-    """The k-th best score of each point. With k = 10 lists are twenty times as large."""
+    """The k-th best score of each point. With k = 10 lists are twenty times as large.
+
+    The rows behind it end up in the tables, or better ones do: these lists are merged into the
+    final ones, and a unit that was lost half done is done again, or the run fails.
+    """
     return [held.sim[:, -1].copy() for held in lists]
 
 
