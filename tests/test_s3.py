@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import clipgap
@@ -133,8 +134,33 @@ verify @pruned
 verify @both
 verify @kept
 report --scan web=@scan --reference ref=@gap --split @pruned --images web=@shards -o page
+domains fit @store --labels @domains.csv --precision 0.1 --threads 1 -o heads
+domains label @store --heads @heads --threads 1 -o domains
+scan @store --test val=@val --heads @heads --threads 1 -o labelled
+mix @mix.toml --threads 1 -o mixed
+domains composition @domains --keep @mixed
+domains audit @domains --images @shards --sample 1 --by default -o audit
+split @scan --where domain=natural --labels @domains.csv --threads 1 -o natural
+dedup @store --epsilon 0.001 --labels @clusters.npy --threads 1 -o deduped
+verify @heads
+verify @domains
+verify @labelled
+verify @mixed
+verify @audit
+verify @natural
+verify @deduped
 """
 """What @ stands before lies in the bucket, or on a disk."""
+MIX = """
+[pool]
+store = "store"
+labels = ["domains.csv"]
+[mixes.half]
+rule = "ratio"
+rows = 8
+parts = { natural = 1, rendition = 1 }
+"""
+LABELS = ("natural", "ambiguous", "rendition")
 
 
 def test_a_study_whose_every_folder_is_there(
@@ -145,10 +171,16 @@ def test_a_study_whose_every_folder_is_there(
     write_shards(near / "shards", [7, 4, 9])
     write_shards(near / "val-shards", [5], seed=20)
     write_shards(near / "reference-shards", [6], seed=30)
+    rows = [
+        f"{n:05}{row:04},{LABELS[row % 3]}" for n, m in enumerate((7, 4, 9)) for row in range(m)
+    ]
+    (near / "domains.csv").write_text("\n".join(["key,domain", *rows]))
+    (near / "mix.toml").write_text(MIX)
+    np.save(near / "clusters.npy", np.arange(20) % 3)
     far.mkdir()
     for folder in (near, far):
         write_checkpoint(write_config(folder), folder / "a.pt", seed=1)
-    for name in ("shards", "val-shards", "reference-shards"):
+    for name in [path.name for path in near.iterdir()]:
         s3.put(near / name, name)
     for line in STUDY.strip().splitlines():
         *_, before, out = line.split()
@@ -268,6 +300,33 @@ def test_what_needs_a_file_of_this_machine_says_so(s3: S3) -> None:
             use(path) if use in (os.fspath, os.stat) else use()
     assert pickle.loads(pickle.dumps(path)) == path == path_of(Path("s3://bucket/x"))
     assert str(path / "y") == "s3://bucket/x/y" and isinstance(path.parent, RemotePath)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "embed in --model s3://bucket/x -o out",
+        "embed in --model s3://bucket/x.json -o out",
+        "data caption s3://bucket/x -o out",
+        "data link waterbirds s3://bucket/x --where place=1 -o out",
+        "data check waterbirds s3://bucket/x",
+        "scan world.npy --test a=world.npy --cache s3://bucket/x -o out",
+        "train --train-data in --model ViT-B-32 --pretrained s3://bucket/x --logs . --name out",
+    ],
+    ids=lambda call: " ".join(call.split()[:2]),
+)
+def test_what_is_opened_by_its_name_is_brought_here_first(
+    s3: S3, call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """In a sentence, and never as a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    np.save("world.npy", np.eye(3, dtype=np.float32))
+    (tmp_path / "in").mkdir()
+    write_shard(tmp_path / "in" / "0.tar", ["a"])
+    assert main(call.split()) == 2
+    said = capsys.readouterr().err
+    assert "s3://bucket/x" in said and "can only be used here from a disk of this machine" in said
+    assert not (tmp_path / "s3:").exists()
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,8 @@ def _placed(value: Any) -> Any:
     """A path as it is read: in a bucket, if that is what it says."""
     if isinstance(value, list):
         return [_placed(each) for each in value]
-    return path_of(value) if isinstance(value, Path) else value
+    is_there = isinstance(value, Path) and str(value).startswith("s3:/")
+    return path_of(value) if is_there else value
 
 
 def _describe_share(done: ShareDone, out: Path | str) -> Iterator[str]:

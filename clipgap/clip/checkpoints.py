@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clipgap.errors import InputError
+from clipgap.files.remote import path_here
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,7 +61,7 @@ def checkpoint_file(pretrained: str | None) -> Path | None:
     """The local file that `--pretrained` names; None if it is a tag."""
     if not pretrained:
         return None
-    path = Path(pretrained)
+    path = path_here(pretrained)
     if path.is_file():
         return path
     if path.suffix in _SUFFIXES or "/" in pretrained:

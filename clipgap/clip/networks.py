@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from clipgap.clip.checkpoints import check_names, check_shapes, checkpoint_file, read_weights
 from clipgap.errors import InputError, UsageError
+from clipgap.files.remote import path_here
 from clipgap.packages import missing
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def config_file(path: str) -> Path:
 
 
 def _existing(path: str, what: str) -> Path:
-    file = Path(path)
+    file = path_here(path)
     if not file.is_file():
         raise InputError(f"{path}: there is no such {what}")
     return file
@@ -352,6 +353,7 @@ def _function_of(name: str) -> Callable[[], Any]:
 
 def _module_of(name: str) -> ModuleType:
     where = name.rpartition(":")[0]
+    path_here(name)
     if not where.endswith(".py"):
         try:
             return importlib.import_module(where)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from clipgap.dedup.labels import NONE
 from clipgap.dedup.options import DedupOptions
 from clipgap.errors import InputError
 from clipgap.files.atomic import sha256_file
+from clipgap.files.remote import RemotePath, path_of, source_of
 from clipgap.kernels.admit import admit
 from clipgap.store.base import Store
 from clipgap.store.keys import KEY_NAMES, called_otherwise
@@ -48,7 +50,7 @@ class Given:
         if options.centroids is not None:
             centroids = _centroids(options.centroids, store)
         if options.labels is not None:
-            labels = _labels(Path(options.labels), store)
+            labels = _labels(path_of(options.labels), store)
         highest = -1 if labels is None else int(labels.max(initial=-1))
         if centroids is None:
             return cls(highest + 1, None, labels)
@@ -62,11 +64,11 @@ class Given:
 
 def cite(path: str) -> dict[str, str]:
     """A file or folder as a manifest names it."""
-    if not Path(path).is_dir():
+    if not path_of(path).is_dir():
         return {"path": path, "sha256": sha256_file(path)}
     whole = hashlib.sha256()
-    for _, file in _parts(Path(path)):
-        name = file.relative_to(path).as_posix()
+    for _, file in _parts(path_of(path)):
+        name = file.relative_to(path_of(path)).as_posix()
         whole.update(f"{sha256_file(file)} {name}\n".encode())
     return {"path": path, "sha256": whole.hexdigest()}
 
@@ -94,7 +96,10 @@ def _labels(path: Path, store: Store) -> NDArray[np.int32]:
     if path.is_dir():
         return _of_partitions(path, store)
     try:
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
+        mapped: Literal["r"] | None = None if isinstance(path, RemotePath) else "r"
+        found = np.load(source_of(path), mmap_mode=mapped, allow_pickle=False)
+    except InputError:
+        raise
     except Exception as error:  # of a damaged header NumPy raises whatever comes to its parsers
         raise InputError(f"cannot read {path}: {error}") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu":
@@ -115,14 +120,14 @@ def _of_partitions(path: Path, store: Store) -> NDArray[np.int32]:
     ids, clusters = [], []
     for cluster, file in _parts(path):
         try:
-            schema = pq.read_schema(file)
+            schema = pq.read_schema(source_of(file))
             column = next((name for name in _IDS if name in schema.names), None)
             if column is None:
                 raise InputError(
                     f"{file}: names no rows: it has {', '.join(schema.names)}, and none of "
                     f"{', '.join(_IDS)}"
                 )
-            found = pq.read_table(file, columns=[column], partitioning=None)[column]
+            found = pq.read_table(source_of(file), columns=[column], partitioning=None)[column]
         except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {file}: {error}") from error
         ids.append(found.combine_chunks())

@@ -41,6 +41,20 @@ def path_of(place: str | Path) -> Path:
     )
 
 
+def path_here(place: str | Path) -> Path:
+    """The path of what must lie on a disk, since it is opened by its name, as checkpoints are."""
+    if not is_remote(place):
+        return Path(place)
+    address = public(SLASHES.sub("://", str(place), count=1))
+    how = "copying it"
+    if address.startswith("s3:"):
+        how = f"`aws s3 sync {address} FOLDER`, or `aws s3 cp` if it is a file"
+    raise UsageError(
+        f"{address} can only be used here from a disk of this machine. Bring it by {how}, and "
+        "name that"
+    )
+
+
 class RemotePath(PosixPath):
     """A folder or file of a bucket, which is asked for each time."""
 
@@ -50,10 +64,7 @@ class RemotePath(PosixPath):
         return SLASHES.sub("://", super().__str__(), count=1)
 
     def __fspath__(self) -> str:
-        raise UsageError(
-            f"{self} can only be used here from a disk of this machine. Bring it by `aws s3 sync "
-            f"{self} FOLDER`, or `aws s3 cp` if it is a file, and name that"
-        )
+        return str(path_here(self))
 
     @property
     def _volume(self) -> RemoteVolume:

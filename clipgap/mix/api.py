@@ -44,10 +44,12 @@ def mix(
     The keep-list goes to the folder `out`; without it the mix is only counted. What each domain and
     class has before and after is told, as a note of `on_progress`, before anything is written.
     """
-    said = read_recipe(Path(recipe), options)
+    said = read_recipe(path_of(recipe), options)
     if out is not None:
         within = None if said.within is None else path_of(said.within)
-        spare(Path(out), [Path(recipe), Path(said.store), *map(path_of, said.labels), within], how)
+        spare(
+            Path(out), [path_of(recipe), Path(said.store), *map(path_of, said.labels), within], how
+        )
     else:
         how.without_folder()
     plan, threads = said.plan, compute.threads

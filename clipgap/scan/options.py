@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clipgap.errors import UsageError
+from clipgap.files.remote import path_here
 from clipgap.kernels.options import MAX_K
 from clipgap.options import Options, option
 
@@ -60,4 +61,4 @@ class Caching(Options):
     @property
     def folder(self) -> Path | None:
         """Where that is on this node."""
-        return None if self.cache is None else Path(os.path.expandvars(self.cache))
+        return None if self.cache is None else path_here(os.path.expandvars(self.cache))

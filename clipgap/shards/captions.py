@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from clipgap.errors import InputError
 from clipgap.files.identity import whole_digest_of
 from clipgap.files.parquet import read_table
+from clipgap.files.remote import path_of
 from clipgap.files.volumes import File, file_at
 from clipgap.shards.archive import Piece
 from clipgap.shards.groups import Group
@@ -36,7 +37,7 @@ class CaptionSource:
 
     @classmethod
     def open(cls, path: str | Path) -> CaptionSource:
-        path = Path(path)
+        path = path_of(path)
         if not path.exists():
             raise InputError(f"{path}: there are no captions, neither as a file nor as a folder")
         if path.is_dir():

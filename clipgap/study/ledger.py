@@ -19,7 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from clipgap.files.addresses import public
+from clipgap.files.addresses import BUCKET, public
 from clipgap.files.documents import (
     MANIFEST,
     Each,
@@ -28,9 +28,10 @@ from clipgap.files.documents import (
     misfits,
     write_json,
 )
-from clipgap.files.folders import make_folder, refuse_link
+from clipgap.files.folders import make_folder, read_if_there, refuse_link
 from clipgap.files.identity import READ_WHOLE, digest_of, digest_of_group
 from clipgap.files.naming import Options, expand_braces, has_braces, has_glob, parse
+from clipgap.files.remote import path_of
 from clipgap.files.volumes import FILE_THREADS, LocalFile
 from clipgap.study.expand import Stage
 from clipgap.study.recipe import Recipe
@@ -134,6 +135,7 @@ def fingerprint(named: str) -> str:
             digest.update(f"{part.options}\n".encode())
         if "://" in part.path:
             digest.update(public(part.path).encode())
+            digest.update(_made_there(part.path))
             continue
         files = list(_expanded(part.path))
         if not files:
@@ -141,6 +143,13 @@ def fingerprint(named: str) -> str:
         for file in files:
             digest.update(_content_print(file).encode())
     return digest.hexdigest()
+
+
+def _made_there(address: str) -> bytes:
+    """The manifest of what clipgap has put up at an address; of other data nothing."""
+    if not BUCKET.fullmatch(address) or has_glob(address) or has_braces(address):
+        return b""
+    return read_if_there(path_of(address) / MANIFEST) or b""
 
 
 def _expanded(part: str) -> Iterator[Path]:

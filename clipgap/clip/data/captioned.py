@@ -29,6 +29,7 @@ from clipgap.errors import InputError
 from clipgap.files.atomic import write_atomic
 from clipgap.files.documents import FILES, Each, Form, is_count, write_json
 from clipgap.files.identity import digest_of_group, mark_of
+from clipgap.files.remote import path_here
 from clipgap.files.sums import AnySum, sums_from_json
 from clipgap.files.volumes import LocalFile
 from clipgap.machine import thread_count
@@ -181,7 +182,7 @@ def words_of(caption: str, label: int) -> dict[str, bytes]:
 @takes_options
 def plan_captions(path: str | Path, *, options: CaptionOptions) -> CaptionPlan:
     """What `caption_folder` would write; lists the images, opens none."""
-    root = Path(path)
+    root = path_here(path)
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder; it should hold a folder for each class")
     names = _names(root, options.classes)

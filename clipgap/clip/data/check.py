@@ -19,6 +19,7 @@ from clipgap.clip.images.reading import (
     shard_images,
 )
 from clipgap.errors import InputError
+from clipgap.files.remote import path_here
 from clipgap.shards.finding import find_shards
 
 _SHOWN = 5
@@ -40,7 +41,7 @@ def check_set(name: str, path: str | Path) -> Checked:
 
     Images are counted, not decoded.
     """
-    entry, root = find_set(name), Path(path)
+    entry, root = find_set(name), path_here(path)
     if not root.is_dir():
         raise InputError(
             f"{root}: there is no such folder. {entry.title} looks like {entry.example}. "

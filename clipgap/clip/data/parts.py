@@ -14,6 +14,7 @@ from clipgap.errors import InputError, UsageError
 from clipgap.files.atomic import sync_folder
 from clipgap.files.documents import FILES, Form, encode
 from clipgap.files.folders import make_folder
+from clipgap.files.remote import path_here
 from clipgap.files.sums import LinkSum
 from clipgap.options import takes_options
 from clipgap.runs.how import How
@@ -90,7 +91,7 @@ def plan_part(name: str, path: str | Path, where: Sequence[str] = ()) -> Mapping
     Without a table of labels: the class folders that are evaluated. With one: the images for which
     any of `where` holds; "Eyeglasses=1,Male=-1" holds where all of its parts do.
     """
-    entry, root = find_set(name), Path(path)
+    entry, root = find_set(name), path_here(path)
     if not root.is_dir():
         raise InputError(f"{root}: there is no such folder. It should look like {entry.example}")
     if entry.table is not None:

@@ -23,6 +23,7 @@ from clipgap.clip.train.api import noted_of
 from clipgap.errors import InputError, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.atomic import sha256_file
+from clipgap.files.remote import path_of
 from clipgap.options import takes_options
 
 _OF_THE_RESULT = ("precision", "draws", "seed")
@@ -103,7 +104,7 @@ def plan_evaluation(
         entry = registry().get(named.name)
         opened = open_set(named.name, named.value, classes, entry, grouped.get(named.name))
         if named.name in parted:
-            subsets = read_subsets(Path(parted[named.name]), classes, labelled(opened.images))
+            subsets = read_subsets(path_of(parted[named.name]), classes, labelled(opened.images))
             opened = replace(opened, subsets=subsets)
         sets.append(opened)
     return EvalPlan(found, sets, options, _pools(options.pool, [each.name for each in found]))
@@ -160,7 +161,7 @@ def _classes_for(
     file = classnames.get(named.name) or (classnames.get("") if entry is None else None)
     prompts = templates.get(named.name) or (templates.get("") if entry is None else None)
     if file is not None:
-        classes = read_classnames(Path(file))
+        classes = read_classnames(path_of(file))
         if entry is not None:
             if len(classes) != len(entry.keys):
                 raise UsageError(
@@ -175,7 +176,7 @@ def _classes_for(
     else:
         raise unknown_set(named.name)
     if prompts is not None:
-        classes = replace(classes, templates=read_templates(Path(prompts)))
+        classes = replace(classes, templates=read_templates(path_of(prompts)))
     if zero_shot and not classes.templates:
         raise UsageError(
             f"--data {named.name}={named.value}: prompts are missing. Give a file with one a line "

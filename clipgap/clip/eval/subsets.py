@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from clipgap.clip.data.classes import Classes
 from clipgap.errors import InputError
 from clipgap.files.naming import beside
+from clipgap.files.remote import path_of
 from clipgap.files.toml import Lines, ParseError, nearest, parse
 from clipgap.select.labels import Condition, key_column, read_any
 
@@ -184,7 +185,7 @@ class _Reader:
         ]
         chosen: list[str] = []
         left_out: set[str] = set()
-        for file in _tables(Path(beside(self._path, said["table"]))):
+        for file in _tables(path_of(beside(self._path, said["table"]))):
             table = read_any(file)
             key = key_column(table.column_names)
             for column in (key, *(condition.column for condition in conditions)):
