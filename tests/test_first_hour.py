@@ -19,7 +19,9 @@ from clipgap.clip import models
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.kernels import choose
 from clipgap.kernels.choose import KernelInfo
+from clipgap.runs.how import Progress
 from clipgap.study.run import Study
+from clipgap.synthetic.rows import clip_like
 from tests.clip_worlds import render
 
 ROOT = Path(__file__).parents[1]
@@ -241,7 +243,7 @@ def test_the_bare_command_shows_its_commands_in_groups(capsys: pytest.CaptureFix
     assert "Others:" not in said and max(map(len, said.splitlines())) <= 80
 
 
-def test_that_no_compiler_was_there_is_said_at_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_no_compiler_was_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = KernelInfo("cpu", False, "there was no C++ compiler")
     monkeypatch.setattr(choose, "_cpu_info", lambda: lacking)
     monkeypatch.setattr(choose, "resolve", lambda *_: "torch")
@@ -249,3 +251,7 @@ def test_that_no_compiler_was_there_is_said_at_the_scan(monkeypatch: pytest.Monk
     assert note is not None and "much slower than the one in C++" in note
     assert "there was no C++ compiler" in note
     assert choose.fallback_note("torch", "cpu") is None
+    rows, told = clip_like(64, 16), list[Progress]()
+    clipgap.scan(rows, {"t": rows[:3]}, kernel="auto", device="cpu", on_progress=told.append)
+    clipgap.dedup(rows, 0.1, clusters=2, kernel="auto", device="cpu", on_progress=told.append)
+    assert [progress.note for progress in told].count(note) == 2  # one each

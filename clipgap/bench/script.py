@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from clipgap.bench import results
 from clipgap.bench.results import Columns, Row
+from clipgap.kernels.choose import fallback_note
 
 
 def read_options(
@@ -21,6 +23,8 @@ def read_options(
     parser.set_defaults(**fixed)
     if parser.parse_known_args()[0].dry_run:
         parser.set_defaults(**tiny)
+    if note := fallback_note("auto", "auto"):
+        print(note, file=sys.stderr)  # or rates are taken for those of another kernel
     return parser.parse_args()
 
 

@@ -238,7 +238,9 @@ class _Spread:
 
     def as_function(self) -> Callable[..., int | None]:
         def run(context: typer.Context, **given: Any) -> int | None:
-            values = {name: _placed(value) for name, value in given.items()}
+            values = {
+                name: value if name == "out" else _placed(value) for name, value in given.items()
+            }
             shell = self._shell(context, values)
             require_for(shell.command.partition(" ")[2])
             try:

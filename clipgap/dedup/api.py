@@ -20,7 +20,7 @@ from clipgap.dedup.semdedup import require_written, write_semdedup
 from clipgap.errors import UsageError
 from clipgap.keep.lists import KeepList
 from clipgap.keep.writing import KeepWriter
-from clipgap.kernels.choose import resolve
+from clipgap.kernels.choose import fallback_note, resolve
 from clipgap.kernels.options import Compute
 from clipgap.machine import memory_bytes
 from clipgap.options import takes_options
@@ -88,6 +88,7 @@ def dedup(
     """
     resolve(compute.kernel, compute.device)  # what is missing is said before anything is written
     how.report(Progress(stage="reading headers"))
+    how.note(fallback_note(compute.kernel, compute.device))
     plan = plan_dedup(store, epsilon, options=options, gaps=gaps)
     room = memory_bytes() // 4 if memory is None else memory
     if room < 1:

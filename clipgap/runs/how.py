@@ -140,9 +140,10 @@ class How:
         """Report a moment in which there is nothing to count."""
         self.report(Progress(stage=stage, **more))
 
-    def note(self, sentence: str) -> None:
-        """Tell the user something that is worth a line."""
-        self.report(Progress(stage="reading headers", note=sentence))
+    def note(self, sentence: str | None) -> None:
+        """Tell the user something that is worth a line, if there is anything."""
+        if sentence is not None:
+            self.report(Progress(stage="reading headers", note=sentence))
 
     @property
     def undivided(self) -> How:

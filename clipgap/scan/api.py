@@ -177,9 +177,7 @@ def _run_in_folder(work: ScanWork, output: Output, how: How) -> ScanResult:
 def _describe(work: ScanWork, how: How) -> dict[str, Any]:
     """Read the test sets, by whose content a scan is known."""
     how.tell("reading test sets", total=work.plan.train.rows)
-    note = fallback_note(work.compute.kernel, work.compute.device)
-    if note is not None:
-        how.note(note)
+    how.note(fallback_note(work.compute.kernel, work.compute.device))
     return describe_inputs(work.plan, work.tests)
 
 
