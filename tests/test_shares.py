@@ -386,6 +386,27 @@ def test_a_board_that_says_nothing(
     assert main(["status", str(tmp_path / "out")]) == 0
 
 
+@pytest.mark.parametrize(
+    ("stop_after", "alone", "submitted"),
+    [(1, "again with --resume.", "--retry"), (2, "clipgap merge ", "see squeue.")],
+)
+def test_what_there_is_to_do_where_slurm_does_it(
+    stop_after: int,
+    alone: str,
+    submitted: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises((Interrupted, ShareDone)):
+        fill(out, 2, share=Share([0], 1), stop_after=stop_after)
+    for said in (alone, submitted):
+        assert main(["status", str(out)]) == 0
+        assert said in capsys.readouterr().out.splitlines()[-1]
+        (tmp_path / "out.slurm").mkdir(exist_ok=True)
+        (tmp_path / "out.slurm" / "jobs.jsonl").touch()
+
+
 def test_a_run_that_is_not_dealt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(Interrupted):
         fill(tmp_path / "out", stop_after=1)

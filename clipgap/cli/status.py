@@ -88,12 +88,17 @@ def _of(run: RunStatus) -> Iterator[str]:
 
 def _next(found: Status) -> Iterator[str]:
     """What there is to do."""
+    from clipgap.runs.shares import parts_folder
+    from clipgap.runs.slurm import is_submitted
+
     shares = sum(len(run.shares) for run in found.runs)
     broken = [run for run in found.runs if run.state in ("failed", "silent", "stopped")]
     if shares and found.count("done") == shares:
-        from clipgap.runs.shares import parts_folder
-
-        call = words.to_merge(parts_folder(found.out), found.out)
-        yield f"All shares are done: {call}"
+        if is_submitted(found.out):
+            yield "All shares are done. A job of its own merges them; see squeue."
+        else:
+            yield f"All shares are done: {words.to_merge(parts_folder(found.out), found.out)}"
+    elif broken and is_submitted(found.out):
+        yield "Slurm starts again what it stopped; for what failed, `clipgap slurm --retry …`."
     elif broken:
         yield "To go on, run the same command again with --resume."

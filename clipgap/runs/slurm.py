@@ -28,6 +28,8 @@ from clipgap.runs.lock import cannot_make
 from clipgap.runs.shares import MOST, parts_folder, ranges
 from clipgap.runs.status import status_of
 
+_JOBS = "jobs.jsonl"
+
 
 @dataclass(frozen=True)
 class SlurmOptions(Options):
@@ -76,7 +78,7 @@ class Array:
 
     @property
     def folder(self) -> Path:
-        return self.out.with_name(f"{self.out.name}.slurm")
+        return _folder(self.out)
 
     @property
     def script(self) -> Path:
@@ -200,7 +202,7 @@ class Array:
             after += jobs
         needed = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"]
         jobs.append(self._submit(f"--array={merging}", *(needed if after else ())))
-        lines.append(self.folder / "jobs.jsonl", [{"job": job} for job in jobs])
+        lines.append(self.folder / _JOBS, [{"job": job} for job in jobs])
         return jobs
 
     def _submit(self, *asked: str) -> str:
@@ -209,7 +211,7 @@ class Array:
 
     def active(self) -> list[tuple[str, int]]:
         """The tasks that wait or run: of which job, and which of its array."""
-        ours = set(lines.read(self.folder / "jobs.jsonl", lambda line: str(line["job"])))
+        ours = set(lines.read(self.folder / _JOBS, lambda line: str(line["job"])))
         queue = _slurm("squeue", "--noheader", "--array", "--format=%F %K") if ours else ""
         found = (line.split() for line in queue.splitlines())
         return [(job, int(task)) for job, task in found if job in ours and task.isdigit()]
@@ -220,6 +222,15 @@ class Array:
         done = {share for run in runs if run.state == "done" for share in run.shares}
         active = {share for _, share in self.active()}
         return [s for s in range(self.options.tasks) if s not in done and s not in active]
+
+
+def is_submitted(out: Path) -> bool:
+    """Whether an array fills it."""
+    return (_folder(out) / _JOBS).is_file()
+
+
+def _folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.slurm")
 
 
 _ENDING = """
