@@ -20,7 +20,8 @@ import pytest
 import clipgap
 from clipgap.cli.main import main
 from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
-from clipgap.files import bucket
+from clipgap.files import bucket, remote
+from clipgap.files.folders import open_file, read_at
 from clipgap.files.remote import RemotePath, path_of
 from clipgap.files.volumes import file_at, read_bytes
 from clipgap.keep.lists import open_keep
@@ -279,6 +280,28 @@ def test_an_input_that_cannot_be_had(
         open_keep(address).table(0)
     assert "s3://bucket/keep" in str(error.value)
     assert len(s3.requests) < 30
+
+
+def test_an_input_is_read_ahead(
+    s3: S3, keep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In pieces that are many times as large as what is asked for, and as is right everywhere."""
+    monkeypatch.setattr(remote, "_AHEAD", 256)
+    (tmp_path / "file").write_bytes(content := os.urandom(1000))
+    path = path_of(s3.put(tmp_path / "file", "file"))
+    random = np.random.default_rng(5)
+    with open_file(path) as file:
+        for start, size in random.integers(0, 1100, (40, 2)).tolist():
+            assert read_at(file, size, min(start, 1000)) == content[min(start, 1000) :][:size]
+        file.seek(10)
+        assert file.read(20) + file.readall() == content[10:]
+    s3.requests.clear()
+    with path.open("rb") as file:
+        assert [file.read(8) for _ in range(125)] == [content[n : n + 8] for n in range(0, 1000, 8)]
+    assert len(s3.requests) <= 7
+    monkeypatch.setattr(remote, "_AHEAD", 16)
+    there, here = open_keep(s3.put(keep / "keep", "keep")), open_keep(keep / "keep")
+    assert there.table(0) == here.table(0)
 
 
 def test_an_input_is_not_the_place_of_an_output(
