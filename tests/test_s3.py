@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -280,6 +281,23 @@ def test_an_input_that_cannot_be_had(
         open_keep(address).table(0)
     assert "s3://bucket/keep" in str(error.value)
     assert len(s3.requests) < 30
+
+
+def test_an_input_is_read_after_a_fork(s3: S3, keep: Path) -> None:
+    """As by those who load samples for a training."""
+    address, shard = s3.put(keep / "keep", "keep"), file_at(s3.put(keep / "in" / "0.tar", "0.tar"))
+    content, kept = read_bytes(shard, 0, shard.size), open_keep(address).table(0)
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def read() -> None:
+        theirs.send((read_bytes(shard, 0, shard.size), open_keep(address).table(0)))
+
+    child = context.Process(target=read)
+    child.start()
+    theirs.close()
+    assert ours.poll(30) and ours.recv() == (content, kept)
+    child.join()
 
 
 def test_an_input_is_read_ahead(

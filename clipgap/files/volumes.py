@@ -229,7 +229,7 @@ class RemoteFile:
         starts = list(range(offset, end, _REQUEST))
         ends = [min(start + _REQUEST, end) for start in starts]
         try:
-            pieces = self.filesystem.cat_ranges(
+            pieces = _of_this_process(self.filesystem).cat_ranges(
                 [self.address] * len(starts), starts, ends, on_error="raise"
             )
         except Exception as error:  # each backend has its own family of errors
@@ -242,6 +242,13 @@ class RemoteFile:
             raise InputError(
                 f"{self.path}: ends at byte {offset + done:,}, {len(buffer) - done:,} bytes short"
             )
+
+
+def _of_this_process(filesystem: Any) -> Any:
+    """A file system like it: one that keeps a thread of its own does not outlive a fork."""
+    if getattr(filesystem, "_pid", None) in (None, os.getpid()):
+        return filesystem
+    return type(filesystem)(*filesystem.storage_args, **filesystem.storage_options)
 
 
 @dataclass(frozen=True, eq=False)
