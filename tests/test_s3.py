@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import clipgap
-from clipgap.cli.main import main
+from clipgap.__main__ import main
 from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
 from clipgap.files import bucket, remote
 from clipgap.files.folders import open_file, read_at
@@ -35,6 +35,7 @@ from clipgap.runs.shares import Share
 from clipgap.runs.status import status_of
 from clipgap.runs.upload import _Object
 from clipgap.shards.api import filter_shards
+from clipgap.study.ledger import fingerprint
 from tests.clip_worlds import write_checkpoint, write_config, write_shards
 from tests.s3 import (
     KEY,
@@ -322,6 +323,15 @@ def test_an_input_is_read_ahead(
     assert there.table(0) == here.table(0)
 
 
+def test_a_study_sees_an_input_that_was_made_anew(s3: S3, keep: Path) -> None:
+    address = s3.put(keep / "keep", "keep")
+    before = fingerprint(address)
+    s3.put(keep / "in" / "0.tar", "keep/0.tar")
+    assert fingerprint(address) == before
+    s3.files.pipe("bucket/keep/manifest.json", b"{}")
+    assert fingerprint(address) != before
+
+
 def test_an_input_is_not_the_place_of_an_output(
     s3: S3, world: World, local: dict[str, str], tmp_path: Path
 ) -> None:
@@ -351,6 +361,7 @@ def test_what_needs_a_file_of_this_machine_says_so(s3: S3) -> None:
         "data caption s3://bucket/x -o out",
         "data link waterbirds s3://bucket/x --where place=1 -o out",
         "data check waterbirds s3://bucket/x",
+        "run s3://bucket/x.toml -o out",
         "scan world.npy --test a=world.npy --cache s3://bucket/x -o out",
         "train --train-data in --model ViT-B-32 --pretrained s3://bucket/x --logs . --name out",
     ],

@@ -19,6 +19,7 @@ from typing import Any
 
 from clipgap.errors import InputError
 from clipgap.files.naming import beside
+from clipgap.files.remote import path_here
 from clipgap.files.toml import Lines, ParseError, nearest, parse
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -72,7 +73,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 def find_recipe(named: str | Path) -> Path:
     """A file, or the name of a shipped recipe, though a folder may be called so."""
-    path = Path(named)
+    path = path_here(named)
     known = shipped_recipes()
     if path.is_file() or path.suffix == ".toml" or len(path.parts) > 1:
         return path
