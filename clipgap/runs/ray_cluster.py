@@ -159,7 +159,7 @@ def _place_of_token() -> str | None:
 
 
 def _why_not(address: str | None, error: Exception) -> str:
-    if "InvalidAuthToken" in f"{error} {error.__cause__}":
+    if "InvalidAuthToken" in f"{error} {error.__context__}":
         place = _place_of_token()
         if place is None or os.environ["RAY_AUTH_MODE"] != "token":
             return (
@@ -170,4 +170,4 @@ def _why_not(address: str | None, error: Exception) -> str:
         return f"the Ray cluster at {address} has another token than that of {place}"
     where = "could be started on this machine" if address is None else f"at {address}"
     first_sentence = str(error).strip().partition("\n")[0].partition(". ")[0]
-    return f"no Ray cluster {where}: {first_sentence}"
+    return f"no Ray cluster {where}: {first_sentence or type(error).__name__}"
