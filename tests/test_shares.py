@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -315,7 +316,9 @@ def states(out: Path) -> list[tuple[str, int]]:
     return [(run.state, run.units_done) for run in status_of(out).runs]
 
 
-def test_how_far_shares_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_far_shares_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="no run has begun there"):
         status_of(out)
@@ -326,7 +329,9 @@ def test_how_far_shares_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(InputError):
         fill(out, 8, share=Share([1], 4), executor=fail)
     assert states(out) == [("stopped", 1), ("failed", 0), ("waiting", 0), ("done", 2)]
-    assert status_of(out).runs[1].said == "row 7 is not finite"
+    assert status_of(out).runs[1].said == "not finite:\n  - row 7\n  - row 9"
+    assert main(["status", str(out)]) == 0
+    assert "s ago, not finite: row 7\n" in capsys.readouterr().out
     seen: list[Status] = []
     monkeypatch.setattr(run, "_SECONDS", 0.0)
     # What is done is on disk at once, not written beside the next unit.
@@ -351,7 +356,7 @@ def look(seen: list[Status], out: Path, events: Iterator[Event]) -> Iterator[Eve
 
 
 def fail(work: Any, units: Any, stop: Any, news: Any) -> Iterator[Event]:
-    raise InputError("row 7 is not finite")
+    raise InputError.listing("not finite:", ["row 7", "row 9"])
 
 
 def test_a_killed_run_falls_silent_whatever_the_clocks_say(
@@ -412,7 +417,8 @@ def test_a_run_that_is_not_dealt(tmp_path: Path, capsys: pytest.CaptureFixture[s
         fill(tmp_path / "out", stop_after=1)
     assert states(tmp_path / "out") == [("stopped", 1)]
     assert main(["status", str(tmp_path / "out")]) == 0
-    assert "run stopped on" in (said := capsys.readouterr().out) and "1 of 4 shards" in said
+    said = capsys.readouterr().out
+    assert re.search(r"run stopped on .+, 1 of 4 shards, .+ s ago\n", said), said
     fill(tmp_path / "out", resume=True)
     assert main(["status", str(tmp_path / "out"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is True

@@ -81,10 +81,12 @@ def _of(run: RunStatus) -> Iterator[str]:
         yield f"{done} of {units} {run.noun}s"
     if run.state == "running" and run.per_second:
         yield f"{words.count(run.per_second)} {run.counted}/s"
-    if run.silent_seconds is not None and run.state in ("running", "silent"):
-        yield f"last heard of {words.duration(run.silent_seconds)} ago"
+    if run.silent_seconds is not None and run.state != "done":  # a later try may have been refused
+        heard = "last heard of " if run.state in ("running", "silent") else ""
+        yield f"{heard}{words.duration(run.silent_seconds)} ago"
     if run.said:
-        yield run.said.partition("\n")[0]
+        line, *more = run.said.split("\n")
+        yield f"{line} {more[0].strip(' -')}" if more and line.endswith(":") else line
 
 
 def _next(found: Status) -> Iterator[str]:
@@ -100,6 +102,9 @@ def _next(found: Status) -> Iterator[str]:
         else:
             yield f"All shares are done: {words.to_merge(parts_folder(found.out), found.out)}"
     elif broken and is_submitted(found.out):
-        yield "Slurm starts again what it stopped; for what failed, `clipgap slurm --retry …`."
+        yield (
+            "Slurm starts again what it stopped. What failed says why in "
+            f"{found.out}.slurm/*.log, and goes on with `clipgap slurm --retry …`."
+        )
     elif broken:
         yield "To go on, run the same command again with --resume."
