@@ -20,6 +20,8 @@ import pytest
 
 import clipgap
 from clipgap.__main__ import main
+from clipgap.clip.train.options import Place, TrainOptions
+from clipgap.clip.train.plan import Ranks, plan_train, planned_again
 from clipgap.errors import InputError, Interrupted, ShareDone, UsageError
 from clipgap.files import bucket, remote
 from clipgap.files.folders import open_file, read_at
@@ -330,6 +332,15 @@ def test_a_study_sees_an_input_that_was_made_anew(s3: S3, keep: Path) -> None:
     assert fingerprint(address) == before
     s3.files.pipe("bucket/keep/manifest.json", b"{}")
     assert fingerprint(address) != before
+
+
+def test_a_training_is_planned_again_as_it_was(s3: S3, keep: Path, tmp_path: Path) -> None:
+    address = path_of(s3.put(keep / "keep", "keep"))
+    place = Place(str(keep / "in"), tmp_path, "run", address)
+    options = TrainOptions(model="ViT-B-32", batch_size=1, workers=0, device="cpu")
+    plan = plan_train(place, options, Ranks(launched=True, world=1))
+    assert plan.keep == "s3://bucket/keep"
+    assert planned_again(plan, place.folder) == plan
 
 
 def test_an_input_is_not_the_place_of_an_output(

@@ -127,10 +127,10 @@ def train(
         str(train_data),
         Path(logs),
         name,
-        None if keep is None else Path(keep),
+        None if keep is None else path_of(keep),
         None if add_reference is None else str(add_reference),
-        None if captions is None else Path(captions),
-        None if labels is None else Path(labels),
+        None if captions is None else path_of(captions),
+        None if labels is None else path_of(labels),
     )
     how = how_to_train(resume, overwrite=overwrite, on_progress=on_progress, stop=stop)
     return run_train(plan_train(place, options), place.folder, how)

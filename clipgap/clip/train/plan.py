@@ -24,6 +24,7 @@ from clipgap.clip.train.shards import Counted, count_classes, count_folder, coun
 from clipgap.errors import InputError, MissingDependency, UsageError
 from clipgap.files.addresses import public
 from clipgap.files.documents import checksum
+from clipgap.files.remote import path_of
 from clipgap.keep.lists import open_keep
 from clipgap.machine import cores
 from clipgap.shards.finding import find_shards
@@ -193,10 +194,10 @@ def planned_again(plan: TrainPlan, folder: Path) -> TrainPlan:
         plan.train_data,
         folder.absolute().parent,
         folder.absolute().name,
-        None if plan.keep is None else Path(plan.keep),
+        None if plan.keep is None else path_of(plan.keep),
         reference or None,
-        None if plan.captions is None else Path(plan.captions["path"]),
-        None if plan.labels is None else Path(plan.labels["path"]),
+        None if plan.captions is None else path_of(plan.captions["path"]),
+        None if plan.labels is None else path_of(plan.labels["path"]),
     )
     said = plan.options
     workers = plan.batches.workers if said.workers is None else said.workers  # cores differ

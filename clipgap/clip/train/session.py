@@ -19,6 +19,7 @@ from clipgap.clip.train.plan import TrainPlan
 from clipgap.clip.train.samples import Batches, Encode, Epoch, Shards, Share, loader
 from clipgap.clip.train.shards import ImageFolder, KeptShards
 from clipgap.errors import Interrupted
+from clipgap.files.remote import path_of
 
 
 class StopAt(Exception):
@@ -84,7 +85,7 @@ class Session:
         plan = self.plan
         if not plan.is_folder:
             return KeptShards(plan.shards, plan.keep, plan.options.match)
-        return ImageFolder(Path(plan.train_data), None if plan.keep is None else Path(plan.keep))
+        return ImageFolder(Path(plan.train_data), None if plan.keep is None else path_of(plan.keep))
 
 
 class Agreement:
