@@ -35,7 +35,8 @@ def status(
     from clipgap.files.remote import path_of
     from clipgap.runs.status import status_of
 
-    found = status_of(path_of(out))
+    out = path_of(out)
+    found = status_of(out)
     left = found.seconds_left
     result: dict[str, Any] = {
         "out": out,

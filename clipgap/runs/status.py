@@ -14,7 +14,7 @@ from typing import Any
 from clipgap.errors import InputError
 from clipgap.files.bucket import Bucket
 from clipgap.files.documents import MANIFEST, is_count, is_number, misfits
-from clipgap.files.remote import RemotePath, path_of
+from clipgap.files.remote import RemotePath
 from clipgap.runs.lock import PROGRESS
 from clipgap.runs.run import BOARD
 from clipgap.runs.shares import Share, find_parts, parts_folder
@@ -90,7 +90,6 @@ class Status:
 
 def status_of(out: Path) -> Status:
     """How far it is; nothing is written, and whoever is at work is not disturbed."""
-    out = path_of(out)
     if out.suffix == ".parts" and out.is_dir():  # as whoever merges calls it
         out = out.with_name(out.stem)
     finished = (out / MANIFEST).is_file()
