@@ -173,8 +173,10 @@ def test_what_else_is_dealt_makes_the_same_folders(
         write_checkpoint(config, Path(f"{seed}.pt"), seed=seed)
     Path("names.txt").write_text("\n".join(CLASSES))
     Path("prompts.txt").write_text("a picture of a {}\n")
-    judged = ["eval", "a=0.pt", "b=1.pt", "--model", str(config), "--device", "cpu"]
-    judged += ["--classnames", "names.txt", "--templates", "prompts.txt"]
+    two = ["a=0.pt", "b=1.pt", "--model", str(config), "--device", "cpu"]
+    two += ["--classnames", "names.txt", "--templates", "prompts.txt"]
+    pictures = "tars/{00000..00001}.tar"
+    domains = ["--data", f"pics={pictures}", "--data", "some=tars/00000.tar", "--draws", "5"]
     train = str(world.train)
     labels = [f"0,{row},{'rendition' if row % 3 else 'natural'}" for row in range(40)]
     Path("labels.csv").write_text("\n".join(["shard,row,domain", *labels]))
@@ -184,7 +186,8 @@ def test_what_else_is_dealt_makes_the_same_folders(
         "gap": ["gap", str(world.folder / "reference.npy"), "--test", f"a={world.test_paths['a']}"],
         "labelled": ["domains", "label", train, "--heads", "heads", "--model", "m"],
         "deduped": ["dedup", train, "--epsilon", "0.1", "--clusters", "3"],
-        "judged": [*judged, "--data", "pics=tars/{00000..00001}.tar"],
+        "judged": ["eval", *two, "--data", f"pics={pictures}"],
+        "looked": ["analyze", *two, *domains],
     }
     for folder, call in calls.items():
         assert main([*call, "-o", f"here/{folder}"]) == 0
