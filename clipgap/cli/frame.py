@@ -238,9 +238,7 @@ class _Spread:
 
     def as_function(self) -> Callable[..., int | None]:
         def run(context: typer.Context, **given: Any) -> int | None:
-            values = {  # what is put out goes to a disk of this machine, or is refused
-                name: value if name == "out" else _placed(value) for name, value in given.items()
-            }
+            values = {name: _placed(value) for name, value in given.items()}
             shell = self._shell(context, values)
             require_for(shell.command.partition(" ")[2])
             try:

@@ -32,10 +32,8 @@ def status(
 
     It reads what runs write into their folders, on whichever machine they run.
     """
-    from clipgap.files.remote import path_of
     from clipgap.runs.status import status_of
 
-    out = path_of(out)
     found = status_of(out)
     left = found.seconds_left
     result: dict[str, Any] = {

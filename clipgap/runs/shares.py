@@ -27,6 +27,7 @@ from typing import Any
 
 from clipgap.errors import InputError, ResumeError, UsageError
 from clipgap.files.atomic import TEMPORARY_SUFFIX, write_atomic
+from clipgap.files.bucket import Bucket
 from clipgap.files.documents import (
     Each,
     Form,
@@ -49,7 +50,6 @@ MOST = 1_000_000
 """Shares of a run; every one of them may have to be named."""
 
 _LONGEST = 40
-_CHUNK = 1 << 20
 
 _FORM = Form(
     "clipgap-share",
@@ -332,9 +332,7 @@ def bring(part: Part, names: Iterable[str], out: Path) -> set[Path]:
             make_folder(out, "/".join(inner))
         source, target = part.folder / name, out / name
         if isinstance(source, RemotePath):
-            with write_atomic(target) as temporary, temporary.open("wb") as file:
-                shutil.copyfileobj(source.opened(), file, _CHUNK)
-            linked.add(target.parent)
+            Bucket(str(part.folder)).get(name, target)
             continue
         try:
             os.link(source, target)
